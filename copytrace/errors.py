@@ -1,0 +1,25 @@
+"""What can go wrong, by who can mend it. Every message says what was wrong, where, and what to do."""
+
+
+class CopytraceError(Exception):
+    """Base of every error that Copytrace raises on purpose; its text is meant for the user."""
+
+
+class InputError(CopytraceError):
+    """The inputs cannot be used: a missing path, an empty folder, a duplicate id, a bad table."""
+
+
+class ConfigError(CopytraceError):
+    """A setting is unknown or out of range."""
+
+
+class MediaError(CopytraceError):
+    """One file cannot be read. The text is the one-line reason that goes into `failures.csv`."""
+
+
+class TooManyFailuresError(CopytraceError):
+    """More files failed than `max_failure_rate` allows; `failures.csv` has been written."""
+
+
+class ModelMismatchError(CopytraceError):
+    """Features made by one model or setting were about to be compared with those of another."""
