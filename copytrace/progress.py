@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 
 class Stage(Protocol):
@@ -17,19 +21,8 @@ class Stage(Protocol):
 class Progress(Protocol):
     """A listener that shows stages: `with progress.stage("describe references", 400, "images") as stage: …`."""
 
-    def stage(self, name: str, total: int, unit: str) -> _StageContext:
+    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Stage]:
         """Open a stage of `total` units."""
-
-
-class _StageContext(Protocol):
-    def __enter__(self) -> Stage: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
-
-
-class _SilentStage:
-    def advance(self, count: int = 1) -> None:
-        return None
 
 
 class SilentProgress:
@@ -37,6 +30,7 @@ class SilentProgress:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
+        """Open a stage that is shown nowhere."""
         yield _SilentStage()
 
 
@@ -45,26 +39,28 @@ class TerminalProgress:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
-        from rich import progress as rich_progress
-        from rich.console import Console
-
+        """Open a bar of `total` units; it stays on the screen, with the time taken, when the stage is over."""
         columns = (
-            rich_progress.TextColumn("{task.description:<24}"),
-            rich_progress.BarColumn(bar_width=30),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TextColumn("{task.fields[rate]}"),
-            rich_progress.TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
         )
-        with rich_progress.Progress(*columns, console=Console(stderr=True)) as bars:
+        with Bars(*columns, console=Console(stderr=True)) as bars:
             yield _TerminalStage(bars, bars.add_task(name, total=total, rate=""), unit)
 
 
+class _SilentStage:
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+
 class _TerminalStage:
-    def __init__(self, bars: object, task: object, unit: str) -> None:
+    def __init__(self, bars: Bars, task: TaskID, unit: str) -> None:
         self._bars, self._task, self._unit = bars, task, unit
 
     def advance(self, count: int = 1) -> None:
-        bars, task = self._bars, self._task
-        bars.advance(task, count)  # type: ignore[attr-defined]
-        speed = bars.tasks[task].speed  # type: ignore[attr-defined]
-        bars.update(task, rate=f"{speed:,.0f} {self._unit}/s" if speed else "")  # type: ignore[attr-defined]
+        self._bars.advance(self._task, count)
+        speed = self._bars.tasks[self._task].finished_speed or self._bars.tasks[self._task].speed
+        self._bars.update(self._task, rate=f"{speed:,.0f} {self._unit}/s" if speed else "")

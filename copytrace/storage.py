@@ -60,7 +60,8 @@ def read_stamp(path: Path) -> str | None:
         metadata = pq.read_schema(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
-    return metadata.get(STAMP_KEY, b"").decode()
+    stamp: bytes = metadata.get(STAMP_KEY, b"")
+    return stamp.decode()
 
 
 def digest_of(*parts: Any) -> str:

@@ -1,0 +1,123 @@
+"""Every setting of Copytrace, with its default, range and meaning. The presets beside this file are values for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names are refused, values cannot change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MediaSettings(Settings):
+    """How files are found and decoded."""
+
+    max_failure_rate: float = Field(0.5, ge=0, le=1, description="stop when more than this share cannot be read")
+    max_pixels: int = Field(200_000_000, ge=64, description="refuse larger images: a guard against bombs")
+    decode_threads: int = Field(2, ge=1, le=256, description="threads that decode ahead of the networks")
+    shard_size: int = Field(256, ge=1, description="images per shard: what a killed run loses, and what memory holds")
+
+
+class OverlaySettings(Settings):
+    """Which pictures pasted into a query are cut out (imgFp, image-copy rules)."""
+
+    detector: Literal["edges", "none"] = Field("edges", description="edges: straight borders, needs no training")
+    max_area: float = Field(0.85, gt=0, le=1, description="largest share of the query that a box may cover")
+    max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's normalised sides")
+    global_confidence: float = Field(0.55, ge=0, le=1, description="boxes above it feed the global branch")
+    local_confidence: float = Field(0.50, ge=0, le=1, description="boxes above it feed the crop-local branch")
+    max_crops: int = Field(2, ge=1, le=8, description="boxes kept per query and branch")
+
+
+class DescriptorSettings(Settings):
+    """The global descriptor."""
+
+    model: str = Field("imagenet", description="imagenet: EfficientNet-Lite0 with GeM pooling")
+    input_size: int = Field(256, ge=32, le=1024, description="side in pixels of the network's square input")
+    batch_size: int = Field(16, ge=1, le=4096)
+    backend: Literal["auto", "onnx", "torch"] = Field("auto", description="auto: torch on CUDA, else ONNX Runtime")
+    device: str | None = Field(None, description="a torch device such as cuda:1; by default CUDA where there is some")
+
+
+class PointSettings(Settings):
+    """SIFT points of one kind of view."""
+
+    short_side: int = Field(300, ge=32, le=4096, description="short side in pixels at which points are found")
+    enlarge: bool = Field(True, description="enlarge smaller images to that side; imgFp never does")
+    max_points: int = Field(600, ge=0, description="strongest points kept; 0 keeps all")
+    levels: int = Field(3, ge=1, le=16, description="levels per octave")
+    contrast: float = Field(0.02, ge=0, description="OpenCV's contrast threshold")
+    edge: float = Field(10.0, gt=0, description="OpenCV's edge threshold")
+    first_octave: Literal[-1, 0] = Field(-1, description="-1 starts at twice the size; 0 at the size itself (imgFp)")
+
+
+class LocalSettings(Settings):
+    """Points and recall of the local branches."""
+
+    reference_points: PointSettings = PointSettings()
+    query_points: PointSettings = PointSettings(short_side=400, max_points=1000, contrast=0.01)
+    stretches: tuple[float, ...] = Field((2.0, 0.5), description="extra query views, widened by these factors")
+    mirrored: bool = Field(True, description="look for mirrored copies too")
+    negative: bool = Field(True, description="look for colour-inverted copies too")
+    rule: Literal["hough", "vote"] = Field("hough", description="hough: votes that agree in position, scale, rotation")
+    neighbours: int = Field(8, ge=1, le=256, description="nearest reference points that each query point votes for")
+    exact: bool = Field(False, description="search every reference point instead of the nearest lists of an index")
+    lists_searched: int = Field(8, ge=1, description="inverted lists that each query point looks into")
+    references_per_query: int = Field(12, ge=1, description="references kept per query and branch")
+    min_votes: float = Field(3, ge=0, description="vote rule: accept above this many, and above the second's")
+    min_votes_alone: float = Field(5, ge=0, description="vote rule: accept above this many when only one was hit")
+    max_mean_distance: float = Field(8000, gt=0, description="vote rule: mean squared distance on imgFp's scale")
+
+
+class GlobalSettings(Settings):
+    """Recall of the global branch."""
+
+    references_per_query: int = Field(8, ge=1, description="references kept per query")
+    normalization_weight: float = Field(1.0, ge=0, description="weight of the mean similarity to the noise set; 0: off")
+    normalization_neighbours: int = Field(10, ge=1, description="noise neighbours averaged")
+    noise: str | None = Field(None, description="index of unrelated images; by default the references' own neighbours")
+
+
+class VerificationSettings(Settings):
+    """Ratio-test matches and geometry of each candidate pair."""
+
+    rule: Literal["geometry", "imgfp"] = Field("geometry", description="imgfp: 1.8·d1² < d2², positions counted once")
+    ratio: float = Field(0.85, gt=0, le=1, description="largest first-to-second distance ratio of a match")
+    tolerance: float = Field(0.02, gt=0, le=1, description="inlier distance as a share of the query's short side")
+    max_stretch: float = Field(5.0, ge=1, description="largest ratio of the two scales of a plausible transform")
+    max_scale: float = Field(25.0, ge=1, description="largest enlargement or reduction of a plausible transform")
+
+
+class MergeSettings(Settings):
+    """How a pair's evidence becomes its score."""
+
+    rule: Literal["calibrated", "sum"] = Field("calibrated", description="calibrated: a probability; sum: imgFp's")
+    calibration: str = Field("shipped", description="shipped, or the path of a calibration file")
+    threshold: float = Field(0.5, ge=0, description="pairs at or above it are called copies in the report")
+    min_score: float = Field(0.001, ge=0, description="pairs below it are left out of matches.csv")
+
+
+class ReportSettings(Settings):
+    """The HTML page."""
+
+    max_matches: int = Field(1000, ge=0, description="best-scoring pairs shown; 0: no page")
+    picture_side: int = Field(320, ge=64, le=2048)
+
+
+class ImageSettings(Settings):
+    """Everything that `match-images` and `index-images` can be told."""
+
+    media: MediaSettings = MediaSettings()
+    overlay: OverlaySettings = OverlaySettings()
+    descriptor: DescriptorSettings = DescriptorSettings()
+    local: LocalSettings = LocalSettings()
+    global_: GlobalSettings = Field(GlobalSettings(), alias="global")
+    verification: VerificationSettings = VerificationSettings()
+    merge: MergeSettings = MergeSettings()
+    report: ReportSettings = ReportSettings()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)

@@ -1,0 +1,113 @@
+"""Global descriptors: one vector per image, whichever runtime computes it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from copytrace.errors import ConfigError, InputError
+from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
+from models.pretrained import DescriptorConfig, efficientnet_lite0
+
+Backend = Literal["auto", "onnx", "torch"]
+
+# The models that `load_descriptor` knows by name, each told for an input size.
+MODELS: dict[str, Callable[[int], DescriptorConfig]] = {"imagenet": efficientnet_lite0}
+
+SMALLEST_INPUT = 32  # the backbone's stride: a smaller picture leaves nothing to pool
+
+
+class Descriptor(Protocol):
+    """Turns pictures into unit vectors; `digest` says by which model, and vectors compare only within one digest."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits; the same for every runtime of one model, input size and pooling."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the square pictures that `describe` takes."""
+
+    def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Describe uint8 [N, S, S, 3] RGB pictures (see `resize_for_descriptor`) as float32 [N, D] unit vectors.
+
+        N may be 0. Raises `InputError` for another shape or type.
+        """
+
+
+def load_descriptor(
+    model: str = "imagenet",
+    *,
+    backend: Backend = "auto",
+    device: str | None = None,
+    threads: int = 0,
+    input_size: int = 256,
+) -> Descriptor:
+    """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA.
+
+    `model` is a name in `MODELS`; `device` a torch device such as "cpu" or "cuda:1", by default CUDA where there is
+    some; `threads` the cores to use on the CPU, 0 for all. ONNX needs a graph file, made once (about 15 s) and kept
+    under `$COPYTRACE_CACHE`, else `$XDG_CACHE_HOME/copytrace`, else `~/.cache/copytrace`; with it, torch is not
+    imported. Raises `ConfigError` for settings that do not exist or do not go together, and `CopytraceError` when
+    onnxruntime is not installed or the cache cannot be written.
+    """
+    if model not in MODELS:
+        raise ConfigError(f"unknown descriptor model {model!r}; give one of: {', '.join(sorted(MODELS))}")
+    if backend not in ("auto", "onnx", "torch"):
+        raise ConfigError(f"unknown backend {backend!r}; give one of: auto, onnx, torch")
+    if input_size < SMALLEST_INPUT:
+        raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
+    if threads < 0:
+        raise ConfigError(f"threads is {threads}; give 0 for all cores, or a positive number")
+    config = MODELS[model](input_size)
+    if _runs_on_cpu_by_onnx(backend, device):
+        return OnnxDescriptor(config, threads=threads)
+    return TorchDescriptor(config, device=device, threads=threads)
+
+
+def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray[np.uint8]:
+    """Resize uint8 [H, W, 3] to uint8 [S, S, 3], whatever its aspect: sides shrink by area, and grow by cubic.
+
+    Raises `InputError` for another shape or type, or for an empty picture.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise InputError(
+            f"a picture must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}; convert it to RGB"
+        )
+    height, width = pixels.shape[:2]
+    # One side at a time decides: cv2's area mode samples points, and so aliases, as soon as either side grows.
+    resized = cv2.resize(pixels, (min(width, input_size), min(height, input_size)), interpolation=cv2.INTER_AREA)
+    if min(height, width) < input_size:
+        resized = cv2.resize(resized, (input_size, input_size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def _runs_on_cpu_by_onnx(backend: Backend, device: str | None) -> bool:
+    if backend == "torch":
+        return False
+    if device is not None and device != "cpu":
+        if backend == "onnx":
+            raise ConfigError(f"the onnx backend runs on the CPU, not on {device!r}; set backend to torch")
+        return False
+    return backend == "onnx" or device == "cpu" or not _has_cuda()
+
+
+def _has_cuda() -> bool:
+    # Asking torch costs seconds of import: only where NVIDIA's driver is there at all.
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()

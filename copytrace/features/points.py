@@ -1,0 +1,114 @@
+"""SIFT points with root-SIFT descriptors, as imgFp computes them, of an image or of a view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema import PointSettings
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+DIMENSIONS = 128
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+# SIFT's 128 numbers are 4 rows × 4 columns × 8 orientations in a frame turned to the point's own direction.
+_CELLS = np.arange(DIMENSIONS).reshape(4, 4, 8)
+# Seen in a mirror, rows and orientations run backwards; this order undoes it (imgFp's mirror test).
+MIRRORED_ORDER = _CELLS[::-1][:, :, -np.arange(8) % 8].ravel()
+# In a negative the gradients turn by 180°, and so does the point's own direction: cells swap, orientations stay.
+NEGATIVE_ORDER = _CELLS[::-1, ::-1].ravel()
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The N points of one view.
+
+    `x, y, scale` are float32 [N] in pixels of the view, which is `width` × `height`; `angle` is in radians;
+    `descriptor` uint8 [N, 128]. `box` is the part of the image that the view shows, x0, y0, x1, y1 in 0..1.
+    """
+
+    x: Floats
+    y: Floats
+    scale: Floats
+    angle: Floats
+    descriptor: Bytes
+    width: int
+    height: int
+    box: tuple[float, float, float, float] = field(default=WHOLE_IMAGE)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def in_short_sides(self) -> Floats:
+        """Return float32 [N, 4]: x, y and scale in short sides of the view, and the angle."""
+        side = min(self.width, self.height)
+        return np.stack([self.x / side, self.y / side, self.scale / side, self.angle], axis=1).astype(np.float32)
+
+    def in_image(self) -> Floats:
+        """Return float32 [N, 2]: x and y as shares of the whole image's width and height."""
+        x0, y0, x1, y1 = self.box
+        x = x0 + self.x / self.width * (x1 - x0)
+        y = y0 + self.y / self.height * (y1 - y0)
+        return np.stack([x, y], axis=1).astype(np.float32)
+
+
+def find_points(
+    pixels: Bytes,
+    settings: PointSettings,
+    *,
+    stretch: float = 1.0,
+    box: tuple[float, float, float, float] = WHOLE_IMAGE,
+) -> Points:
+    """Find the SIFT points of `pixels`, uint8 [H, W, 3] RGB, resized as `settings` say and widened by `stretch`.
+
+    SIFT survives rotation and scale but little stretching, so a view widened by 2 finds what a copy squeezed by
+    2 hides; its area stays that of the unstretched view. `box` is only noted: `pixels` are that part already.
+    """
+    grey = _resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), settings, stretch)
+    height, width = grey.shape
+    sift = cv2.SIFT_create(settings.max_points, settings.levels, settings.contrast, settings.edge, 1.6)
+    keypoints, descriptors = sift.detectAndCompute(grey, None)
+    rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in keypoints], np.float64)
+    rows = rows.reshape(-1, 6)
+    raw = np.zeros((0, DIMENSIONS), np.float32) if descriptors is None else descriptors
+    kept = _strongest(rows, settings)
+    x, y, scale, angle = (rows[kept, column].astype(np.float32) for column in range(4))
+    return Points(x, y, scale, np.deg2rad(angle), root_sift(raw[kept]), width, height, box)
+
+
+def root_sift(descriptors: Floats) -> Bytes:
+    """Turn SIFT float32 [N, 128] into root-SIFT uint8 [N, 128]: √(v / Σv) · 255, rounded (Arandjelović 2012; imgFp)."""
+    total = descriptors.sum(axis=1, keepdims=True)
+    shares = np.divide(descriptors, total, out=np.zeros_like(descriptors), where=total > 0)
+    return (np.sqrt(shares) * 255 + 0.5).astype(np.uint8)
+
+
+def _resize(grey: Bytes, settings: PointSettings, stretch: float) -> Bytes:
+    height, width = grey.shape
+    ratio = settings.short_side / (min(height, width) + 1e-5)
+    if not settings.enlarge:
+        ratio = min(ratio, 1.0)
+    # A strip of 20,000 × 8 px would grow without end: no view has more than 16 squares of its short side.
+    ratio = min(ratio, settings.short_side * 4 / (height * width) ** 0.5)
+    size = (max(int(width * ratio * stretch**0.5), 4), max(int(height * ratio / stretch**0.5), 4))
+    if size == (width, height):
+        return grey
+    smaller = ratio * max(stretch, 1 / stretch) ** 0.5 <= 1
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
+
+
+def _octave(keypoint: cv2.KeyPoint) -> int:
+    octave = keypoint.octave & 255
+    return octave - 256 if octave > 127 else octave
+
+
+def _strongest(rows: NDArray[np.float64], settings: PointSettings) -> NDArray[np.int64]:
+    """Return the rows to keep, strongest first and in one order whatever the ties (OpenCV may return a few more)."""
+    allowed = np.flatnonzero(rows[:, 5] >= settings.first_octave)
+    order = np.lexsort((rows[allowed, 3], rows[allowed, 0], rows[allowed, 1], -rows[allowed, 4]))
+    return allowed[order][: settings.max_points or None]

@@ -1,0 +1,126 @@
+"""Does one transform explain the matches of a pair? Hypotheses from single matches, then OpenCV's USAC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema import VerificationSettings
+from copytrace.features.points import Floats, Points
+from copytrace.matching.ratio_test import ratio_matches
+from copytrace.search.local_recall import Variant
+
+# A match's own scale and rotation give a whole transform (Philbin et al. 2007); those that agree this loosely go on.
+LOOSE_TOLERANCE = 0.15  # of the short side
+LOOSE_OCTAVES = 1.0
+LOOSE_RADIANS = np.pi / 4
+FEWEST_FOR_AFFINE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the geometry of one pair says.
+
+    `transform` is float64 [2, 3], reference to query, both in shares of the whole image's width and height, or None;
+    `query_points` and `reference_points` float32 [inliers, 2] in the same shares; `coverage` the share of the reference
+    that the inliers' convex hull covers; `agreement` the share of ratio-test matches that are inliers.
+    """
+
+    ratio_matches: int
+    inliers: int
+    mirrored: bool
+    negative: bool
+    transform: NDArray[np.float64] | None
+    query_points: Floats
+    reference_points: Floats
+    coverage: float
+    agreement: float
+
+
+NOTHING = np.zeros((0, 2), np.float32)
+
+
+def verify(query: Points, reference: Points, variant: Variant, settings: VerificationSettings) -> Verification:
+    """Match one view of the query, read as `variant`, with the reference, and fit a transform to the matches."""
+    geometry, descriptors = variant.read(query.in_short_sides(), query.descriptor)
+    matches = ratio_matches(descriptors, reference.descriptor, settings.ratio)
+    here, there = geometry[matches[:, 0]], reference.in_short_sides()[matches[:, 1]]
+    agreeing = agreeing_matches(here, there)
+    inliers = _inliers(here, there, agreeing, settings)
+    if len(inliers) == 0:
+        return Verification(len(matches), 0, variant.mirrored, variant.negative, None, NOTHING, NOTHING, 0.0, 0.0)
+    query_points = query.in_image()[matches[inliers, 0]]
+    reference_points = reference.in_image()[matches[inliers, 1]]
+    return Verification(
+        ratio_matches=len(matches),
+        inliers=len(inliers),
+        mirrored=variant.mirrored,
+        negative=variant.negative,
+        transform=_least_squares(reference_points, query_points),
+        query_points=query_points,
+        reference_points=reference_points,
+        coverage=float(cv2.contourArea(cv2.convexHull(reference_points))),
+        agreement=len(inliers) / len(matches),
+    )
+
+
+def agreeing_matches(here: Floats, there: Floats) -> NDArray[np.int64]:
+    """Return the matches that agree with the similarity transform of the one match with which most agree.
+
+    `here` and `there` are float32 [K, 4]: x, y, scale, angle. Deterministic: all K transforms are tried.
+    """
+    if len(here) == 0:
+        return np.zeros(0, np.int64)
+    octaves = np.log2(here[:, 2] / there[:, 2])
+    rotation = here[:, 3] - there[:, 3]
+    scale = 2.0**octaves
+    cosine, sine = (np.cos(rotation) * scale)[:, None], (np.sin(rotation) * scale)[:, None]
+    dx, dy = there[None, :, 0] - there[:, None, 0], there[None, :, 1] - there[:, None, 1]
+    off_x = here[:, None, 0] + cosine * dx - sine * dy - here[None, :, 0]
+    off_y = here[:, None, 1] + sine * dx + cosine * dy - here[None, :, 1]
+    turn = np.abs((rotation[:, None] - rotation[None, :] + np.pi) % (2 * np.pi) - np.pi)
+    close = off_x**2 + off_y**2 < LOOSE_TOLERANCE**2
+    agree = close & (np.abs(octaves[:, None] - octaves[None, :]) < LOOSE_OCTAVES) & (turn < LOOSE_RADIANS)
+    return np.flatnonzero(agree[agree.sum(axis=1).argmax()])
+
+
+def _inliers(
+    here: Floats, there: Floats, agreeing: NDArray[np.int64], settings: VerificationSettings
+) -> NDArray[np.int64]:
+    """Return the numbers of the inlying matches, each position counted once; none when the transform is implausible."""
+    if len(agreeing) >= FEWEST_FOR_AFFINE:
+        source, target = there[agreeing, :2].astype(np.float64), here[agreeing, :2].astype(np.float64)
+        transform, _ = cv2.estimateAffine2D(
+            source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=settings.tolerance, maxIters=500
+        )
+        if transform is None or not is_plausible(transform, settings):
+            return np.zeros(0, np.int64)
+        off = here[:, :2] - (there[:, :2] @ transform[:, :2].T + transform[:, 2])
+        agreeing = np.flatnonzero((off**2).sum(axis=1) < settings.tolerance**2)
+    # A pattern found several times at one place is one piece of evidence.
+    places = np.concatenate([np.rint(here[agreeing, :2] * 150), np.rint(there[agreeing, :2] * 150)], axis=1)
+    for side in (slice(0, 2), slice(2, 4)):
+        _, first = np.unique(places[:, side], axis=0, return_index=True)
+        agreeing, places = agreeing[np.sort(first)], places[np.sort(first)]
+    return agreeing
+
+
+def is_plausible(transform: NDArray[np.float64], settings: VerificationSettings) -> bool:
+    """Say whether the two scales of an affine [2, 3] are those of an edit that people make."""
+    scales = np.linalg.svd(transform[:, :2], compute_uv=False)
+    return bool(
+        scales[1] > 1 / settings.max_scale
+        and scales[0] < settings.max_scale
+        and scales[0] < settings.max_stretch * scales[1]
+    )
+
+
+def _least_squares(source: Floats, target: Floats) -> NDArray[np.float64] | None:
+    if len(source) < FEWEST_FOR_AFFINE:
+        return None
+    design = np.concatenate([source, np.ones((len(source), 1), np.float32)], axis=1)
+    solution, _, rank, _ = np.linalg.lstsq(design.astype(np.float64), target.astype(np.float64), rcond=None)
+    return solution.T if rank == 3 else None

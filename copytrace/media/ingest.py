@@ -1,0 +1,297 @@
+"""What there is to describe: the media files of a folder, a glob, a bucket or a manifest, each with its id."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
+
+from copytrace.errors import InputError
+
+MANIFEST_SUFFIXES = {".csv", ".parquet"}
+TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])
+
+_MAGIC = re.compile(r"[*?[]")
+# What stores call the field that changes with an object's content, the most telling first.
+_VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
+_STAMP_THREADS = 32  # requests for object details in flight; each waits a round trip
+_NAMED_AT_MOST = 3  # culprits named in a message
+
+
+@dataclass(frozen=True, slots=True)
+class MediaItem:
+    """One file to read: its id, unique in the source; an absolute path or a URI; a stamp of its content.
+
+    The stamp is size and modification time, or what the store gives (ETag, last-modified); it changes when
+    the content changes, and is empty if the file does not exist.
+    """
+
+    id: str
+    path: str
+    stamp: str
+
+
+# A file as it is found: its name relative to the source, its path and its stamp.
+_Found = tuple[str, str, str]
+
+
+def list_images(source: str | Path) -> list[MediaItem]:
+    """List the media of `source`, sorted by id; no file is opened, except a manifest.
+
+    `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI
+    that fsspec knows (`s3://…`); or a manifest, a CSV or Parquet file with columns `id` and `path`, in which
+    relative paths start at the manifest's folder. Hidden files and folders are skipped, other files are
+    listed whatever they are. The id of a file in a folder or glob is its relative path without the suffix;
+    files that would share an id keep their suffix.
+
+    Raises `InputError` if the source does not exist, is empty or cannot be reached, or if the manifest lacks
+    a column, an id or a path, or repeats an id. A manifest may name files that do not exist.
+    """
+    text = os.fspath(source)
+    if text.startswith("file://"):
+        text = url_to_fs(text)[1]
+    with _explained(text):
+        items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
+    if not items:
+        raise InputError(f"no files in {_shown(text)}; give a folder, a glob, a bucket or a manifest that has some")
+    _check_encodable(items)
+    return sorted(items, key=lambda item: item.id)
+
+
+def is_uri(path: str) -> bool:
+    """Tell whether `path` is for fsspec (`s3://bucket/key`), not a local path."""
+    return "://" in path
+
+
+def to_table(items: Iterable[MediaItem]) -> pa.Table:
+    """Return a table with string columns `id, path, stamp`, one row per item."""
+    rows = list(items)
+    columns = [[item.id for item in rows], [item.path for item in rows], [item.stamp for item in rows]]
+    return pa.table([pa.array(column, pa.string()) for column in columns], schema=TABLE_SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[MediaItem]:
+    """Return the items of a table made by `to_table`, in its order."""
+    columns = (table[name].to_pylist() for name in TABLE_SCHEMA.names)
+    return [MediaItem(*row) for row in zip(*columns, strict=True)]
+
+
+def _list_local(path: Path) -> list[MediaItem]:
+    text = str(path)
+    if path.is_dir():
+        return _named(_found_in(text))
+    if path.exists():
+        if path.suffix.lower() in MANIFEST_SUFFIXES:
+            return _read_manifest(text)
+        return [MediaItem(path.stem, text, _stamp_of_status(path.stat()))]
+    if not _MAGIC.search(text):
+        raise FileNotFoundError
+    root, pattern, depth = _split_glob(text)
+    return _named(_found_in(root, pattern, depth))
+
+
+def _list_uri(uri: str) -> list[MediaItem]:
+    scheme = uri.partition("://")[0]
+    if scheme not in fsspec.available_protocols():
+        raise InputError(f"{_shown(uri)}: fsspec knows no {scheme}://; check the address")
+    store, path = url_to_fs(uri)
+    if _MAGIC.search(path):
+        root, pattern, depth = _split_glob(path)
+    elif Path(path).suffix.lower() in MANIFEST_SUFFIXES and store.isfile(path):
+        return _read_manifest(uri)
+    else:
+        root, pattern, depth = path.rstrip("/"), None, None
+    details = store.find(root, maxdepth=depth, detail=True)
+    if pattern is None and list(details) == [root]:
+        return [MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))]
+    if not details:
+        store.ls(root)  # `find` passes over a folder that is missing or denied; this raises
+    found: list[_Found] = []
+    for name, detail in details.items():
+        relative = name[len(root) :].lstrip("/")
+        hidden = relative.startswith(".") or "/." in relative
+        # A key that ends in a slash is a folder that a bucket's web console made.
+        if hidden or detail["type"] != "file" or name.endswith("/") or (pattern and not pattern.fullmatch(relative)):
+            continue
+        found.append((relative, store.unstrip_protocol(name), _stamp_of_object(detail)))
+    return _named(found)
+
+
+def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
+    """Return the folder above the first wildcard, the pattern of what is below it, and how deep that goes."""
+    root = _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
+    rest = path.removeprefix(root).lstrip("/")
+    try:
+        pattern = re.compile(glob_translate(rest))
+    except (ValueError, re.error) as error:
+        raise InputError(f"{_shown(path)} is not a glob: `**` must stand alone between slashes") from error
+    return root, pattern, None if "**" in rest else rest.count("/") + 1
+
+
+def _found_in(root: str, pattern: re.Pattern[str] | None = None, depth: int | None = None) -> Iterator[_Found]:
+    status = Path(root or "/").stat()
+    start = len(root.rstrip("/")) + 1
+    for entry in _walk(root or "/", depth, frozenset({(status.st_dev, status.st_ino)})):
+        relative = entry.path[start:]
+        if pattern is None or pattern.fullmatch(relative):
+            yield relative, entry.path, _stamp_of_entry(entry)
+
+
+def _walk(folder: str, depth: int | None, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of a folder that are not hidden; `depth` 1 stays in it, None goes all the way."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                status = entry.stat()
+                # Links to folders are followed, so one that points above itself would never end.
+                here = (status.st_dev, status.st_ino)
+                if depth != 1 and here not in above:
+                    yield from _walk(entry.path, depth and depth - 1, above | {here})
+            elif entry.is_file() or entry.is_symlink():  # no sockets or pipes, which block who opens them
+                yield entry
+
+
+def _named(found: Iterable[_Found]) -> list[MediaItem]:
+    """Give each file the shortest id that is its own: the name without its suffix, or else the whole name."""
+    rows = list(found)
+    ids = [_without_suffix(relative) for relative, _, _ in rows]
+    # More than once, because `a.jpg`, kept whole beside `a.png`, may now be the id of `a.jpg.png`.
+    while shared := {name for name, count in Counter(ids).items() if count > 1}:
+        ids = [relative if name in shared else name for name, (relative, _, _) in zip(ids, rows, strict=True)]
+    return [MediaItem(name, path, stamp) for name, (_, path, stamp) in zip(ids, rows, strict=True)]
+
+
+def _without_suffix(relative: str) -> str:
+    folder, slash, name = relative.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
+
+
+def _read_manifest(path: str) -> list[MediaItem]:
+    table = _manifest_table(path)
+    for name in ("id", "path"):
+        blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
+        if blank:
+            raise InputError(f"manifest {_shown(path)}: no {name} in row {_first(blank)}; every row needs one")
+    ids = table["id"].to_pylist()
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(f"manifest {_shown(path)}: id {_first(repeated)} is there more than once; ids must be unique")
+    folder = path.rpartition("/")[0]
+    paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
+    return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]
+
+
+def _manifest_table(path: str) -> pa.Table:
+    """Return columns `id` and `path` as strings, `007` still `007`."""
+    wanted = {"id": pa.string(), "path": pa.string()}
+    try:
+        with fsspec.open(path, "rb") as stream:
+            if path.lower().endswith(".parquet"):
+                return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+            return pyarrow.csv.read_csv(
+                stream,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted)),
+            )
+    except KeyError as error:
+        raise InputError(f"manifest {_shown(path)} lacks a column; it needs id and path") from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        kind = Path(path).suffix[1:].lower()
+        raise InputError(f"manifest {_shown(path)} cannot be read as {kind} with columns id and path") from error
+
+
+def _stamps(paths: list[str]) -> Iterator[str]:
+    with ThreadPoolExecutor(_STAMP_THREADS) as pool:
+        details = iter(list(pool.map(_stamp_of_uri, filter(is_uri, paths))))
+    for path in paths:
+        yield next(details) if is_uri(path) else _stamp_of_path(path)
+
+
+def _stamp_of_uri(uri: str) -> str:
+    with _explained(uri):
+        store, path = url_to_fs(uri)
+        try:
+            return _stamp_of_object(store.info(path))
+        except (FileNotFoundError, PermissionError):
+            return ""
+
+
+def _stamp_of_object(detail: dict[str, Any]) -> str:
+    version = next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), "")
+    return f"{detail.get('size')}-{str(version).strip(chr(34))}"
+
+
+def _stamp_of_path(path: str) -> str:
+    try:
+        return _stamp_of_status(Path(path).stat())
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        return ""
+
+
+def _stamp_of_entry(entry: os.DirEntry[str]) -> str:
+    try:
+        return _stamp_of_status(entry.stat())
+    except OSError:  # a link that points nowhere
+        return ""
+
+
+def _stamp_of_status(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _check_encodable(items: list[MediaItem]) -> None:
+    for item in items:
+        if not item.path.isascii():
+            try:
+                item.path.encode()
+            except UnicodeEncodeError as error:
+                name = item.path.encode(errors="backslashreplace").decode()
+                raise InputError(f"the name of {name} is not UTF-8; rename the file") from error
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn what the disk or a store's client raises into one line, without the texts that may hold keys."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{_shown(source)} does not exist; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"access to {_shown(source)} is denied; check the permissions or credentials") from error
+    except ImportError as error:
+        raise InputError(f"{_shown(source)} needs a package that is missing: {error}") from error
+    except Exception as error:
+        if not is_uri(source) and not isinstance(error, OSError):
+            raise
+        reason = type(error).__name__
+        raise InputError(
+            f"{_shown(source)} cannot be reached ({reason}); check the address, the credentials and the network"
+        ) from error
+
+
+def _shown(source: str) -> str:
+    """Return `source` without user names, passwords and signatures."""
+    source = re.sub(r"://[^/@]*@", "://", source)
+    return source.partition("?")[0] if source.startswith("http") else source
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,89 @@
+"""Nearest reference points of query points, by faiss: inverted lists of uint8 vectors, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copytrace.errors import CopytraceError
+from copytrace.features.point_files import View
+from copytrace.features.points import DIMENSIONS, Bytes, Floats
+
+try:
+    import faiss
+except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
+    raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
+
+POINTS_PER_LIST = 200
+TRAINING_POINTS_PER_LIST = 64
+SMALLEST_WITH_LISTS = 20_000  # below, looking at every point is as quick
+SEED = 1234
+
+
+@dataclass(frozen=True, slots=True)
+class PointIndex:
+    """Reference points ready to be searched.
+
+    `image` int32 [N]: number of the reference that each point is of; `geometry` float32 [N, 4]: x, y, scale in
+    short sides, angle; `centre` float32 [R, 2]: the middle of each reference, in short sides; `ids`: of the R references.
+    """
+
+    index: faiss.Index
+    image: NDArray[np.int32]
+    geometry: Floats
+    centre: Floats
+    ids: tuple[str, ...]
+
+    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, NDArray[np.int64]]:
+        """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K], −1 where none."""
+        if not len(self.image):
+            return np.full((len(descriptors), neighbours), np.inf, np.float32), np.full(
+                (len(descriptors), neighbours), -1, np.int64
+            )
+        distances, points = self.index.search(descriptors.astype(np.float32), neighbours)
+        return distances, points
+
+
+def build_point_index(references: Sequence[View], *, exact: bool, lists_searched: int) -> PointIndex:
+    """Index the points of `references`, one view each. Deterministic, whatever the number of threads."""
+    descriptors = np.concatenate(
+        [np.zeros((0, DIMENSIONS), np.uint8), *(view.points.descriptor for view in references)]
+    )
+    counts = [len(view.points) for view in references]
+    sides = np.array([(view.points.width, view.points.height) for view in references], np.float32).reshape(-1, 2)
+    return PointIndex(
+        index=_build(descriptors, exact=exact, lists_searched=lists_searched),
+        image=np.repeat(np.arange(len(references), dtype=np.int32), counts),
+        geometry=np.concatenate([np.zeros((0, 4), np.float32), *(view.points.in_short_sides() for view in references)]),
+        centre=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
+        ids=tuple(view.id for view in references),
+    )
+
+
+def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> faiss.Index:
+    if exact or len(descriptors) < SMALLEST_WITH_LISTS:
+        index = faiss.IndexScalarQuantizer(DIMENSIONS, faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2)
+    else:
+        lists = 1 << int(np.log2(len(descriptors) / POINTS_PER_LIST))
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatL2(DIMENSIONS), DIMENSIONS, lists, faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2
+        )
+        index.cp.niter, index.cp.seed = 8, SEED
+        index.nprobe = lists_searched
+        step = max(len(descriptors) // (lists * TRAINING_POINTS_PER_LIST), 1)
+        index.train(descriptors[::step].astype(np.float32))
+    index = _on_gpus(index)
+    for start in range(0, len(descriptors), 1 << 18):
+        index.add(descriptors[start : start + (1 << 18)].astype(np.float32))
+    return index
+
+
+def _on_gpus(index: faiss.Index) -> faiss.Index:
+    if getattr(faiss, "get_num_gpus", int)() == 0:
+        return index
+    options = faiss.GpuMultipleClonerOptions()
+    options.shard = True
+    return faiss.index_cpu_to_all_gpus(index, options)

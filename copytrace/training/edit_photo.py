@@ -1,0 +1,134 @@
+"""Edits of the pixels that leave everything where it is. Each takes an RGB picture and returns an RGB picture.
+
+Sizes in pixels are meant for a short side of 400 and grow with the picture.
+"""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
+
+from copytrace.training.edit_tracking import MIN_SIDE, Draw
+
+_COLOUR_MAPS = (
+    cv2.COLORMAP_JET,
+    cv2.COLORMAP_HOT,
+    cv2.COLORMAP_OCEAN,
+    cv2.COLORMAP_PINK,
+    cv2.COLORMAP_BONE,
+    cv2.COLORMAP_SUMMER,
+    cv2.COLORMAP_TWILIGHT,
+    cv2.COLORMAP_VIRIDIS,
+)
+
+
+def downscale(image: Image.Image, draw: Draw) -> Image.Image:
+    """Save at 25-75 % of the sides."""
+    scale = draw.amount(0.75, 0.25)
+    width, height = (max(MIN_SIDE, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def brightness(image: Image.Image, draw: Draw) -> Image.Image:
+    """Darken to 30-80 % or brighten to 125-220 %."""
+    return ImageEnhance.Brightness(image).enhance(_less_or_more(draw, (0.8, 0.3), (1.25, 2.2)))
+
+
+def contrast(image: Image.Image, draw: Draw) -> Image.Image:
+    """Flatten to 25-75 % or raise to 130-300 %."""
+    return ImageEnhance.Contrast(image).enhance(_less_or_more(draw, (0.75, 0.25), (1.3, 3.0)))
+
+
+def saturation(image: Image.Image, draw: Draw) -> Image.Image:
+    """Fade colours to 5-60 % or raise them to 150-450 %."""
+    return ImageEnhance.Color(image).enhance(_less_or_more(draw, (0.6, 0.05), (1.5, 4.5)))
+
+
+def _less_or_more(draw: Draw, less: tuple[float, float], more: tuple[float, float]) -> float:
+    return draw.amount(*draw.choice((less, more)))
+
+
+def color_jitter(image: Image.Image, draw: Draw) -> Image.Image:
+    """Change brightness, contrast, saturation and hue together, as a filter of a photo app does."""
+    for enhance, harshest in ((ImageEnhance.Brightness, 0.45), (ImageEnhance.Contrast, 0.5), (ImageEnhance.Color, 0.8)):
+        image = enhance(image).enhance(1 + draw.sign() * draw.amount(0.1, harshest))
+    hue, colour, value = image.convert("HSV").split()
+    turn = round(255 * draw.amount(0.02, 0.3)) * draw.sign()
+    hue = hue.point([(level + turn) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, colour, value)).convert("RGB")
+
+
+def grayscale(image: Image.Image, draw: Draw) -> Image.Image:
+    """Drop the colours."""
+    return ImageOps.grayscale(image).convert("RGB")
+
+
+def invert(image: Image.Image, draw: Draw) -> Image.Image:
+    """Turn into its negative."""
+    return ImageOps.invert(image)
+
+
+def colormap(image: Image.Image, draw: Draw) -> Image.Image:
+    """Show its lightness in false colours, blended in by 60-100 %."""
+    false_colours = cv2.applyColorMap(np.asarray(image.convert("L")), draw.choice(_COLOUR_MAPS))
+    shown = Image.fromarray(cv2.cvtColor(false_colours, cv2.COLOR_BGR2RGB))
+    return Image.blend(image, shown, draw.amount(0.6, 1.0))
+
+
+def blur(image: Image.Image, draw: Draw) -> Image.Image:
+    """Blur by a radius of 1-7 pixels."""
+    method = draw.choice((ImageFilter.GaussianBlur, ImageFilter.BoxBlur))
+    return image.filter(method(draw.amount(1, 7) * _relative_size(image)))
+
+
+def sharpen(image: Image.Image, draw: Draw) -> Image.Image:
+    """Overdo the sharpening: an unsharp mask of 150-700 %."""
+    return image.filter(ImageFilter.UnsharpMask(radius=2, percent=round(draw.amount(150, 700)), threshold=0))
+
+
+def noise(image: Image.Image, draw: Draw) -> Image.Image:
+    """Add Gaussian noise of 8-55 grey levels, or turn 1-12 % of the pixels black or white."""
+    pixels = np.asarray(image)
+    if draw.chance(0.7):
+        grain = draw.rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(draw.amount(8, 55))
+        return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+    lot = draw.rng.random(pixels.shape[:2], dtype=np.float32)
+    share = draw.amount(0.01, 0.12)
+    return Image.fromarray(
+        np.where((lot < share)[..., None], np.where(lot < share / 2, 0, 255)[..., None], pixels).astype(np.uint8)
+    )
+
+
+def jpeg(image: Image.Image, draw: Draw) -> Image.Image:
+    """Save as JPEG of quality 5-45."""
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=round(draw.amount(45, 5)))
+    return Image.open(encoded).convert("RGB")
+
+
+def pixelate(image: Image.Image, draw: Draw) -> Image.Image:
+    """Show in squares of 2-9 pixels."""
+    cell = max(2.0, draw.amount(2, 9) * _relative_size(image))
+    width, height = (max(4, round(side / cell)) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.BOX)
+    return small.resize(image.size, Image.Resampling.NEAREST)
+
+
+def shuffle(image: Image.Image, draw: Draw) -> Image.Image:
+    """Exchange 8-50 % of the pixels among each other."""
+    pixels = np.array(image).reshape(-1, 3)
+    taken = np.flatnonzero(draw.rng.random(len(pixels), dtype=np.float32) < draw.amount(0.08, 0.5))
+    pixels[taken] = pixels[draw.rng.permutation(taken)]
+    return Image.fromarray(pixels.reshape(image.height, image.width, 3))
+
+
+def opacity(image: Image.Image, draw: Draw) -> Image.Image:
+    """Let a plain colour shine through by 15-65 %."""
+    return ImageChops.blend(image, Image.new("RGB", image.size, draw.colour()), draw.amount(0.15, 0.65))
+
+
+def _relative_size(image: Image.Image) -> float:
+    return min(image.size) / 400

@@ -1,0 +1,105 @@
+"""The global descriptor: a timm backbone, GeM pooling, an optional projection, and unit length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.efficientnet_lite import load_backbone
+from models.pretrained import GEM_POWER, DescriptorConfig
+
+# How packaged weights become a backbone, by timm architecture.
+PRETRAINED_BACKBONES: dict[str, Callable[[Path], nn.Module]] = {"tf_efficientnet_lite0": load_backbone}
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling of a feature map [N, C, H, W] into [N, C] (Radenović et al., 2018).
+
+    Computed in float32, as cubes of large activations overflow float16; activations under `epsilon` count as it.
+    """
+
+    def __init__(self, power: float = GEM_POWER, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.power, self.epsilon = power, epsilon
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool float [N, C, H, W] into float32 [N, C]."""
+        powers = features.float().clamp(min=self.epsilon).pow(self.power)
+        return powers.mean(dim=(2, 3)).pow(1.0 / self.power)
+
+
+class DescriptorNetwork(nn.Module):
+    """Images in, unit vectors out; normalisation is inside, so that every runtime preprocesses alike.
+
+    `backbone` is a timm model without pooling or head (see `timm_backbone`); `mean` and `std` are per RGB channel for
+    values in 0..1; `projection` takes the pooled [N, C] to [N, D].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        gem_power: float = GEM_POWER,
+        projection: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = GeM(gem_power)
+        self.projection = projection
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+        return self.projection.out_features if self.projection else int(self.backbone.num_features)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe uint8 [N, S, S, 3] RGB images as float32 [N, D] unit vectors."""
+        # (x / 255 - mean) / std, with the constants gathered: one multiplication and one addition per value.
+        scale, shift = 1.0 / (255.0 * self.std), self.mean / self.std
+        return self.embed(images.permute(0, 3, 1, 2).float() * scale - shift)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Describe normalised float [N, 3, S, S] pixels as float32 [N, D] unit vectors; training enters here."""
+        pooled = self.pooling(_feature_map(self.backbone, pixels))
+        projected = pooled if self.projection is None else self.projection(pooled)
+        return functional.normalize(projected.float(), dim=1)
+
+
+def timm_backbone(architecture: str) -> nn.Module:
+    """Return a timm model of that name, with random weights and without pooling or head."""
+    backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="")
+    return backbone
+
+
+def build_descriptor(config: DescriptorConfig) -> DescriptorNetwork:
+    """Return the network that `config` tells of, in eval mode on the CPU, with its weights.
+
+    Raises `ValueError` for an architecture that no packaged weights exist for, or when the weights do not fit.
+    """
+    load = PRETRAINED_BACKBONES.get(config.architecture)
+    if load is None:
+        known = ", ".join(sorted(PRETRAINED_BACKBONES))
+        raise ValueError(f"no packaged weights for {config.architecture}; there are some for: {known}")
+    network = DescriptorNetwork(load(config.weights), mean=config.mean, std=config.std, gem_power=config.gem_power)
+    return network.eval()
+
+
+def _feature_map(backbone: nn.Module, pixels: Tensor) -> Tensor:
+    features: Tensor = backbone(pixels)
+    if features.ndim == 3:  # a transformer's tokens [N, L, C], after its class and register tokens
+        return features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :].transpose(1, 2).unsqueeze(-1)
+    if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+        return features.permute(0, 3, 1, 2)
+    return features

