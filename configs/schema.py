@@ -60,6 +60,8 @@ class LocalSettings(Settings):
 
     reference_points: PointSettings = PointSettings()
     query_points: PointSettings = PointSettings(short_side=400, max_points=1000, contrast=0.01)
+    crop_points: PointSettings = PointSettings(max_points=500, contrast=0.01)
+    stretched_points: PointSettings = PointSettings(short_side=400, max_points=600, contrast=0.01)
     stretches: tuple[float, ...] = Field((2.0, 0.5), description="extra query views, widened by these factors")
     mirrored: bool = Field(True, description="look for mirrored copies too")
     negative: bool = Field(True, description="look for colour-inverted copies too")
@@ -76,6 +78,7 @@ class LocalSettings(Settings):
 class GlobalSettings(Settings):
     """Recall of the global branch."""
 
+    crop_replaces_whole: bool = Field(False, description="search a query's best crop instead of the whole, like imgFp")
     references_per_query: int = Field(8, ge=1, description="references kept per query")
     normalization_weight: float = Field(1.0, ge=0, description="weight of the mean similarity to the noise set; 0: off")
     normalization_neighbours: int = Field(10, ge=1, description="noise neighbours averaged")

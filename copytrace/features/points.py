@@ -69,9 +69,9 @@ def find_points(
     SIFT survives rotation and scale but little stretching, so a view widened by 2 finds what a copy squeezed by
     2 hides; its area stays that of the unstretched view. `box` is only noted: `pixels` are that part already.
     """
-    grey = _resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), settings, stretch)
+    grey = _resize(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), settings, stretch)
     height, width = grey.shape
-    sift = cv2.SIFT_create(settings.max_points, settings.levels, settings.contrast, settings.edge, 1.6)
+    sift = cv2.SIFT.create(settings.max_points, settings.levels, settings.contrast, settings.edge, 1.6)
     keypoints, descriptors = sift.detectAndCompute(grey, None)
     rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in keypoints], np.float64)
     rows = rows.reshape(-1, 6)
@@ -85,7 +85,8 @@ def root_sift(descriptors: Floats) -> Bytes:
     """Turn SIFT float32 [N, 128] into root-SIFT uint8 [N, 128]: √(v / Σv) · 255, rounded (Arandjelović 2012; imgFp)."""
     total = descriptors.sum(axis=1, keepdims=True)
     shares = np.divide(descriptors, total, out=np.zeros_like(descriptors), where=total > 0)
-    return (np.sqrt(shares) * 255 + 0.5).astype(np.uint8)
+    rounded: Bytes = (np.sqrt(shares) * 255 + 0.5).astype(np.uint8)
+    return rounded
 
 
 def _resize(grey: Bytes, settings: PointSettings, stretch: float) -> Bytes:

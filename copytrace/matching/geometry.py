@@ -96,7 +96,7 @@ def _inliers(
         transform, _ = cv2.estimateAffine2D(
             source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=settings.tolerance, maxIters=500
         )
-        if transform is None or not is_plausible(transform, settings):
+        if transform is None or not is_plausible(np.asarray(transform, np.float64), settings):
             return np.zeros(0, np.int64)
         off = here[:, :2] - (there[:, :2] @ transform[:, :2].T + transform[:, 2])
         agreeing = np.flatnonzero((off**2).sum(axis=1) < settings.tolerance**2)

@@ -17,7 +17,7 @@ def squared_distances(first: Bytes, second: Bytes) -> Floats:
     """Return the squared Euclidean distances float32 [N, M] between uint8 [N, 128] and uint8 [M, 128]; exact."""
     a, b = first.astype(np.float32), second.astype(np.float32)
     distances = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None, :] - 2 * (a @ b.T)
-    return np.maximum(distances, 0)
+    return np.asarray(np.maximum(distances, 0), np.float32)
 
 
 def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Matches:

@@ -1,7 +1,7 @@
 """Local recall: which references do a query's points vote for?
 
-`vote` is imgFp's rule. `hough` is ours: a vote counts with others that ask for the same place, size and rotation, as in
-Lowe 2004 §7.3 and the weak geometric consistency of Jégou et al. 2008, so that a few right votes outweigh many stray ones.
+`vote` is imgFp's rule. `hough` is ours: a vote counts with others that ask for the same place, size and rotation, as
+in Lowe 2004 §7.3 and the weak geometric consistency of Jégou et al. 2008: a few right votes outweigh many stray ones.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ def recall_by_hough(
 def agreeing_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> NDArray[np.float64]:
     """Return float64 [R]: for each reference the largest sum of votes that agree on where it lies in the query.
 
-    Each query point votes once for the reference of each of its nearest points, the more the nearer that point is than
-    the first one left out. A vote's scale, rotation and place of the reference's centre fall into bins, two per dimension.
+    Each query point votes once for the reference of each of its nearest points, the more the nearer that point is
+    than the first one left out. A vote's scale, rotation and place of the reference's centre fall into bins, two per
+    dimension.
     """
     if len(descriptors) == 0 or len(index.image) == 0:
         return np.zeros(len(index.ids))
@@ -126,7 +127,8 @@ def agreeing_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neig
 def _votes(
     index: PointIndex, descriptors: Bytes, neighbours: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    distances, points = index.search(descriptors, neighbours + 1)
+    found, points = index.search(descriptors, neighbours + 1)
+    distances = found.astype(np.float64)
     left_out = distances[:, -1:]
     left_out = np.where(np.isfinite(left_out), left_out, distances[:, :1] + 1) + 1e-6
     weight = 1 - distances[:, :-1] / left_out
@@ -135,7 +137,7 @@ def _votes(
     pairs = query_point * len(index.ids) + index.image[reference_point]
     _, first = np.unique(pairs, return_index=True)  # repeated patterns: one vote per query point and reference
     query_point, rank, reference_point = query_point[first], rank[first], reference_point[first]
-    return weight[query_point, rank].astype(np.float64), query_point, reference_point
+    return weight[query_point, rank], query_point, reference_point
 
 
 def _bins(

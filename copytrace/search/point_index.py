@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class PointIndex:
     """Reference points ready to be searched.
 
     `image` int32 [N]: number of the reference that each point is of; `geometry` float32 [N, 4]: x, y, scale in
-    short sides, angle; `centre` float32 [R, 2]: the middle of each reference, in short sides; `ids`: of the R references.
+    short sides, angle; `centre` float32 [R, 2]: the middle of each reference, in short sides; `ids`: the references.
     """
 
     index: faiss.Index
@@ -64,13 +65,16 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
 
 
 def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> faiss.Index:
-    if exact or len(descriptors) < SMALLEST_WITH_LISTS:
-        index = faiss.IndexScalarQuantizer(DIMENSIONS, faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2)
+    kind = faiss.ScalarQuantizer.QT_8bit_direct
+    index: Any
+    if len(descriptors) < SMALLEST_WITH_LISTS:
+        index = faiss.IndexFlatL2(DIMENSIONS)
+    elif exact:
+        index = faiss.IndexScalarQuantizer(DIMENSIONS, kind, faiss.METRIC_L2)
     else:
         lists = 1 << int(np.log2(len(descriptors) / POINTS_PER_LIST))
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(DIMENSIONS), DIMENSIONS, lists, faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2
-        )
+        coarse = faiss.IndexFlatL2(DIMENSIONS)
+        index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2)
         index.cp.niter, index.cp.seed = 8, SEED
         index.nprobe = lists_searched
         step = max(len(descriptors) // (lists * TRAINING_POINTS_PER_LIST), 1)

@@ -1,0 +1,74 @@
+"""Image matching as a library call: `copytrace.match_images(queries, references, out)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ImageSettings
+from copytrace import image_stages as stages
+from copytrace.features.image_index import is_index
+from copytrace.features.shards import Role
+from copytrace.image_stages import MatchPaths
+from copytrace.progress import Progress, SilentProgress
+from copytrace.search.candidates import BRANCHES
+
+
+def match_images(
+    queries: str | Path,
+    references: str | Path,
+    out: str | Path,
+    settings: ImageSettings | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Find which references the queries were copied from, and write tables and a report into the folder `out`.
+
+    `queries` is whatever `list_images` takes; so is `references`, which may also be an index (`index_images`). Returns
+    what stands in `run.json`. What an earlier run into `out` has done is not done again. Raises `InputError`,
+    `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the cure.
+    """
+    settings, progress = settings or ImageSettings(), progress or SilentProgress()
+    paths = MatchPaths(Path(out))
+    indexed = is_index(Path(references))
+    reference_index = Path(references) if indexed else paths.references
+    built = [paths.queries] if indexed else [paths.queries, paths.references]
+    sides: list[tuple[str | Path, Path, Role]] = [(queries, paths.queries, "queries")]
+    if not indexed:
+        sides.append((references, paths.references, "references"))
+    todo = [(root, stages.plan(str(source), root, role, settings, replace=True)) for source, root, role in sides]
+    for root, shards in todo:
+        _describe(root, shards, settings, progress, failures=paths.failures, indexes=built)
+    for branch in BRANCHES:
+        stages.recall(branch, paths.queries, reference_index, paths.candidates(branch), settings, progress)
+    for shard in stages.shards_of(paths.queries):
+        stages.score_shard(shard, paths.queries, reference_index, paths, settings, progress)
+    stages.merge_scores(paths.queries, reference_index, paths, settings)
+    if settings.report.max_matches:
+        stages.report(paths.queries, reference_index, paths, settings, progress)
+    return stages.summarise_run(paths.queries, reference_index, paths, settings)
+
+
+def index_images(
+    references: str | Path,
+    out: str | Path,
+    settings: ImageSettings | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Describe the references once, into the index folder `out`, and return it.
+
+    Into an index that exists, only new and changed images are described, and those that are gone are dropped.
+    Raises `ModelMismatchError` if it was made with other settings; else as `match_images`.
+    """
+    settings, progress = settings or ImageSettings(), progress or SilentProgress()
+    root = Path(out)
+    shards = stages.plan(str(references), root, "references", settings, replace=False)
+    return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
+
+
+def _describe(
+    root: Path, shards: list[int], settings: ImageSettings, progress: Progress, *, failures: Path, indexes: list[Path]
+) -> Path:
+    for shard in shards:
+        stages.preprocess_shard(root, shard, settings, progress)
+        stages.describe_shard(root, shard, settings, progress)
+    return stages.finish(root, settings, failures=failures, indexes=indexes)

@@ -1,0 +1,103 @@
+"""The calibrated score: the probability that a pair is a copy, given the evidence of all branches."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+import models
+from copytrace.errors import ConfigError
+
+Matrix = NDArray[np.float64]
+
+SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
+
+FEATURES = (
+    "log_inliers",
+    "log_inliers_squared",
+    "log_ratio_matches",
+    "agreement",
+    "coverage",
+    "log_votes",
+    "log_vote_lead",
+    "log_inlier_lead",
+    "similarity",
+    "similarity_missing",
+    "normalized_similarity",
+    "similarity_lead",
+    "branches",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A logistic model over `FEATURES`; `weights` float64 [F] and `bias` apply to the features as they are."""
+
+    weights: Matrix
+    bias: float
+
+    def probability(self, features: Matrix) -> NDArray[np.float64]:
+        """Return float64 [N] in 0..1 for features float64 [N, F]."""
+        logit = np.clip(features @ self.weights + self.bias, -500, 500)
+        return np.asarray(1 / (1 + np.exp(-logit)))
+
+
+def load_calibration(name: str = "shipped") -> Calibration:
+    """Read a calibration file: JSON with `features`, `weights`, `bias`. Raises `ConfigError` when it does not fit."""
+    path = SHIPPED if name == "shipped" else Path(name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        weights = np.array([content["weights"][feature] for feature in FEATURES], np.float64)
+        if set(content["weights"]) != set(FEATURES) or not np.isfinite(weights).all():
+            raise ValueError("its weights are not those of this version's features")
+        return Calibration(weights, float(content["bias"]))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no calibration file at {path}; give merge.calibration=shipped, or an existing path"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a calibration of this version ({error}); fit one anew") from error
+
+
+def features_of(evidence: pd.DataFrame) -> Matrix:
+    """Return float64 [N, F]: the `FEATURES` of evidence rows, with all pairs of a query among them.
+
+    A lead compares a pair with the best other reference of the same query: many weak matches with one reference mean
+    more when no other has nearly as many. Leads never fall below 0, so that a reference stored twice costs nothing
+    beyond its bonus.
+    """
+    inliers = np.log1p(evidence["inliers"].to_numpy(np.float64))
+    votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
+    similarity = evidence["similarity"].to_numpy(np.float64)
+    normalized = np.nan_to_num(evidence["normalized_similarity"].to_numpy(np.float64), nan=0.0)
+    query = evidence["query_id"]
+    columns = {
+        "log_inliers": inliers,
+        "log_inliers_squared": inliers**2,
+        "log_ratio_matches": np.log1p(evidence["ratio_matches"].to_numpy(np.float64)),
+        "agreement": evidence["agreement"].fillna(0).to_numpy(np.float64),
+        "coverage": np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
+        "log_votes": votes,
+        "log_vote_lead": _lead(votes, query),
+        "log_inlier_lead": _lead(inliers, query),
+        "similarity": np.nan_to_num(similarity, nan=0.0),
+        "similarity_missing": np.isnan(similarity).astype(np.float64),
+        "normalized_similarity": normalized,
+        "similarity_lead": _lead(normalized, query),
+        "branches": evidence["branches"].map(len).to_numpy(np.float64),
+    }
+    return np.stack([columns[name] for name in FEATURES], axis=1)
+
+
+def _lead(values: NDArray[np.float64], query: pd.Series[str]) -> NDArray[np.float64]:
+    """Return how far each value is above the greatest other one of the same query, at least 0."""
+    frame = pd.DataFrame({"query": query.to_numpy(), "value": values})
+    by_query = frame.groupby("query", sort=False)["value"]
+    greatest = by_query.transform("max").to_numpy()
+    second = by_query.transform(lambda group: group.nlargest(2).iloc[-1] if len(group) > 1 else 0.0).to_numpy()
+    return np.maximum(values - np.where(values == greatest, second, greatest), 0)

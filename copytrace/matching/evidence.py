@@ -1,0 +1,179 @@
+"""Scoring: everything that is measured of each candidate pair, from cached points, a row per pair."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from configs.schema import ImageSettings
+from copytrace.features.image_index import ImageIndex
+from copytrace.features.point_files import View
+from copytrace.matching.geometry import Verification, verify
+from copytrace.matching.ratio_test import imgfp_score
+from copytrace.progress import Stage
+from copytrace.search.candidates import Candidate
+from copytrace.search.local_recall import VARIANTS, variants_of
+from copytrace.storage import write_table
+
+POINTS_SHOWN = 60
+
+_FLOATS = pa.list_(pa.float32())
+EVIDENCE_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("reference_id", pa.string()),
+        ("branches", pa.list_(pa.string())),
+        ("similarity", pa.float32()),
+        ("normalized_similarity", pa.float32()),
+        ("votes", pa.float32()),
+        ("crop_votes", pa.float32()),
+        ("ratio_matches", pa.int32()),
+        ("inliers", pa.int32()),
+        ("coverage", pa.float32()),
+        ("agreement", pa.float32()),
+        ("branch_matches", pa.list_(pa.int32())),
+        ("view", pa.string()),
+        ("mirrored", pa.bool_()),
+        ("negative", pa.bool_()),
+        ("transform", _FLOATS),
+        ("query_points", _FLOATS),
+        ("reference_points", _FLOATS),
+        ("crop_box", _FLOATS),
+    ]
+)
+
+
+@dataclass
+class _Pair:
+    """The candidates of one pair, and the views and variants in which they are worth comparing."""
+
+    query_id: str
+    reference_id: str
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def best(self, branch: str) -> Candidate | None:
+        return max((c for c in self.candidates if c.branch == branch), key=lambda c: c.score, default=None)
+
+    def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
+        """The variant that the votes were for; and, because a descriptor says nothing of it, plain and mirrored."""
+        tried: dict[tuple[str, int], None] = {}
+        unturned = [v.number for v in variants_of(settings.local) if not v.negative]
+        for candidate in self.candidates:
+            if candidate.branch != "global":
+                tried[candidate.view, candidate.variant] = None
+            else:
+                tried |= {(view, number): None for view in {"whole", candidate.view} for number in unturned}
+        return sorted(attempt for attempt in tried if attempt[0] in views)
+
+
+def score_pairs(
+    queries: ImageIndex,
+    shard: int,
+    references: ImageIndex,
+    candidates: Sequence[Candidate],
+    path: Path,
+    settings: ImageSettings,
+    *,
+    stage: Stage,
+    stamp: str,
+) -> Path:
+    """Write the evidence of all candidate pairs of one shard of queries, sorted by query and reference."""
+    views = {
+        image: {view.name: view for view in group}
+        for image, group in groupby(queries.views(shard), key=lambda view: view.id)
+    }
+    pairs: dict[int, dict[tuple[str, str], _Pair]] = defaultdict(dict)
+    for candidate in candidates:
+        key = (candidate.query_id, candidate.reference_id)
+        home = references.items[candidate.reference_id][1]
+        pairs[home].setdefault(key, _Pair(*key)).candidates.append(candidate)
+    rows: list[dict[str, Any]] = []
+    # One thread of linear algebra per pair: pairs are small, and many of them run side by side.
+    with threadpool_limits(1), ThreadPoolExecutor(settings.media.decode_threads) as pool:
+        for home in sorted(pairs):
+            wanted = {reference for _, reference in pairs[home]}
+            points = {view.id: view for view in references.views(home) if view.id in wanted}
+            jobs = ((pair, views[pair.query_id], points[pair.reference_id]) for pair in pairs[home].values())
+            for row in pool.map(lambda job: _evidence(job[0], job[1], job[2], settings), jobs):
+                rows.append(row)
+                stage.advance()
+    rows.sort(key=lambda row: (row["query_id"], row["reference_id"]))
+    return write_table(path, pa.Table.from_pylist(rows, schema=EVIDENCE_SCHEMA), stamp=stamp)
+
+
+def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: ImageSettings) -> dict[str, Any]:
+    on_global, on_local, on_crop = (pair.best(branch) for branch in ("global", "local", "crop-local"))
+    row: dict[str, Any] = {
+        "query_id": pair.query_id,
+        "reference_id": pair.reference_id,
+        "branches": sorted({candidate.branch for candidate in pair.candidates}),
+        "similarity": on_global.score if on_global else None,
+        "normalized_similarity": on_global.normalized if on_global else None,
+        "votes": on_local.score if on_local else None,
+        "crop_votes": on_crop.score if on_crop else None,
+    }
+    if settings.verification.rule == "imgfp":
+        return row | _imgfp_evidence(pair, views, reference)
+    view, best = max(
+        (
+            (name, _verified(name, number, views, reference, settings))
+            for name, number in pair.attempts(views, settings)
+        ),
+        key=lambda attempt: (attempt[1].inliers, attempt[1].agreement, attempt[0] == "whole"),
+    )
+    return row | _geometric_evidence(views[view], best)
+
+
+def _verified(
+    name: str, variant: int, views: dict[str, View], reference: View, settings: ImageSettings
+) -> Verification:
+    return verify(views[name].points, reference.points, VARIANTS[variant], settings.verification)
+
+
+def _geometric_evidence(view: View, found: Verification) -> dict[str, Any]:
+    shown = slice(0, POINTS_SHOWN)
+    return {
+        "ratio_matches": found.ratio_matches,
+        "inliers": found.inliers,
+        "coverage": found.coverage,
+        "agreement": found.agreement,
+        "branch_matches": [],
+        "view": view.name,
+        "mirrored": found.mirrored,
+        "negative": found.negative,
+        "transform": None if found.transform is None else found.transform.ravel().tolist(),
+        "query_points": found.query_points[shown].ravel().tolist(),
+        "reference_points": found.reference_points[shown].ravel().tolist(),
+        "crop_box": list(view.points.box) if view.name.startswith("crop") else None,
+    }
+
+
+def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dict[str, Any]:
+    """Count matches once per branch in which the pair was recalled, each on that branch's own view of the query."""
+    counted: dict[str, tuple[int, bool]] = {}
+    matches: list[int] = []
+    for candidate in sorted(pair.candidates, key=lambda c: c.branch):
+        view = candidate.view if candidate.view in views else "whole"
+        if view not in counted:
+            counted[view] = imgfp_score(views[view].points, reference.points)
+        matches.append(counted[view][0])
+    best = max(counted, key=lambda name: counted[name][0])
+    return {
+        "ratio_matches": counted[best][0],
+        "inliers": 0,
+        "branch_matches": matches,
+        "view": best,
+        "mirrored": counted[best][1],
+        "negative": False,
+        "query_points": [],
+        "reference_points": [],
+        "crop_box": list(views[best].points.box) if best.startswith("crop") else None,
+    }

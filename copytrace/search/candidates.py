@@ -1,0 +1,199 @@
+"""Candidate generation: each branch proposes pairs of a query and a reference that are worth comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from configs.schema import GlobalSettings, ImageSettings, LocalSettings
+from copytrace.features.image_index import ImageIndex
+from copytrace.features.point_files import View
+from copytrace.progress import Stage
+from copytrace.search.global_recall import Descriptors, nearest, noise_level, panes_for_global_branch
+from copytrace.search.local_recall import LocalCandidate, recall_by_hough, recall_by_vote
+from copytrace.search.point_index import PointIndex, build_point_index
+from copytrace.storage import write_table
+
+Branch = Literal["global", "local", "crop-local"]
+BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
+
+POINTS_PER_SEGMENT = 8_000_000  # reference points searched at a time: about 1.5 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair that a branch proposes; `score` is a cosine or a sum of votes, `variant` a `Variant.number`."""
+
+    query_id: str
+    reference_id: str
+    branch: Branch
+    score: float
+    normalized: float | None
+    view: str
+    variant: int
+
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("reference_id", pa.string()),
+        ("branch", pa.string()),
+        ("score", pa.float32()),
+        ("normalized", pa.float32()),
+        ("view", pa.string()),
+        ("variant", pa.int8()),
+    ]
+)
+
+
+def find_candidates(
+    branch: Branch,
+    queries: ImageIndex,
+    references: ImageIndex,
+    path: Path,
+    settings: ImageSettings,
+    *,
+    noise: ImageIndex | None,
+    stage: Stage,
+    stamp: str,
+) -> Path:
+    """Write the candidates of one branch, sorted by query and then best first. An image is never its own candidate."""
+    if branch == "global":
+        found = _global_candidates(queries, references, noise, settings.global_, stage)
+    else:
+        found = _local_candidates(branch, queries, references, settings.local, stage)
+    rows = sorted(found, key=lambda c: (c.query_id, -c.score, c.reference_id))
+    columns = list(zip(*map(astuple, rows), strict=True)) if rows else [()] * len(CANDIDATE_SCHEMA)
+    return write_table(path, pa.table(columns, schema=CANDIDATE_SCHEMA), stamp=stamp)
+
+
+def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
+    """Return the candidates of several branches."""
+    rows = pa.concat_tables([pq.read_table(path, schema=CANDIDATE_SCHEMA) for path in paths]).to_pylist()
+    return [Candidate(**row) for row in rows]
+
+
+def _global_candidates(
+    queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, stage: Stage
+) -> Iterator[Candidate]:
+    reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
+    # One more than asked for, because an image may meet itself; more where the references serve as noise.
+    wanted = max(settings.references_per_query, settings.normalization_neighbours) + 2
+    for shard in queries.shards:
+        panes = _searched_panes(queries.descriptors(shard), settings)
+        similarity, rows = nearest(
+            panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
+        )
+        if noise is None:
+            level = noise_level(similarity, settings.normalization_neighbours, skip=1)
+        else:
+            blocks = (noise.descriptors(s).vectors for s in noise.shards)
+            level = noise_level(nearest(panes.vectors, blocks, wanted)[0], settings.normalization_neighbours)
+        best: dict[tuple[str, str], Candidate] = {}
+        for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
+            for cosine, row in zip(similarity[number], rows[number], strict=True):
+                if row < 0 or _is_itself(queries, query, references, reference_ids[row]):
+                    continue
+                normalized = float(cosine - settings.normalization_weight * level[number])
+                pair = (query, reference_ids[row])
+                if pair not in best or normalized > (best[pair].normalized or 0.0):
+                    best[pair] = Candidate(*pair, "global", float(cosine), normalized, pane, 0)
+        yield from _best_of_each_query(best.values(), settings.references_per_query)
+        stage.advance(len(set(panes.ids)))
+
+
+def _best_of_each_query(candidates: Iterable[Candidate], limit: int) -> Iterator[Candidate]:
+    ordered = sorted(candidates, key=lambda c: (c.query_id, -(c.normalized or 0.0), c.reference_id))
+    for _, group in groupby(ordered, key=lambda c: c.query_id):
+        yield from list(group)[:limit]
+
+
+def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descriptors:
+    rows: list[int] = []
+    numbered = enumerate(zip(descriptors.ids, descriptors.panes, strict=True))
+    for _, group in groupby(numbered, key=lambda entry: entry[1][0]):
+        members = list(group)
+        chosen = panes_for_global_branch(
+            [pane for _, (_, pane) in members], crop_replaces_whole=settings.crop_replaces_whole
+        )
+        rows += [members[n][0] for n in np.flatnonzero(chosen)]
+    return Descriptors(
+        tuple(descriptors.ids[r] for r in rows),
+        tuple(descriptors.panes[r] for r in rows),
+        descriptors.vectors[np.array(rows, int)],
+    )
+
+
+def _local_candidates(
+    branch: Branch, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, stage: Stage
+) -> Iterator[Candidate]:
+    best: dict[str, list[LocalCandidate]] = {}
+    for segment in segments_of(references):
+        index = build_point_index(
+            # By id, so that an index that grew bit by bit gives the candidates of one built at once.
+            sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id),
+            exact=settings.exact,
+            lists_searched=settings.lists_searched,
+        )
+        for shard in queries.shards:
+            images = [list(group) for _, group in groupby(queries.views(shard), key=lambda view: view.id)]
+            chosen = [[v for v in views if v.name.startswith("crop") == (branch == "crop-local")] for views in images]
+            with ThreadPoolExecutor(
+                faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+            ) as pool:
+                found = pool.map(partial(_recall, index, queries, references, settings), chosen)
+                for views, candidates in zip(images, found, strict=True):
+                    best.setdefault(views[0].id, []).extend(candidates)
+                    stage.advance()
+    for candidates in best.values():
+        ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
+        for c in ordered[: settings.references_per_query]:
+            yield Candidate(c.query_id, c.reference_id, branch, c.votes, None, c.view, c.variant)
+
+
+def segments_of(references: ImageIndex) -> Iterator[list[int]]:
+    """Cut the shards into runs of at most POINTS_PER_SEGMENT points."""
+    run: list[int] = []
+    points = 0
+    for shard in references.shards:
+        more = references.point_count(shard)
+        if run and points + more > POINTS_PER_SEGMENT:
+            yield run
+            run, points = [], 0
+        run.append(shard)
+        points += more
+    if run:
+        yield run
+
+
+def _recall(
+    index: PointIndex, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, views: Sequence[View]
+) -> list[LocalCandidate]:
+    if not views:
+        return []
+    allowed = _others(views[0].id, index, queries, references)
+    if settings.rule == "hough":
+        return recall_by_hough(views, index, settings, allowed)
+    return recall_by_vote(views[0], index, settings, allowed)
+
+
+def _others(query: str, index: PointIndex, queries: ImageIndex, references: ImageIndex) -> NDArray[np.bool_] | None:
+    """Return which references are not the query's own file, or None where all are."""
+    path = queries.items[query][0].path
+    own = [references.items[reference][0].path == path for reference in index.ids]
+    return ~np.array(own) if any(own) else None
+
+
+def _is_itself(queries: ImageIndex, query: str, references: ImageIndex, reference: str) -> bool:
+    return queries.items[query][0].path == references.items[reference][0].path
