@@ -1,0 +1,79 @@
+"""Reading settings: a preset, then a file, then single values, each over the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from configs.schema import ImageSettings
+
+FOLDER = Path(__file__).parent
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, misplaced or out of range; the text says which, and what is allowed."""
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that ship."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_settings(preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> ImageSettings:
+    """Return the settings of a preset, changed by a YAML file and then by overrides such as `local.neighbours=4`.
+
+    Raises `SettingsError` for an unknown preset, file, name or value.
+    """
+    if preset not in preset_names():
+        raise SettingsError(f"unknown preset {preset!r}; give one of: {', '.join(preset_names())}")
+    values = _read(FOLDER / f"{preset}.yaml")
+    if config is not None:
+        values = _merged(values, _read(config))
+    for override in overrides:
+        values = _merged(values, _parse(override))
+    try:
+        return ImageSettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must hold names and values, such as `local:` and below it `neighbours: 4`")
+    return values
+
+
+def _parse(override: str) -> dict[str, Any]:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise SettingsError(f"{override!r} is not a setting; write name=value, such as local.neighbours=4")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value in {override!r} is not valid YAML") from error
+    for part in reversed(name.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        known = merged.get(name)
+        merged[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting {name}; see configs/schema.py for all of them"
+    return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
