@@ -27,7 +27,7 @@ class Record:
 
 @contextmanager
 def recorded(path: Path, stage: str, count: int) -> Iterator[dict[str, Any]]:
-    """Time the block and, if it ends well, write its record to `path`, with what the block put into the yielded dict."""
+    """Time the block and, if it ends well, write its record to `path`, with what was put into the yielded dict."""
     extra: dict[str, Any] = {}
     begin = time.perf_counter()
     yield extra

@@ -78,7 +78,7 @@ def find_points(
     raw = np.zeros((0, DIMENSIONS), np.float32) if descriptors is None else descriptors
     kept = _strongest(rows, settings)
     x, y, scale, angle = (rows[kept, column].astype(np.float32) for column in range(4))
-    return Points(x, y, scale, np.deg2rad(angle), root_sift(raw[kept]), width, height, box)
+    return Points(x, y, scale, np.deg2rad(angle), root_sift(np.asarray(raw[kept], np.float32)), width, height, box)
 
 
 def root_sift(descriptors: Floats) -> Bytes:

@@ -19,15 +19,12 @@ SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
 FEATURES = (
     "log_inliers",
-    "log_inliers_squared",
-    "log_ratio_matches",
     "agreement",
     "coverage",
     "log_votes",
     "log_vote_lead",
     "log_inlier_lead",
     "similarity",
-    "similarity_missing",
     "normalized_similarity",
     "similarity_lead",
     "branches",
@@ -73,20 +70,16 @@ def features_of(evidence: pd.DataFrame) -> Matrix:
     """
     inliers = np.log1p(evidence["inliers"].to_numpy(np.float64))
     votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
-    similarity = evidence["similarity"].to_numpy(np.float64)
     normalized = np.nan_to_num(evidence["normalized_similarity"].to_numpy(np.float64), nan=0.0)
     query = evidence["query_id"]
     columns = {
         "log_inliers": inliers,
-        "log_inliers_squared": inliers**2,
-        "log_ratio_matches": np.log1p(evidence["ratio_matches"].to_numpy(np.float64)),
         "agreement": evidence["agreement"].fillna(0).to_numpy(np.float64),
         "coverage": np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
         "log_votes": votes,
         "log_vote_lead": _lead(votes, query),
         "log_inlier_lead": _lead(inliers, query),
-        "similarity": np.nan_to_num(similarity, nan=0.0),
-        "similarity_missing": np.isnan(similarity).astype(np.float64),
+        "similarity": np.nan_to_num(evidence["similarity"].to_numpy(np.float64), nan=0.0),
         "normalized_similarity": normalized,
         "similarity_lead": _lead(normalized, query),
         "branches": evidence["branches"].map(len).to_numpy(np.float64),

@@ -64,7 +64,7 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
     )
 
 
-def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> faiss.Index:
+def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
     kind = faiss.ScalarQuantizer.QT_8bit_direct
     index: Any
     if len(descriptors) < SMALLEST_WITH_LISTS:
@@ -85,7 +85,7 @@ def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> faiss.Ind
     return index
 
 
-def _on_gpus(index: faiss.Index) -> faiss.Index:
+def _on_gpus(index: Any) -> Any:
     if getattr(faiss, "get_num_gpus", int)() == 0:
         return index
     options = faiss.GpuMultipleClonerOptions()

@@ -1,0 +1,83 @@
+"""Fitting the calibrated score on edited copies whose originals are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from copytrace.errors import InputError
+from copytrace.image_stages import MatchPaths
+from copytrace.matching.calibration import FEATURES, features_of
+from copytrace.matching.evidence import EVIDENCE_SCHEMA
+from copytrace.metrics.evaluation import read_ground_truth
+from copytrace.storage import write_json
+
+BINS = 15
+LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Features float64 [N, F] and labels bool [N] of candidate pairs."""
+
+    features: NDArray[np.float64]
+    labels: NDArray[np.bool_]
+
+
+def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
+    """Fit a logistic model to finished runs and their ground truths, write it to `out`, return its calibration error.
+
+    `runs` are pairs of a `match_images` output folder and its ground truth CSV. Every true pair counts twice: as it is,
+    and as if its reference were stored twice, when nothing leads it. Otherwise the score would rest on the lead, which
+    collections with near-duplicates do not have. The error is the expected calibration error on the pairs as they are.
+    """
+    sets = [_labelled(Path(run), Path(truth)) for run, truth in runs]
+    features = np.concatenate([part.features for part in sets])
+    labels = np.concatenate([part.labels for part in sets])
+    if labels.all() or not labels.any():
+        raise InputError("calibration needs both copies and other pairs among the candidates; give other runs")
+    twins = features[labels].copy()
+    twins[:, LEADS] = 0
+    shown, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
+    scale = shown.std(axis=0) + 1e-9
+    model = LogisticRegression(C=1.0, max_iter=5000).fit(shown / scale, answers)
+    weights, bias = model.coef_[0] / scale, float(model.intercept_[0])
+    error = expected_calibration_error(1 / (1 + np.exp(-(features @ weights + bias))), labels)
+    content = {
+        "weights": {name: round(float(weight), 6) for name, weight in zip(FEATURES, weights, strict=True)},
+        "bias": round(bias, 6),
+        "pairs": len(labels),
+        "true_pairs": int(labels.sum()),
+        "expected_calibration_error": round(error, 5),
+    }
+    write_json(out, content)
+    return error
+
+
+def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
+    """Return the mean gap between probability and truth over 15 equal bins, weighted by their pairs (Guo et al. 2017)."""
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    pairs = np.bincount(bins, minlength=BINS)
+    gap = np.bincount(bins, probability, BINS) - np.bincount(bins, labels.astype(np.float64), BINS)
+    return float(np.abs(gap[pairs > 0]).sum() / max(len(labels), 1))
+
+
+def _labelled(run: Path, ground_truth: Path) -> Labelled:
+    shards = sorted(MatchPaths(run).evidence(0).parent.glob("*.parquet"))
+    if not shards:
+        raise InputError(
+            f"{run} holds no evidence; make it with: copytrace match-images QUERIES REFERENCES --out {run}"
+        )
+    truth = read_ground_truth(ground_truth)
+    true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
+    frames = [pq.read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
+    features = np.concatenate([features_of(frame) for frame in frames])
+    pairs = pd.concat(frames)[["query_id", "reference_id"]].itertuples(index=False, name=None)
+    return Labelled(features, np.array([pair in true for pair in pairs]))
