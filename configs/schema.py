@@ -82,6 +82,9 @@ class GlobalSettings(Settings):
     references_per_query: int = Field(8, ge=1, description="references kept per query")
     normalization_weight: float = Field(1.0, ge=0, description="weight of the mean similarity to the noise set; 0: off")
     normalization_neighbours: int = Field(10, ge=1, description="noise neighbours averaged")
+    typical_noise: float = Field(
+        0.47, ge=-1, le=1, description="that mean in a large collection; stands in where there are too few neighbours"
+    )
     noise: str | None = Field(None, description="index of unrelated images; by default the references' own neighbours")
 
 

@@ -31,6 +31,7 @@ def match_images(
     paths = MatchPaths(Path(out))
     indexed = is_index(Path(references))
     reference_index = Path(references) if indexed else paths.references
+    stages.check(settings, [reference_index] if indexed else [])
     built = [paths.queries] if indexed else [paths.queries, paths.references]
     sides: list[tuple[str | Path, Path, Role]] = [(queries, paths.queries, "queries")]
     if not indexed:

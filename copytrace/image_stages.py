@@ -20,10 +20,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from configs.schema import DescriptorSettings, ImageSettings
-from copytrace.errors import ModelMismatchError
+from copytrace.errors import ConfigError, ModelMismatchError
 from copytrace.features.descriptors import Descriptor, load_descriptor
 from copytrace.features.image_index import (
     ImageIndex,
+    describe_model,
     finish_index,
     is_done,
     plan_index,
@@ -33,7 +34,7 @@ from copytrace.features.image_index import (
 )
 from copytrace.features.overlay import OverlayDetector, load_overlay_detector
 from copytrace.features.shards import Role, ShardPaths, describe, find_overlays
-from copytrace.matching.calibration import SHIPPED
+from copytrace.matching.calibration import SHIPPED, load_calibration
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge
 from copytrace.media.failures import check_failure_rate, read_failures, write_failures
@@ -44,6 +45,7 @@ from copytrace.report.images import write_image_report
 from copytrace.search.candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
 from copytrace.storage import digest_of, digest_of_file, read_stamp, write_json
 
+VERSION = version("copytrace")  # in every stamp: another version may give other results
 PACKAGES = ("copytrace", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "torch")
 
 
@@ -85,6 +87,20 @@ class MatchPaths:
     def failures(self) -> Path:
         """The files that could not be read."""
         return self.out / "failures.csv"
+
+
+def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
+    """Raise, before any work, what could only stop the run later: a bad calibration, an index of another model."""
+    if (settings.merge.rule == "sum") != (settings.verification.rule == "imgfp"):
+        raise ConfigError(
+            "merge.rule=sum adds up imgFp's counts and needs verification.rule=imgfp, and that needs the sum; "
+            "give both or neither, or --preset imgfp"
+        )
+    if settings.merge.rule == "calibrated":
+        load_calibration(settings.merge.calibration)
+    descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
+    for root in [*indexes, *([Path(settings.global_.noise)] if settings.global_.noise else [])]:
+        check_model(ImageIndex.open(root), describe_model(settings, descriptor))
 
 
 def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
@@ -152,9 +168,11 @@ def recall(
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     noise = ImageIndex.open(Path(settings.global_.noise)) if settings.global_.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
-        check_same_model(query_index, index)
+        check_model(index, query_index.made_with["descriptor"])
     asked = settings.global_ if branch == "global" else settings.local
-    stamp = digest_of(branch, query_index.stamp, reference_index.stamp, noise and noise.stamp, asked.model_dump())
+    stamp = digest_of(
+        VERSION, branch, query_index.stamp, reference_index.stamp, noise and noise.stamp, asked.model_dump()
+    )
     if read_stamp(path) == stamp:
         return path
     segments = 1 if branch == "global" else len(list(segments_of(reference_index)))
@@ -168,12 +186,12 @@ def recall(
         )
 
 
-def check_same_model(queries: ImageIndex, other: ImageIndex) -> None:
-    """Raise `ModelMismatchError` unless both indexes hold descriptors of one model."""
-    ours, theirs = queries.made_with["descriptor"], other.made_with["descriptor"]
-    if ours != theirs:
+def check_model(index: ImageIndex, model: str) -> None:
+    """Raise `ModelMismatchError` unless the descriptors of `index` are by `model`."""
+    if index.made_with["descriptor"] != model:
         raise ModelMismatchError(
-            f"{other.root} was described by {theirs}, the queries by {ours}; index it again, or choose its model"
+            f"{index.root} was described by {index.made_with['descriptor']}, the queries by {model}; "
+            "index it again, or choose its model"
         )
 
 
@@ -185,7 +203,7 @@ def score_shard(
     path = paths.evidence(shard)
     files = [paths.candidates(branch) for branch in BRANCHES]
     asked = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
-    stamp = digest_of(shard, [read_stamp(file) for file in files], asked)
+    stamp = digest_of(VERSION, shard, [read_stamp(file) for file in files], asked)
     if read_stamp(path) == stamp:
         return path
     candidates = [c for c in read_candidates(files) if query_index.items[c.query_id][1] == shard]
@@ -203,7 +221,9 @@ def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: I
     evidence = [paths.evidence(shard) for shard in query_index.shards]
     rules = settings.merge
     calibration = digest_of_file(SHIPPED if rules.calibration == "shipped" else Path(rules.calibration))
-    stamp = digest_of([read_stamp(path) for path in evidence], rules.model_dump(exclude={"threshold"}), calibration)
+    stamp = digest_of(
+        VERSION, [read_stamp(path) for path in evidence], rules.model_dump(exclude={"threshold"}), calibration
+    )
     csv = paths.matches.with_suffix(".csv")
     if read_stamp(paths.matches) == stamp and csv.exists():
         return paths.matches
@@ -233,7 +253,7 @@ def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSe
     """Write `report.html`, unless the one there shows these very matches."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     record = paths.out / "work" / "report.json"
-    shown = digest_of(read_stamp(paths.matches), settings.report.model_dump(), settings.merge.threshold)
+    shown = digest_of(VERSION, read_stamp(paths.matches), settings.report.model_dump(), settings.merge.threshold)
     if paths.report.exists() and record.exists() and json.loads(record.read_text())["shown"] == shown:
         return paths.report
     pairs = pq.read_metadata(paths.matches).num_rows
@@ -250,7 +270,7 @@ def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSe
                 "pairs": pairs,
                 "failures": len(read_failures(paths.failures)),
                 "score_kind": "points" if settings.merge.rule == "sum" else "probability",
-                "version": version("copytrace"),
+                "version": VERSION,
             },
             threshold=settings.merge.threshold,
             max_matches=settings.report.max_matches,

@@ -74,7 +74,7 @@ def settings_of_index(
     made_with: dict[str, Any] = {
         "format": FORMAT,
         "role": role,
-        "descriptor": f"{settings.descriptor.model} at {descriptor.input_size} px ({descriptor.digest})",
+        "descriptor": describe_model(settings, descriptor),
         "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
     }
     if role == "queries":
@@ -82,6 +82,11 @@ def settings_of_index(
         made_with["overlays"] = settings.overlay.model_dump() | {"digest": detector.digest if detector else "none"}
     as_read_back: dict[str, Any] = json.loads(json.dumps(made_with))
     return as_read_back
+
+
+def describe_model(settings: ImageSettings, descriptor: Descriptor) -> str:
+    """Name the global descriptor so that a person recognises it, and no two are confused."""
+    return f"{settings.descriptor.model} at {descriptor.input_size} px ({descriptor.digest})"
 
 
 def plan_index(
@@ -148,8 +153,9 @@ def finish_index(plan: IndexPlan) -> list[Failure]:
         rows |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
     write_failures(plan.root / "failures.csv", failures)
     ordered = [(*asdict(item).values(), shard) for _, (item, shard) in sorted(rows.items())]
-    write_table(plan.root / "manifest.parquet", _table(ordered, MANIFEST_SCHEMA))
+    # The settings first: rows must never stand beside settings that did not make them.
     write_json(plan.root / "index.json", plan.made_with)
+    write_table(plan.root / "manifest.parquet", _table(ordered, MANIFEST_SCHEMA))
     live = {shard for _, shard in rows.values()}
     for receipt_path in (plan.root / "receipts").glob("*.json"):
         if int(receipt_path.stem) not in live:
@@ -215,7 +221,9 @@ def read_index_settings(root: Path) -> dict[str, Any]:
     """Return what the index at `root` was made with. Raises `InputError` if its `index.json` is damaged."""
     path = root / "index.json"
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("not a table of settings")
     except ValueError as error:
         raise InputError(f"{path} is damaged; delete {root} and index again") from error
     return settings
@@ -233,11 +241,22 @@ def _read_manifest(root: Path) -> dict[str, tuple[MediaItem, int]]:
     path = root / "manifest.parquet"
     if not path.exists():
         return {}
-    rows = pq.read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
+    try:
+        rows = pq.read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is damaged; delete {root} and index again") from error
     return {row["id"]: (MediaItem(row["id"], row["path"], row["stamp"]), row["shard"]) for row in rows}
 
 
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def _difference(root: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    told = "; ".join(f"{name} {before.get(name)} there, {now.get(name)} now" for name in names)
+    there, here = _flat(before), _flat(now)
+    names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    told = "; ".join(f"{name} {there.get(name)} there, {here.get(name)} now" for name in names)
     return f"the index {root} was made otherwise: {told}. Use the same settings, or index into another folder"

@@ -71,7 +71,9 @@ def find_points(
     """
     grey = _resize(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), settings, stretch)
     height, width = grey.shape
-    sift = cv2.SIFT.create(settings.max_points, settings.levels, settings.contrast, settings.edge, 1.6)
+    # OpenCV would count the octave that is dropped afterwards among the strongest.
+    limit = settings.max_points if settings.first_octave < 0 else 0
+    sift = cv2.SIFT.create(limit, settings.levels, settings.contrast, settings.edge, 1.6)
     keypoints, descriptors = sift.detectAndCompute(grey, None)
     rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in keypoints], np.float64)
     rows = rows.reshape(-1, 6)

@@ -17,6 +17,13 @@ Matrix = NDArray[np.float64]
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
+# What the best of 250 unrelated references reaches, by the median of 300 edited photos that have no original there.
+RIVAL_LOG_INLIERS = float(np.log1p(3))
+RIVAL_LOG_VOTES = float(np.log1p(1.6))
+RIVAL_SIMILARITY = 0.053  # score-normalised cosine
+
+SURE_LOGIT = 5.0  # a probability of 0.9933
+
 FEATURES = (
     "log_inliers",
     "agreement",
@@ -40,8 +47,17 @@ class Calibration:
 
     def probability(self, features: Matrix) -> NDArray[np.float64]:
         """Return float64 [N] in 0..1 for features float64 [N, F]."""
-        logit = np.clip(features @ self.weights + self.bias, -500, 500)
-        return np.asarray(1 / (1 + np.exp(-logit)))
+        return probability(features @ self.weights + self.bias)
+
+
+def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 / (1 + exp(−l)), with l growing only as a logarithm beyond ±`SURE_LOGIT`.
+
+    So a score never claims more certainty than thousands of training pairs can show, and pairs with overwhelming
+    evidence keep their order instead of all rounding to 1.
+    """
+    beyond = np.log1p(np.maximum(np.abs(logit) - SURE_LOGIT, 0))
+    return np.asarray(1 / (1 + np.exp(-np.sign(logit) * (np.minimum(np.abs(logit), SURE_LOGIT) + beyond))))
 
 
 def load_calibration(name: str = "shipped") -> Calibration:
@@ -50,13 +66,16 @@ def load_calibration(name: str = "shipped") -> Calibration:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         weights = np.array([content["weights"][feature] for feature in FEATURES], np.float64)
-        if set(content["weights"]) != set(FEATURES) or not np.isfinite(weights).all():
-            raise ValueError("its weights are not those of this version's features")
-        return Calibration(weights, float(content["bias"]))
+        bias = float(content["bias"])
+        if set(content["weights"]) != set(FEATURES) or not np.isfinite([*weights, bias]).all():
+            raise ValueError("its weights are not finite numbers for this version's features")
+        return Calibration(weights, bias)
     except FileNotFoundError as error:
         raise ConfigError(
             f"no calibration file at {path}; give merge.calibration=shipped, or an existing path"
         ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the calibration file {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a calibration of this version ({error}); fit one anew") from error
 
@@ -65,8 +84,8 @@ def features_of(evidence: pd.DataFrame) -> Matrix:
     """Return float64 [N, F]: the `FEATURES` of evidence rows, with all pairs of a query among them.
 
     A lead compares a pair with the best other reference of the same query: many weak matches with one reference mean
-    more when no other has nearly as many. Leads never fall below 0, so that a reference stored twice costs nothing
-    beyond its bonus.
+    more when no other has nearly as many. It is counted from at least what the best of many unrelated references
+    reaches, because a small collection has no such rival to show; and it never falls below 0.
     """
     inliers = np.log1p(evidence["inliers"].to_numpy(np.float64))
     votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
@@ -77,20 +96,20 @@ def features_of(evidence: pd.DataFrame) -> Matrix:
         "agreement": evidence["agreement"].fillna(0).to_numpy(np.float64),
         "coverage": np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
         "log_votes": votes,
-        "log_vote_lead": _lead(votes, query),
-        "log_inlier_lead": _lead(inliers, query),
+        "log_vote_lead": _lead(votes, query, RIVAL_LOG_VOTES),
+        "log_inlier_lead": _lead(inliers, query, RIVAL_LOG_INLIERS),
         "similarity": np.nan_to_num(evidence["similarity"].to_numpy(np.float64), nan=0.0),
         "normalized_similarity": normalized,
-        "similarity_lead": _lead(normalized, query),
+        "similarity_lead": _lead(normalized, query, RIVAL_SIMILARITY),
         "branches": evidence["branches"].map(len).to_numpy(np.float64),
     }
     return np.stack([columns[name] for name in FEATURES], axis=1)
 
 
-def _lead(values: NDArray[np.float64], query: pd.Series[str]) -> NDArray[np.float64]:
-    """Return how far each value is above the greatest other one of the same query, at least 0."""
+def _lead(values: NDArray[np.float64], query: pd.Series[str], rival: float) -> NDArray[np.float64]:
+    """Return how far each value is above `rival` and above the greatest other one of the same query, at least 0."""
     frame = pd.DataFrame({"query": query.to_numpy(), "value": values})
     by_query = frame.groupby("query", sort=False)["value"]
     greatest = by_query.transform("max").to_numpy()
     second = by_query.transform(lambda group: group.nlargest(2).iloc[-1] if len(group) > 1 else 0.0).to_numpy()
-    return np.maximum(values - np.where(values == greatest, second, greatest), 0)
+    return np.maximum(values - np.maximum(np.where(values == greatest, second, greatest), rival), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,14 +99,23 @@ def _inliers(
         )
         if transform is None or not is_plausible(np.asarray(transform, np.float64), settings):
             return np.zeros(0, np.int64)
-        off = here[:, :2] - (there[:, :2] @ transform[:, :2].T + transform[:, 2])
-        agreeing = np.flatnonzero((off**2).sum(axis=1) < settings.tolerance**2)
+        agreeing = _within(here, there, transform, settings.tolerance)
+        # USAC's transform is that of a sample; one fitted to all its inliers often explains a few matches more.
+        refined = _least_squares(there[agreeing, :2], here[agreeing, :2])
+        if refined is not None and is_plausible(refined, settings):
+            again = _within(here, there, refined, settings.tolerance)
+            agreeing = again if len(again) > len(agreeing) else agreeing
     # A pattern found several times at one place is one piece of evidence.
     places = np.concatenate([np.rint(here[agreeing, :2] * 150), np.rint(there[agreeing, :2] * 150)], axis=1)
     for side in (slice(0, 2), slice(2, 4)):
         _, first = np.unique(places[:, side], axis=0, return_index=True)
         agreeing, places = agreeing[np.sort(first)], places[np.sort(first)]
     return agreeing
+
+
+def _within(here: Floats, there: Floats, transform: NDArray[Any], tolerance: float) -> NDArray[np.int64]:
+    off = here[:, :2] - (there[:, :2] @ transform[:, :2].T + transform[:, 2])
+    return np.flatnonzero((off**2).sum(axis=1) < tolerance**2)
 
 
 def is_plausible(transform: NDArray[np.float64], settings: VerificationSettings) -> bool:

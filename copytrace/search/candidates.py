@@ -89,17 +89,19 @@ def _global_candidates(
 ) -> Iterator[Candidate]:
     reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
     # One more than asked for, because an image may meet itself; more where the references serve as noise.
-    wanted = max(settings.references_per_query, settings.normalization_neighbours) + 2
+    averaged = settings.normalization_neighbours
+    wanted = max(settings.references_per_query, averaged) + 2
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
         similarity, rows = nearest(
             panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
         )
         if noise is None:
-            level = noise_level(similarity, settings.normalization_neighbours, skip=1)
+            level = noise_level(similarity, averaged, typical=settings.typical_noise, skip=1)
         else:
             blocks = (noise.descriptors(s).vectors for s in noise.shards)
-            level = noise_level(nearest(panes.vectors, blocks, wanted)[0], settings.normalization_neighbours)
+            to_noise, _ = nearest(panes.vectors, blocks, averaged)
+            level = noise_level(to_noise, averaged, typical=settings.typical_noise)
         best: dict[tuple[str, str], Candidate] = {}
         for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
             for cosine, row in zip(similarity[number], rows[number], strict=True):

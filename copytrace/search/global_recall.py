@@ -45,16 +45,17 @@ def nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple
     return best, rows
 
 
-def noise_level(similarity: Floats, neighbours: int, *, skip: int = 0) -> Floats:
-    """Return float32 [Q]: the mean of the greatest similarities to noise, the first `skip` left out.
+def noise_level(similarity: Floats, neighbours: int, *, typical: float, skip: int = 0) -> Floats:
+    """Return float32 [Q]: the mean of the `neighbours` greatest similarities to noise, the first `skip` left out.
 
     This is what score normalisation subtracts (ISC 2021 baseline, SSCD's `weight[first,last]`). With the references
-    themselves as noise, the nearest is left out: it may be the copied one. `similarity` is sorted, greatest first.
+    themselves as noise, the nearest is left out: it may be the copied one. `similarity` is sorted, greatest first;
+    where there are too few neighbours, the `typical` level of the model stands in for those that are missing.
     """
     chosen = similarity[:, skip : skip + neighbours]
-    finite = np.isfinite(chosen)
-    total = np.where(finite, chosen, 0).sum(axis=1)
-    return np.asarray(total / np.maximum(finite.sum(axis=1), 1), np.float32)
+    chosen = np.where(np.isfinite(chosen), chosen, typical)
+    missing = neighbours - chosen.shape[1]
+    return np.asarray((chosen.sum(axis=1) + missing * typical) / max(neighbours, 1), np.float32)
 
 
 def panes_for_global_branch(panes: Sequence[str], *, crop_replaces_whole: bool) -> NDArray[np.bool_]:

@@ -129,9 +129,8 @@ def _votes(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     found, points = index.search(descriptors, neighbours + 1)
     distances = found.astype(np.float64)
-    left_out = distances[:, -1:]
-    left_out = np.where(np.isfinite(left_out), left_out, distances[:, :1] + 1) + 1e-6
-    weight = 1 - distances[:, :-1] / left_out
+    # Where no point is left out, its distance is the greatest there is, and every vote counts in full.
+    weight = 1 - distances[:, :-1] / (distances[:, -1:] + 1e-6)
     query_point, rank = np.nonzero((points[:, :-1] >= 0) & (weight > SMALLEST_WEIGHT))
     reference_point = points[query_point, rank]
     pairs = query_point * len(index.ids) + index.image[reference_point]
@@ -168,19 +167,19 @@ def recall_by_vote(
     """
     if len(view.points) == 0 or len(index.image) == 0:
         return []
-    distances, points = index.search(view.points.descriptor, 1)
-    hit = points[:, 0] >= 0
-    reference = index.image[points[hit, 0]]
-    if allowed is not None:
-        hit[hit] = allowed[reference]
-        reference = reference[allowed[reference]]
+    # Where references are left out, their points are passed over: a query's own are always its nearest.
+    distances, points = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
+    usable = points >= 0 if allowed is None else (points >= 0) & allowed[index.image[points]]
+    query_point = np.flatnonzero(usable.any(axis=1))
+    rank = usable.argmax(axis=1)[query_point]
+    reference = index.image[points[query_point, rank]]
     votes = np.bincount(reference, minlength=len(index.ids))
     if not len(reference):
         return []
     first, second = (*np.argsort(-votes, kind="stable")[:2], -1)[:2]
     alone = second < 0 or votes[second] == 0
     enough = votes[first] > (settings.min_votes_alone if alone else max(settings.min_votes, votes[second]))
-    mean_distance = distances[hit, 0][reference == first].mean()
+    mean_distance = distances[query_point, rank][reference == first].mean()
     if not enough or mean_distance >= settings.max_mean_distance:
         return []
     return [LocalCandidate(view.id, index.ids[first], float(votes[first]), view.name, 0)]

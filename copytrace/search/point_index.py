@@ -39,11 +39,13 @@ class PointIndex:
     ids: tuple[str, ...]
 
     def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, NDArray[np.int64]]:
-        """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K], −1 where none."""
+        """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K].
+
+        Where there are fewer than K points, numbers are −1 and distances the greatest float32, as faiss has them.
+        """
         if not len(self.image):
-            return np.full((len(descriptors), neighbours), np.inf, np.float32), np.full(
-                (len(descriptors), neighbours), -1, np.int64
-            )
+            shape = (len(descriptors), neighbours)
+            return np.full(shape, np.finfo(np.float32).max), np.full(shape, -1, np.int64)
         distances, points = self.index.search(descriptors.astype(np.float32), neighbours)
         return distances, points
 
@@ -74,7 +76,8 @@ def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
     else:
         lists = 1 << int(np.log2(len(descriptors) / POINTS_PER_LIST))
         coarse = faiss.IndexFlatL2(DIMENSIONS)
-        index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2)
+        # Not by residual, faiss's default: bytes cannot hold what is negative, and distances would be nonsense.
+        index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2, False)
         index.cp.niter, index.cp.seed = 8, SEED
         index.nprobe = lists_searched
         step = max(len(descriptors) // (lists * TRAINING_POINTS_PER_LIST), 1)

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from copytrace.errors import InputError
 from copytrace.image_stages import MatchPaths
-from copytrace.matching.calibration import FEATURES, features_of
+from copytrace.matching.calibration import FEATURES, features_of, probability
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.storage import write_json
@@ -49,7 +49,7 @@ def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
     scale = shown.std(axis=0) + 1e-9
     model = LogisticRegression(C=1.0, max_iter=5000).fit(shown / scale, answers)
     weights, bias = model.coef_[0] / scale, float(model.intercept_[0])
-    error = expected_calibration_error(1 / (1 + np.exp(-(features @ weights + bias))), labels)
+    error = expected_calibration_error(probability(features @ weights + bias), labels)
     content = {
         "weights": {name: round(float(weight), 6) for name, weight in zip(FEATURES, weights, strict=True)},
         "bias": round(bias, 6),
@@ -62,7 +62,7 @@ def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
 
 
 def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Return the mean gap between probability and truth over 15 equal bins, weighted by their pairs (Guo et al. 2017)."""
+    """Return the mean gap between probability and truth over 15 equal bins, weighted by pairs (Guo et al. 2017)."""
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     pairs = np.bincount(bins, minlength=BINS)
     gap = np.bincount(bins, probability, BINS) - np.bincount(bins, labels.astype(np.float64), BINS)
