@@ -1,0 +1,201 @@
+"""What several test files share: photos, published fixtures, and small real indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from configs.schema import ImageSettings, PointSettings
+from copytrace.features.image_index import (
+    ImageIndex,
+    Shard,
+    finish_index,
+    is_done,
+    plan_index,
+    read_plan,
+    settings_of_index,
+    write_plan,
+)
+from copytrace.features.point_files import View
+from copytrace.features.points import Points
+from copytrace.features.shards import Role, ShardPaths, describe, find_overlays
+from copytrace.media.ingest import list_images
+from copytrace.progress import SilentProgress
+from copytrace.storage import write_json
+
+Pixels = NDArray[np.uint8]
+IMGFP_POINTS = PointSettings(
+    short_side=300, enlarge=False, max_points=0, levels=7, contrast=0.0137, edge=10, first_octave=0
+)
+SMALL_POINTS = PointSettings(
+    short_side=120, enlarge=False, max_points=150, levels=3, contrast=0.02, edge=10, first_octave=-1
+)
+
+
+class GridDescriptor:
+    """A real descriptor that needs no network: the picture on a coarse grid, its mean taken away, as a unit vector."""
+
+    digest = "grid0000grid0000"
+    dimensions = 192
+    input_size = 32
+
+    def describe(self, batch: Pixels) -> NDArray[np.float32]:
+        grid = batch.reshape(len(batch), 8, 4, 8, 4, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
+        centred = grid - grid.mean(axis=1, keepdims=True)
+        vectors = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+        return cast(NDArray[np.float32], vectors.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def disc21() -> Path:
+    """The folder of published DISC21 files."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "fixtures" / "disc21"
+    if not folder.is_dir():
+        pytest.skip("the published DISC21 files are not beside this checkout (../shared/data/fixtures/disc21)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imgfp_points() -> PointSettings:
+    """The settings by which imgFp finds points."""
+    return IMGFP_POINTS
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, Pixels]:
+    """Photos with plenty of points, uint8 [H, W, 3], 300 pixels wide."""
+    shown = {name: getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    return {
+        name: np.asarray(cv2.resize(photo, (300, 300 * photo.shape[0] // photo.shape[1]), interpolation=cv2.INTER_AREA))
+        for name, photo in shown.items()
+    }
+
+
+@pytest.fixture
+def image_settings() -> ImageSettings:
+    """Settings that are quick and do not move with the defaults."""
+    return ImageSettings.model_validate(
+        {
+            "media": {"shard_size": 2, "decode_threads": 2},
+            "overlay": {"detector": "none"},
+            "descriptor": {"input_size": 32, "batch_size": 3},
+            "local": {
+                "reference_points": SMALL_POINTS,
+                "query_points": SMALL_POINTS,
+                "crop_points": SMALL_POINTS,
+                "stretched_points": SMALL_POINTS,
+                "stretches": [2.0],
+                "mirrored": True,
+                "negative": True,
+                "rule": "hough",
+                "neighbours": 4,
+                "references_per_query": 3,
+            },
+            "global": {"references_per_query": 3, "normalization_neighbours": 2, "normalization_weight": 1.0},
+            "verification": {"rule": "geometry", "ratio": 0.85, "tolerance": 0.02},
+        }
+    )
+
+
+@pytest.fixture
+def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
+    """Return a function that writes pictures as PNG into a folder and returns the folder."""
+
+    def write(folder: Path, pictures: Mapping[str, Pixels]) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, pixels in pictures.items():
+            cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def describe_one() -> Callable[[Path, Shard, ImageSettings], None]:
+    """Return a function that describes one shard of a planned index and writes its receipt."""
+
+    def work(root: Path, shard: Shard, settings: ImageSettings) -> None:
+        role, paths = read_plan(root).role, ShardPaths.of(root, shard.number)
+        with SilentProgress().stage("describe", len(shard.items), "images") as stage:
+            if role == "queries":
+                find_overlays(shard.items, paths.overlays, None, settings, stage=stage, stamp=shard.stamp)
+            failures = describe(
+                shard.items, paths, GridDescriptor(), settings, role=role, stage=stage, stamp=shard.stamp
+            )
+        write_json(paths.receipt, {"failures": [asdict(failure) for failure in failures]})
+
+    return work
+
+
+@pytest.fixture
+def build_index(
+    describe_one: Callable[[Path, Shard, ImageSettings], None],
+) -> Callable[..., tuple[ImageIndex, list[int]]]:
+    """Return a function that builds or grows an index, and returns it with the numbers of the shards it described."""
+
+    def build(
+        source: Path | str, root: Path, role: Role, settings: ImageSettings, *, replace: bool = False
+    ) -> tuple[ImageIndex, list[int]]:
+        made_with = settings_of_index(settings, role, GridDescriptor(), None)
+        size = settings.media.shard_size
+        write_plan(plan_index(list_images(source), root, made_with, shard_size=size, replace=replace))
+        planned = read_plan(root)
+        missing = [shard for shard in planned.shards if not is_done(root, shard)]
+        for shard in missing:
+            describe_one(root, shard, settings)
+        finish_index(planned)
+        return ImageIndex.open(root), [shard.number for shard in missing]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def points_of() -> Callable[..., Points]:
+    """Return a function that makes points by hand: rows of x, y, scale, angle, and a descriptor each."""
+
+    def make(
+        geometry: NDArray[np.float32] | list[list[float]],
+        descriptors: NDArray[np.uint8],
+        *,
+        width: int = 100,
+        height: int = 100,
+    ) -> Points:
+        rows = np.asarray(geometry, np.float32).reshape(-1, 4)
+        x, y, scale, angle = (np.ascontiguousarray(rows[:, n]) for n in range(4))
+        return Points(x, y, scale, angle, np.asarray(descriptors, np.uint8).reshape(-1, 128), width, height)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def view_of(points_of: Callable[..., Points]) -> Callable[..., View]:
+    """Return a function that makes a view by hand, as `points_of` does."""
+
+    def make(
+        image: str,
+        geometry: NDArray[np.float32] | list[list[float]],
+        descriptors: NDArray[np.uint8],
+        name: str = "whole",
+    ) -> View:
+        return View(image, name, points_of(geometry, descriptors))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_descriptors() -> Callable[[int, int], Pixels]:
+    """Return a function that makes N root-SIFT-like descriptors, uint8 [N, 128], from a seed."""
+
+    def make(count: int, seed: int) -> Pixels:
+        shares = np.random.default_rng(seed).gamma(0.5, size=(count, 128))
+        return np.rint(np.sqrt(shares / shares.sum(axis=1, keepdims=True)) * 255).astype(np.uint8)
+
+    return make

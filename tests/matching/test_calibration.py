@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from copytrace.errors import ConfigError
+from copytrace.matching.calibration import FEATURES, Calibration, features_of, load_calibration
+from copytrace.matching.evidence import EVIDENCE_SCHEMA
+
+GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
+
+
+def evidence(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Return evidence as it is read from a file; what a row leaves out is missing."""
+    basis = {"query_id": "q", "reference_id": "r", "branches": ["global"], "ratio_matches": 0, "inliers": 0}
+    return pa.Table.from_pylist([basis | row for row in rows], schema=EVIDENCE_SCHEMA).to_pandas()
+
+
+def feature(frame: pd.DataFrame, name: str) -> list[float]:
+    return list(features_of(frame)[:, FEATURES.index(name)])
+
+
+def test_features_are_finite_where_evidence_is_missing() -> None:
+    features = features_of(evidence({}, {"query_id": "other"}, {"similarity": -0.2, "normalized_similarity": -0.5}))
+    assert features.shape == (3, len(FEATURES))
+    assert np.isfinite(features).all()
+
+
+def test_no_evidence_gives_no_features() -> None:
+    assert features_of(EVIDENCE_SCHEMA.empty_table().to_pandas()).shape == (0, len(FEATURES))
+
+
+def test_the_votes_of_the_better_local_branch_count() -> None:
+    frame = evidence({"votes": 3.0, "crop_votes": 7.0}, {"votes": 3.0}, {"crop_votes": 1.0}, {})
+    assert feature(frame, "log_votes") == pytest.approx(np.log([8, 4, 2, 1]))
+
+
+def test_a_lead_is_over_the_best_other_reference_of_the_same_query() -> None:
+    frame = evidence(
+        {"query_id": "a", "inliers": 31}, {"query_id": "a", "inliers": 7}, {"query_id": "a", "inliers": 3},
+        {"query_id": "b", "inliers": 15},
+        {"query_id": "twins", "inliers": 63}, {"query_id": "twins", "inliers": 63},
+    )  # fmt: skip
+    assert feature(frame, "log_inlier_lead") == pytest.approx(np.log([4, 1, 1, 16, 1, 1]))
+
+
+def test_features_do_not_depend_on_the_order_of_rows() -> None:
+    rows = [{"query_id": q, "reference_id": str(n), "inliers": 5 * n, "votes": 2.0 * n} for q in "ab" for n in range(4)]
+    np.testing.assert_array_equal(features_of(evidence(*rows)), features_of(evidence(*rows[::-1]))[::-1])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=len(FEATURES), max_size=len(FEATURES)), st.floats(-1e6, 1e6))
+def test_a_probability_is_between_0_and_1(values: list[float], bias: float) -> None:
+    (probability,) = Calibration(np.ones(len(FEATURES)), bias).probability(np.array([values]))
+    assert 0 <= probability <= 1
+
+
+@given(st.floats(-50, 50), st.floats(0, 20), st.integers(0, len(FEATURES) - 1))
+def test_more_of_what_speaks_for_a_copy_is_never_less_probable(value: float, more: float, column: int) -> None:
+    features = np.zeros((2, len(FEATURES)))
+    features[:, column] = value, value + more
+    first, second = Calibration(np.linspace(0, 2, len(FEATURES)), -3.0).probability(features)
+    assert first <= second
+
+
+def test_a_probability_is_the_logistic_of_the_weighted_sum() -> None:
+    calibration = Calibration(np.array([2.0, -1.0]), 0.5)
+    assert calibration.probability(np.array([[1.0, 2.5], [0, 0.5]])).tolist() == pytest.approx([0.5, 0.5])
+    assert calibration.probability(np.array([[np.log(3) / 2, 0.5]])).tolist() == pytest.approx([0.75])
+
+
+def test_the_shipped_calibration_fits_this_version() -> None:
+    calibration = load_calibration()
+    assert calibration.weights.shape == (len(FEATURES),)
+    strong = features_of(
+        evidence({"inliers": 120, "ratio_matches": 130, "agreement": 0.92, "coverage": 0.7, "votes": 150.0,
+                  "similarity": 0.95, "normalized_similarity": 0.5, "branches": ["global", "local"]})
+    )  # fmt: skip
+    stray = {"inliers": 3, "ratio_matches": 20, "agreement": 0.15, "votes": 3.0, "branches": ["local"]}
+    weak = features_of(evidence(*[{"reference_id": str(n)} | stray for n in range(5)]))
+    assert calibration.probability(strong)[0] > 0.9
+    assert calibration.probability(weak).max() < 0.1
+
+
+def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
+    weights = {name: float(number) for number, name in enumerate(reversed(FEATURES))}
+    (tmp_path / "c.json").write_text(json.dumps({"weights": weights, "bias": -1, "pairs": 10}))
+    calibration = load_calibration(str(tmp_path / "c.json"))
+    assert calibration.weights.tolist() == list(range(len(FEATURES)))[::-1]
+    assert calibration.bias == -1
+
+
+def test_a_missing_calibration_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no calibration file at .*absent\.json; give merge\.calibration=shipped"):
+        load_calibration(str(tmp_path / "absent.json"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        "[]",
+        "{}",
+        json.dumps({"weights": GOOD["weights"]}),
+        json.dumps({"weights": {**GOOD["weights"], "unknown": 1.0}, "bias": 0}),
+        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: "much"}, "bias": 0}),
+        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: None}, "bias": 0}),
+        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: float("nan")}, "bias": 0}),
+        json.dumps({**GOOD, "bias": None}),
+        json.dumps({**GOOD, "bias": float("nan")}),
+    ],
+)
+def test_a_file_that_is_no_calibration_of_this_version_says_to_fit_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"c\.json is not a calibration of this version .*; fit one anew"):
+        load_calibration(str(tmp_path / "c.json"))
+
+
+def test_a_folder_is_no_calibration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="calibration"):
+        load_calibration(str(tmp_path))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from configs.schema import ImageSettings, VerificationSettings
+from copytrace.features.image_index import ImageIndex
+from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
+from copytrace.progress import SilentProgress
+from copytrace.search.candidates import Candidate
+
+Pixels = NDArray[np.uint8]
+Build = Callable[..., tuple[ImageIndex, list[int]]]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+Indexes = tuple[ImageIndex, ImageIndex]
+
+
+@pytest.fixture
+def indexes(
+    tmp_path: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> Indexes:
+    edited = {
+        "mirrored": np.ascontiguousarray(photos["coffee"][:, ::-1]),
+        "plain": photos["coffee"],
+        "uniform": np.full((80, 80, 3), 90, np.uint8),
+    }
+    settings = image_settings.model_copy(update={"media": image_settings.media.model_copy(update={"shard_size": 10})})
+    queries = write_photos(tmp_path / "queries", edited)
+    references = write_photos(tmp_path / "references", photos)
+    return (
+        build_index(queries, tmp_path / "query-index", "queries", settings)[0],
+        build_index(references, tmp_path / "reference-index", "references", image_settings)[0],
+    )
+
+
+def rows_of(
+    indexes: Indexes, candidates: list[Candidate], settings: ImageSettings, path: Path
+) -> dict[tuple[str, str], dict[str, Any]]:
+    with SilentProgress().stage("score", len(candidates), "pairs") as stage:
+        score_pairs(indexes[0], 0, indexes[1], candidates, path, settings, stage=stage, stamp="s")
+    rows = pq.read_table(path, schema=EVIDENCE_SCHEMA).to_pylist()
+    pairs = {(row["query_id"], row["reference_id"]): row for row in rows}
+    assert len(pairs) == len(rows)
+    assert list(pairs) == sorted(pairs)
+    return pairs
+
+
+def on_global(query: str, reference: str, score: float = 0.5, view: str = "whole") -> Candidate:
+    return Candidate(query, reference, "global", score, score - 0.25, view, 0)
+
+
+def on_local(query: str, reference: str, votes: float = 10, view: str = "whole", variant: int = 0) -> Candidate:
+    return Candidate(query, reference, "local", votes, None, view, variant)
+
+
+def imgfp(settings: ImageSettings) -> ImageSettings:
+    return settings.model_copy(update={"verification": VerificationSettings(rule="imgfp")})
+
+
+def test_a_pair_of_two_branches_is_one_row_with_the_evidence_of_both(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    candidates = [on_local("plain", "coffee", 30), on_global("plain", "coffee", 0.75), on_global("plain", "rocket")]
+    rows = rows_of(indexes, candidates, image_settings, tmp_path / "e.parquet")
+    assert rows.keys() == {("plain", "coffee"), ("plain", "rocket")}
+    both = rows["plain", "coffee"]
+    assert both["branches"] == ["global", "local"]
+    assert (both["similarity"], both["normalized_similarity"], both["votes"], both["crop_votes"]) == (
+        0.75, 0.5, 30, None,
+    )  # fmt: skip
+    assert (both["view"], both["mirrored"], both["negative"], both["crop_box"]) == ("whole", False, False, None)
+    alone = rows["plain", "rocket"]
+    assert (alone["branches"], alone["votes"]) == (["global"], None)
+
+
+def test_a_copy_has_many_inliers_and_another_photo_few(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    candidates = [on_global("plain", name) for name in ("coffee", "rocket", "astronaut")]
+    rows = rows_of(indexes, candidates, image_settings, tmp_path / "e.parquet")
+    copy = rows["plain", "coffee"]
+    assert copy["inliers"] > 80
+    assert copy["agreement"] > 0.7
+    assert copy["coverage"] > 0.4
+    np.testing.assert_allclose(copy["transform"], [1, 0, 0, 0, 1, 0], atol=0.01)
+    assert len(copy["query_points"]) == len(copy["reference_points"]) <= 2 * copy["inliers"]
+    assert all(rows["plain", name]["inliers"] < 10 for name in ("rocket", "astronaut"))
+
+
+def test_a_pair_from_the_global_branch_is_tried_mirrored_too(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    rows = rows_of(indexes, [on_global("mirrored", "coffee")], image_settings, tmp_path / "e.parquet")
+    found = rows["mirrored", "coffee"]
+    assert found["mirrored"]
+    assert found["inliers"] > 60
+    np.testing.assert_allclose(found["transform"], [-1, 0, 1, 0, 1, 0], atol=0.02)
+    local = image_settings.local.model_copy(update={"mirrored": False})
+    plain = rows_of(
+        indexes,
+        [on_global("mirrored", "coffee")],
+        image_settings.model_copy(update={"local": local}),
+        tmp_path / "plain.parquet",
+    )
+    assert plain["mirrored", "coffee"]["inliers"] < 10
+
+
+def test_a_pair_from_the_local_branch_is_compared_in_the_view_that_was_voted_for(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    rows = rows_of(indexes, [on_local("plain", "coffee", view="stretched2")], image_settings, tmp_path / "e.parquet")
+    found = rows["plain", "coffee"]
+    assert found["view"] == "stretched2"
+    np.testing.assert_allclose(found["transform"], [1, 0, 0, 0, 1, 0], atol=0.05)  # in shares, stretched or not
+
+
+def test_a_query_without_points_still_has_its_row(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    for number, settings in enumerate((image_settings, imgfp(image_settings))):
+        rows = rows_of(indexes, [on_global("uniform", "coffee")], settings, tmp_path / f"{number}.parquet")
+        found = rows["uniform", "coffee"]
+        assert (found["inliers"], found["ratio_matches"], found["transform"]) == (0, 0, None)
+
+
+def test_a_view_whose_points_were_not_kept_is_compared_as_a_whole(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    for number, settings in enumerate((image_settings, imgfp(image_settings))):
+        candidates = [on_global("plain", "coffee", view="crop0")]
+        found = rows_of(indexes, candidates, settings, tmp_path / f"{number}.parquet")["plain", "coffee"]
+        assert found["view"] == "whole"
+        assert found["ratio_matches"] > 60
+
+
+def test_by_imgfps_rule_matches_are_counted_once_per_branch(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    candidates = [on_local("plain", "coffee"), on_global("plain", "coffee"), on_global("plain", "rocket")]
+    rows = rows_of(indexes, candidates, imgfp(image_settings), tmp_path / "e.parquet")
+    copy, other = rows["plain", "coffee"], rows["plain", "rocket"]
+    assert copy["branch_matches"] == [copy["ratio_matches"]] * 2
+    assert copy["ratio_matches"] > 60
+    assert other["branch_matches"] == [other["ratio_matches"]]
+    assert other["ratio_matches"] < 10
+
+
+@pytest.mark.parametrize("rule", ["geometry", "imgfp"])
+def test_without_candidates_the_file_is_empty(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path, rule: str
+) -> None:
+    settings = image_settings if rule == "geometry" else imgfp(image_settings)
+    assert rows_of(indexes, [], settings, tmp_path / "e.parquet") == {}
+
+
+def test_evidence_does_not_depend_on_threads_or_on_the_order_of_candidates(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    names = ("astronaut", "chelsea", "coffee", "rocket")
+    candidates = [on_global(query, name) for query in ("plain", "mirrored") for name in names]
+    media = image_settings.media.model_copy(update={"decode_threads": 1})
+    rows_of(indexes, candidates, image_settings, tmp_path / "first.parquet")
+    rows_of(indexes, candidates[::-1], image_settings.model_copy(update={"media": media}), tmp_path / "second.parquet")
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
