@@ -10,7 +10,7 @@ from copytrace import image_stages as stages
 from copytrace.features.image_index import is_index
 from copytrace.features.shards import Role
 from copytrace.image_stages import MatchPaths
-from copytrace.progress import Progress, SilentProgress
+from copytrace.progress import PartOf, Progress, SilentProgress
 from copytrace.search.candidates import BRANCHES
 
 
@@ -41,8 +41,9 @@ def match_images(
         _describe(root, shards, settings, progress, failures=paths.failures, indexes=built)
     for branch in BRANCHES:
         stages.recall(branch, paths.queries, reference_index, paths.candidates(branch), settings, progress)
-    for shard in stages.shards_of(paths.queries):
-        stages.score_shard(shard, paths.queries, reference_index, paths, settings, progress)
+    with progress.stage("score pairs", stages.count_pairs(paths), "pairs") as scoring:
+        for shard in stages.shards_of(paths.queries):
+            stages.score_shard(shard, paths.queries, reference_index, paths, settings, PartOf(scoring))
     stages.merge_scores(paths.queries, reference_index, paths, settings)
     if settings.report.max_matches:
         stages.report(paths.queries, reference_index, paths, settings, progress)
@@ -69,7 +70,14 @@ def index_images(
 def _describe(
     root: Path, shards: list[int], settings: ImageSettings, progress: Progress, *, failures: Path, indexes: list[Path]
 ) -> Path:
-    for shard in shards:
-        stages.preprocess_shard(root, shard, settings, progress)
-        stages.describe_shard(root, shard, settings, progress)
+    role = stages.role_of(root)
+    images = stages.count_images(root, shards)
+    if shards and role == "queries":
+        with progress.stage("preprocess queries", images, "images") as stage:
+            for shard in shards:
+                stages.preprocess_shard(root, shard, settings, PartOf(stage))
+    if shards:
+        with progress.stage(f"describe {role}", images, "images") as stage:
+            for shard in shards:
+                stages.describe_shard(root, shard, settings, PartOf(stage))
     return stages.finish(root, settings, failures=failures, indexes=indexes)

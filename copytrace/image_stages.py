@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import DescriptorSettings, ImageSettings
@@ -113,6 +114,16 @@ def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replac
     planned = plan_index(list_images(source), root, made_with, shard_size=settings.media.shard_size, replace=replace)
     write_plan(planned)
     return [shard.number for shard in planned.shards if not is_done(root, shard)]
+
+
+def role_of(root: Path) -> Role:
+    """Return what the index planned at `root` is for."""
+    return read_plan(root).role
+
+
+def count_images(root: Path, shards: Sequence[int]) -> int:
+    """Return the number of images in shards that are planned."""
+    return sum(len(shard.items) for shard in read_plan(root).shards if shard.number in shards)
 
 
 def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress: Progress) -> Path:
@@ -213,6 +224,12 @@ def score_shard(
         progress.stage("score pairs", pairs, "pairs") as stage,
     ):
         return score_pairs(query_index, shard, reference_index, candidates, path, settings, stage=stage, stamp=stamp)
+
+
+def count_pairs(paths: MatchPaths) -> int:
+    """Return the number of pairs that the branches propose together."""
+    tables = [pq.read_table(paths.candidates(b), columns=["query_id", "reference_id"]) for b in BRANCHES]
+    return len(pa.concat_tables(tables).group_by(["query_id", "reference_id"]).aggregate([]))
 
 
 def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings) -> Path:

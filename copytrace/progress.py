@@ -34,6 +34,18 @@ class SilentProgress:
         yield _SilentStage()
 
 
+class PartOf:
+    """Counts the stages of single shards towards one stage that is shown for all of them."""
+
+    def __init__(self, whole: Stage) -> None:
+        self._whole = whole
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
+        """Hand out the stage that is under way already."""
+        yield self._whole
+
+
 class TerminalProgress:
     """Shows a bar per stage, with its rate and what is left, on standard error."""
 

@@ -14,21 +14,26 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from configs.schema import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.features.image_index import ImageIndex
 from copytrace.features.point_files import View
 from copytrace.progress import Stage
 from copytrace.search.global_recall import Descriptors, nearest, noise_level, panes_for_global_branch
-from copytrace.search.local_recall import LocalCandidate, recall_by_hough, recall_by_vote
+from copytrace.search.local_recall import (
+    LocalCandidate,
+    NearestReferences,
+    accept_votes,
+    nearest_references,
+    recall_by_hough,
+)
 from copytrace.search.point_index import PointIndex, build_point_index
 from copytrace.storage import write_table
 
 Branch = Literal["global", "local", "crop-local"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
 
-POINTS_PER_SEGMENT = 8_000_000  # reference points searched at a time: about 1.5 GB
+POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time: 2 GB where the search is exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,28 +145,43 @@ def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descr
 def _local_candidates(
     branch: Branch, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, stage: Stage
 ) -> Iterator[Candidate]:
-    best: dict[str, list[LocalCandidate]] = {}
+    asked = _BranchQueries(branch, queries)
+    proposed: dict[str, list[LocalCandidate]] = {}
+    nearest: dict[str, list[NearestReferences]] = {}
     for segment in segments_of(references):
-        index = build_point_index(
-            # By id, so that an index that grew bit by bit gives the candidates of one built at once.
-            sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id),
-            exact=settings.exact,
-            lists_searched=settings.lists_searched,
-        )
+        # By id, so that an index that grew bit by bit gives the candidates of one built at once.
+        views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
+        index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
+        numbers = {references.items[image][0].path: number for number, image in enumerate(index.ids)}
+        recall = partial(_recall, index, queries, numbers, settings)
+        threads = faiss.omp_get_max_threads()
         for shard in queries.shards:
-            images = [list(group) for _, group in groupby(queries.views(shard), key=lambda view: view.id)]
-            chosen = [[v for v in views if v.name.startswith("crop") == (branch == "crop-local")] for views in images]
-            with ThreadPoolExecutor(
-                faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
-            ) as pool:
-                found = pool.map(partial(_recall, index, queries, references, settings), chosen)
-                for views, candidates in zip(images, found, strict=True):
-                    best.setdefault(views[0].id, []).extend(candidates)
+            with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+                for query, found in pool.map(recall, asked.views(shard)):
+                    if isinstance(found, NearestReferences):
+                        nearest.setdefault(query, []).append(found)
+                    else:
+                        proposed.setdefault(query, []).extend(found)
                     stage.advance()
-    for candidates in best.values():
+    if settings.rule == "vote":
+        for views in (views for shard in queries.shards for views in asked.views(shard) if views):
+            proposed[views[0].id] = accept_votes(views[0], nearest[views[0].id], settings)
+    for candidates in proposed.values():
         ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
         for c in ordered[: settings.references_per_query]:
             yield Candidate(c.query_id, c.reference_id, branch, c.votes, None, c.view, c.variant)
+
+
+@dataclass(frozen=True, slots=True)
+class _BranchQueries:
+    """The views of each query that belong to a branch: the crops, or all the others."""
+
+    branch: Branch
+    queries: ImageIndex
+
+    def views(self, shard: int) -> Iterator[list[View]]:
+        for _, group in groupby(self.queries.views(shard), key=lambda view: view.id):
+            yield [view for view in group if view.name.startswith("crop") == (self.branch == "crop-local")]
 
 
 def segments_of(references: ImageIndex) -> Iterator[list[int]]:
@@ -180,21 +200,17 @@ def segments_of(references: ImageIndex) -> Iterator[list[int]]:
 
 
 def _recall(
-    index: PointIndex, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, views: Sequence[View]
-) -> list[LocalCandidate]:
+    index: PointIndex, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
+) -> tuple[str, list[LocalCandidate] | NearestReferences]:
+    """Search one query; `numbers` gives each reference's number in `index` by its path."""
     if not views:
-        return []
-    allowed = _others(views[0].id, index, queries, references)
-    if settings.rule == "hough":
-        return recall_by_hough(views, index, settings, allowed)
-    return recall_by_vote(views[0], index, settings, allowed)
-
-
-def _others(query: str, index: PointIndex, queries: ImageIndex, references: ImageIndex) -> NDArray[np.bool_] | None:
-    """Return which references are not the query's own file, or None where all are."""
-    path = queries.items[query][0].path
-    own = [references.items[reference][0].path == path for reference in index.ids]
-    return ~np.array(own) if any(own) else None
+        return "", []
+    query = views[0].id
+    own = numbers.get(queries.items[query][0].path)
+    allowed = None if own is None else np.arange(len(index.ids)) != own
+    if settings.rule == "vote":
+        return query, nearest_references(views[0], index, settings, allowed)
+    return query, recall_by_hough(views, index, settings, allowed)
 
 
 def _is_itself(queries: ImageIndex, query: str, references: ImageIndex, reference: str) -> bool:

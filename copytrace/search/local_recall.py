@@ -157,29 +157,57 @@ def _two_nearest(value: Floats) -> Iterable[NDArray[np.int64]]:
     return lower, lower + 1
 
 
+@dataclass(frozen=True, slots=True)
+class NearestReferences:
+    """Of each of P query points the nearest reference's id [P] and squared distance float32 [P]; None and ∞ if none."""
+
+    distances: Floats
+    ids: NDArray[np.object_]
+
+
 def recall_by_vote(
     view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
 ) -> list[LocalCandidate]:
-    """Return at most one reference for one view, by imgFp's rule: each point votes for its nearest point's reference.
+    """Return at most one reference for one view, by imgFp's rule: see `accept_votes`."""
+    return accept_votes(view, [nearest_references(view, index, settings, allowed)], settings)
+
+
+def nearest_references(
+    view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
+) -> NearestReferences:
+    """Find for each point of a view the nearest reference point of `index`; infinitely far where none is allowed."""
+    count = len(view.points)
+    distances, ids = np.full(count, np.inf, np.float32), np.full(count, None, object)
+    if count == 0 or len(index.image) == 0:
+        return NearestReferences(distances, ids)
+    # Where references are left out, their points are passed over: a query's own are always its nearest.
+    found, points = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
+    usable = points >= 0 if allowed is None else (points >= 0) & allowed[index.image[points]]
+    hit = np.flatnonzero(usable.any(axis=1))
+    rank = usable.argmax(axis=1)[hit]
+    distances[hit] = found[hit, rank]
+    ids[hit] = np.array(index.ids, object)[index.image[points[hit, rank]]]
+    return NearestReferences(distances, ids)
+
+
+def accept_votes(view: View, parts: Sequence[NearestReferences], settings: LocalSettings) -> list[LocalCandidate]:
+    """Count a view's votes over all parts of the references, and accept at most one reference (imgFp's rule).
 
     Accepted are more than `min_votes` votes that are also more than the second's (more than `min_votes_alone` when only
     one reference was hit), with a mean squared distance below `max_mean_distance`.
     """
-    if len(view.points) == 0 or len(index.image) == 0:
+    distances = np.stack([part.distances for part in parts])
+    nearest = distances.argmin(axis=0) if len(view.points) else np.zeros(0, np.int64)
+    points = np.arange(len(nearest))
+    distance, reference = distances[nearest, points], np.stack([part.ids for part in parts])[nearest, points]
+    hit = np.isfinite(distance)
+    names, votes = np.unique(reference[hit].astype(str), return_counts=True)
+    if not len(names):
         return []
-    # Where references are left out, their points are passed over: a query's own are always its nearest.
-    distances, points = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
-    usable = points >= 0 if allowed is None else (points >= 0) & allowed[index.image[points]]
-    query_point = np.flatnonzero(usable.any(axis=1))
-    rank = usable.argmax(axis=1)[query_point]
-    reference = index.image[points[query_point, rank]]
-    votes = np.bincount(reference, minlength=len(index.ids))
-    if not len(reference):
-        return []
-    first, second = (*np.argsort(-votes, kind="stable")[:2], -1)[:2]
-    alone = second < 0 or votes[second] == 0
-    enough = votes[first] > (settings.min_votes_alone if alone else max(settings.min_votes, votes[second]))
-    mean_distance = distances[query_point, rank][reference == first].mean()
+    first = int(votes.argmax())
+    second = int(np.delete(votes, first).max(initial=0))
+    enough = votes[first] > (max(settings.min_votes, second) if second else settings.min_votes_alone)
+    mean_distance = distance[hit][reference[hit] == names[first]].mean()
     if not enough or mean_distance >= settings.max_mean_distance:
         return []
-    return [LocalCandidate(view.id, index.ids[first], float(votes[first]), view.name, 0)]
+    return [LocalCandidate(view.id, str(names[first]), float(votes[first]), view.name, 0)]

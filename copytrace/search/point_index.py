@@ -18,9 +18,8 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-POINTS_PER_LIST = 200
 TRAINING_POINTS_PER_LIST = 64
-SMALLEST_WITH_LISTS = 20_000  # below, looking at every point is as quick
+SMALLEST_WITH_LISTS = 4_000  # below, looking at every point is as quick
 SEED = 1234
 
 
@@ -67,14 +66,13 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
 
 
 def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
-    kind = faiss.ScalarQuantizer.QT_8bit_direct
     index: Any
-    if len(descriptors) < SMALLEST_WITH_LISTS:
+    if exact or len(descriptors) < SMALLEST_WITH_LISTS:
         index = faiss.IndexFlatL2(DIMENSIONS)
-    elif exact:
-        index = faiss.IndexScalarQuantizer(DIMENSIONS, kind, faiss.METRIC_L2)
     else:
-        lists = 1 << int(np.log2(len(descriptors) / POINTS_PER_LIST))
+        kind = faiss.ScalarQuantizer.QT_8bit_direct
+        # Comparing with √N centres and with the points of a few lists of √N then cost about the same.
+        lists = 1 << round(np.log2(2 * len(descriptors) ** 0.5))
         coarse = faiss.IndexFlatL2(DIMENSIONS)
         # Not by residual, faiss's default: bytes cannot hold what is negative, and distances would be nonsense.
         index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2, False)

@@ -47,16 +47,17 @@ def test_without_references_nothing_is_near() -> None:
     assert rows.tolist() == [[-1, -1]] * 2
 
 
-@pytest.mark.parametrize(("neighbours", "skip", "level"), [(1, 0, 0.5), (2, 0, 0.375), (2, 1, 0.1875), (9, 0, 0.25)])
+@pytest.mark.parametrize(("neighbours", "skip", "level"), [(1, 0, 0.5), (2, 0, 0.375), (2, 1, 0.1875), (4, 0, 0.25)])
 def test_the_noise_level_is_the_mean_of_the_nearest(neighbours: int, skip: int, level: float) -> None:
     similarity = np.array([[0.5, 0.25, 0.125, 0.125]], np.float32)
-    assert noise_level(similarity, neighbours, skip=skip).tolist() == [level]
+    assert noise_level(similarity, neighbours, typical=9.0, skip=skip).tolist() == [level]
 
 
-def test_noise_that_is_not_there_does_not_count() -> None:
+def test_the_typical_level_stands_in_for_neighbours_that_are_missing() -> None:
     similarity = np.array([[0.5, 0.25, -np.inf, -np.inf], [-np.inf] * 4], np.float32)
-    assert noise_level(similarity, 4).tolist() == [0.375, 0.0]
-    assert noise_level(similarity, 3, skip=1).tolist() == [0.25, 0.0]
+    assert noise_level(similarity, 4, typical=0.125).tolist() == [0.25, 0.125]
+    assert noise_level(similarity, 2, typical=0.125, skip=1).tolist() == [0.1875, 0.125]
+    assert noise_level(similarity, 8, typical=0.125).tolist() == [0.1875, 0.125]
 
 
 def test_all_panes_are_searched_by_default() -> None:

@@ -1,0 +1,89 @@
+"""Parameters that the image flows share, and what the server and its forms know of them before a run exists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+from pydantic import Field, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from configs.load import load_settings
+from configs.schema import ImageSettings
+
+Images = Annotated[str, Field(min_length=1, description="folder, glob, file, URI, or CSV/Parquet manifest id,path")]
+References = Annotated[str, Field(min_length=1, description="the same, or an index made by index-images")]
+Out = Annotated[str, Field(min_length=1, description="folder that the run writes into, and goes on from")]
+Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
+
+
+class _WithoutDefaults(GenerateJsonSchema):
+    """A form must not fill in the schema's defaults: sent back, they would undo the preset."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    # References from within a parameter's schema would point outside it.
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = definitions[node["$ref"].rpartition("/")[2]] | {k: v for k, v in node.items() if k != "$ref"}
+    return {name: _inlined(value, definitions) for name, value in node.items() if name != "$defs"}
+
+
+def _schema_of_overrides() -> dict[str, Any]:
+    schema = ImageSettings.model_json_schema(by_alias=True, schema_generator=_WithoutDefaults)
+    inlined: dict[str, Any] = _inlined(schema, schema.get("$defs", {}))
+    return inlined | {"title": "Overrides", "description": "settings that differ from the preset"}
+
+
+Overrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides())]
+"""Nested as in a YAML file, `{"global": {"references_per_query": 5}}`; None leaves a setting as the preset has it."""
+
+
+def settings_of(preset: str, overrides: Mapping[str, Any]) -> ImageSettings:
+    """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
+    return load_settings(preset, overrides=[f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)])
+
+
+class Chosen(TypedDict):
+    """The parameters that say how, beside those that say what."""
+
+    preset: Preset
+    overrides: dict[str, Any]
+
+
+def chosen_by(preset: str, config: Path | None, overrides: Sequence[str] | None) -> Chosen:
+    """Return as parameters what a command line asks for: the run shows what its settings file changed in the preset.
+
+    Raises `SettingsError` for what makes no sense.
+    """
+    settings = load_settings(preset, config, overrides or ())
+    changed = _difference(load_settings(preset).model_dump(mode="json"), settings.model_dump(mode="json"))
+    return {"preset": cast(Preset, preset), "overrides": changed}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value
+
+
+def _difference(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    difference = {}
+    for name, value in changed.items():
+        if isinstance(value, dict):
+            if inner := _difference(base[name], value):
+                difference[name] = inner
+        elif value != base[name]:
+            difference[name] = value
+    return difference

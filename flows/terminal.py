@@ -1,0 +1,59 @@
+"""Flows started by hand: the project's Prefect settings from whatever folder, and errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import temporary_settings
+
+from configs.load import SettingsError
+from copytrace.errors import CopytraceError
+
+EXPECTED = (CopytraceError, SettingsError, OSError)
+SETTINGS_FILE = Path(__file__).parents[1] / "prefect.toml"
+
+
+@contextmanager
+def at_the_terminal(level: int = logging.INFO) -> Iterator[None]:
+    """Run flows in the block as a person at a terminal wants them; exit with code 1 after an error of their own.
+
+    Prefect reads `prefect.toml` in the current folder only; here it holds everywhere, below what the user has set.
+    Records under `level` are not shown, nor the tracebacks of errors that the user can mend: the API keeps both.
+    """
+    defaults = dict(_leaves(tomllib.loads(SETTINGS_FILE.read_text()))) if SETTINGS_FILE.exists() else {}
+    _quiet(level)
+    try:
+        with temporary_settings(set_defaults=defaults):
+            yield
+    except (CopytraceError, SettingsError) as error:
+        typer.echo(f"copytrace: {error}", err=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        typer.echo(f"copytrace: {error}; what was finished is kept, the same command goes on from there", err=True)
+        raise typer.Exit(1) from error
+
+
+def _quiet(level: int) -> None:
+    # For the rest of the process: Prefect still speaks when it exits.
+    def worth_showing(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return record.levelno >= level and not isinstance(error, EXPECTED)
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.addFilter(worth_showing)
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,23 @@
+"""Describe: global descriptors and points, shard by shard; then take stock of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.schema import ImageSettings
+from copytrace import image_stages as stages
+from tasks.policy import stage_task
+from tasks.progress import ArtifactProgress
+
+
+@stage_task("describe {root.name} {shard:05}")
+def describe(root: Path, shard: int, settings: ImageSettings) -> Path:
+    """Write descriptors and points of a shard and return its receipt; see `image_stages.describe_shard`."""
+    return stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))
+
+
+@stage_task("finish {root.name}")
+def finish(root: Path, settings: ImageSettings, *, failures: Path, indexes: Sequence[Path]) -> Path:
+    """Write the manifest of an index and the list of failures, and return the index; see `image_stages.finish`."""
+    return stages.finish(root, settings, failures=failures, indexes=indexes)

@@ -1,0 +1,97 @@
+"""Progress in Prefect: an artifact per long stage that fills up in the UI, and a log line when the stage is over."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_run_logger
+
+from copytrace.progress import Stage
+
+SECONDS_BETWEEN_UPDATES = 2.0
+"""An update is a request to the server and takes about 25 ms: at this distance, one per cent of the time."""
+
+logger = logging.getLogger(__name__)
+
+
+class ArtifactProgress:
+    """Shows the stages of a task run as progress artifacts `describe-references-00003`; outside a run, only logs.
+
+    `detail` tells the task's shard from the others of the same stage.
+    """
+
+    def __init__(self, detail: str = "") -> None:
+        self._detail = detail
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
+        """Open a stage of `total` units; one that fails leaves its artifact where it stood."""
+        title = f"{name} {self._detail}".strip()
+        log = get_run_logger() if _within_a_run() else logger
+        begin = time.monotonic()
+        with _shown(title, f"{total:,} {unit}") as artifact:
+            stage = _ArtifactStage(artifact, total)
+            yield stage
+            stage.close()
+        seconds = max(time.monotonic() - begin, 1e-6)
+        log.info("%s: %s %s in %.1f s, %s a second", title, f"{total:,}", unit, seconds, f"{total / seconds:,.0f}")
+
+
+class _Artifact:
+    """A progress artifact, and the client that updates it from whatever thread."""
+
+    def __init__(self, client: SyncPrefectClient, identity: UUID) -> None:
+        self._client, self._identity = client, identity
+
+    def update(self, percent: float) -> None:
+        try:
+            self._client.update_artifact(self._identity, ArtifactUpdate(data=percent))
+        except httpx.HTTPError as error:
+            # Hours of work must not be lost because nobody could be told of them.
+            logger.warning("progress could not be shown: %s", error)
+
+
+class _ArtifactStage:
+    def __init__(self, artifact: _Artifact | None, total: int) -> None:
+        self._artifact, self._total = artifact, total
+        self._done, self._updated = 0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, count: int = 1) -> None:
+        with self._lock:
+            self._done += count
+            if self._artifact and time.monotonic() - self._updated >= SECONDS_BETWEEN_UPDATES:
+                self._updated = time.monotonic()
+                self._artifact.update(min(100.0, 100.0 * self._done / max(self._total, 1)))
+
+    def close(self) -> None:
+        if self._artifact:
+            self._artifact.update(100.0)
+
+
+@contextmanager
+def _shown(title: str, description: str) -> Iterator[_Artifact | None]:
+    if not _within_a_run():
+        yield None
+        return
+    key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    identity = create_progress_artifact(0.0, key=key, description=description)
+    if not isinstance(identity, UUID):
+        raise TypeError("progress artifacts are made in synchronous tasks only")
+    with get_client(sync_client=True) as client:
+        yield _Artifact(client, identity)
+
+
+def _within_a_run() -> bool:
+    return TaskRunContext.get() is not None or FlowRunContext.get() is not None

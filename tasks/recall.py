@@ -1,0 +1,17 @@
+"""Recall: candidate references for every query, one branch at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.schema import ImageSettings
+from copytrace import image_stages as stages
+from copytrace.search.candidates import Branch
+from tasks.policy import stage_task
+from tasks.progress import ArtifactProgress
+
+
+@stage_task("recall {branch}")
+def recall(branch: Branch, queries: Path, references: Path, path: Path, settings: ImageSettings) -> Path:
+    """Write the candidates of a branch to `path` and return it; see `image_stages.recall`."""
+    return stages.recall(branch, queries, references, path, settings, ArtifactProgress())

@@ -1,0 +1,81 @@
+"""What the image flows may be told, and what is refused before a run exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+from configs.load import SettingsError, load_settings, preset_names
+from flows.index_images import index_images
+from flows.match_images import match_images
+from flows.parameters import Preset, chosen_by, settings_of
+
+PATHS = {"queries": "q", "references": "r", "out": "o"}
+
+
+def check(parameters: dict[str, Any]) -> None:
+    """Validate as the server does, from the schema that a deployment stores."""
+    validate(parameters, parameter_schema(match_images).model_dump_for_openapi(), raise_on_error=True)
+
+
+def test_the_form_offers_the_presets_that_ship() -> None:
+    assert sorted(get_args(get_args(Preset)[0])) == preset_names()
+
+
+def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("local: {neighbours: 9, stretches: [3.0]}\n")
+    given = ["global.references_per_query=5", "descriptor.device=cuda:1", "local.mirrored=true"]
+
+    chosen = chosen_by("imgfp", config, given)
+
+    assert chosen["overrides"] == {
+        "descriptor": {"device": "cuda:1"},
+        "local": {"neighbours": 9, "stretches": [3.0], "mirrored": True},
+        "global": {"references_per_query": 5},
+    }
+    assert settings_of(**chosen) == load_settings("imgfp", config, given)
+
+
+def test_an_empty_field_of_the_form_leaves_the_preset_as_it_is() -> None:
+    overrides = {"local": {"exact": None}, "merge": {"threshold": None}}
+    assert settings_of("imgfp", overrides) == load_settings("imgfp")
+
+
+def test_the_server_takes_parameters_that_make_sense() -> None:
+    check(
+        {**PATHS, "preset": "imgfp", "overrides": {"global": {"references_per_query": 5}, "local": {"stretches": []}}}
+    )
+    check({**PATHS, "overrides": {"local": {"query_points": {"first_octave": 0}}, "report": {"max_matches": 0}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"preset": "fast"}, "'fast' is not one of"),
+        ({"queries": ""}, "queries"),
+        ({"overrides": {"global": {"references_per_query": 0}}}, "overrides.global.references_per_query"),
+        ({"overrides": {"local": {"query_points": {"first_octave": 5}}}}, "5 is not one of"),
+        ({"overrides": {"local": {"neighbors": 4}}}, "'neighbors' was unexpected"),
+        ({"overrides": {"local.neighbours": 4}}, "'local.neighbours' was unexpected"),
+    ],
+)
+def test_the_server_refuses_parameters_that_make_no_sense(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        check(PATHS | change)
+
+
+def test_a_flow_started_without_the_server_refuses_unknown_settings() -> None:
+    with pytest.raises(SettingsError, match=r"there is no setting local\.neighbors"):
+        settings_of("cpu", {"local": {"neighbors": 4}})
+
+
+@pytest.mark.parametrize("flow", [match_images, index_images])
+def test_no_default_of_the_schema_can_undo_a_preset(flow: Any) -> None:
+    overrides = parameter_schema(flow).properties["overrides"]
+    assert "'default'" not in str(overrides["properties"])
+    assert "$ref" not in str(overrides)

@@ -1,0 +1,53 @@
+"""Flows started by hand, from a folder that is not the project's, on a machine that has never run Prefect."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user without any Prefect settings; the test runner's own are left out."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"PREFECT_HOME": str(tmp_path / "prefect")}
+
+
+def run(folder: Path, env: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=180
+    )
+
+
+def test_the_settings_of_the_project_hold_in_any_folder(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    script = (
+        "from flows.terminal import at_the_terminal\n"
+        "from prefect.settings import get_current_settings\n"
+        "with at_the_terminal():\n"
+        "    server = get_current_settings().server\n"
+        "    print(server.ephemeral.startup_timeout_seconds, server.analytics_enabled, server.api.port)\n"
+    )
+    mine = elsewhere | {"PREFECT_SERVER_API_PORT": "4321"}
+    assert run(tmp_path, mine, "-c", script).stdout == "120 False 4321\n"
+
+
+def test_a_bad_setting_is_refused_before_any_server_is_started(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    done = run(tmp_path, elsewhere, "-m", "flows.match_images", "q", "r", "--out", "o", "local.neighbours=0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "copytrace: local.neighbours=0: input should be greater than or equal to 1\n"
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_error_of_the_user_ends_the_flow_with_its_message_and_no_traceback(
+    tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
+    done = run(tmp_path, elsewhere, "-m", "flows.index_images", "missing", "--out", "index")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert any(line.startswith("copytrace: ") and "missing" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
+    assert len(lines) < 15

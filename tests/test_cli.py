@@ -1,0 +1,187 @@
+"""The command line as a user meets it, in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from copytrace.media.sample_photos import sample_photos
+
+COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
+QUICK = ["local.stretches=[]", "report.max_matches=20"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five reference photographs, and copies of three of them: mirrored, inverted, and cropped."""
+    root = tmp_path_factory.mktemp("photos")
+    for folder in ("references", "queries"):
+        (root / folder).mkdir()
+    originals = {}
+    for photo in sample_photos()[:6]:
+        with Image.open(photo.path) as image:
+            originals[photo.id] = image.convert("RGB")
+            originals[photo.id].thumbnail((400, 400))
+    names = list(originals)
+    for name in names[:5]:
+        originals[name].save(root / "references" / f"{name}.png")
+    width, height = originals[names[2]].size
+    copies = {
+        "mirrored": originals[names[0]].transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "negative": Image.fromarray(255 - np.asarray(originals[names[1]])),
+        "cropped": originals[names[2]].crop((width // 5, height // 5, width * 4 // 5, height * 4 // 5)),
+        "stranger": originals[names[5]],
+    }
+    for name, image in copies.items():
+        image.save(root / "queries" / f"{name}.png")
+    answers = [("mirrored", names[0]), ("negative", names[1]), ("cropped", names[2]), ("stranger", "")]
+    with (root / "truth.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("query_id", "reference_id"), *answers])
+    return root
+
+
+def copytrace(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def match(photos: Path, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return copytrace("match-images", photos / "queries", photos / "references", "--out", out, *QUICK, *settings)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    names = ("matches.csv", "matches.parquet", "failures.csv", "report.html")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    run = match(photos, out)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+def test_mirrored_inverted_and_cropped_copies_are_found_and_a_stranger_is_not(photos: Path, finished: Path) -> None:
+    run = copytrace("evaluate", "images", photos / "truth.csv", finished / "matches.csv", "--json")
+    assert json.loads(run.stdout)["overall"]["micro_ap"] == 1.0
+    counts = json.loads((finished / "run.json").read_text())["counts"]
+    assert (counts["queries"], counts["references"], counts["copies"]) == (4, 5, 3)
+
+
+def test_a_rerun_redoes_nothing_and_gives_the_same_bytes(photos: Path, finished: Path) -> None:
+    before = contents(finished) | {"run.json": (finished / "run.json").read_bytes()}
+    run = match(photos, finished)
+    assert run.returncode == 0, run.stderr
+    assert "describe" not in run.stderr
+    assert contents(finished) | {"run.json": (finished / "run.json").read_bytes()} == before
+
+
+def test_a_killed_run_goes_on_and_gives_the_bytes_of_one_that_was_not(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    arguments = ["match-images", photos / "queries", photos / "references", "--out", tmp_path, *QUICK]
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("work/queries/receipts/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "matches.csv").exists()
+    run = match(photos, tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert contents(tmp_path) == contents(finished)
+
+
+def test_an_index_gives_what_the_folder_gives(photos: Path, finished: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    assert copytrace("index-images", photos / "references", "--out", index, *QUICK).returncode == 0
+    run = copytrace("match-images", photos / "queries", index, "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out" / "matches.csv").read_bytes() == (finished / "matches.csv").read_bytes()
+
+
+def test_unreadable_files_are_listed_and_the_run_goes_on(photos: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    whole = (photos / "queries" / "cropped.png").read_bytes()
+    (broken / "whole.png").write_bytes(whole)
+    (broken / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (broken / "empty.jpg").touch()
+    references = photos / "references"
+    run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK, "media.max_failure_rate=0.7")
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "out" / "failures.csv").open() as file:
+        assert [(row["id"], row["error"]) for row in csv.DictReader(file)] == [
+            ("cut", "truncated PNG"),
+            ("empty", "empty file"),
+        ]
+    run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 1
+    assert "2 of 3 files failed" in run.stderr
+
+
+def test_copies_within_one_folder_are_found_once_and_never_in_themselves(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for path in [*(photos / "references").iterdir(), photos / "queries" / "cropped.png"]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    run = copytrace("match-images", folder, folder, "--out", tmp_path / "out", *QUICK)
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "out" / "matches.csv").open() as file:
+        rows = [(row["query_id"], row["reference_id"], float(row["score"])) for row in csv.DictReader(file)]
+    assert all(query != reference for query, reference, _ in rows)
+    assert len({frozenset(row[:2]) for row in rows}) == len(rows)
+    assert "cropped" in rows[0][:2]
+    assert [score >= 0.5 for *_, score in rows].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere", "nowhere", "--out", "out"], "nowhere does not exist"),
+        (["nowhere", "nowhere", "--out", "out", "--preset", "gpu"], "unknown preset 'gpu'"),
+        (["nowhere", "nowhere", "--out", "out", "local.neighbors=3"], "there is no setting local.neighbors"),
+        (["nowhere", "nowhere", "--out", "out", "local.neighbours=0"], "greater than or equal to 1"),
+        (["nowhere", "nowhere", "--out", "out", "merge.calibration=absent.json"], "no calibration file"),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_line_before_any_work(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = copytrace("match-images", *arguments)
+    assert run.returncode == 1
+    assert told in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_an_index_of_another_model_is_refused_before_any_work(photos: Path, finished: Path, tmp_path: Path) -> None:
+    index = finished / "work" / "references"
+    run = copytrace("match-images", photos / "queries", index, "--out", tmp_path / "out", "descriptor.input_size=224")
+    assert run.returncode == 1
+    assert "at 256 px" in run.stderr
+    assert "at 224 px" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_imgfp_preset_counts_matches(photos: Path, tmp_path: Path) -> None:
+    run = copytrace(
+        "match-images", photos / "queries", photos / "references", "--out", tmp_path / "out", "--preset", "imgfp"
+    )
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "out" / "matches.csv").open() as file:
+        scores = {row["query_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert scores["cropped"] > 34 > scores["stranger"]
