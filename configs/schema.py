@@ -18,7 +18,7 @@ class MediaSettings(Settings):
 
     max_failure_rate: float = Field(0.5, ge=0, le=1, description="stop when more than this share cannot be read")
     max_pixels: int = Field(200_000_000, ge=64, description="refuse larger images: a guard against bombs")
-    decode_threads: int = Field(2, ge=1, le=256, description="threads that decode ahead of the networks")
+    threads: int = Field(0, ge=0, le=1024, description="threads that decode, find points and verify; 0: one per core")
     shard_size: int = Field(256, ge=1, description="images per shard: what a killed run loses, and what memory holds")
 
 

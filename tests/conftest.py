@@ -84,7 +84,7 @@ def image_settings() -> ImageSettings:
     """Settings that are quick and do not move with the defaults."""
     return ImageSettings.model_validate(
         {
-            "media": {"shard_size": 2, "decode_threads": 2},
+            "media": {"shard_size": 2, "threads": 2},
             "overlay": {"detector": "none"},
             "descriptor": {"input_size": 32, "batch_size": 3},
             "local": {

@@ -17,6 +17,7 @@ from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.features.overlay import Box, OverlayDetector, choose_crops
 from copytrace.features.point_files import View, write_points
 from copytrace.features.points import Bytes, find_points
+from copytrace.features.runtimes import usable_cores
 from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.failures import Failure
 from copytrace.media.ingest import MediaItem
@@ -194,7 +195,7 @@ def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
 def _ahead(
     items: Sequence[MediaItem], load: Callable[[MediaItem], T], settings: ImageSettings
 ) -> Iterator[tuple[MediaItem, T | MediaError]]:
-    threads = settings.media.decode_threads
+    threads = settings.media.threads or usable_cores()
     return prefetch(items, load, threads=threads, ahead=threads + settings.descriptor.batch_size)
 
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
 from copytrace.features.point_files import View
+from copytrace.features.runtimes import usable_cores
 from copytrace.matching.geometry import Verification, verify
 from copytrace.matching.ratio_test import imgfp_score
 from copytrace.progress import Stage
@@ -97,7 +98,7 @@ def score_pairs(
         pairs[home].setdefault(key, _Pair(*key)).candidates.append(candidate)
     rows: list[dict[str, Any]] = []
     # One thread of linear algebra per pair: pairs are small, and many of them run side by side.
-    with threadpool_limits(1), ThreadPoolExecutor(settings.media.decode_threads) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(settings.media.threads or usable_cores()) as pool:
         for home in sorted(pairs):
             wanted = {reference for _, reference in pairs[home]}
             points = {view.id: view for view in references.views(home) if view.id in wanted}

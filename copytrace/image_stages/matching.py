@@ -1,0 +1,107 @@
+"""Indexes become matches: recall by each branch, score the pairs, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.schema import ImageSettings
+from copytrace.features.image_index import (
+    ImageIndex,
+)
+from copytrace.image_stages.indexing import check_model
+from copytrace.image_stages.paths import VERSION, MatchPaths
+from copytrace.matching.calibration import SHIPPED
+from copytrace.matching.evidence import score_pairs
+from copytrace.matching.merge import merge
+from copytrace.progress import Progress
+from copytrace.records import recorded
+from copytrace.search.candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
+from copytrace.storage import digest_of, digest_of_file, read_stamp
+
+
+def recall(
+    branch: Branch, queries: Path, references: Path, path: Path, settings: ImageSettings, progress: Progress
+) -> Path:
+    """Write the candidates of a branch. Raises `ModelMismatchError` for indexes that other models made."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    noise = ImageIndex.open(Path(settings.global_.noise)) if settings.global_.noise else None
+    for index in [reference_index, *([noise] if noise else [])]:
+        check_model(index, query_index.made_with["descriptor"])
+    asked = settings.global_ if branch == "global" else settings.local
+    stamp = digest_of(
+        VERSION, branch, query_index.stamp, reference_index.stamp, noise and noise.stamp, asked.model_dump()
+    )
+    if read_stamp(path) == stamp:
+        return path
+    segments = 1 if branch == "global" else len(list(segments_of(reference_index)))
+    total = len(query_index.items) * segments
+    with (
+        recorded(path.with_suffix(".json"), f"recall {branch}", len(query_index.items)),
+        progress.stage(f"recall {branch}", total, "queries") as stage,
+    ):
+        return find_candidates(
+            branch, query_index, reference_index, path, settings, noise=noise, stage=stage, stamp=stamp
+        )
+
+
+def score_shard(
+    shard: int, queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings, progress: Progress
+) -> Path:
+    """Write the evidence of all candidate pairs of a shard of queries."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    path = paths.evidence(shard)
+    files = [paths.candidates(branch) for branch in BRANCHES]
+    asked = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
+    stamp = digest_of(VERSION, shard, [read_stamp(file) for file in files], asked)
+    if read_stamp(path) == stamp:
+        return path
+    candidates = [c for c in read_candidates(files) if query_index.items[c.query_id][1] == shard]
+    pairs = len({(c.query_id, c.reference_id) for c in candidates})
+    with (
+        recorded(path.with_suffix(".json"), "score pairs", pairs),
+        progress.stage("score pairs", pairs, "pairs") as stage,
+    ):
+        return score_pairs(query_index, shard, reference_index, candidates, path, settings, stage=stage, stamp=stamp)
+
+
+def count_pairs(paths: MatchPaths) -> int:
+    """Return the number of pairs that the branches propose together."""
+    tables = [pq.read_table(paths.candidates(b), columns=["query_id", "reference_id"]) for b in BRANCHES]
+    return len(pa.concat_tables(tables).group_by(["query_id", "reference_id"]).aggregate([]))
+
+
+def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings) -> Path:
+    """Write `matches.parquet` and `matches.csv`."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    evidence = [paths.evidence(shard) for shard in query_index.shards]
+    rules = settings.merge
+    calibration = digest_of_file(SHIPPED if rules.calibration == "shipped" else Path(rules.calibration))
+    stamp = digest_of(
+        VERSION, [read_stamp(path) for path in evidence], rules.model_dump(exclude={"threshold"}), calibration
+    )
+    csv = paths.matches.with_suffix(".csv")
+    if read_stamp(paths.matches) == stamp and csv.exists():
+        return paths.matches
+    with recorded(paths.out / "work" / "merge.json", "merge", len(evidence)):
+        return merge(
+            evidence,
+            paths.matches,
+            csv,
+            rules,
+            query_paths=paths_of(query_index),
+            reference_paths=paths_of(reference_index),
+            stamp=stamp,
+        )
+
+
+def shards_of(index: Path) -> list[int]:
+    """Return the numbers of the shards of a finished index."""
+    return ImageIndex.open(index).shards
+
+
+def paths_of(index: ImageIndex) -> dict[str, str]:
+    """Return the path of each image in an index."""
+    return {image: item.path for image, (item, _) in index.items.items()}
