@@ -89,6 +89,39 @@ def evaluate_images(
 
 
 @app.command()
+def edit_images(
+    photos: Annotated[str, typer.Argument(help="Photos to make copies of: folder, glob, URI or manifest.")],
+    donors: Annotated[
+        str, typer.Argument(help="Other photos: what copies are pasted onto, and queries that are none.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for queries/, ground_truth.csv and boxes.csv.")],
+    copies: Annotated[int, typer.Option(min=0)] = 200,
+    distractors: Annotated[int, typer.Option(min=0, help="Queries that are copies of none of the photos.")] = 100,
+    difficulty: Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")] = "mixed",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
+    with _clear_errors():
+        from copytrace.features.runtimes import usable_cores  # noqa: PLC0415
+        from copytrace.media.ingest import list_images  # noqa: PLC0415
+        from copytrace.progress import TerminalProgress  # noqa: PLC0415
+        from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
+
+        write_edited_set(
+            list_images(photos),
+            list_images(donors),
+            out,
+            copies=copies,
+            distractors=distractors,
+            difficulty=difficulty,
+            seed=seed,
+            workers=usable_cores(),
+            progress=TerminalProgress(),
+        )
+        typer.echo(f"{copies + distractors:,} queries are in {out / 'queries'}, their answers in ground_truth.csv")
+
+
+@app.command()
 def calibrate(
     runs: Annotated[list[Path], typer.Argument(help="RUN GROUND_TRUTH pairs: a match-images folder and its truth.")],
     out: Annotated[Path, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],

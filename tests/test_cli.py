@@ -147,6 +147,28 @@ def test_copies_within_one_folder_are_found_once_and_never_in_themselves(photos:
     assert [score >= 0.5 for *_, score in rows].count(True) == 1
 
 
+def test_edited_copies_of_own_photos_can_be_matched_and_calibrated_on(photos: Path, tmp_path: Path) -> None:
+    references = photos / "references"
+    made = copytrace(
+        "edit-images", references, photos / "queries" / "stranger.png", "--out", tmp_path / "set", "--copies", "8",
+        "--distractors", "4", "--difficulty", "mild",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    run = copytrace("match-images", tmp_path / "set" / "queries", references, "--out", tmp_path / "run", *QUICK)
+    assert run.returncode == 0, run.stderr
+    fitted = tmp_path / "calibration.json"
+    truth = tmp_path / "set" / "ground_truth.csv"
+    assert copytrace("calibrate", tmp_path / "run", truth, "--out", fitted).returncode == 0
+    again = copytrace(
+        "match-images", tmp_path / "set" / "queries", references, "--out", tmp_path / "run", *QUICK,
+        f"merge.calibration={fitted}",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "describe" not in again.stderr
+    measured = json.loads(copytrace("evaluate", "images", truth, tmp_path / "run" / "matches.csv", "--json").stdout)
+    assert measured["overall"]["rank1"] >= 0.75
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

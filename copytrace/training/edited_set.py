@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import fsspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from copytrace.errors import ConfigError, InputError, MediaError
+from copytrace.media.decode import decode_image
 from copytrace.progress import Progress, SilentProgress
 from copytrace.storage import write_text
 from copytrace.training.edit_tracking import Draw, Edited, Strength
@@ -190,13 +190,11 @@ def _write_query(query: _Query, donors: Sequence[Photo], levels: Sequence[Diffic
 
 def _read(photo: Photo) -> Image.Image:
     try:
-        with fsspec.open(os.fspath(photo.path), "rb") as file, Image.open(file) as image:
-            image.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
+        image = Image.fromarray(decode_image(os.fspath(photo.path), short_side=_LONGEST_SIDE).pixels)
+    except MediaError as error:
         raise MediaError(f"unreadable photo {photo.path}: {error}; leave it out of the set") from error
-    rgb.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    return rgb
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    return image
 
 
 def _plan(photos: Sequence[Photo], donors: Sequence[Photo], copies: int, distractors: int, seed: int) -> list[_Query]:
