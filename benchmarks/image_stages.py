@@ -67,7 +67,7 @@ def main() -> None:
             for start in range(0, len(squares), settings.descriptor.batch_size):
                 descriptor.describe(squares[start : start + settings.descriptor.batch_size])
 
-        table = Table("stage", "images", "seconds", "limit", "seconds of the limit", "share of the limit")
+        table = Table("stage", "images", "seconds", "limit", "its seconds", "share")
         for name, stage, told, limit in (
             ("points", point_stage, f"detectAndCompute alone, {cores} cores", point_limit),
             ("descriptors", descriptor_stage, "the network on ready tensors", descriptor_limit),
