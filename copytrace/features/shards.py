@@ -86,8 +86,8 @@ def describe(
 ) -> list[Failure]:
     """Write descriptors, points and views of a shard, and return the images that could not be read.
 
-    Threads decode and find points while the network describes the batch before. The first file written last is the
-    descriptors': a shard that has them is whole.
+    Threads decode and find points while the network describes the batch before. The descriptors are
+    written last: a shard that has them is whole.
     """
     overlays = read_overlays(paths.overlays) if paths.overlays.exists() else {}
     failures: list[Failure] = []
