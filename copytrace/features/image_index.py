@@ -135,6 +135,15 @@ def read_plan(root: Path) -> IndexPlan:
     return IndexPlan(root, made_with["role"], made_with, kept, shards)
 
 
+def read_planned_shard(root: Path, number: int) -> tuple[Shard, Role]:
+    """Return one shard of the plan at `root` and what the index is for, without going through all the others."""
+    path = root / "plan.parquet"
+    made_with = json.loads(pq.read_schema(path).metadata[MADE_WITH_KEY])
+    chosen = [("shard", "==", number), ("kept", "==", False)]
+    rows = pq.read_table(path, columns=["id", "path", "stamp"], filters=chosen).to_pylist()
+    return _shard(number, [MediaItem(**row) for row in rows], made_with), made_with["role"]
+
+
 def is_done(root: Path, shard: Shard) -> bool:
     """Say whether an earlier run described this very shard."""
     paths = ShardPaths.of(root, shard.number)

@@ -17,6 +17,7 @@ from copytrace.features.image_index import (
     is_done,
     plan_index,
     read_plan,
+    read_planned_shard,
     settings_of_index,
     write_plan,
 )
@@ -68,10 +69,9 @@ def count_images(root: Path, shards: Sequence[int]) -> int:
 
 def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress: Progress) -> Path:
     """Find the pictures pasted into the queries of a shard; references are taken as they are."""
-    planned = read_plan(root)
-    shard = next(shard for shard in planned.shards if shard.number == number)
+    shard, role = read_planned_shard(root, number)
     path = ShardPaths.of(root, number).overlays
-    if planned.role == "references" or read_stamp(path) == shard.stamp:
+    if role == "references" or read_stamp(path) == shard.stamp:
         return path
     _, detector = _models(settings.descriptor, settings.overlay.detector)
     with (
@@ -83,18 +83,17 @@ def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress:
 
 def describe_shard(root: Path, number: int, settings: ImageSettings, progress: Progress) -> Path:
     """Write descriptors and points of a shard."""
-    planned = read_plan(root)
-    shard = next(shard for shard in planned.shards if shard.number == number)
+    shard, role = read_planned_shard(root, number)
     paths = ShardPaths.of(root, number)
     if is_done(root, shard):
         return paths.receipt
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
-    name = f"describe {planned.role}"
+    name = f"describe {role}"
     with (
         recorded(paths.receipt, name, len(shard.items)) as receipt,
         progress.stage(name, len(shard.items), "images") as stage,
     ):
-        failures = describe(shard.items, paths, descriptor, settings, role=planned.role, stage=stage, stamp=shard.stamp)
+        failures = describe(shard.items, paths, descriptor, settings, role=role, stage=stage, stamp=shard.stamp)
         receipt["failures"] = [asdict(failure) for failure in failures]
     return paths.receipt
 

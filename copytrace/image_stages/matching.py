@@ -58,7 +58,7 @@ def score_shard(
     stamp = digest_of(VERSION, shard, [read_stamp(file) for file in files], asked)
     if read_stamp(path) == stamp:
         return path
-    candidates = [c for c in read_candidates(files) if query_index.items[c.query_id][1] == shard]
+    candidates = read_candidates(files, [image for image, (_, home) in query_index.items.items() if home == shard])
     pairs = len({(c.query_id, c.reference_id) for c in candidates})
     with (
         recorded(path.with_suffix(".json"), "score pairs", pairs),

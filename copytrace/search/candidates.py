@@ -13,6 +13,7 @@ from typing import Literal
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema import GlobalSettings, ImageSettings, LocalSettings
@@ -83,9 +84,11 @@ def find_candidates(
     return write_table(path, pa.table(columns, schema=CANDIDATE_SCHEMA), stamp=stamp)
 
 
-def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
-    """Return the candidates of several branches."""
-    rows = pa.concat_tables([pq.read_table(path, schema=CANDIDATE_SCHEMA) for path in paths]).to_pylist()
+def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candidate]:
+    """Return the candidates that several branches have for some of the queries."""
+    of_these = pc.field("query_id").isin(pa.array(queries, pa.string()))
+    tables = [pq.read_table(path, schema=CANDIDATE_SCHEMA, filters=of_these) for path in paths]
+    rows = pa.concat_tables(tables).to_pylist()
     return [Candidate(**row) for row in rows]
 
 
@@ -165,7 +168,8 @@ def _local_candidates(
                     stage.advance()
     if settings.rule == "vote":
         for views in (views for shard in queries.shards for views in asked.views(shard) if views):
-            proposed[views[0].id] = accept_votes(views[0], nearest[views[0].id], settings)
+            if parts := nearest.get(views[0].id):
+                proposed[views[0].id] = accept_votes(views[0], parts, settings)
     for candidates in proposed.values():
         ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
         for c in ordered[: settings.references_per_query]:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from configs.schema import ImageSettings
 from copytrace.errors import InputError, ModelMismatchError
-from copytrace.features.image_index import ImageIndex, Shard, is_done, is_index, plan_index, read_plan, write_plan
+from copytrace.features.image_index import (
+    ImageIndex,
+    Shard,
+    is_done,
+    is_index,
+    plan_index,
+    read_plan,
+    read_planned_shard,
+    write_plan,
+)
 from copytrace.features.shards import ShardPaths
 from copytrace.media.failures import read_failures
 from copytrace.media.ingest import list_images
@@ -51,6 +60,14 @@ def test_queries_have_views_for_each_stretch(folder: Path, build_index: Build, i
     index, _ = build_index(folder / "coffee.png", folder.parent / "index", "queries", image_settings)
     assert [view.name for view in index.views(0)] == ["whole", "stretched2"]
     assert index.descriptors(0).panes == ("whole",)
+
+
+def test_one_shard_of_a_plan_is_read_as_it_stands_in_the_whole_plan(folder: Path, tmp_path: Path) -> None:
+    write_plan(plan_index(list_images(folder), tmp_path / "index", {"role": "references"}, shard_size=3))
+    planned = read_plan(tmp_path / "index")
+    assert [len(shard.items) for shard in planned.shards] == [3, 1]
+    for shard in planned.shards:
+        assert read_planned_shard(tmp_path / "index", shard.number) == (shard, "references")
 
 
 def test_a_second_run_describes_nothing(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:

@@ -60,7 +60,7 @@ def found(
     path = folder / f"{branch}.parquet"
     with SilentProgress().stage("recall", len(queries.items), "queries") as stage:
         find_candidates(branch, queries, references, path, settings, noise=noise, stage=stage, stamp="")
-    return read_candidates([path])
+    return read_candidates([path], list(queries.items))
 
 
 def best_of(candidates: list[Candidate]) -> dict[str, Candidate]:
