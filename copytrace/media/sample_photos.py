@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copytrace.errors import InputError
-from copytrace.training.edited_set import write_edited_set
 
 # Of each package only what a camera took: no charts, logos or drawings, and one half of the stereo pair.
 _FILES = {
@@ -70,6 +69,9 @@ def write_demo_set(out: Path, seed: int = 0) -> Path:
     Raises:
         InputError: the packages with photos are not installed, or `out/queries` holds files of something else.
     """
+    # The edits import torch, which takes seconds that whoever only wants the photos need not wait.
+    from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
+
     photos = sample_photos()
     references = [photo for photo in photos if photo.id not in HELD_OUT]
     held_out = [photo for photo in photos if photo.id in HELD_OUT]

@@ -27,7 +27,7 @@ def emoji(edited: Edited, draw: Draw) -> Edited:
     for _ in range(draw.integer(1, 3)):
         side = max(12, round(min(image.size) * draw.amount(0.12, 0.5)))
         sticker = draw.choice((_face, _face, _face, _heart, _star, _bubble))(side * _STICKER_SCALE, draw)
-        sticker = sticker.rotate(draw.between(-30, 30), Image.Resampling.BICUBIC).resize((side, side))
+        sticker = sticker.reduce(_STICKER_SCALE).rotate(draw.between(-30, 30), Image.Resampling.BICUBIC)
         strength = draw.between(0.75, 1.0) if draw.chance(0.3) else 1.0
         alpha = sticker.getchannel("A").point([round(level * strength) for level in range(256)])
         corner = (draw.integer(0, max(0, image.width - side)), draw.integer(0, max(0, image.height - side)))
@@ -138,7 +138,7 @@ def stripes(edited: Edited, draw: Draw) -> Edited:
     along = np.arange(height)[:, None] * math.sin(math.radians(angle))
     phase = (across + along) / max(width, height) * draw.integer(2, 6) + draw.between(0, 1)
     alpha = round(255 * (1.0 if draw.chance(0.5) else draw.between(0.4, 1.0)))
-    mask = Image.fromarray(np.where(phase % 1 < draw.amount(0.2, 0.5), alpha, 0).astype(np.uint8))
+    mask = Image.fromarray((phase - np.floor(phase) < draw.amount(0.2, 0.5)) * np.uint8(alpha))
     image = edited.image.copy()
     image.paste(draw.colour(), (0, 0, width, height), mask)
     return edited.repainted(image)

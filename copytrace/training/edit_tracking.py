@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.v2 import functional as v2
 
 from copytrace.errors import InputError
 
@@ -82,7 +83,7 @@ class Edited:
         matrix = np.array(
             [[width / (x1 - x0), 0, -x0 / (x1 - x0)], [0, height / (y1 - y0), -y0 / (y1 - y0)], [0, 0, 1]]
         )
-        return self.moved(self.image.crop(box), matrix)
+        return self.moved(v2.crop(self.image, top=y0, left=x0, height=y1 - y0, width=x1 - x0), matrix)
 
     def placed(self, canvas: Image.Image, box: PixelBox, opacity: float = 1.0) -> Edited:
         """Scale to the pixel `box` (x0, y0, x1, y1) of `canvas`, which is drawn on; `opacity` 1 hides what is below."""

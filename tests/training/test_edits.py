@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -86,6 +89,76 @@ def test_an_edit_leaves_the_picture_that_it_was_given_alone(name: str) -> None:
     original = picture()
     apply_edit(name, Edited(original), draw_of(4))
     assert original.tobytes() == picture().tobytes()
+
+
+def test_edits_leave_the_global_generators_of_torch_and_numpy_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1:3]
+    for name in NAMES:
+        apply_edit(name, Edited(picture()), draw_of(3))
+    after = torch.get_rng_state(), np.random.get_state()[1:3]
+    assert torch.equal(before[0], after[0])
+    assert np.array_equal(before[1][0], after[1][0])
+    assert before[1][1] == after[1][1]
+
+
+def test_threads_that_edit_at_the_same_time_get_the_pixels_of_one_that_edits_alone() -> None:
+    def edit(name: str) -> bytes:
+        return apply_edit(name, Edited(picture()), draw_of(5)).image.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(edit, NAMES * 2))
+    assert together == [edit(name) for name in NAMES] * 2
+
+
+def harshest(name: str, image: Image.Image, seed: int = 0) -> Image.Image:
+    return apply_edit(name, Edited(image), draw_of(seed, Strength(1, 1))).image
+
+
+def test_the_harshest_brightness_is_30_or_220_percent_and_contrast_25_or_300_round_the_mean() -> None:
+    halves = Image.new("RGB", (40, 40), (80, 80, 80))
+    halves.paste((120, 120, 120), (20, 0, 40, 40))
+    for name, levels in (("brightness", {24, 176}), ("contrast", {95, 40})):
+        assert {harshest(name, halves, seed).getpixel((5, 5)) for seed in range(12)} == {(x,) * 3 for x in levels}
+
+
+def test_a_negative_and_a_grey_picture_have_the_levels_of_the_textbook() -> None:
+    blue = Image.new("RGB", (40, 40), (10, 20, 200))
+    assert apply_edit("invert", Edited(blue), draw_of(0)).image.getpixel((3, 3)) == (245, 235, 55)
+    # ITU-R 601: 0.299 * 10 + 0.587 * 20 + 0.114 * 200 = 37.5
+    assert apply_edit("grayscale", Edited(blue), draw_of(0)).image.getpixel((3, 3)) in {(37,) * 3, (38,) * 3}
+
+
+def test_jitter_turns_the_hue_and_leaves_greys_grey() -> None:
+    red, grey = (Image.new("RGB", (40, 40), colour) for colour in ((200, 60, 60), (120, 120, 120)))
+    turned, left = (harshest("color_jitter", image, seed=1) for image in (red, grey))
+    pixel = turned.getpixel((9, 9))
+    assert pixel[0] < max(pixel)  # 0.3 of a turn from red is nearer to green or to blue
+    assert len(set(left.getpixel((9, 9)))) == 1
+
+
+def test_sharpening_overshoots_on_both_sides_of_an_edge_by_a_halo_of_pixels() -> None:
+    edge = Image.new("RGB", (60, 40), (90, 90, 90))
+    edge.paste((150, 150, 150), (30, 0, 60, 40))
+    row = np.asarray(apply_edit("sharpen", Edited(edge), draw_of(0, Strength(0, 0))).image)[20, :, 0].astype(int)
+    assert row[29] < 70
+    assert row[30] > 170
+    assert row[27] < 85  # three pixels away, where a 3x3 filter would reach no more
+    assert (row[[5, 55]] == [90, 150]).all()
+
+
+def test_a_harsher_jpeg_is_farther_from_the_picture() -> None:
+    mild, hard = (
+        np.abs(np.subtract(apply_edit("jpeg", Edited(picture()), draw_of(0, strength)).image, picture(), dtype=int))
+        for strength in (Strength(0, 0), Strength(1, 1))
+    )
+    assert 0 < mild.mean() < hard.mean() / 1.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_margins_hold_the_whole_photo_unchanged_where_the_box_says(seed: int) -> None:
+    padded = apply_edit("pad", Edited(picture()), draw_of(seed))
+    edges = np.array(padded.box) * [*padded.image.size, *padded.image.size]
+    assert padded.image.crop(tuple(np.rint(edges).astype(int).tolist())).tobytes() == picture().tobytes()
 
 
 @pytest.mark.parametrize("name", MOVING)

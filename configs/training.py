@@ -1,0 +1,84 @@
+"""Settings of the training flows, with defaults for a machine without a GPU; presets lie in `training/`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from configs.schema import Settings
+
+
+class LoopSettings(Settings):
+    """How a network is trained, whatever it learns."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=2, description="examples per step and device")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are summed before the weights move")
+    learning_rate: float = Field(5e-4, gt=0, description="of new layers, at its peak (AdamW)")
+    backbone_rate: float = Field(0.3, ge=0, description="learning rate of pretrained layers, as a share of that")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up; a cosine to zero follows")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="of the averaged weights, which are what is kept; 0: off")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    checkpoint_minutes: float = Field(5.0, ge=0, description="longest time that a killed run loses")
+    workers: int = Field(1, ge=0, description="processes that edit pictures; 0: the training process itself")
+    devices: int = Field(1, ge=1, description="GPUs of this machine that train together")
+    device: str | None = Field(None, description="a torch device; by default CUDA where there is some")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on CUDA")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA where it has it, else float16; float32 on the CPU"
+    )
+    threads: int = Field(0, ge=0, description="cores that the network uses on the CPU; 0: all")
+    seed: int = 0
+
+
+class PhotoSettings(Settings):
+    """Which photos are learned from, and which are kept out to validate on."""
+
+    validation_share: float = Field(0.15, gt=0, lt=1, description="share of the photos that validate")
+    validation_limit: int = Field(500, ge=2, description="most photos that validate")
+    validation_copies: int = Field(4, ge=1, description="edited copies of each of them")
+    long_side: int = Field(448, ge=64, description="photos are reduced to it before they are edited")
+
+
+class ViewSettings(Settings):
+    """How strongly the views of a photo are edited."""
+
+    views: int = Field(2, ge=2, description="edited views of each photo in a batch")
+    reference_share: float = Field(0.4, ge=0, le=1, description="share of first views that are the plain photo")
+    mixup: float = Field(0.1, ge=0, le=1, description="share of views pasted onto another photo of the batch")
+
+
+class DescriptorTraining(Settings):
+    """Everything that `train-descriptor` can be told."""
+
+    architecture: str = Field("tf_efficientnet_lite0", description="a timm model, such as swin_base_patch4_window7_224")
+    start: str = Field(
+        "imagenet", description="imagenet, a descriptor or timm checkpoint (safetensors), or random: where it starts"
+    )
+    dimensions: int = Field(256, ge=8, le=4096, description="length of the vectors")
+    input_size: int = Field(160, ge=32, le=1024, description="side in pixels while it is trained")
+    described_size: int = Field(256, ge=32, le=1024, description="side in pixels when it describes")
+    frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that stay as they are")
+    temperature: float = Field(0.05, gt=0, description="of InfoNCE (SSCD)")
+    entropy_weight: float = Field(10.0, ge=0, description="of the KoLeo term; SSCD: 30, and 10 for other backbones")
+    memory: int = Field(1024, ge=0, description="vectors of earlier batches that serve as negatives; 0: none")
+    whitening: Literal["auto", "on", "off"] = Field("auto", description="PCA at the end; auto: where it validates better")
+    photos: PhotoSettings = PhotoSettings()
+    views: ViewSettings = ViewSettings()
+    loop: LoopSettings = LoopSettings()
+
+
+class OverlayTraining(Settings):
+    """Everything that `train-overlay-detector` can be told."""
+
+    architecture: str = Field("tf_efficientnet_lite0", description="a timm model with feature maps")
+    start: str = Field("imagenet", description="imagenet, an overlay detector (safetensors), or random")
+    input_size: int = Field(256, ge=64, le=1024, description="side in pixels of the square that it looks at")
+    frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that stay as they are")
+    overlay_share: float = Field(0.7, gt=0, le=1, description="share of the composites that hold a pasted picture")
+    examples_per_epoch: int = Field(2000, ge=1)
+    photos: PhotoSettings = PhotoSettings()
+    loop: LoopSettings = LoopSettings(batch_size=32)
