@@ -25,7 +25,11 @@ class MediaSettings(Settings):
 class OverlaySettings(Settings):
     """Which pictures pasted into a query are cut out (imgFp, image-copy rules)."""
 
-    detector: Literal["edges", "none"] = Field("edges", description="edges: straight borders, needs no training")
+    detector: str = Field(
+        "edges",
+        description="network: the trained one that ships; edges: straight borders; none; or a path, s3://…, or "
+        "models:/copytrace-overlay@champion",
+    )
     max_area: float = Field(0.85, gt=0, le=1, description="largest share of the query that a box may cover")
     max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's normalised sides")
     global_confidence: float = Field(0.55, ge=0, le=1, description="boxes above it feed the global branch")
@@ -36,8 +40,14 @@ class OverlaySettings(Settings):
 class DescriptorSettings(Settings):
     """The global descriptor."""
 
-    model: str = Field("imagenet", description="imagenet: EfficientNet-Lite0 with GeM pooling")
-    input_size: int = Field(256, ge=32, le=1024, description="side in pixels of the network's square input")
+    model: str = Field(
+        "imagenet",
+        description="shipped; imagenet: not trained on copies; or a path (safetensors, TorchScript), s3://…, or "
+        "models:/copytrace-descriptor@champion",
+    )
+    input_size: int | None = Field(
+        None, ge=32, le=1024, description="side in pixels of the network's square input; by default what the model says"
+    )
     batch_size: int = Field(16, ge=1, le=4096)
     backend: Literal["auto", "onnx", "torch"] = Field("auto", description="auto: torch on CUDA, else ONNX Runtime")
     device: str | None = Field(None, description="a torch device such as cuda:1; by default CUDA where there is some")
@@ -82,8 +92,8 @@ class GlobalSettings(Settings):
     references_per_query: int = Field(8, ge=1, description="references kept per query")
     normalization_weight: float = Field(1.0, ge=0, description="weight of the mean similarity to the noise set; 0: off")
     normalization_neighbours: int = Field(10, ge=1, description="noise neighbours averaged")
-    typical_noise: float = Field(
-        0.47, ge=-1, le=1, description="that mean in a large collection; stands in where there are too few neighbours"
+    typical_noise: float | None = Field(
+        None, ge=-1, le=1, description="that mean in a large collection, for small ones; by default what the model says"
     )
     noise: str | None = Field(None, description="index of unrelated images; by default the references' own neighbours")
 

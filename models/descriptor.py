@@ -1,4 +1,4 @@
-"""The global descriptor: a timm backbone, GeM pooling, an optional projection, and unit length."""
+"""The global descriptor: a timm backbone, GeM pooling, an optional projection and whitening, and unit length."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class DescriptorNetwork(nn.Module):
     """Images in, unit vectors out; normalisation is inside, so that every runtime preprocesses alike.
 
     `backbone` is a timm model without pooling or head (see `timm_backbone`); `mean` and `std` are per RGB channel for
-    values in 0..1; `projection` takes the pooled [N, C] to [N, D].
+    values in 0..1; `projection` takes the pooled [N, C] to [N, D]; `whitening` takes those vectors, of unit length, to
+    [N, W], which are brought to unit length again (for PCA whitening, its bias holds the mean: -weight @ mean).
     """
 
     mean: Tensor
@@ -51,18 +52,21 @@ class DescriptorNetwork(nn.Module):
         std: Sequence[float],
         gem_power: float = GEM_POWER,
         projection: nn.Linear | None = None,
+        whitening: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = GeM(gem_power)
         self.projection = projection
+        self.whitening = whitening
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def dimensions(self) -> int:
         """Length of the vectors."""
-        return self.projection.out_features if self.projection else int(self.backbone.num_features)  # type: ignore[arg-type]
+        last = self.whitening or self.projection
+        return last.out_features if last else int(self.backbone.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Describe uint8 [N, S, S, 3] RGB images as float32 [N, D] unit vectors."""
@@ -74,13 +78,44 @@ class DescriptorNetwork(nn.Module):
         """Describe normalised float [N, 3, S, S] pixels as float32 [N, D] unit vectors; training enters here."""
         pooled = self.pooling(_feature_map(self.backbone, pixels))
         projected = pooled if self.projection is None else self.projection(pooled)
-        return functional.normalize(projected.float(), dim=1)
+        vectors = functional.normalize(projected.float(), dim=1)
+        if self.whitening is None:
+            return vectors
+        return functional.normalize(self.whitening(vectors).float(), dim=1)
 
 
-def timm_backbone(architecture: str) -> nn.Module:
-    """Return a timm model of that name, with random weights and without pooling or head."""
+def timm_backbone(architecture: str, input_size: int | None = None) -> nn.Module:
+    """Return a timm model of that name, with random weights and without pooling or head.
+
+    `input_size`, the side of the input in pixels, matters to architectures whose weights depend on it (Swin, ViT); by
+    default it is what timm's name says. Raises what timm does for a size that the architecture cannot have.
+    """
     backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="")
-    return backbone
+    config = timm.get_pretrained_cfg(architecture)
+    if input_size is None or config is None or not config.fixed_input_size:
+        return backbone
+    if is_resizable(
+        backbone
+    ):  # rather than `img_size` below, so that shapes do not depend on the sizes before this one
+        resize_input(backbone, input_size)
+        return backbone
+    return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="", img_size=input_size)
+
+
+def is_resizable(backbone: nn.Module) -> bool:
+    """Tell whether `backbone` is a timm model whose weights depend on its input size, and can be made for another."""
+    return hasattr(backbone, "set_input_size")
+
+
+def resize_input(backbone: nn.Module, input_size: int) -> None:
+    """Make a timm model of a fixed input size take `input_size` pixels; its position embeddings are resampled.
+
+    Models that take any size stay as they are. Raises `ValueError`, or what timm does, where it cannot be done.
+    """
+    if is_resizable(backbone):
+        backbone.set_input_size(img_size=(input_size, input_size))  # type: ignore[operator]
+    elif (getattr(backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+        raise ValueError("timm does not resize this architecture")
 
 
 def build_descriptor(config: DescriptorConfig) -> DescriptorNetwork:

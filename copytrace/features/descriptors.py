@@ -12,19 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, InputError
+from copytrace.features.model_sources import locate
 from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
-from models.pretrained import DescriptorConfig, efficientnet_lite0
+from models.descriptor_files import read_config
+from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError, efficientnet_lite0
 
 Backend = Literal["auto", "onnx", "torch"]
 
 # The models that `load_descriptor` knows by name, each told for an input size.
 MODELS: dict[str, Callable[[int], DescriptorConfig]] = {"imagenet": efficientnet_lite0}
 
+IMAGENET_INPUT = 256
+SSCD_INPUT = 288  # the side that SSCD's authors test at (Pizzi et al., 2022)
+ZIP_MAGIC = b"PK\x03\x04"  # what a TorchScript file starts with; pickled checkpoints do too, and are refused later
+
 SMALLEST_INPUT = 32  # the backbone's stride: a smaller picture leaves nothing to pool
 
 
 class Descriptor(Protocol):
     """Turns pictures into unit vectors; `digest` says by which model, and vectors compare only within one digest."""
+
+    @property
+    def name(self) -> str:
+        """What people call the model; it may change with nothing else changed."""
 
     @property
     def digest(self) -> str:
@@ -37,6 +47,10 @@ class Descriptor(Protocol):
     @property
     def input_size(self) -> int:
         """Side in pixels of the square pictures that `describe` takes."""
+
+    @property
+    def typical_noise(self) -> float | None:
+        """Mean cosine of a picture to its nearest unrelated ones in a large collection, where it was measured."""
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures (see `resize_for_descriptor`) as float32 [N, D] unit vectors.
@@ -51,28 +65,31 @@ def load_descriptor(
     backend: Backend = "auto",
     device: str | None = None,
     threads: int = 0,
-    input_size: int = 256,
+    input_size: int | None = None,
 ) -> Descriptor:
-    """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA.
+    """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`; `device` a torch device such as "cpu" or "cuda:1", by default CUDA where there is
-    some; `threads` the cores to use on the CPU, 0 for all. ONNX needs a graph file, made once (about 15 s) and kept
-    under `$COPYTRACE_CACHE`, else `$XDG_CACHE_HOME/copytrace`, else `~/.cache/copytrace`; with it, torch is not
-    imported. Raises `ConfigError` for settings that do not exist or do not go together, and `CopytraceError` when
-    onnxruntime is not installed or the cache cannot be written.
+    `model` is a name in `MODELS`, or else what `locate` finds: "shipped", a file or folder, a URI. The file is one that
+    `save_descriptor` wrote, or TorchScript as published for SSCD (float [N, 3, S, S] normalised as for ImageNet, to
+    [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is some; `threads` the
+    cores to use on the CPU, 0 for all; `input_size` by default what the model was made for. ONNX needs a graph file,
+    made once (about 15 s) and kept in `cache_folder()`; with it, torch is not imported. Raises `ConfigError` for
+    settings that do not exist or do not go together and for a model that is missing, damaged or no descriptor, and
+    `CopytraceError` when onnxruntime is not installed, the model cannot be exported or the cache not be written.
     """
-    if model not in MODELS:
-        raise ConfigError(f"unknown descriptor model {model!r}; give one of: {', '.join(sorted(MODELS))}")
     if backend not in ("auto", "onnx", "torch"):
         raise ConfigError(f"unknown backend {backend!r}; give one of: auto, onnx, torch")
-    if input_size < SMALLEST_INPUT:
+    if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
     if threads < 0:
         raise ConfigError(f"threads is {threads}; give 0 for all cores, or a positive number")
-    config = MODELS[model](input_size)
-    if _runs_on_cpu_by_onnx(backend, device):
-        return OnnxDescriptor(config, threads=threads)
-    return TorchDescriptor(config, device=device, threads=threads)
+    try:
+        config = _configured(model, input_size)
+        if _runs_on_cpu_by_onnx(config, backend, device):
+            return OnnxDescriptor(config, threads=threads)
+        return TorchDescriptor(config, device=device, threads=threads)
+    except ModelFileError as error:
+        raise ConfigError(str(error)) from error
 
 
 def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray[np.uint8]:
@@ -92,8 +109,30 @@ def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray
     return np.asarray(resized, dtype=np.uint8)
 
 
-def _runs_on_cpu_by_onnx(backend: Backend, device: str | None) -> bool:
-    if backend == "torch":
+def _configured(model: str, input_size: int | None) -> DescriptorConfig:
+    if model in MODELS:
+        return MODELS[model](input_size or IMAGENET_INPUT)
+    path = locate(model, "descriptor")
+    with path.open("rb") as file:
+        is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if not is_archive:
+        return read_config(path, input_size)
+    return DescriptorConfig(
+        name=path.name.partition(".")[0],
+        architecture="torchscript",
+        weights=path,
+        dimensions=None,
+        input_size=input_size or SSCD_INPUT,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        storage="torchscript",
+    )
+
+
+def _runs_on_cpu_by_onnx(config: DescriptorConfig, backend: Backend, device: str | None) -> bool:
+    if config.storage == "torchscript" and backend == "onnx":
+        raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
+    if backend == "torch" or config.storage == "torchscript":
         return False
     if device is not None and device != "cpu":
         if backend == "onnx":

@@ -74,7 +74,8 @@ def settings_of_index(
     made_with: dict[str, Any] = {
         "format": FORMAT,
         "role": role,
-        "descriptor": describe_model(settings, descriptor),
+        "descriptor": describe_model(descriptor),
+        "typical_noise": descriptor.typical_noise,
         "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
     }
     if role == "queries":
@@ -84,9 +85,9 @@ def settings_of_index(
     return as_read_back
 
 
-def describe_model(settings: ImageSettings, descriptor: Descriptor) -> str:
+def describe_model(descriptor: Descriptor) -> str:
     """Name the global descriptor so that a person recognises it, and no two are confused."""
-    return f"{settings.descriptor.model} at {descriptor.input_size} px ({descriptor.digest})"
+    return f"{descriptor.name} at {descriptor.input_size} px ({descriptor.digest})"
 
 
 def plan_index(
@@ -135,13 +136,13 @@ def read_plan(root: Path) -> IndexPlan:
     return IndexPlan(root, made_with["role"], made_with, kept, shards)
 
 
-def read_planned_shard(root: Path, number: int) -> tuple[Shard, Role]:
-    """Return one shard of the plan at `root` and what the index is for, without going through all the others."""
+def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
+    """Return one shard of the plan at `root` and what its index is made with, without going through the others."""
     path = root / "plan.parquet"
     made_with = json.loads(pq.read_schema(path).metadata[MADE_WITH_KEY])
     chosen = [("shard", "==", number), ("kept", "==", False)]
     rows = pq.read_table(path, columns=["id", "path", "stamp"], filters=chosen).to_pylist()
-    return _shard(number, [MediaItem(**row) for row in rows], made_with), made_with["role"]
+    return _shard(number, [MediaItem(**row) for row in rows], made_with), made_with
 
 
 def is_done(root: Path, shard: Shard) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -13,8 +14,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.features.model_sources import cache_folder
+from models.descriptor_files import load_descriptor_file
 from models.export import GRAPH_VERSION, INPUT, OUTPUT, export_onnx, read_sealed
 from models.pretrained import DescriptorConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.descriptor import DescriptorNetwork
+    from models.torchscript import ScriptedDescriptor
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +48,8 @@ class OnnxDescriptor:
                 "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
             ) from error
 
-        self.digest, self.dimensions, self.input_size = config.digest, config.dimensions, config.input_size
+        self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
+        self.typical_noise = config.typical_noise
         self._threads = threads or usable_cores()
         graph = cached_graph(config)
 
@@ -49,6 +59,7 @@ class OnnxDescriptor:
             return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
         self._one_core = open_session(1)
+        self.dimensions = int(self._one_core.get_outputs()[0].shape[1])
         self._all_cores = open_session(self._threads) if self._threads > 1 else self._one_core
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="describe")
 
@@ -70,7 +81,7 @@ class OnnxDescriptor:
 
 
 class TorchDescriptor:
-    """Describes by torch: float16 autocast and channels_last on CUDA, float32 elsewhere.
+    """Describes by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), float32 elsewhere.
 
     When CUDA's memory runs out the batch is halved, for good, and the work goes on. On the CPU, `threads` other than
     0 sets torch's number of threads for the whole process.
@@ -78,8 +89,6 @@ class TorchDescriptor:
 
     def __init__(self, config: DescriptorConfig, *, device: str | None = None, threads: int = 0) -> None:
         import torch  # noqa: PLC0415
-
-        from models.descriptor import build_descriptor  # noqa: PLC0415
 
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -89,9 +98,11 @@ class TorchDescriptor:
             raise ConfigError(f"torch sees no device {device!r}; set device to cpu, or install a CUDA build of torch")
         if threads and self.device.type == "cpu":
             torch.set_num_threads(threads)
-        self.digest, self.dimensions, self.input_size = config.digest, config.dimensions, config.input_size
+        self.network = build_network(config, self.device).to(memory_format=torch.channels_last)
+        self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
+        self.typical_noise = config.typical_noise
+        self.dimensions = self.network.dimensions
         self.largest_batch = LARGEST_CUDA_BATCH
-        self.network = build_descriptor(config).to(self.device).to(memory_format=torch.channels_last)
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`.
@@ -135,6 +146,23 @@ class TorchDescriptor:
         logger.warning("%s ran out of memory at %d pictures; going on with %d", self.device, size, self.largest_batch)
 
 
+def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorNetwork | ScriptedDescriptor:
+    """Return the network that `config` tells of, in eval mode on `device`, with its weights.
+
+    Raises `ModelFileError` when its file does not hold what `config` says.
+    """
+    if config.storage == "torchscript":
+        from models.torchscript import load_torchscript  # noqa: PLC0415
+
+        return load_torchscript(config, device)
+    if config.storage == "safetensors":
+        return load_descriptor_file(config.weights, config.input_size).to(device)
+
+    from models.descriptor import build_descriptor  # here: it imports torch, which a warm cache does not need  # noqa: PLC0415
+
+    return build_descriptor(config).to(device)
+
+
 def cached_graph(config: DescriptorConfig) -> bytes:
     """Return the descriptor's ONNX file, made and cached if it is not there, rebuilt with a warning if it is damaged.
 
@@ -163,17 +191,17 @@ def _made_graph(config: DescriptorConfig, path: Path) -> bytes | None:
         else:
             logger.info("making %s, once", path)
 
-        from models.descriptor import build_descriptor  # here: it imports torch, which a warm cache does not need  # noqa: PLC0415
+        import torch  # here: a warm cache does not need it  # noqa: PLC0415
 
-        export_onnx(build_descriptor(config), path, config.input_size)
+        network = build_network(config, torch.device("cpu"))
+        try:
+            export_onnx(network, path, config.input_size)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CopytraceError(
+                f"{config.name} ({config.architecture}) cannot be exported to ONNX: {reason}; set backend to torch"
+            ) from error
         return read_sealed(path)
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder of Copytrace, by `COPYTRACE_CACHE`, `XDG_CACHE_HOME` or the home folder."""
-    if own := os.environ.get("COPYTRACE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copytrace"
 
 
 def usable_cores() -> int:

@@ -42,7 +42,7 @@ def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
         load_calibration(settings.merge.calibration)
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
     for root in [*indexes, *([Path(settings.global_.noise)] if settings.global_.noise else [])]:
-        check_model(ImageIndex.open(root), describe_model(settings, descriptor))
+        check_model(ImageIndex.open(root), describe_model(descriptor))
 
 
 def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
@@ -69,11 +69,12 @@ def count_images(root: Path, shards: Sequence[int]) -> int:
 
 def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress: Progress) -> Path:
     """Find the pictures pasted into the queries of a shard; references are taken as they are."""
-    shard, role = read_planned_shard(root, number)
+    shard, made_with = read_planned_shard(root, number)
     path = ShardPaths.of(root, number).overlays
-    if role == "references" or read_stamp(path) == shard.stamp:
+    if made_with["role"] == "references" or read_stamp(path) == shard.stamp:
         return path
     _, detector = _models(settings.descriptor, settings.overlay.detector)
+    _check_planned(root, "overlay detector", made_with["overlays"]["digest"], detector.digest if detector else "none")
     with (
         recorded(path.with_suffix(".json"), "preprocess queries", len(shard.items)),
         progress.stage("preprocess queries", len(shard.items), "images") as stage,
@@ -83,11 +84,13 @@ def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress:
 
 def describe_shard(root: Path, number: int, settings: ImageSettings, progress: Progress) -> Path:
     """Write descriptors and points of a shard."""
-    shard, role = read_planned_shard(root, number)
+    shard, made_with = read_planned_shard(root, number)
     paths = ShardPaths.of(root, number)
     if is_done(root, shard):
         return paths.receipt
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
+    _check_planned(root, "descriptor", made_with["descriptor"], describe_model(descriptor))
+    role = made_with["role"]
     name = f"describe {role}"
     with (
         recorded(paths.receipt, name, len(shard.items)) as receipt,
@@ -120,10 +123,19 @@ def check_model(index: ImageIndex, model: str) -> None:
         )
 
 
+def _check_planned(root: Path, what: str, planned: str, found: str) -> None:
+    # A champion may move, or a file be replaced, between the planning of a shard and its turn.
+    if planned != found:
+        raise ModelMismatchError(
+            f"{root} was planned with the {what} {planned}, which is now {found}; run the same command again to start "
+            "anew with that, or name a version instead of an alias"
+        )
+
+
 @lru_cache(maxsize=4)
 def _models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
     """Load the models once per process: shards come one after another."""
     loaded = load_descriptor(
         descriptor.model, backend=descriptor.backend, device=descriptor.device, input_size=descriptor.input_size
     )
-    return loaded, load_overlay_detector(detector)
+    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)

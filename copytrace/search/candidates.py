@@ -34,6 +34,7 @@ from copytrace.storage import write_table
 Branch = Literal["global", "local", "crop-local"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
 
+UNKNOWN_NOISE = 0.3  # of a model whose file does not say its typical noise
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time: 2 GB where the search is exact
 
 
@@ -99,17 +100,20 @@ def _global_candidates(
     # One more than asked for, because an image may meet itself; more where the references serve as noise.
     averaged = settings.normalization_neighbours
     wanted = max(settings.references_per_query, averaged) + 2
+    typical = settings.typical_noise
+    if typical is None:
+        typical = queries.made_with["typical_noise"] or UNKNOWN_NOISE
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
         similarity, rows = nearest(
             panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
         )
         if noise is None:
-            level = noise_level(similarity, averaged, typical=settings.typical_noise, skip=1)
+            level = noise_level(similarity, averaged, typical=typical, skip=1)
         else:
             blocks = (noise.descriptors(s).vectors for s in noise.shards)
             to_noise, _ = nearest(panes.vectors, blocks, averaged)
-            level = noise_level(to_noise, averaged, typical=settings.typical_noise)
+            level = noise_level(to_noise, averaged, typical=typical)
         best: dict[tuple[str, str], Candidate] = {}
         for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
             for cosine, row in zip(similarity[number], rows[number], strict=True):

@@ -67,7 +67,7 @@ def test_one_shard_of_a_plan_is_read_as_it_stands_in_the_whole_plan(folder: Path
     planned = read_plan(tmp_path / "index")
     assert [len(shard.items) for shard in planned.shards] == [3, 1]
     for shard in planned.shards:
-        assert read_planned_shard(tmp_path / "index", shard.number) == (shard, "references")
+        assert read_planned_shard(tmp_path / "index", shard.number) == (shard, planned.made_with)
 
 
 def test_a_second_run_describes_nothing(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:

@@ -119,6 +119,23 @@ def test_a_projection_sets_the_dimensions():
     assert network.dimensions == 16
 
 
+def test_whitening_takes_unit_vectors_and_gives_unit_vectors():
+    class Pixel(nn.Module):
+        num_features = 3
+
+        def forward(self, pixels):
+            return pixels[:, :, :1, :1]
+
+    whitening = nn.Linear(3, 2)
+    with torch.no_grad():
+        whitening.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]]))
+        whitening.bias.copy_(-whitening.weight @ torch.tensor([0.0, 0.2, 0.0]))  # the mean, folded
+    network = DescriptorNetwork(Pixel(), mean=HALF, std=HALF, whitening=whitening)
+    vector = network.embed(torch.tensor([6.0, 8.0, 0.0]).view(1, 3, 1, 1))  # of length 10: (0.6, 0.8, 0)
+    assert vector[0].tolist() == pytest.approx([0.6 / 9.36**0.5, 3.0 / 9.36**0.5])
+    assert network.dimensions == 2
+
+
 def test_the_built_descriptor_is_the_classifier_before_its_head(classifier):
     network = build_descriptor(CONFIG)
     pixels = torch.zeros(1, 3, 64, 64)

@@ -1,0 +1,103 @@
+"""Descriptors published as TorchScript, SSCD's for one: normalised pixels in, vectors out."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.pretrained import ModelFileError
+
+if TYPE_CHECKING:
+    from models.pretrained import DescriptorConfig
+
+
+class ScriptedDescriptor(nn.Module):
+    """A TorchScript network behind the interface of `DescriptorNetwork`: uint8 [N, S, S, 3] to unit vectors [N, D].
+
+    `scripted` takes float32 [N, 3, S, S], normalised by `config`'s mean and std. It runs in float32 under any autocast,
+    since whoever scripted it may have left out the guards that half precision needs. A dry run of two pictures on
+    `device` checks it: raises `ModelFileError` unless it gives finite [2, D].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, scripted: nn.Module, config: DescriptorConfig, device: torch.device) -> None:
+        super().__init__()
+        self.scripted = scripted
+        self.register_buffer("mean", torch.tensor(config.mean, device=device).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std, device=device).view(1, 3, 1, 1))
+        self.dimensions = self._dry_run(config, device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Describe uint8 [N, S, S, 3] RGB images as float32 [N, D] unit vectors."""
+        pixels = (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+        with torch.autocast(images.device.type, enabled=False):
+            vectors: Tensor = self.scripted(pixels)
+        return functional.normalize(vectors.float(), dim=1)
+
+    def _dry_run(self, config: DescriptorConfig, device: torch.device) -> int:
+        size = config.input_size
+        images = torch.randint(
+            0, 256, (2, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        )
+        taken = f"float32 [2, 3, {size}, {size}]"
+        try:
+            with torch.inference_mode():
+                vectors = self(images.to(device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AttributeError, TypeError, IndexError) as error:  # the latter three: no tensor came back
+            raise ModelFileError(
+                f"{config.weights} does not describe {taken}: {_last_line(error)}; "
+                "set input_size to what the network was made for, if it is a descriptor"
+            ) from error
+        fits = vectors.ndim == 2 and len(vectors) == 2
+        if not fits or not vectors.isfinite().all():
+            found = "values that are not finite" if fits else f"{list(vectors.shape)}"
+            raise ModelFileError(f"{config.weights} gives {found} for {taken}, not [2, D]; it is no descriptor")
+        return int(vectors.shape[1])
+
+
+def load_torchscript(config: DescriptorConfig, device: torch.device) -> ScriptedDescriptor:
+    """Return the network of the TorchScript archive `config.weights` on `device`, in eval mode, tried out.
+
+    Raises `ModelFileError` when the file is no TorchScript archive (`check_torchscript`), is damaged, or holds no
+    descriptor.
+    """
+    check_torchscript(config.weights)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")  # deprecated, and in use
+            scripted = torch.jit.load(config.weights, map_location=device)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ModelFileError(f"{config.weights} cannot be loaded: {_last_line(error)}; download it again") from error
+    return ScriptedDescriptor(scripted.eval(), config, device).eval()
+
+
+def check_torchscript(path: Path) -> None:
+    """Raise `ModelFileError` unless `path` is a TorchScript archive; a checkpoint of pickled objects is not.
+
+    Pickled objects can run any code when they are loaded; a TorchScript archive holds tensors and TorchScript alone.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelFileError(f"{path} is not a whole zip archive: {error}; download it again") from error
+    if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
+        raise ModelFileError(
+            f"{path} is not TorchScript but {'a pickled checkpoint' if 'data.pkl' in names else 'another archive'}, "
+            "which is not loaded as it may run any code; give the network's torchscript.pt"
+        )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

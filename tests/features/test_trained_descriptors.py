@@ -1,0 +1,168 @@
+"""`load_descriptor` with models from files: Copytrace's own safetensors, and TorchScript."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from configs.schema import ImageSettings
+from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
+from copytrace.features.descriptors import load_descriptor
+from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
+from copytrace.image_stages import indexing
+from copytrace.progress import SilentProgress
+from models.descriptor import DescriptorNetwork, timm_backbone
+from models.descriptor_files import save_descriptor
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+
+SIZE = 64
+HALF = (0.5, 0.5, 0.5)
+
+
+class Pooled(nn.Module):
+    """A convolution, GeM and a projection, as SSCD's networks end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 8, 3, stride=4)
+        self.embeddings = nn.Linear(8, 512)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embeddings(self.backbone(x).clamp(min=1e-6).pow(3.0).mean(dim=(2, 3)).pow(1.0 / 3.0))
+
+
+def saved(path: Path, seed: int = 0, gain: float = 1.0) -> Path:
+    torch.manual_seed(seed)
+    backbone = timm_backbone("test_efficientnet")
+    nn.init.constant_(backbone.bn2.weight, gain)
+    network = DescriptorNetwork(backbone, mean=HALF, std=HALF, projection=nn.Linear(backbone.num_features, 24))
+    return save_descriptor(network, path, architecture="test_efficientnet", input_size=SIZE, name="small")
+
+
+def scripted(path: Path) -> Path:
+    torch.manual_seed(0)
+    torch.jit.script(Pooled().eval()).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPYTRACE_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model") / "descriptor.safetensors")
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def test_a_trained_model_describes_alike_by_onnx_and_torch(model, pictures):
+    onnx, by_torch = (load_descriptor(str(model), backend=name, device="cpu") for name in ("onnx", "torch"))
+    assert isinstance(onnx, OnnxDescriptor)
+    assert (onnx.name, onnx.dimensions, onnx.input_size) == ("small", 24, SIZE)
+    assert (onnx.digest, onnx.dimensions, onnx.input_size) == (by_torch.digest, by_torch.dimensions, SIZE)
+    np.testing.assert_allclose(onnx.describe(pictures), by_torch.describe(pictures), atol=1e-4)
+
+
+def test_a_warm_start_of_a_trained_model_does_not_import_torch(model, cache):
+    load_descriptor(str(model.parent), backend="onnx")
+    script = "import sys; from copytrace.features.descriptors import load_descriptor;"
+    script += f"load_descriptor({str(model.parent)!r}, device='cpu'); print('torch' in sys.modules)"
+    environment = {**os.environ, "COPYTRACE_CACHE": str(cache)}
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+    )
+    assert found.stdout == "False\n", found.stderr
+
+
+def test_another_input_size_is_another_model(model):
+    other = load_descriptor(str(model), backend="torch", device="cpu", input_size=96)
+    assert other.input_size == 96
+    assert other.digest != load_descriptor(str(model), backend="torch", device="cpu").digest
+
+
+def test_the_untrained_network_looks_at_256_pixels_by_default():
+    assert load_descriptor(backend="torch", device="cpu").input_size == 256
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_torchscript_runs_by_torch_at_the_size_of_sscd(backend, tmp_path):
+    found = load_descriptor(str(scripted(tmp_path / "sscd_disc.torchscript.pt")), backend=backend, device="cpu")
+    assert isinstance(found, TorchDescriptor)
+    assert (found.name, found.dimensions, found.input_size) == ("sscd_disc", 512, 288)
+    vectors = found.describe(np.random.default_rng(0).integers(0, 256, (3, 288, 288, 3), dtype=np.uint8))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_torchscript_by_onnx_is_refused_with_the_cure(tmp_path):
+    with pytest.raises(ConfigError, match="is TorchScript, which onnx does not run; set backend to auto or torch"):
+        load_descriptor(str(scripted(tmp_path / "sscd.pt")), backend="onnx")
+
+
+def test_a_checkpoint_is_refused_whatever_its_name(tmp_path):
+    torch.save(Pooled().state_dict(), tmp_path / "descriptor.safetensors")
+    with pytest.raises(ConfigError, match="not TorchScript but a pickled checkpoint"):
+        load_descriptor(str(tmp_path), backend="torch")
+
+
+def test_a_model_cut_short_is_refused_before_any_work(model, tmp_path):
+    (tmp_path / "descriptor.safetensors").write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="is not a whole safetensors file"):
+        load_descriptor(str(tmp_path))
+
+
+def test_a_network_that_cannot_be_exported_is_an_error_that_names_the_other_backend(tmp_path):
+    overflowing = saved(tmp_path / "descriptor.safetensors", gain=1e15)  # GeM cubes it, and the vectors are NaN
+    with pytest.raises(CopytraceError, match=r"small \(test_efficientnet\) cannot be exported to ONNX: .*set backend"):
+        load_descriptor(str(overflowing), backend="onnx", device="cpu")
+
+
+def test_an_index_of_one_model_is_not_searched_with_another(
+    tmp_path: Path, photos: dict[str, np.ndarray], write_photos: Callable[..., Path], image_settings: ImageSettings
+) -> None:
+    folder = write_photos(tmp_path / "photos", photos)
+
+    def with_model(seed: int) -> ImageSettings:
+        path = saved(tmp_path / f"model-{seed}" / "descriptor.safetensors", seed)
+        update = {"model": str(path), "backend": "torch", "device": "cpu", "input_size": SIZE}
+        return image_settings.model_copy(update={"descriptor": image_settings.descriptor.model_copy(update=update)})
+
+    one, other = with_model(1), with_model(2)
+    for shard in indexing.plan(str(folder), tmp_path / "index", "references", one, replace=False):
+        indexing.describe_shard(tmp_path / "index", shard, one, SilentProgress())
+    indexing.finish(tmp_path / "index", one, failures=tmp_path / "failures.csv", indexes=[tmp_path / "index"])
+    indexing.check(one, [tmp_path / "index"])
+    with pytest.raises(ModelMismatchError, match="index it again, or choose its model"):
+        indexing.check(other, [tmp_path / "index"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("made", "size"), [(saved, SIZE), (scripted, 288)])
+def test_cuda_gives_nearly_the_vectors_of_the_cpu(made, size, tmp_path):
+    path = str(made(tmp_path / "model.pt"))
+    pictures = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    vectors = [load_descriptor(path, backend="torch", device=name).describe(pictures) for name in ("cpu", "cuda")]
+    np.testing.assert_allclose(np.sum(vectors[0] * vectors[1], axis=1), 1.0, atol=1e-3)
