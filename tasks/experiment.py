@@ -1,0 +1,241 @@
+"""A training run in MLflow: settings, data, figures, pictures. However often a run dies, it stays one MLflow run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
+from numpy.typing import NDArray
+from prefect.artifacts import create_link_artifact
+from prefect.exceptions import CancelledRun
+from prefect.runtime import deployment, flow_run
+
+from copytrace.features.model_sources import shown
+from copytrace.storage import write_json
+from copytrace.training.log import read_history
+from tasks.mlflow_store import asking, connect, entity_name, experiment_id, leaves, run_link, tracking_uri
+
+RECEIPT = "mlflow.json"
+SECONDS_BETWEEN_SAMPLES = 30
+"""Of the machine's load. MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MlflowLog:
+    """A `copytrace.training.log.TrainingLog` that tells an MLflow run; it pickles, and never stops a training."""
+
+    uri: str
+    run_id: str
+
+    def metrics(self, values: Mapping[str, float], epoch: int) -> None:
+        """Log the figures of an epoch, with the epoch as step; what fails is sent again when the run ends."""
+        with _warned_of(f"the figures of epoch {epoch} were not tracked; the end of the run sends them again"):
+            _send(connect(self.uri), self.run_id, values, epoch)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8], epoch: int) -> None:
+        """Log a picture, RGB uint8 [H, W, 3]; MLflow shows those of one name side by side, with a slider of epochs."""
+        with _warned_of(f"the picture {name} of epoch {epoch} was not tracked"):
+            connect(self.uri).log_image(self.run_id, pixels, key=entity_name(name), step=epoch)
+
+
+class TrainingRun:
+    """An MLflow run that is under way; as a context manager it ends FINISHED, FAILED or, when cancelled, KILLED.
+
+    While it is entered, the load of the machine is sampled: CPU, memory, disk, network, and GPUs where
+    `nvidia-ml-py` is installed.
+    """
+
+    def __init__(self, uri: str, experiment: str, run_id: str, out: Path) -> None:
+        self.uri, self.experiment, self.id, self.out = uri, experiment, run_id, out
+        self._monitor: Any = None
+
+    @property
+    def log(self) -> MlflowLog:
+        """What the training is given to tell its figures and pictures to."""
+        return MlflowLog(self.uri, self.id)
+
+    @property
+    def link(self) -> str:
+        """The run's page on the server, or the database file that it is in."""
+        return run_link(self.uri, self.experiment, self.id)
+
+    def log_dataset(self, source: str, digest: str, context: Literal["training", "validation"]) -> None:
+        """Say which photos are learned from, or validated on: where they are, and a digest of which they are.
+
+        The digest also becomes the tag `dataset_digest` or `validation_digest`. Raises `TrackingError`.
+        """
+        scheme = source.partition("://")[0] if "://" in source else "local"
+        data = Dataset(
+            name=f"{context} photos", digest=digest, source_type=scheme, source=json.dumps({"uri": shown(source)})
+        )
+        client = connect(self.uri)
+        with asking(self.uri):
+            client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+            tag = "dataset_digest" if context == "training" else "validation_digest"
+            client.set_tag(self.id, tag, digest)
+
+    def __enter__(self) -> Self:
+        with _warned_of("the load of the machine is not tracked"):
+            self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+                self.id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=self.uri
+            )
+            self._monitor.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._monitor:
+            self._monitor.finish()
+        again = f"the same command with {self.out} does it again"
+        with _warned_of(f"some epochs were not tracked; {again}"):
+            _send_missing(connect(self.uri), self.id, self.out / "history.jsonl")
+        with _warned_of(f"MLflow was not told that the run ended; {again}"):
+            client = connect(self.uri)
+            if error:
+                client.set_tag(self.id, "error", f"{type(error).__name__}: {error}"[:1000])
+            client.set_terminated(self.id, _status(error))
+
+
+def open_run(
+    out: Path, experiment: str, settings: Mapping[str, Any], tags: Mapping[str, str] | None = None
+) -> TrainingRun:
+    """Start a run, or go on with the one that an earlier attempt in the folder `out` started in the same store.
+
+    The store is `MLFLOW_TRACKING_URI`, by default a database in the user's data folder. `settings`, which may be
+    nested, become parameters; one that has changed since the first attempt becomes a tag `changed.NAME`, as MLflow
+    never changes a parameter. Raises `TrackingError` when MLflow cannot be used: nothing is lost yet.
+    """
+    uri = tracking_uri()
+    client = connect(uri)
+    with asking(uri):
+        run = _earlier_run(client, uri, out)
+        attempt = 1
+        if run is None:
+            group = experiment_id(client, uri, experiment)
+            run = client.create_run(group, run_name=flow_run.name or out.resolve().name)
+            # At once, so that whatever happens next happens to this run.
+            write_json(out / RECEIPT, {"uri": shown(uri), "experiment": experiment, "run_id": run.info.run_id})
+        else:
+            attempt = int(run.data.tags.get("attempts", 1)) + 1
+            client.update_run(run.info.run_id, status="RUNNING")
+            _send_missing(client, run.info.run_id, out / "history.jsonl")
+        evidence = {**_origin(), **(tags or {}), "attempts": str(attempt)}
+        _log_settings(client, run, settings, resolve_tags(evidence))
+    opened = TrainingRun(uri, run.info.experiment_id, run.info.run_id, out)
+    if flow_run.id:
+        create_link_artifact(opened.link, f"MLflow run {opened.id}", key="mlflow-run")
+    return opened
+
+
+def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
+    if not (out / RECEIPT).exists():
+        return None
+    receipt = json.loads((out / RECEIPT).read_text())
+    if receipt["uri"] != shown(uri):
+        logger.warning("%s was tracked at %s; it goes on as a new run at %s", out, receipt["uri"], shown(uri))
+        return None
+    try:
+        run = client.get_run(receipt["run_id"])
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        logger.warning("the MLflow run %s of %s was deleted; it goes on as a new one", receipt["run_id"], out)
+        return None
+    return run
+
+
+def _log_settings(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    given = {name: str(value) for name, value in leaves(settings)}
+    known = run.data.params
+    changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(name, text) for name, text in given.items() if name not in known],
+        tags=[RunTag(name, text) for name, text in {**tags, **changed}.items()],
+    )
+
+
+def _origin() -> dict[str, str]:
+    """Where a run comes from: code, libraries, machine, and the flow run that it belongs to."""
+    tags = {"host": platform.node(), **_code()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            tags[f"version.{package}"] = version(package)
+    if flow_run.id:
+        tags["prefect.flow_run_id"] = str(flow_run.id)
+        tags["prefect.flow_name"] = flow_run.flow_name or ""
+        tags["prefect.flow_run_url"] = flow_run.ui_url or ""
+        tags["prefect.deployment"] = deployment.name or ""
+    return tags
+
+
+def _code() -> dict[str, str]:
+    git = shutil.which("git")
+    # An installed package has no repository of its own, and must not name the one that it happens to lie in.
+    if git is None or not (ROOT / ".git").exists():
+        return {}
+
+    def answer(*question: str) -> str:
+        done = subprocess.run([git, *question], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    if not (commit := answer("rev-parse", "HEAD")):
+        return {}
+    dirty = bool(answer("status", "--porcelain"))
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(entity_name(name), float(value), now, epoch) for name, value in values.items()])
+
+
+def _send_missing(client: MlflowClient, run_id: str, history: Path) -> None:
+    logged: dict[str, set[int]] = {}
+    for line in read_history(history):
+        epoch = line.pop("epoch")
+        for name in line.keys() - logged.keys():
+            logged[name] = {metric.step for metric in client.get_metric_history(run_id, entity_name(name))}
+        if missing := {name: value for name, value in line.items() if epoch not in logged[name]}:
+            _send(client, run_id, missing, epoch)
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None:
+        return "FINISHED"
+    # Signals, Ctrl-C and what Prefect raises when it ends a flow run are no Exceptions.
+    return "FAILED" if isinstance(error, Exception) and not isinstance(error, CancelledRun) else "KILLED"
+
+
+@contextmanager
+def _warned_of(consequence: str) -> Iterator[None]:
+    """Turn any error in the block into a warning."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - hours of training are not lost because they could not be told of
+        logger.warning("%s: %s", consequence, str(error).partition("\n")[0])

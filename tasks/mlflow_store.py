@@ -1,0 +1,119 @@
+"""Where MLflow keeps what it is told: a server, or a database file of one's own; and errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from copytrace.errors import CopytraceError
+from copytrace.features.model_sources import shown
+
+# MLflow would try for four minutes before it says that nobody answers; what the user has set holds.
+DEFAULT_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class TrackingError(CopytraceError):
+    """MLflow could not do what it was asked."""
+
+
+class ServerUnavailableError(TrackingError, ConnectionError):
+    """The MLflow server does not answer; as a `ConnectionError` it is worth another attempt (see `tasks.policy`)."""
+
+
+def tracking_uri() -> str:
+    """Return `MLFLOW_TRACKING_URI`, by default a database in the user's data folder, `copytrace/mlflow.db`."""
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return f"sqlite:///{data / 'copytrace' / 'mlflow.db'}"
+
+
+def database_of(uri: str) -> Path | None:
+    """Return the database file that a tracking URI names, or None if it is not one."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client; a database file that does not exist is made. Raises `TrackingError`.
+
+    A server that is down is found out by the first question, after about three seconds; ask within `asking`.
+    """
+    for name, value in DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for chatty in ("mlflow.store.db.utils", "mlflow.system_metrics"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with asking(uri):
+        return _client(uri)
+
+
+@cache
+def _client(uri: str) -> MlflowClient:
+    client = MlflowClient(uri)
+    if database := database_of(uri):
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # The first question makes the tables: two processes that make them at once would both fail.
+        with FileLock(f"{database}.lock"):
+            client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Turn errors of MLflow in the block into `TrackingError`, or `ServerUnavailableError` where nobody answers."""
+    try:
+        yield
+    except MlflowException as error:
+        # The errors of requests are OSErrors.
+        if uri.startswith("http") and isinstance(error.__context__, OSError):
+            raise ServerUnavailableError(
+                f"the MLflow server at {shown(uri)} does not answer; start it, or set MLFLOW_TRACKING_URI to another"
+            ) from error
+        raise TrackingError(f"MLflow at {shown(uri)}: {str(error).splitlines()[0]}") from error
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """Return the id of an experiment, which is made if there is none of that name."""
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    # With a database file, MLflow would put artifacts into the current folder; they belong beside the database.
+    database = database_of(uri)
+    beside = (database.parent / "mlartifacts" / name).as_uri() if database else None
+    return str(client.create_experiment(name, artifact_location=beside))
+
+
+def run_link(uri: str, experiment: str, run_id: str) -> str:
+    """Return the page of a run on its server, or the file that it is in."""
+    if uri.startswith("http"):
+        return f"{shown(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    database = database_of(uri)
+    return database.as_uri() if database else shown(uri)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested values under dotted names: `("loop.epochs", 30)`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name.replace(' ', '_')}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def entity_name(name: str) -> str:
+    """Return a name that MLflow takes for a metric or a picture: `recall@0.5` becomes `recall_0.5`."""
+    return re.sub(r"[^\w\-. /:]", "_", name)

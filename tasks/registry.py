@@ -1,0 +1,218 @@
+"""The model registry in MLflow: what training registers, and what matching downloads."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from copytrace.errors import InputError
+from copytrace.features.model_sources import cache_folder, shown
+from copytrace.storage import digest_of, digest_of_file
+from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
+
+if TYPE_CHECKING:
+    from tasks.experiment import TrainingRun
+
+CHAMPION = "champion"
+"""Alias of the version that matching loads as `models:/NAME@champion`."""
+
+CARD = "README.md"
+DESCRIPTION_LENGTH = 5000
+"""Characters that MLflow's database keeps of a version's description."""
+
+_COPIED_TAGS = ("git_commit", "git_dirty", "dataset_digest", "validation_digest", "prefect.flow_run_id")
+_MODEL_URI = re.compile(
+    r"models:/+(?:(?P<id>m-[0-9a-f]{32})|(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[\w-]+)))"
+)
+
+
+def register(
+    run: TrainingRun,
+    name: str,
+    files: Sequence[Path],
+    metrics: Mapping[str, float],
+    *,
+    score: str,
+    tags: Mapping[str, str] | None = None,
+) -> int:
+    """Log the files of a trained model as a LoggedModel, register it under `name`, and return its version.
+
+    Of a run, the same weights (`*.safetensors`) are registered once, however often this is called. `metrics` are of
+    the validation, and `score` names the one that decides. They stand on the version as tags, with what the run says
+    of its data and its code; a README.md among the files becomes its description.
+
+    Raises `InputError` if no file is `*.safetensors`, and `TrackingError`.
+    """
+    weights = [digest_of_file(file) for file in sorted(files) if file.suffix == ".safetensors"]
+    if not weights:
+        raise InputError(f"no .safetensors among the files of {name}: {', '.join(map(str, files)) or 'none'}")
+    digest, client = digest_of(weights), connect(run.uri)
+    with asking(run.uri):
+        for version in client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'"):
+            if version.tags.get("weights_digest") == digest:
+                return int(version.version)
+        known = client.get_run(run.id).data.tags
+        evidence = {tag: known[tag] for tag in _COPIED_TAGS if tag in known}
+        evidence |= {f"validation.{metric}": repr(float(value)) for metric, value in metrics.items()}
+        evidence |= {"score": score, "weights_digest": digest, "mlflow_run_id": run.id, **(tags or {})}
+        model = _logged_model(client, run, name, files, metrics, evidence)
+        return _new_version(client, run, name, model, evidence, files)
+
+
+def download(uri: str) -> Path:
+    """Return a local folder with the files of `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/m-…`.
+
+    A version never changes, so it is downloaded once, into `cache_folder()`. Raises `InputError` for a URI of another
+    form or a model, version or alias that does not exist, and `TrackingError` when MLflow does not answer.
+    """
+    parts = _MODEL_URI.fullmatch(uri)
+    if parts is None:
+        raise InputError(f"{uri!r} is no model; write models:/NAME@champion, models:/NAME/3 or models:/m-…")
+    folder = cache_folder() / "registry" / (parts["id"] or "")
+    if parts["id"] and folder.exists():
+        return folder
+    client, store = open_registry()
+    with asking(store):
+        if parts["id"]:
+            location = _location_of(client, parts["id"])
+        else:
+            version = find_version(client, parts["name"], parts["alias"] or int(parts["version"]))
+            location = client.get_model_version_download_uri(version.name, str(version.version))
+            own = digest_of(shown(store), version.name, int(version.version))
+            folder = folder / version.tags.get("model_id", f"{version.name}-{version.version}-{own}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of the processes that find it missing, one downloads
+            if not folder.exists():
+                _fetch(location, store, folder, uri)
+    return folder
+
+
+def open_registry() -> tuple[MlflowClient, str]:
+    """Return a client of the registry and its URI. Raises `InputError` where nothing was ever registered."""
+    uri = tracking_uri()
+    database = database_of(uri)
+    if database and not database.exists():
+        raise InputError(
+            f"no model is registered yet: there is no {database}; train one, or set MLFLOW_TRACKING_URI to your server"
+        )
+    return connect(uri), uri
+
+
+def find_version(client: MlflowClient, name: str, wanted: int | str | None) -> ModelVersion:
+    """Return a version by its number or alias, or the latest. Raises `InputError` if there is none."""
+    aliases, newest = aliases_of(client, name), newest_versions(client, name)
+    latest = int(newest[0].version) if newest else None
+    number = aliases.get(wanted) if isinstance(wanted, str) else wanted or latest
+    if isinstance(wanted, str) and number is None:
+        advice = f"run `copytrace promote {name} {latest or 'VERSION'}`" if wanted == CHAMPION else "set it in MLflow"
+        raise InputError(f"no version of {name} is its @{wanted} yet; {advice}, or name a version: models:/{name}/1")
+    try:
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise
+        raise InputError(f"{name} has no version {number}; its latest is {latest or 'none'}") from error
+
+
+def newest_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Return the 200 newest versions of a model, newest first."""
+    return list(client.search_model_versions(f"name = '{name}'", 200, ["version_number DESC"]))
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+    """Return the version behind every alias of a model. Raises `InputError` if there is no such model."""
+    try:
+        aliases: Mapping[str, str | int] = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise InputError(
+            f"no model {name!r} is registered in MLflow at {shown(tracking_uri())}; `copytrace models` lists what is"
+        ) from error
+    return {alias: int(version) for alias, version in aliases.items()}
+
+
+def _logged_model(
+    client: MlflowClient,
+    run: TrainingRun,
+    name: str,
+    files: Sequence[Path],
+    metrics: Mapping[str, float],
+    evidence: Mapping[str, str],
+) -> LoggedModel:
+    """Return the run's LoggedModel of these weights; one that an earlier attempt has begun is finished."""
+    same = f"source_run_id = '{run.id}' AND name = '{name}' AND tags.weights_digest = '{evidence['weights_digest']}'"
+    found = client.search_logged_models([run.experiment], filter_string=same)
+    model = found[0] if found else client.create_logged_model(run.experiment, name, run.id, dict(evidence))
+    if model.status == "READY":
+        return model
+    for file in files:
+        client.log_model_artifact(model.model_id, str(file))
+    now, identity = int(datetime.now(UTC).timestamp() * 1000), model.model_id
+    figures = [
+        Metric(f"best.{entity_name(metric)}", value, now, 0, model_id=identity) for metric, value in metrics.items()
+    ]
+    client.log_batch(run.id, figures)
+    outputs = client.get_run(run.id).outputs
+    if identity not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run.id, [LoggedModelOutput(identity, 0)])
+    return client.finalize_logged_model(identity, "READY")
+
+
+def _new_version(
+    client: MlflowClient,
+    run: TrainingRun,
+    name: str,
+    model: LoggedModel,
+    evidence: Mapping[str, str],
+    files: Sequence[Path],
+) -> int:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # Without a server, MLflow 3.17 would look a models:/ URI up in its default store instead of this one.
+    source = f"models:/{model.model_id}" if run.uri.startswith("http") else model.artifact_location
+    card = next((file.read_text(encoding="utf-8") for file in files if file.name == CARD), None)
+    version = client.create_model_version(
+        name,
+        source,
+        run.id,
+        tags={**evidence, "model_id": model.model_id, "validation_status": "pending"},
+        description=card and card[:DESCRIPTION_LENGTH],
+        await_creation_for=0,
+        model_id=model.model_id,
+    )
+    return int(version.version)
+
+
+def _location_of(client: MlflowClient, model_id: str) -> str:
+    try:
+        location: str = client.get_logged_model(model_id).artifact_location
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise InputError(f"there is no model {model_id} in MLflow at {shown(tracking_uri())}") from error
+    return location
+
+
+def _fetch(location: str, store: str, folder: Path, uri: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, suppress(FileNotFoundError):
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=temporary, tracking_uri=store))
+        if any(found.iterdir()):
+            found.rename(folder)
+            return
+    raise InputError(f"the files of {uri} are gone from {shown(location)}; register the model anew")
