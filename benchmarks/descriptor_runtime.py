@@ -14,8 +14,9 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from copytrace.features.runtimes import OnnxDescriptor, cached_graph, usable_cores
-from models.export import INPUT, OUTPUT
+from copytrace.features.devices import usable_cores
+from copytrace.features.runtimes import OnnxDescriptor, descriptor_graph
+from models.export import DESCRIPTOR_OUTPUT, INPUT
 from models.pretrained import efficientnet_lite0
 
 
@@ -34,10 +35,10 @@ def main() -> None:
     for size in options.sizes:
         config = efficientnet_lite0(size)
         descriptor = OnnxDescriptor(config, threads=threads)
-        session = bare_session(cached_graph(config), threads)
+        session = bare_session(descriptor_graph(config), threads)
 
         def run(images: np.ndarray, session: onnxruntime.InferenceSession = session) -> None:
-            session.run([OUTPUT], {INPUT: images})
+            session.run([DESCRIPTOR_OUTPUT], {INPUT: images})
 
         for batch in options.batches:
             images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)

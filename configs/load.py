@@ -4,39 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from configs.schema import ImageSettings
+from configs.schema import ImageSettings, Settings
+from configs.training import DescriptorTraining, OverlayTraining
+
+S = TypeVar("S", bound=Settings)
 
 FOLDER = Path(__file__).parent
+_PRESETS: dict[type[Settings], Path] = {
+    ImageSettings: FOLDER,
+    DescriptorTraining: FOLDER / "train_descriptor",
+    OverlayTraining: FOLDER / "train_overlay_detector",
+}
 
 
 class SettingsError(ValueError):
     """A setting is unknown, misplaced or out of range; the text says which, and what is allowed."""
 
 
-def preset_names() -> list[str]:
-    """Return the names of the presets that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+def preset_names(schema: type[Settings] = ImageSettings) -> list[str]:
+    """Return the names of the presets that ship for settings of that schema."""
+    return sorted(path.stem for path in _PRESETS[schema].glob("*.yaml"))
 
 
 def load_settings(preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> ImageSettings:
+    """Return the settings of image matching; see `load`."""
+    return load(ImageSettings, preset, config, overrides)
+
+
+def load(schema: type[S], preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Return the settings of a preset, changed by a YAML file and then by overrides such as `local.neighbours=4`.
 
     Raises `SettingsError` for an unknown preset, file, name or value.
     """
-    if preset not in preset_names():
-        raise SettingsError(f"unknown preset {preset!r}; give one of: {', '.join(preset_names())}")
-    values = _read(FOLDER / f"{preset}.yaml")
+    if preset not in preset_names(schema):
+        raise SettingsError(f"unknown preset {preset!r}; give one of: {', '.join(preset_names(schema))}")
+    values = _read(_PRESETS[schema] / f"{preset}.yaml")
     if config is not None:
         values = _merged(values, _read(config))
     for override in overrides:
         values = _merged(values, _parse(override))
     try:
-        return ImageSettings.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
 
@@ -75,5 +88,5 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name}; see configs/schema.py for all of them"
+        return f"there is no setting {name}; see configs/schema.py and configs/training.py for all of them"
     return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,12 +1,20 @@
-"""Settings of the training flows, with defaults for a machine without a GPU; presets lie in `training/`."""
+"""Settings of the training flows, with defaults for a machine without a GPU; presets lie in `train_…/`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from configs.schema import Settings
+
+
+def _as_word(value: Any) -> Any:
+    """YAML takes a bare `on` and `off` for booleans."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 
 
 class LoopSettings(Settings):
@@ -26,12 +34,12 @@ class LoopSettings(Settings):
     workers: int = Field(1, ge=0, description="processes that edit pictures; 0: the training process itself")
     devices: int = Field(1, ge=1, description="GPUs of this machine that train together")
     device: str | None = Field(None, description="a torch device; by default CUDA where there is some")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on CUDA")
+    compile: Switch = Field("auto", description="torch.compile; auto: on CUDA")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA where it has it, else float16; float32 on the CPU"
     )
     threads: int = Field(0, ge=0, description="cores that the network uses on the CPU; 0: all")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="what all draws follow from")
 
 
 class PhotoSettings(Settings):
@@ -40,6 +48,9 @@ class PhotoSettings(Settings):
     validation_share: float = Field(0.15, gt=0, lt=1, description="share of the photos that validate")
     validation_limit: int = Field(500, ge=2, description="most photos that validate")
     validation_copies: int = Field(4, ge=1, description="edited copies of each of them")
+    grouped: Literal["none", "folder"] = Field(
+        "none", description="folder: pictures in one subfolder may show the same scene, as stills of a video do"
+    )
     long_side: int = Field(448, ge=64, description="photos are reduced to it before they are edited")
 
 
@@ -65,7 +76,7 @@ class DescriptorTraining(Settings):
     temperature: float = Field(0.05, gt=0, description="of InfoNCE (SSCD)")
     entropy_weight: float = Field(10.0, ge=0, description="of the KoLeo term; SSCD: 30, and 10 for other backbones")
     memory: int = Field(1024, ge=0, description="vectors of earlier batches that serve as negatives; 0: none")
-    whitening: Literal["auto", "on", "off"] = Field("auto", description="PCA at the end; auto: where it validates better")
+    whitening: Switch = Field("auto", description="PCA at the end; auto: where it validates better")
     photos: PhotoSettings = PhotoSettings()
     views: ViewSettings = ViewSettings()
     loop: LoopSettings = LoopSettings()
@@ -80,5 +91,6 @@ class OverlayTraining(Settings):
     frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that stay as they are")
     overlay_share: float = Field(0.7, gt=0, le=1, description="share of the composites that hold a pasted picture")
     examples_per_epoch: int = Field(2000, ge=1)
+    validation_composites: int = Field(400, ge=2, description="composites of the photos that validate")
     photos: PhotoSettings = PhotoSettings()
     loop: LoopSettings = LoopSettings(batch_size=32)

@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from configs.schema import ImageSettings
-from copytrace import cli
+from copytrace.cli import options
 from copytrace.features.shards import Role
 from flows.parameters import Images, Out, Overrides, Preset, chosen_by, settings_of
 from flows.terminal import at_the_terminal
@@ -31,7 +31,7 @@ def index_images(references: Images, out: Out, preset: Preset = "cpu", overrides
 
     Raises what `copytrace.image_matching.index_images` raises, and `SettingsError`.
     """
-    settings, root = settings_of(preset, overrides), Path(out)
+    settings, root = settings_of(ImageSettings, preset, overrides), Path(out)
     shards = ingest(references, root, "references", settings, replace=False)
     return str(describe_index(root, "references", shards, settings, failures=root / "failures.csv", indexes=[root]))
 
@@ -50,15 +50,15 @@ def describe_index(
 
 
 def main(
-    references: Annotated[str, cli.Images],
+    references: Annotated[str, options.Images],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
-    overrides: cli.Overrides = None,
-    preset: cli.Preset = "cpu",
-    config: cli.Config = None,
+    overrides: options.Overrides = None,
+    preset: options.Preset = "cpu",
+    config: options.Config = None,
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with at_the_terminal():
-        index = index_images(references, str(out), **chosen_by(preset, config, overrides))
+        index = index_images(references, str(out), **chosen_by(ImageSettings, preset, config, overrides))
         typer.echo(f"the references are in {index}")
 
 

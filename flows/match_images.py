@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from prefect import flow
 
-from copytrace import cli
+from configs.schema import ImageSettings
+from copytrace.cli import options
 from copytrace.features.image_index import is_index
 from copytrace.features.shards import Role
 from copytrace.image_stages import MatchPaths, shards_of
@@ -40,7 +41,7 @@ def match_images(
 
     Raises what `copytrace.image_matching.match_images` raises, and `SettingsError`.
     """
-    settings, paths = settings_of(preset, overrides), MatchPaths(Path(out))
+    settings, paths = settings_of(ImageSettings, preset, overrides), MatchPaths(Path(out))
     query_index, reference_index = paths.queries, paths.references
     sides: list[tuple[str, Path, Role]] = [(queries, query_index, "queries")]
     if is_index(Path(references)):
@@ -68,16 +69,16 @@ def match_images(
 
 
 def main(
-    queries: Annotated[str, cli.Images],
+    queries: Annotated[str, options.Images],
     references: Annotated[str, typer.Argument(help="The same, or an index made by index-images.")],
     out: Annotated[Path, typer.Option(help="Folder for matches.csv, report.html and the rest.")],
-    overrides: cli.Overrides = None,
-    preset: cli.Preset = "cpu",
-    config: cli.Config = None,
+    overrides: options.Overrides = None,
+    preset: options.Preset = "cpu",
+    config: options.Config = None,
 ) -> None:
     """Find which REFERENCES the QUERIES were copied from, as a Prefect flow."""
     with at_the_terminal():
-        run = match_images(queries, references, str(out), **chosen_by(preset, config, overrides))
+        run = match_images(queries, references, str(out), **chosen_by(ImageSettings, preset, config, overrides))
         typer.echo(f"{run['counts']['copies']:,} copies; see {out / 'matches.csv'} and {out / 'report.html'}")
 
 

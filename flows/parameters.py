@@ -1,23 +1,31 @@
-"""Parameters that the image flows share, and what the server and its forms know of them before a run exists."""
+"""Parameters that flows share, and what the server and its forms know of them before a run exists."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
 from pydantic import Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from configs.load import load_settings
-from configs.schema import ImageSettings
+from configs.load import load
+from configs.schema import ImageSettings, Settings
+from configs.training import DescriptorTraining, OverlayTraining
 
 Images = Annotated[str, Field(min_length=1, description="folder, glob, file, URI, or CSV/Parquet manifest id,path")]
 References = Annotated[str, Field(min_length=1, description="the same, or an index made by index-images")]
 Out = Annotated[str, Field(min_length=1, description="folder that the run writes into, and goes on from")]
+Photos = Annotated[
+    str, Field(min_length=1, description="what to learn from: folder, glob, URI, or CSV/Parquet manifest")
+]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
+TrainingPreset = Annotated[Literal["cpu", "a100"], Field(description="settings to start from")]
+MinImprovement = Annotated[float, Field(ge=0, description="by how much it must validate better than the champion")]
+
+S = TypeVar("S", bound=Settings)
 
 
 class _WithoutDefaults(GenerateJsonSchema):
@@ -38,19 +46,22 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     return {name: _inlined(value, definitions) for name, value in node.items() if name != "$defs"}
 
 
-def _schema_of_overrides() -> dict[str, Any]:
-    schema = ImageSettings.model_json_schema(by_alias=True, schema_generator=_WithoutDefaults)
+def _schema_of_overrides(settings: type[Settings]) -> dict[str, Any]:
+    schema = settings.model_json_schema(by_alias=True, schema_generator=_WithoutDefaults)
     inlined: dict[str, Any] = _inlined(schema, schema.get("$defs", {}))
     return inlined | {"title": "Overrides", "description": "settings that differ from the preset"}
 
 
-Overrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides())]
+DescriptorOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(DescriptorTraining))]
+OverlayOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(OverlayTraining))]
+Overrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(ImageSettings))]
 """Nested as in a YAML file, `{"global": {"references_per_query": 5}}`; None leaves a setting as the preset has it."""
 
 
-def settings_of(preset: str, overrides: Mapping[str, Any]) -> ImageSettings:
+def settings_of(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
     """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
-    return load_settings(preset, overrides=[f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)])
+    values = [f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)]
+    return load(schema, preset, overrides=values)
 
 
 class Chosen(TypedDict):
@@ -60,13 +71,13 @@ class Chosen(TypedDict):
     overrides: dict[str, Any]
 
 
-def chosen_by(preset: str, config: Path | None, overrides: Sequence[str] | None) -> Chosen:
+def chosen_by(schema: type[Settings], preset: str, config: Path | None, overrides: Sequence[str] | None) -> Chosen:
     """Return as parameters what a command line asks for: the run shows what its settings file changed in the preset.
 
     Raises `SettingsError` for what makes no sense.
     """
-    settings = load_settings(preset, config, overrides or ())
-    changed = _difference(load_settings(preset).model_dump(mode="json"), settings.model_dump(mode="json"))
+    settings = load(schema, preset, config, overrides or ())
+    changed = _difference(load(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))
     return {"preset": cast(Preset, preset), "overrides": changed}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from models.export import write_whole
+from models.onnx_files import write_whole
 from models.pretrained import DescriptorConfig, ModelFileError
 
 if TYPE_CHECKING:

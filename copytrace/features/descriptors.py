@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, InputError
+from copytrace.features.devices import Backend, runs_by_onnx
 from copytrace.features.model_sources import locate
 from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
 from models.descriptor_files import read_config
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError, efficientnet_lite0
-
-Backend = Literal["auto", "onnx", "torch"]
 
 # The models that `load_descriptor` knows by name, each told for an input size.
 MODELS: dict[str, Callable[[int], DescriptorConfig]] = {"imagenet": efficientnet_lite0}
@@ -77,15 +74,16 @@ def load_descriptor(
     settings that do not exist or do not go together and for a model that is missing, damaged or no descriptor, and
     `CopytraceError` when onnxruntime is not installed, the model cannot be exported or the cache not be written.
     """
-    if backend not in ("auto", "onnx", "torch"):
-        raise ConfigError(f"unknown backend {backend!r}; give one of: auto, onnx, torch")
     if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
     if threads < 0:
         raise ConfigError(f"threads is {threads}; give 0 for all cores, or a positive number")
     try:
         config = _configured(model, input_size)
-        if _runs_on_cpu_by_onnx(config, backend, device):
+        scripted = config.storage == "torchscript"
+        if scripted and backend == "onnx":
+            raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
+        if not scripted and runs_by_onnx(backend, device):
             return OnnxDescriptor(config, threads=threads)
         return TorchDescriptor(config, device=device, threads=threads)
     except ModelFileError as error:
@@ -127,26 +125,3 @@ def _configured(model: str, input_size: int | None) -> DescriptorConfig:
         std=IMAGENET_STD,
         storage="torchscript",
     )
-
-
-def _runs_on_cpu_by_onnx(config: DescriptorConfig, backend: Backend, device: str | None) -> bool:
-    if config.storage == "torchscript" and backend == "onnx":
-        raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
-    if backend == "torch" or config.storage == "torchscript":
-        return False
-    if device is not None and device != "cpu":
-        if backend == "onnx":
-            raise ConfigError(f"the onnx backend runs on the CPU, not on {device!r}; set backend to torch")
-        return False
-    return backend == "onnx" or device == "cpu" or not _has_cuda()
-
-
-def _has_cuda() -> bool:
-    # Asking torch costs seconds of import: only where NVIDIA's driver is there at all.
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.is_available()

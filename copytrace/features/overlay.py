@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError
+from copytrace.features.devices import Backend
 
 SAME_BOX_IOU = 0.7  # two boxes that overlap more than this crop the same picture
 
@@ -89,24 +91,47 @@ def choose_crops(
     return chosen
 
 
-def load_overlay_detector(name: str = "edges") -> OverlayDetector | None:
-    """Load a detector by its name in `DETECTORS`; "none" gives None, and no query is cropped.
+def load_overlay_detector(
+    name: str = "edges", *, backend: Backend = "auto", device: str | None = None
+) -> OverlayDetector | None:
+    """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.locate` finds it.
 
-    Raises `ConfigError` for an unknown name.
+    "edges" looks for straight borders; "network" is the trained detector that ships; any other path or URI is one that
+    `train_overlay_detector` wrote; "none" gives None, and no query is cropped. `backend` and `device` are those of a
+    trained detector: "auto" takes torch where there is CUDA, else ONNX Runtime. Raises `ConfigError` for what does not
+    exist, and `CopytraceError` where ONNX Runtime or a writable cache is missing.
     """
-    if name not in DETECTORS:
-        raise ConfigError(f"unknown overlay detector {name!r}; give one of: {', '.join(sorted(DETECTORS))}")
-    return DETECTORS[name]()
+    if name in DETECTORS:
+        return DETECTORS[name](backend, device)
+    if not re.search(r"[/\\.:]", name):
+        known = ", ".join(sorted(DETECTORS))
+        raise ConfigError(f"unknown overlay detector {name!r}; give one of: {known}, or the path of a trained one")
+    return _trained(name, backend, device)
 
 
-def _edges() -> OverlayDetector:
+def _trained(source: str, backend: Backend, device: str | None) -> OverlayDetector:
+    from copytrace.features.model_sources import locate  # noqa: PLC0415
+    from copytrace.features.overlay_learned import LearnedOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
+
+    return LearnedOverlayDetector(locate(source, "overlay"), backend=backend, device=device)
+
+
+def _shipped(backend: Backend, device: str | None) -> OverlayDetector:
+    return _trained("shipped", backend, device)
+
+
+def _edges(backend: Backend, device: str | None) -> OverlayDetector:
     from copytrace.features.overlay_edges import EdgeOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
 
     return EdgeOverlayDetector()
 
 
-def _no_detector() -> None:
+def _no_detector(backend: Backend, device: str | None) -> None:
     return None
 
 
-DETECTORS: dict[str, Callable[[], OverlayDetector | None]] = {"edges": _edges, "none": _no_detector}
+DETECTORS: dict[str, Callable[[Backend, str | None], OverlayDetector | None]] = {
+    "edges": _edges,
+    "network": _shipped,
+    "none": _no_detector,
+}

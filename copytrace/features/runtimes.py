@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.features.model_sources import cache_folder
+from copytrace.features.devices import usable_cores
+from copytrace.features.graphs import cached_graph
 from models.descriptor_files import load_descriptor_file
-from models.export import GRAPH_VERSION, INPUT, OUTPUT, export_onnx, read_sealed
+from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
 from models.pretrained import DescriptorConfig
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ class OnnxDescriptor:
         self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
         self.typical_noise = config.typical_noise
         self._threads = threads or usable_cores()
-        graph = cached_graph(config)
+        graph = descriptor_graph(config)
 
         def open_session(cores: int) -> onnxruntime.InferenceSession:
             options = onnxruntime.SessionOptions()
@@ -67,14 +65,14 @@ class OnnxDescriptor:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`."""
         _check_batch(batch, self.input_size)
         if 0 < len(batch) < self._threads:
-            (found,) = self._all_cores.run([OUTPUT], {INPUT: batch})
+            (found,) = self._all_cores.run([DESCRIPTOR_OUTPUT], {INPUT: batch})
             return np.asarray(found, dtype=np.float32)
         size = min(IMAGES_PER_RUN, max(1, -(-len(batch) // self._threads)))
         vectors = np.empty((len(batch), self.dimensions), dtype=np.float32)
 
         def run(start: int) -> None:
             part = slice(start, start + size)
-            (vectors[part],) = self._one_core.run([OUTPUT], {INPUT: batch[part]})
+            (vectors[part],) = self._one_core.run([DESCRIPTOR_OUTPUT], {INPUT: batch[part]})
 
         list(self._pool.map(run, range(0, len(batch), size)))
         return vectors
@@ -163,51 +161,15 @@ def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorN
     return build_descriptor(config).to(device)
 
 
-def cached_graph(config: DescriptorConfig) -> bytes:
-    """Return the descriptor's ONNX file, made and cached if it is not there, rebuilt with a warning if it is damaged.
+def descriptor_graph(config: DescriptorConfig) -> bytes:
+    """Return the descriptor's ONNX file, from the cache if it is there; see `cached_graph`."""
 
-    Of the processes that find it missing at once, one makes it and the others wait. Raises `CopytraceError` when the
-    cache cannot be written or read.
-    """
-    path = cache_folder() / f"{config.name}-{config.digest}-v{GRAPH_VERSION}.onnx"
-    try:
-        graph = read_sealed(path) or _made_graph(config, path)
-    except OSError as error:
-        raise CopytraceError(
-            f"cannot keep the descriptor's graph at {path}: {error}; set COPYTRACE_CACHE to a writable folder"
-        ) from error
-    if graph is None:
-        raise CopytraceError(f"{path} was altered as soon as it was written; set COPYTRACE_CACHE to another folder")
-    return graph
-
-
-def _made_graph(config: DescriptorConfig, path: Path) -> bytes | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if graph := read_sealed(path):  # another process made it while this one waited
-            return graph
-        if path.exists():
-            logger.warning("%s is damaged; making it anew", path)
-        else:
-            logger.info("making %s, once", path)
-
+    def make(path: Path) -> Path:
         import torch  # here: a warm cache does not need it  # noqa: PLC0415
 
-        network = build_network(config, torch.device("cpu"))
-        try:
-            export_onnx(network, path, config.input_size)
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CopytraceError(
-                f"{config.name} ({config.architecture}) cannot be exported to ONNX: {reason}; set backend to torch"
-            ) from error
-        return read_sealed(path)
+        return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
-
-def usable_cores() -> int:
-    """Return how many physical cores this process may use, at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", make)
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

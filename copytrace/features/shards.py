@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from configs.schema import ImageSettings
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
+from copytrace.features.devices import usable_cores
 from copytrace.features.overlay import Box, OverlayDetector, choose_crops
 from copytrace.features.point_files import View, write_points
 from copytrace.features.points import Bytes, find_points
-from copytrace.features.runtimes import usable_cores
 from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.failures import Failure
 from copytrace.media.ingest import MediaItem

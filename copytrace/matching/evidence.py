@@ -14,9 +14,9 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.schema import ImageSettings
+from copytrace.features.devices import usable_cores
 from copytrace.features.image_index import ImageIndex
 from copytrace.features.point_files import View
-from copytrace.features.runtimes import usable_cores
 from copytrace.matching.geometry import Verification, verify
 from copytrace.matching.ratio_test import imgfp_score
 from copytrace.progress import Stage

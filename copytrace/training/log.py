@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from copytrace.storage import write_text
+
 
 class TrainingLog(Protocol):
     """A listener. It must pickle: with several GPUs it is sent to the process that speaks for all."""
@@ -35,7 +37,7 @@ def append_history(path: Path, values: Mapping[str, float], epoch: int) -> None:
     """Add a line of JSON with an epoch's figures; a run that resumes at an earlier epoch takes back the later lines."""
     kept = [line for line in read_history(path) if line["epoch"] < epoch]
     lines = [*kept, {"epoch": epoch, **{name: round(float(value), 6) for name, value in values.items()}}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

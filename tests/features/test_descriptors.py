@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_image
 from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
 from copytrace.features.runtimes import TorchDescriptor
-from models.export import read_sealed
+from models.onnx_files import read_sealed
 from models.pretrained import efficientnet_lite0
 
 SIZE = 96

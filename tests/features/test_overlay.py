@@ -100,5 +100,5 @@ def test_the_edges_detector_names_itself_the_same_every_time() -> None:
 
 
 def test_an_unknown_detector_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ConfigError, match="give one of: edges, none"):
+    with pytest.raises(ConfigError, match="give one of: edges, network, none"):
         load_overlay_detector("yolo")

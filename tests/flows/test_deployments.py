@@ -21,7 +21,8 @@ def named(deployment: dict[str, Any]) -> str:
 
 def test_each_flow_is_deployed_to_each_pool_once() -> None:
     names = sorted(named(deployment) for deployment in PROJECT["deployments"])
-    assert names == ["index_images/cpu", "index_images/gpu-a100", "match_images/cpu", "match_images/gpu-a100"]
+    flows = ("index_images", "match_images", "train_descriptor", "train_overlay_detector")
+    assert names == [f"{flow}/{pool}" for flow in flows for pool in ("cpu", "gpu-a100")]
     assert all(deployment["work_pool"]["name"] == deployment["name"] for deployment in PROJECT["deployments"])
 
 

@@ -10,6 +10,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from configs.load import SettingsError, load_settings, preset_names
+from configs.schema import ImageSettings
 from flows.index_images import index_images
 from flows.match_images import match_images
 from flows.parameters import Preset, chosen_by, settings_of
@@ -31,19 +32,19 @@ def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_pa
     config.write_text("local: {neighbours: 9, stretches: [3.0]}\n")
     given = ["global.references_per_query=5", "descriptor.device=cuda:1", "local.mirrored=true"]
 
-    chosen = chosen_by("imgfp", config, given)
+    chosen = chosen_by(ImageSettings, "imgfp", config, given)
 
     assert chosen["overrides"] == {
         "descriptor": {"device": "cuda:1"},
         "local": {"neighbours": 9, "stretches": [3.0], "mirrored": True},
         "global": {"references_per_query": 5},
     }
-    assert settings_of(**chosen) == load_settings("imgfp", config, given)
+    assert settings_of(ImageSettings, **chosen) == load_settings("imgfp", config, given)
 
 
 def test_an_empty_field_of_the_form_leaves_the_preset_as_it_is() -> None:
     overrides = {"local": {"exact": None}, "merge": {"threshold": None}}
-    assert settings_of("imgfp", overrides) == load_settings("imgfp")
+    assert settings_of(ImageSettings, "imgfp", overrides) == load_settings("imgfp")
 
 
 def test_the_server_takes_parameters_that_make_sense() -> None:
@@ -71,7 +72,7 @@ def test_the_server_refuses_parameters_that_make_no_sense(change: dict[str, Any]
 
 def test_a_flow_started_without_the_server_refuses_unknown_settings() -> None:
     with pytest.raises(SettingsError, match=r"there is no setting local\.neighbors"):
-        settings_of("cpu", {"local": {"neighbors": 4}})
+        settings_of(ImageSettings, "cpu", {"local": {"neighbors": 4}})
 
 
 @pytest.mark.parametrize("flow", [match_images, index_images])

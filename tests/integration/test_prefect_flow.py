@@ -23,6 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.testing.utilities import prefect_test_harness
 
+from configs.schema import ImageSettings
 from copytrace.image_matching import match_images as match_without_prefect
 from flows.index_images import index_images
 from flows.match_images import match_images
@@ -92,7 +93,7 @@ def tasks_of(flow_run: UUID, last: str = "track") -> dict[str, str]:
 def test_the_flow_and_the_library_write_the_same_bytes(
     run: tuple[Path, UUID], sides: dict[str, str], tmp_path: Path
 ) -> None:
-    match_without_prefect(**sides, out=tmp_path, settings=settings_of("cpu", OVERRIDES))
+    match_without_prefect(**sides, out=tmp_path, settings=settings_of(ImageSettings, "cpu", OVERRIDES))
     written = (run[0] / "matches.csv").read_bytes()
     assert written == (tmp_path / "matches.csv").read_bytes()
     assert b'"flipped","chelsea"' in written

@@ -14,7 +14,8 @@ from torch import nn
 
 from models.descriptor import DescriptorNetwork, GeM, build_descriptor, timm_backbone
 from models.efficientnet_lite import load_backbone, load_classifier
-from models.export import export_onnx, read_sealed
+from models.export import export_descriptor
+from models.onnx_files import read_sealed
 from models.pretrained import efficientnet_lite0
 
 CONFIG = efficientnet_lite0()
@@ -171,7 +172,7 @@ def test_the_digest_does_not_change_with_where_the_weights_lie(tmp_path):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[DescriptorNetwork, Path]:
     network, _ = small_network("test_efficientnet", 64, projection=16)
-    return network, export_onnx(network, tmp_path_factory.mktemp("export") / "small.onnx", 64)
+    return network, export_descriptor(network, tmp_path_factory.mktemp("export") / "small.onnx", 64)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

@@ -1,0 +1,22 @@
+"""Arguments and options that several commands share, with those of the flows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MEDIA = "folder, glob, file, URI (s3://…), or CSV/Parquet manifest with columns id,path."
+
+Images = typer.Argument(help=f"Images: a {_MEDIA}")
+Photos = typer.Argument(help=f"Photos to learn from: a {_MEDIA}")
+TrainingFolder = typer.Option(help="Folder for weights, figures and checkpoints; a run that died goes on from it.")
+
+Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
+TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of settings, over the preset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, such as global.references_per_query=5.")
+]
+MinImprovement = Annotated[float, typer.Option(min=0, help="By how much it must validate better than the champion.")]

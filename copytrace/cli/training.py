@@ -1,0 +1,115 @@
+"""Commands that train networks and calibrate scores, and that make what is needed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.load import load
+from configs.training import DescriptorTraining, OverlayTraining
+from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
+from copytrace.errors import CopytraceError
+
+
+def train_descriptor(
+    photos: Annotated[str, Photos],
+    out: Annotated[Path, TrainingFolder],
+    overrides: Overrides = None,
+    preset: TrainingPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Train the global descriptor on PHOTOS; use it by descriptor.model=OUT."""
+    settings = load(DescriptorTraining, preset, config, overrides or ())
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.descriptor import train_descriptor as train  # noqa: PLC0415
+
+    train(photos, out, settings, progress=TerminalProgress())
+    _tell(out, "descriptor.model")
+
+
+def train_overlay_detector(
+    photos: Annotated[str, Photos],
+    out: Annotated[Path, TrainingFolder],
+    overrides: Overrides = None,
+    preset: TrainingPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Train the detector of pasted pictures on composites of PHOTOS; use it by overlay.detector=OUT."""
+    settings = load(OverlayTraining, preset, config, overrides or ())
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.overlay import train_overlay_detector as train  # noqa: PLC0415
+
+    train(photos, out, settings, progress=TerminalProgress())
+    _tell(out, "overlay.detector")
+
+
+def calibrate(
+    runs: Annotated[list[Path], typer.Argument(help="RUN GROUND_TRUTH pairs: a match-images folder and its truth.")],
+    out: Annotated[Path, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
+) -> None:
+    """Fit the score, as a probability, to your own photos with known copies."""
+    if len(runs) % 2:
+        raise CopytraceError("give pairs of a run's folder and its ground truth CSV")
+    from copytrace.training.calibration import fit_calibration  # noqa: PLC0415
+
+    error = fit_calibration(list(zip(runs[::2], runs[1::2], strict=True)), out)
+    typer.echo(f"{out} written; expected calibration error {error:.4f} on the pairs it was fitted to")
+
+
+def edit_images(
+    photos: Annotated[str, typer.Argument(help="Photos to make copies of: folder, glob, URI or manifest.")],
+    donors: Annotated[
+        str, typer.Argument(help="Other photos: what copies are pasted onto, and queries that are none.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for queries/, ground_truth.csv and boxes.csv.")],
+    copies: Annotated[int, typer.Option(min=0)] = 200,
+    distractors: Annotated[int, typer.Option(min=0, help="Queries that are copies of none of the photos.")] = 100,
+    difficulty: Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")] = "mixed",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
+    from copytrace.features.runtimes import usable_cores  # noqa: PLC0415
+    from copytrace.media.ingest import list_images  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
+
+    write_edited_set(
+        list_images(photos),
+        list_images(donors),
+        out,
+        copies=copies,
+        distractors=distractors,
+        difficulty=difficulty,
+        seed=seed,
+        workers=usable_cores(),
+        progress=TerminalProgress(),
+    )
+    typer.echo(f"{copies + distractors:,} queries are in {out / 'queries'}, their answers in ground_truth.csv")
+
+
+def video_stills(
+    videos: Annotated[str, typer.Argument(help="Videos: folder, glob or manifest.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder of JPEGs per video.")],
+    every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
+) -> None:
+    """Write stills of VIDEOS to learn from; train on them with photos.grouped=folder."""
+    from copytrace.media.ingest import list_images  # noqa: PLC0415
+    from copytrace.media.stills import write_stills  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+
+    written, failures = write_stills(list_images(videos), out, every=every, progress=TerminalProgress())
+    for video, reason in failures:
+        typer.echo(f"  {video}: {reason}", err=True)
+    typer.echo(f"{written:,} stills are in {out}; train on them with photos.grouped=folder")
+
+
+def _tell(out: Path, setting: str) -> None:
+    from copytrace.training.outcome import CARD, read_outcome  # noqa: PLC0415
+
+    outcome = read_outcome(out)
+    figure = outcome.metrics[outcome.score]
+    typer.echo(f"{outcome.score} {figure:.4f} after epoch {outcome.best_epoch}, in {outcome.seconds / 60:,.0f} minutes")
+    typer.echo(f"  card   {out / CARD}")
+    typer.echo(f"  use it copytrace match-images QUERIES REFERENCES --out RUN {setting}={out}")

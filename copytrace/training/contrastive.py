@@ -1,0 +1,129 @@
+"""Contrastive training of the descriptor: SSCD's losses, with a memory of earlier batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.training import DescriptorTraining
+from copytrace.training.distributed import gathered, rank
+from copytrace.training.loop import Trainee
+from copytrace.training.views import NO_DONOR
+from models.descriptor import DescriptorNetwork
+from models.losses import info_nce, koleo
+
+LABELS = 4  # photo, group, donor's group, and the photo mixed in; NO_DONOR where there is none
+
+
+class ContrastiveTrainee(Trainee[DescriptorNetwork]):
+    """A descriptor network that learns to give views of one photo alike vectors, and of others unlike ones."""
+
+    memory: Tensor
+    remembered: Tensor
+
+    def __init__(self, network: DescriptorNetwork, settings: DescriptorTraining) -> None:
+        super().__init__()
+        self.network, self.settings = network, settings
+        self._step = 0, 0
+        # Cross-batch memory (Wang et al., 2020): the latest vectors first, with their labels.
+        self.register_buffer("memory", torch.zeros(settings.memory, settings.dimensions))
+        self.register_buffer("remembered", torch.full((settings.memory, LABELS), NO_DONOR))
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The backbone's."""
+        return list(self.network.backbone.parameters())
+
+    def train(self, mode: bool = True) -> ContrastiveTrainee:
+        """As in torch, but the backbone's BatchNorms keep the statistics that they came with."""
+        super().train(mode)
+        for module in self.network.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def start_step(self, epoch: int, step: int) -> None:
+        """Hear which step comes: mixing draws from it."""
+        self._step = epoch, step
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `loss`, `info_nce`, `koleo`, and the mean cosines of `positives` and of the nearest `negatives`."""
+        views = batch["views"].flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0
+        repeats = batch["views"].shape[1]
+        labels = torch.stack(
+            [
+                batch["photo"].repeat_interleave(repeats),
+                batch["group"].repeat_interleave(repeats),
+                batch["donors"].flatten(),
+                torch.full_like(batch["donors"], NO_DONOR).flatten(),
+            ],
+            dim=1,
+        )
+        views, labels = self._mixed(views, labels)
+        pixels = (views - self.network.mean) / self.network.std
+        vectors = self.network.embed(pixels.contiguous(memory_format=torch.channels_last))
+        others, other_labels = gathered(vectors), gathered(labels)
+        itself = torch.zeros(len(vectors), len(others) + len(self.memory), dtype=torch.bool, device=vectors.device)
+        itself[:, rank() * len(vectors) : (rank() + 1) * len(vectors)].fill_diagonal_(True)
+        columns = torch.cat([others, self.memory])
+        positive, related = _relations(labels, torch.cat([other_labels, self.remembered]))
+        empty = torch.cat([torch.zeros_like(other_labels[:, 0]), self.remembered[:, 0]]) == NO_DONOR
+        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 knows cosines near 1 to 1/256 only
+            similarity = vectors @ columns.T
+        contrast = info_nce(similarity, positive, itself | empty | (related & ~positive), self.settings.temperature)
+        spread = koleo(similarity, itself | related | empty)
+        self._remember(others.detach(), other_labels)
+        unrelated = similarity.detach().masked_fill(itself | related | empty, -1.0).amax(dim=1)
+        return {
+            "loss": contrast + self.settings.entropy_weight * spread,
+            "info_nce": contrast.detach(),
+            "koleo": spread.detach(),
+            "positives": similarity.detach()[positive & ~itself & ~empty].mean(),
+            "negatives": unrelated.mean(),
+        }
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for each step's draws
+    def _mixed(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Paste some views onto others of the batch: they are then views of both photos (SSCD's mixing, as a paste).
+
+        Views that show a donor besides stay as they are: there is no label for a third photo.
+        """
+        rng = np.random.default_rng((self.settings.loop.seed, *self._step, rank()))
+        chosen = np.flatnonzero(rng.random(len(views)) < self.settings.views.mixup)
+        side, before, known = views.shape[-1], views, labels.tolist()
+        views, labels = views.clone(), labels.clone()
+        for index in chosen:
+            other = int(rng.integers(len(views)))
+            photo, group, donor, _ = known[other]
+            if group == known[index][1] or max(donor, known[index][2]) != NO_DONOR:
+                continue
+            width, height = (int(side * rng.uniform(0.4, 0.8)) for _ in range(2))
+            left, top = int(rng.integers(side - width + 1)), int(rng.integers(side - height + 1))
+            inset = functional.interpolate(before[index : index + 1], (height, width), mode="area")
+            views[index] = before[other]
+            views[index, :, top : top + height, left : left + width] = inset[0]
+            labels[index, 2], labels[index, 3] = group, photo
+        return views, labels
+
+    @torch.no_grad()
+    def _remember(self, vectors: Tensor, labels: Tensor) -> None:
+        size = len(self.memory)
+        if size:
+            self.memory.copy_(torch.cat([vectors.to(self.memory.dtype), self.memory])[:size])
+            self.remembered.copy_(torch.cat([labels, self.remembered])[:size])
+
+
+def _relations(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bool [N, M] twice: which show the same photo, and which share anything at all.
+
+    Related without showing the same photo are stills of one video, and pictures that share a donor.
+    """
+
+    def same(row: int, column: int) -> Tensor:
+        found = rows[:, row, None] == columns[None, :, column]
+        return found & (rows[:, row, None] != NO_DONOR)
+
+    positive = same(0, 0) | same(0, 3) | same(3, 0) | same(3, 3)
+    related = positive | same(1, 1) | same(1, 2) | same(2, 1) | same(2, 2)
+    return positive, related

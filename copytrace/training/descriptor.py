@@ -1,0 +1,146 @@
+"""Training the global descriptor by SSCD's recipe (Pizzi et al., 2022), from photos to a file that matching loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from configs.training import DescriptorTraining
+from copytrace.progress import Progress
+from copytrace.storage import digest_of
+from copytrace.training.contrastive import ContrastiveTrainee
+from copytrace.training.descriptor_start import check_architecture, describe_photos, pca, starting_network
+from copytrace.training.descriptor_validation import ValidationSet, describe
+from copytrace.training.distributed import is_leader, launch
+from copytrace.training.log import SilentLog, TrainingLog
+from copytrace.training.loop import fit
+from copytrace.training.outcome import Outcome, write_outcome
+from copytrace.training.photos import split_photos
+from copytrace.training.starting import MAY_CHANGE, device_of, freeze
+from copytrace.training.views import ViewExamples
+from models.descriptor import DescriptorNetwork
+from models.descriptor_files import save_descriptor
+
+FILE = "descriptor.safetensors"
+SAMPLES_SHOWN = 8
+NOISE_NEIGHBOURS = 10  # as in the score normalisation of matching
+
+Vectors = NDArray[np.float32]
+
+
+def train_descriptor(
+    photos: str,
+    out: Path,
+    settings: DescriptorTraining,
+    log: TrainingLog | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train on `photos` (see `list_images`) and return `out/descriptor.safetensors`.
+
+    `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
+    the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a
+    process per GPU is started.
+
+    Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
+    `CopytraceError` when the loss is no number.
+    """
+    check_architecture(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+
+
+def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
+    device = device_of(settings.loop)
+    split = split_photos(photos, settings.photos)
+    validation = ValidationSet.make(split.validation, split.train, settings.photos, settings.described_size)
+    examples = ViewExamples(
+        split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed
+    )
+    network = starting_network(settings, split)
+    if is_leader():
+        log.picture("views", _sheet(examples), 0)
+    trainee = ContrastiveTrainee(network, settings)
+    freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
+    result = fit(
+        trainee.to(memory_format=torch.channels_last),
+        examples,
+        validation.metrics,
+        settings.loop,
+        out,
+        score="micro_ap",
+        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest),
+        device=device,
+        log=log,
+        progress=progress,
+    )
+    if not is_leader():
+        return out / FILE
+    features = describe_photos(result.network, split.train, settings.photos.long_side, settings.described_size)
+    kept, metrics = whitened_if_better(result.network, settings, features, validation, result.metrics)
+    noise = typical_noise(kept, features, validation)
+    log.picture("mistakes", validation.mistakes(kept), result.epoch)
+    outcome = Outcome(
+        title="Copytrace descriptor",
+        metrics=metrics,
+        score="micro_ap",
+        best_epoch=result.epoch,
+        images=len(split.train),
+        validation_images=len(validation.references),
+        dataset_digest=split.digest,
+        validation_digest=validation.digest,
+        seconds=round(result.seconds, 1),
+        device=str(device),
+        settings=settings.model_dump(mode="json"),
+    )
+    save_descriptor(
+        kept.cpu(),
+        out / FILE,
+        architecture=settings.architecture,
+        input_size=settings.described_size,
+        typical_noise=noise,
+        notes=outcome.facts(),
+    )
+    write_outcome(out, outcome, settings)
+    return out / FILE
+
+
+def whitened_if_better(
+    network: DescriptorNetwork,
+    settings: DescriptorTraining,
+    features: Vectors,
+    validation: ValidationSet,
+    metrics: dict[str, float],
+) -> tuple[DescriptorNetwork, dict[str, float]]:
+    """Fit a PCA whitening to the training photos; keep it if `settings.whitening` says so or it validates better."""
+    if settings.whitening == "off":
+        return network, metrics
+    network.whitening = pca(features, settings.dimensions, whiten=True).to(next(network.parameters()).device)
+    found = validation.metrics(network)
+    if settings.whitening == "auto" and found["micro_ap"] <= metrics["micro_ap"]:
+        network.whitening = None
+        return network, metrics
+    return network, found
+
+
+def typical_noise(network: DescriptorNetwork, features: Vectors, validation: ValidationSet) -> float:
+    """Return the mean cosine of a validation copy to the ten photos nearest to it among those learned from.
+
+    `features` are the latter's vectors before any whitening. Score normalisation takes this level for the noise that a
+    small collection does not have.
+    """
+    noise = torch.from_numpy(features)
+    if network.whitening is not None:
+        noise = functional.normalize(network.whitening.cpu()(noise), dim=1).detach()
+        network.whitening.to(next(network.backbone.parameters()).device)
+    similarity = torch.from_numpy(describe(network, validation.copies)) @ noise.T
+    return round(float(similarity.topk(min(NOISE_NEIGHBOURS, len(noise)), dim=1).values.mean()), 4)
+
+
+def _sheet(examples: ViewExamples) -> NDArray[np.uint8]:
+    """A row per photo with its views, uint8 [H, W, 3]."""
+    rows = [examples.example(0, index)["views"] for index in range(min(SAMPLES_SHOWN, len(examples)))]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows]).astype(np.uint8)

@@ -1,0 +1,38 @@
+"""Trained weights as ONNX, for whoever serves them without torch."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from models.descriptor_files import load_descriptor_file, read_config
+from models.export import export_onnx
+from models.overlay_export import export_overlay
+from models.overlay_files import load_overlay
+
+logger = logging.getLogger(__name__)
+
+
+def export_descriptor(weights: Path) -> Path | None:
+    """Write the descriptor beside its weights, as `.onnx`, and return that; None where torch cannot export it.
+
+    uint8 "images" [N, S, S, 3] go in, float32 "descriptors" [N, D] come out.
+    """
+    try:
+        return export_onnx(load_descriptor_file(weights), weights.with_suffix(".onnx"), read_config(weights).input_size)
+    except RuntimeError as error:
+        _tell(weights, error)
+        return None
+
+
+def export_overlay_detector(weights: Path) -> Path | None:
+    """Write the overlay detector beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
+    try:
+        return export_overlay(load_overlay(weights), weights.with_suffix(".onnx"))
+    except RuntimeError as error:
+        _tell(weights, error)
+        return None
+
+
+def _tell(weights: Path, error: RuntimeError) -> None:
+    logger.warning("%s goes without an ONNX file: %s", weights, " ".join(str(error).split())[:200])

@@ -1,0 +1,45 @@
+"""Mixed precision: which type the network computes in, and the scaling of gradients that float16 needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Precision:
+    """Autocast and, for float16, a gradient scaler."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name == "auto":
+            on_cuda = device.type == "cuda"
+            name = "float32" if not on_cuda else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        self._device, self._dtype = device, getattr(torch, name)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the network runs."""
+        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], clip_norm: float) -> None:
+        """Clip the gradients, move the weights, and forget the gradients."""
+        self._scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return self._scaler.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        if state:
+            self._scaler.load_state_dict(state)

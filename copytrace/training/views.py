@@ -1,0 +1,114 @@
+"""Views of a photo: what a descriptor must see as the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import v2
+
+from configs.training import ViewSettings
+from copytrace.errors import MediaError
+from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.training.edit_tracking import Strength
+from copytrace.training.edited_set import Difficulty, edit_copy
+from copytrace.training.edits import kind_of
+from copytrace.training.photos import TrainingPhoto, generator_for, groups_of, load_photo
+
+# Of the views that are edited, this share is made by SSCD's transforms; the rest by the edits that people make.
+SSCD_SHARE = 0.4
+COPIES = Difficulty(
+    (1, 4), Strength(0.0, 1.0), {"photo": 1.0, "decor": 1.0, "geometry": 1.5, "crop": 1.5, "overlay": 2.5}
+)
+NO_DONOR = -1
+
+
+@dataclass(frozen=True)
+class ViewExamples:
+    """Examples of the descriptor's training: the views of one photo each.
+
+    An example has `views` uint8 [V, S, S, 3]; `photo` and `group` int64, the photo's number and its group's; and
+    `donors` int64 [V], the group of the other photo that was pasted in or under, -1 for none.
+    """
+
+    photos: Sequence[TrainingPhoto]
+    settings: ViewSettings
+    input_size: int
+    long_side: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
+        """Make the views of photo `index`; a photo that cannot be read gives way to the next one that can."""
+        rng = generator_for(self.seed, epoch, index)
+        index, image = self._readable(index)
+        groups = self._groups
+        views, donors = [], []
+        for number in range(self.settings.views):
+            plain = number == 0 and rng.random() < self.settings.reference_share
+            view, donor = (image, NO_DONOR) if plain else self._edited(image, rng)
+            views.append(resize_for_descriptor(np.asarray(view), self.input_size))
+            donors.append(groups[donor] if donor != NO_DONOR else NO_DONOR)
+        return {
+            "views": np.stack(views),
+            "photo": np.int64(index),
+            "group": groups[index],
+            "donors": np.array(donors, dtype=np.int64),
+        }
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64]:
+        return groups_of(self.photos)
+
+    def _readable(self, index: int) -> tuple[int, Image.Image]:
+        for step in range(len(self.photos)):
+            candidate = (index + step) % len(self.photos)
+            try:
+                return candidate, load_photo(self.photos[candidate].path, self.long_side)
+            except MediaError:
+                continue
+        raise MediaError("none of the photos can be read any more")
+
+    def _edited(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        if rng.random() < SSCD_SHARE:
+            return sscd_view(image, self.input_size, rng), NO_DONOR
+        donors = []
+
+        def donor_of(rng: np.random.Generator) -> Image.Image:
+            index, donor = self._readable(int(rng.integers(len(self.photos))))
+            donors.append(index)
+            return donor
+
+        edited, names = edit_copy(image, COPIES, rng, donor_of)
+        return edited.image, donors[-1] if kind_of(names) == "overlay" else NO_DONOR
+
+
+def sscd_view(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """Edit by SSCD's augmentations (Pizzi et al., 2022; transforms/settings.py), a square of `size` pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.integers(1 << 62)))  # `torch.manual_seed` seeds CUDA's as well
+        edited: Image.Image = _sscd_transforms(size)(image)
+    return edited
+
+
+def _sscd_transforms(size: int) -> v2.Transform:
+    radius = size / 224  # SSCD blurs by 1-5 pixels at 224
+    return v2.Compose(
+        [
+            v2.RandomApply([v2.RandomRotation((0, 360))], p=0.05),
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.RandomChoice([v2.RandomRotation((90 * n, 90 * n)) for n in (1, 2, 3)])], p=0.05),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(2 * round(2 * radius) + 5, (0.5 * radius, 2.5 * radius))], p=0.5),
+            v2.RandomApply([v2.PILToTensor(), v2.JPEG((5, 95)), v2.ToPILImage()], p=0.2),
+        ]
+    )

@@ -1,0 +1,51 @@
+"""Train the global descriptor, register it, and make it the champion if it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from configs.training import DescriptorTraining
+from copytrace.cli import options
+from flows.parameters import DescriptorOverrides, MinImprovement, Out, Photos, TrainingPreset, chosen_by, settings_of
+from flows.terminal import at_the_terminal
+from tasks.train import DESCRIPTOR, promote, train
+
+
+@flow(name="train-descriptor", flow_run_name="train the descriptor on {photos}")
+def train_descriptor(
+    photos: Photos,
+    out: Out,
+    preset: TrainingPreset = "cpu",
+    overrides: DescriptorOverrides = {},  # noqa: B006
+    min_improvement: MinImprovement = 0.005,
+) -> dict[str, Any]:
+    """Train on `photos` in the folder `out`, and return which version came out and whether it is the champion.
+
+    Raises what `copytrace.training.descriptor.train_descriptor` raises, `SettingsError`, and `TrackingError`.
+    """
+    settings, folder = settings_of(DescriptorTraining, preset, overrides), Path(out)
+    version = train(DESCRIPTOR, photos, folder, settings)
+    return promote(DESCRIPTOR, version, folder, min_improvement)
+
+
+def main(
+    photos: Annotated[str, options.Photos],
+    out: Annotated[Path, options.TrainingFolder],
+    overrides: options.Overrides = None,
+    preset: options.TrainingPreset = "cpu",
+    config: options.Config = None,
+    min_improvement: options.MinImprovement = 0.005,
+) -> None:
+    """Train the global descriptor on PHOTOS, as a Prefect flow."""
+    with at_the_terminal():
+        chosen = chosen_by(DescriptorTraining, preset, config, overrides)
+        done = train_descriptor(photos, str(out), **chosen, min_improvement=min_improvement)  # type: ignore[arg-type]
+        typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,34 @@
+"""Losses of contrastive learning, as SSCD combines them (Pizzi et al., "A Self-Supervised Descriptor for Image Copy
+Detection", 2022): InfoNCE between views, and an entropy term that spreads descriptors over the sphere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def info_nce(similarity: Tensor, positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
+    """Return the mean InfoNCE loss over all positive pairs (van den Oord et al., 2018; several positives per anchor).
+
+    `similarity` float [N, M] holds cosines of N anchors with M others; `positive` and `ignored` bool [N, M] say which
+    others show the same photo and which are neither (the anchor itself, or a picture that shares only its backdrop).
+    Each positive competes with the anchor's negatives alone, not with its other positives. 0 without positives.
+    """
+    logits = similarity.float() / temperature
+    negatives = logits.masked_fill(positive | ignored, -torch.inf).logsumexp(dim=1, keepdim=True)
+    per_pair = functional.softplus(negatives - logits)  # -log(e^p / (e^p + sum of e^n))
+    taken = positive & ~ignored
+    return torch.where(taken, per_pair, 0.0).sum() / taken.sum().clamp(min=1)
+
+
+def koleo(similarity: Tensor, related: Tensor) -> Tensor:
+    """Return minus the mean log distance of each vector to its nearest unrelated one (Sablayrolles et al., 2019).
+
+    `similarity` float [N, M] holds cosines; `related` bool [N, M] marks the others that do not count: itself and views
+    of the same photo. Rows without any unrelated vector are left out.
+    """
+    nearest = similarity.float().masked_fill(related, -torch.inf).amax(dim=1)
+    counted = torch.isfinite(nearest)
+    distance = (2.0 - 2.0 * nearest[counted]).clamp(min=1e-6).sqrt()
+    return -torch.log(distance).sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,100 @@
+"""Train: a network learns, its run is tracked in MLflow, and what comes out is registered there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefect.artifacts import create_table_artifact
+
+from configs.schema import Settings
+from configs.training import DescriptorTraining, OverlayTraining
+from copytrace.progress import Progress
+from copytrace.training.log import TrainingLog
+from copytrace.training.outcome import CARD, read_outcome
+from tasks.experiment import open_run
+from tasks.policy import stage_task
+from tasks.progress import ArtifactProgress
+from tasks.promotion import promote as move_champion
+from tasks.registry import register
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Training(Generic[S]):
+    """A way to train: its MLflow experiment, the name its models are registered under, and the work itself.
+
+    `run(photos, out, settings, log, progress)` returns the weights, of which `export` makes an ONNX file.
+    """
+
+    experiment: str
+    model: str
+    run: Callable[[str, Path, S, TrainingLog, Progress], Path]
+    export: Callable[[Path], Path | None]
+
+
+def _train_descriptor(
+    photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress
+) -> Path:
+    from copytrace.training.descriptor import train_descriptor  # here: torch and timm take seconds  # noqa: PLC0415
+
+    return train_descriptor(photos, out, settings, log, progress)
+
+
+def _train_overlay_detector(
+    photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress
+) -> Path:
+    from copytrace.training.overlay import train_overlay_detector  # noqa: PLC0415
+
+    return train_overlay_detector(photos, out, settings, log, progress)
+
+
+def _export_descriptor(weights: Path) -> Path | None:
+    from copytrace.training.export import export_descriptor  # noqa: PLC0415
+
+    return export_descriptor(weights)
+
+
+def _export_overlay_detector(weights: Path) -> Path | None:
+    from copytrace.training.export import export_overlay_detector  # noqa: PLC0415
+
+    return export_overlay_detector(weights)
+
+
+DESCRIPTOR = Training("train-descriptor", "copytrace-descriptor", _train_descriptor, _export_descriptor)
+OVERLAY_DETECTOR = Training(
+    "train-overlay-detector", "copytrace-overlay", _train_overlay_detector, _export_overlay_detector
+)
+
+
+@stage_task("train {training.model}")
+def train(training: Training[S], photos: str, out: Path, settings: S) -> int:
+    """Train on `photos` in the folder `out`, and return the version under which the model is registered.
+
+    Called again with the same folder, it goes on from the last checkpoint, in the same MLflow run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
+        weights = training.run(photos, out, settings, run.log, ArtifactProgress())
+        outcome = read_outcome(out)
+        run.log_dataset(photos, outcome.dataset_digest, "training")
+        run.log_dataset(photos, outcome.validation_digest, "validation")
+        graph = training.export(weights)
+        files = [weights, *([graph] if graph else []), out / CARD]
+        return register(run, training.model, files, outcome.metrics, score=outcome.score)
+
+
+@stage_task("promote {training.model} {version}")
+def promote(training: Training[S], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
+    """Make the version the champion if it beats the present one, and show the decision beside its figures."""
+    decision = move_champion(training.model, version, min_improvement=min_improvement)
+    outcome = read_outcome(out)
+    rows = [{"what": name, "figure": value} for name, value in outcome.metrics.items()]
+    verdict = "is the champion" if decision.promoted else "was refused"
+    create_table_artifact(
+        rows, key=f"{training.experiment}-figures", description=f"Version {version} {verdict}: {decision.reason}"
+    )
+    return {**asdict(decision), "metrics": outcome.metrics}

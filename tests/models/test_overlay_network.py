@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.export import OVERLAY_OUTPUTS, export_overlay
+from models.onnx_files import read_sealed
+from models.overlay_files import OverlayConfig, digest_of_overlay, load_overlay, read_overlay_config, save_overlay
+from models.overlay_network import ACROSS, Centres, OverlayNetwork, band_points, build_overlay, reach, strongest
+from models.pretrained import ModelFileError
+
+SMALL = OverlayConfig("test_efficientnet", input_size=64, width=16)
+
+
+@pytest.fixture(scope="module")
+def network() -> OverlayNetwork:
+    torch.manual_seed(0)
+    return build_overlay(SMALL).eval()
+
+
+def images_of(count: int, size: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+
+
+def test_boxes_lie_within_the_picture_and_the_surest_comes_first(network: OverlayNetwork) -> None:
+    with torch.inference_mode():
+        boxes, confidence = network(images_of(3))
+    assert boxes.shape == (3, 8, 4)
+    assert confidence.shape == (3, 8)
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1
+    assert torch.equal(confidence, confidence.sort(dim=1, descending=True).values)
+
+
+def test_a_side_that_no_level_divides_is_looked_at_all_the_same(network: OverlayNetwork) -> None:
+    with torch.inference_mode():
+        boxes, _ = network(images_of(1, size=72))
+    assert boxes.isfinite().all()
+
+
+def test_a_peak_hides_the_cells_beside_it() -> None:
+    heat = torch.full((1, 4, 4), -9.0)
+    heat[0, 1, 1], heat[0, 1, 2], heat[0, 3, 3] = 5.0, 4.0, 1.0
+    boxes = torch.arange(16.0).view(1, 4, 4, 1).expand(-1, -1, -1, 4)
+    found, logits = strongest(Centres(heat, boxes), 2)
+    assert logits.tolist() == [[5.0, 1.0]]
+    assert found[0, :, 0].tolist() == [5.0, 15.0]  # the cells' numbers, row by row
+
+
+def test_sides_are_searched_as_far_as_the_box_is_large() -> None:
+    assert reach(torch.tensor([0.0, 0.0, 0.5, 0.25])).tolist() == pytest.approx([0.10, 0.06, 0.10, 0.06])
+
+
+def test_bands_run_from_outside_to_inside_and_past_the_corners() -> None:
+    box = torch.tensor([[[0.2, 0.4, 0.7, 0.65]]])  # 0.5 wide, 0.25 tall: searched 0.1 and 0.06 far
+    bands = band_points(box, torch.linspace(-1, 1, ACROSS))[0, 0]
+    left, top, right, bottom = bands
+    assert left[0, 0].tolist() == pytest.approx([0.1, 0.37])
+    assert left[-1, -1].tolist() == pytest.approx([0.3, 0.68])
+    assert top[0, 0].tolist() == pytest.approx([0.14, 0.34])
+    assert right[0, 0].tolist() == pytest.approx([0.8, 0.37])
+    assert bottom[-1, -1].tolist() == pytest.approx([0.76, 0.59])
+
+
+def test_the_confidence_shift_moves_every_confidence_by_its_logit(network: OverlayNetwork) -> None:
+    with torch.inference_mode():
+        before = network(images_of(1))[1]
+        network.confidence_shift += 1.5
+        after = network(images_of(1))[1]
+        network.confidence_shift -= 1.5
+    torch.testing.assert_close(after.logit() - before.logit(), torch.full((1, 8), 1.5), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_pretrained_backbone_keeps_its_statistics_while_it_learns(frozen: bool) -> None:
+    learner = build_overlay(SMALL)
+    learner.frozen_statistics = frozen
+    before = {name: value.clone() for name, value in learner.backbone.named_buffers() if name.endswith("running_mean")}
+    learner.train()
+    learner.maps(learner.normalise(images_of(2)))
+    after = dict(learner.backbone.named_buffers())
+    assert all(torch.equal(after[name], value) for name, value in before.items()) is frozen
+
+
+def test_an_architecture_without_feature_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"test_vit gives no feature maps at strides \(4, 8, 16, 32\)"):
+        build_overlay(OverlayConfig("test_vit"))
+
+
+def test_a_saved_network_finds_the_same_boxes(network: OverlayNetwork, tmp_path: Path) -> None:
+    again = load_overlay(save_overlay(network, tmp_path / "overlay.safetensors"))
+    assert again.config == SMALL
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_the_digest_changes_with_a_single_weight(network: OverlayNetwork, tmp_path: Path) -> None:
+    one = digest_of_overlay(save_overlay(network, tmp_path / "one.safetensors"))
+    with torch.no_grad():
+        network.centre.bias += 0.5
+        other = digest_of_overlay(save_overlay(network, tmp_path / "other.safetensors"))
+        network.centre.bias -= 0.5
+    assert one != other
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    broken = build_overlay(SMALL)
+    with torch.no_grad():
+        broken.centre.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"centre\.bias holds values that are not finite"):
+        save_overlay(broken, tmp_path / "overlay.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelFileError, match="not one of Copytrace"):
+        read_overlay_config(tmp_path / "other.safetensors")
+
+
+def test_a_file_cut_short_is_refused(network: OverlayNetwork, tmp_path: Path) -> None:
+    path = save_overlay(network, tmp_path / "overlay.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+        load_overlay(path)
+
+
+@pytest.fixture(scope="module")
+def exported(network: OverlayNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_overlay(network, tmp_path_factory.mktemp("export") / "overlay.onnx")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_exported_graph_agrees_with_torch(network: OverlayNetwork, exported: Path, count: int) -> None:
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {"images": images_of(count).numpy()})
+    with torch.inference_mode():
+        wanted_boxes, wanted_confidence = network(images_of(count))
+    np.testing.assert_allclose(confidence, wanted_confidence.numpy(), atol=1e-4)
+    np.testing.assert_allclose(boxes[:, 0], wanted_boxes[:, 0].numpy(), atol=1e-4)
+
+
+def test_the_exported_graph_is_sealed(exported: Path) -> None:
+    assert read_sealed(exported) == exported.read_bytes()
+
+
+def test_reading_a_config_does_not_import_torch(network: OverlayNetwork, tmp_path: Path) -> None:
+    path = save_overlay(network, tmp_path / "overlay.safetensors")
+    code = (
+        "import sys; from pathlib import Path; from models.overlay_files import read_overlay_config; "
+        f"assert read_overlay_config(Path({str(path)!r})).input_size == 64; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
