@@ -70,7 +70,7 @@ def edit_images(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
-    from copytrace.features.runtimes import usable_cores  # noqa: PLC0415
+    from copytrace.features.devices import usable_cores  # noqa: PLC0415
     from copytrace.media.ingest import list_images  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
@@ -102,6 +102,8 @@ def video_stills(
     written, failures = write_stills(list_images(videos), out, every=every, progress=TerminalProgress())
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
+    if not written:
+        raise CopytraceError(f"{videos} gives no stills; give videos that can be read")
     typer.echo(f"{written:,} stills are in {out}; train on them with photos.grouped=folder")
 
 

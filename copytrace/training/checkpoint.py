@@ -29,7 +29,15 @@ def read_checkpoint(path: Path, stamp: str, device: torch.device) -> dict[str, A
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = state.pop("stamp")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ConfigError(f"{path} is not a checkpoint of this version; remove it, or give another folder") from error
     if found != stamp:
         raise ConfigError(

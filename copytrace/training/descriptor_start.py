@@ -108,19 +108,25 @@ def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
                 f"start=random, or architecture={packaged.architecture}"
             )
         return build_descriptor(packaged)
-    torch.manual_seed(settings.loop.seed)
-    try:
-        backbone = timm_backbone(settings.architecture, settings.input_size)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"timm cannot build {settings.architecture} for input_size={settings.input_size}: {reason}"
-        ) from error
+    backbone = _built(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     _load_published(backbone, Path(settings.start), settings.architecture)
     published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
+
+
+def _built(settings: DescriptorTraining) -> nn.Module:
+    size = settings.input_size
+    torch.manual_seed(settings.loop.seed)
+    try:
+        backbone = timm_backbone(settings.architecture, size).eval()
+        with torch.inference_mode():
+            backbone(torch.zeros(1, 3, size, size))  # some find out only now
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{settings.architecture} cannot take input_size={size}: {reason}") from error
+    return backbone
 
 
 def _is_descriptor(path: Path) -> bool:

@@ -1,69 +1,79 @@
-"""Several GPUs training as one: torch's own launcher and collectives, and their absence."""
+"""Several GPUs training as one: a process for each, torch's collectives, and their absence."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable
+from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch import Tensor, distributed, multiprocessing
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from copytrace.errors import CopytraceError
 
 T = TypeVar("T")
-_KINDS: list[type[CopytraceError]] = [CopytraceError, *CopytraceError.__subclasses__()]
-_ERRORS = {kind.__name__: kind for kind in _KINDS}
+
+logger = logging.getLogger(__name__)
 
 
 def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     """Call `work(*arguments)`: here if it is for one device, else in a process per device.
 
-    Returns what the first process does; `work` and its arguments must pickle. Raises the `CopytraceError` that one of
-    the processes raised, or one that says how a process failed.
+    Returns what the first process does; `work`, its arguments and what it returns must pickle, and the latter holds no
+    tensors. Raises the `CopytraceError` that one of the processes raised, or one that says how a process failed.
     """
     if devices == 1:
         return work(*arguments)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        run_id="train",
-        max_restarts=0,
-    )
+    told: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
+    heard: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        processes = spawn(  # type: ignore[no-untyped-call]
+            _join, (devices, meeting, told, work, arguments), nprocs=devices, join=False
+        )
+        try:
+            while not processes.join(timeout=1.0):
+                heard += _heard(told)
+        except ProcessException as failure:
+            errors = [word for word in heard + _heard(told) if isinstance(word, CopytraceError)]
+            raise errors[0] if errors else CopytraceError(f"a training process failed: {_line(failure)}") from failure
+    answer: T = (heard + _heard(told))[0]
+    return answer
+
+
+def _heard(told: SimpleQueue[Any]) -> list[Any]:
+    heard = []
+    while not told.empty():
+        heard.append(told.get())
+    return heard
+
+
+def _join(
+    number: int, devices: int, meeting: str, told: SimpleQueue[Any], work: Callable[..., Any], given: Any
+) -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, init_method=meeting, rank=number, world_size=devices)
     try:
-        answers: dict[int, T] = elastic_launch(config, _joined)(work, *arguments)
-    except ChildFailedError as failure:
-        raise _cause(failure) from failure
-    return answers[0]
-
-
-def _cause(failure: ChildFailedError) -> CopytraceError:
-    """What one process raised on purpose, before the others failed for want of it; else the first failure."""
-    said = {rank: _message(found.message) for rank, found in failure.failures.items()}
-    for message in said.values():
-        name, _, text = message.partition(": ")
-        if name in _ERRORS:
-            return _ERRORS[name](text)
-    first, _ = failure.get_first_failure()
-    reason = " ".join(said[first].split())
-    return CopytraceError(f"training process {first + 1} of several failed: {reason}; its own output says more")
-
-
-def _message(found: Any) -> str:
-    return str(found["message"] if isinstance(found, dict) else found)
-
-
-def _joined(work: Callable[..., T], *arguments: Any) -> T:
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        return work(*arguments)
+        answer = work(*given)
+        if is_leader():
+            told.put(answer)
+    except Exception as error:
+        # Told before the group is left, as the others fail then too, for want of this one.
+        if isinstance(error, CopytraceError):
+            told.put(error)
+        else:
+            logger.exception("training process %d of %d failed", number + 1, devices)
+            told.put(CopytraceError(f"a training process failed: {_line(error)}"))
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def world_size() -> int:

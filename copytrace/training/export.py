@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from models import export
 from models.descriptor_files import load_descriptor_file, read_config
-from models.export import export_onnx
-from models.overlay_export import export_overlay
 from models.overlay_files import load_overlay
 
 logger = logging.getLogger(__name__)
@@ -19,7 +18,9 @@ def export_descriptor(weights: Path) -> Path | None:
     uint8 "images" [N, S, S, 3] go in, float32 "descriptors" [N, D] come out.
     """
     try:
-        return export_onnx(load_descriptor_file(weights), weights.with_suffix(".onnx"), read_config(weights).input_size)
+        return export.export_descriptor(
+            load_descriptor_file(weights), weights.with_suffix(".onnx"), read_config(weights).input_size
+        )
     except RuntimeError as error:
         _tell(weights, error)
         return None
@@ -28,7 +29,7 @@ def export_descriptor(weights: Path) -> Path | None:
 def export_overlay_detector(weights: Path) -> Path | None:
     """Write the overlay detector beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
     try:
-        return export_overlay(load_overlay(weights), weights.with_suffix(".onnx"))
+        return export.export_overlay(load_overlay(weights), weights.with_suffix(".onnx"))
     except RuntimeError as error:
         _tell(weights, error)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -137,7 +138,9 @@ class _Loop(Generic[N]):
         self._average = AveragedModel(trainee.network, multi_avg_fn=average, use_buffers=False)
         self._running: nn.Module = trainee
         if world_size() > 1:
-            self._running = DistributedDataParallel(trainee, broadcast_buffers=False)
+            with warnings.catch_warnings():  # of a new name for this argument, which older torch does not know
+                warnings.simplefilter("ignore", FutureWarning)
+                self._running = DistributedDataParallel(trainee, broadcast_buffers=False)
         if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
             self._running = torch.compile(self._running)  # type: ignore[assignment]
 

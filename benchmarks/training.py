@@ -1,0 +1,130 @@
+"""How fast training goes, and what bounds it: making examples, the network's own steps, and both together, in one run.
+
+python benchmarks/training.py [PHOTOS] [CORES]     by default sample photographs, on one core
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import default_collate
+
+from configs.load import load
+from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
+from copytrace.media.sample_photos import sample_photos
+from copytrace.training.batches import Examples
+from copytrace.training.composites import Composites
+from copytrace.training.contrastive import ContrastiveTrainee
+from copytrace.training.descriptor_start import starting_network as starting_descriptor
+from copytrace.training.loop import Trainee, fit
+from copytrace.training.overlay import starting_network as starting_detector
+from copytrace.training.overlay_trainee import OverlayTrainee
+from copytrace.training.photos import TrainingPhoto, split_photos
+from copytrace.training.starting import freeze
+from copytrace.training.views import ViewExamples
+
+STEPS = 8
+
+
+def main() -> None:
+    """Print examples a second of each part, and which share of the slower one the whole loop reaches."""
+    cores = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    torch.set_num_threads(cores)
+    with tempfile.TemporaryDirectory() as folder:
+        source = sys.argv[1] if len(sys.argv) > 1 else _samples(Path(folder))
+        table = Table("network", "examples made /s (1 process)", "steps alone /s", "the loop /s", "of its bound")
+        table.caption = f"examples a second on {cores} core(s) and one process that makes them"
+        for name, examples, trainee, loop in (_descriptor(source), _detector(source)):
+            made, (steps, whole) = _made(examples), _trained(trainee, examples, loop, Path(folder) / name)
+            bound = min(made, steps)
+            table.add_row(name, f"{made:.1f}", f"{steps:.1f}", f"{whole:.1f}", f"{whole / bound:.2f}")
+        Console().print(table)
+
+
+def _descriptor(source: str) -> tuple[str, Examples, Trainee[nn.Module], LoopSettings]:
+    settings = load(DescriptorTraining)
+    split = split_photos(source, settings.photos)
+    network = starting_descriptor(settings, split)
+    freeze(network.backbone, settings.frozen_blocks)
+    photos = _enough(split.train, settings.loop)
+    examples = ViewExamples(photos, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed)
+    return "descriptor", examples, ContrastiveTrainee(network, settings), _short(settings.loop)
+
+
+def _detector(source: str) -> tuple[str, Examples, Trainee[nn.Module], LoopSettings]:
+    settings = load(OverlayTraining)
+    split = split_photos(source, settings.photos)
+    network = starting_detector(settings)
+    freeze(network.backbone, settings.frozen_blocks)
+    count = STEPS * settings.loop.batch_size
+    examples = Composites(
+        split.train, count, settings.input_size, settings.photos.long_side, settings.overlay_share, settings.loop.seed
+    )
+    return "overlay detector", examples, OverlayTrainee(network), _short(settings.loop)
+
+
+def _made(examples: Examples) -> float:
+    begin = time.perf_counter()
+    for index in range(len(examples)):
+        examples.example(1, index)
+    return len(examples) / (time.perf_counter() - begin)
+
+
+def _trained(trainee: Trainee[nn.Module], examples: Examples, loop: LoopSettings, out: Path) -> tuple[float, float]:
+    """Return examples a second of bare steps on one batch that is there, and of `fit` after its first epoch."""
+    trainee.to(memory_format=torch.channels_last)
+    batch = default_collate([examples.example(0, index) for index in range(loop.batch_size)])
+    trainee.train()
+    begin = 0.0
+    for step in range(STEPS + 1):
+        if step == 1:
+            begin = time.perf_counter()
+        trainee(batch)["loss"].backward()
+    steps = STEPS * loop.batch_size / (time.perf_counter() - begin)
+    log = _Speeds()
+    out.mkdir()
+    validate: Callable[[nn.Module], dict[str, float]] = lambda network: {"none": 0.0}  # noqa: E731
+    fit(trainee, examples, validate, loop, out, score="none", stamp="", device=torch.device("cpu"), log=log)
+    return steps, log.speeds[-1]
+
+
+class _Speeds:
+    """A training log that keeps the speed of each epoch."""
+
+    def __init__(self) -> None:
+        self.speeds: list[float] = []
+
+    def metrics(self, values: dict[str, float], epoch: int) -> None:
+        self.speeds.append(values["images_per_second"])
+
+    def picture(self, name: str, pixels: object, epoch: int) -> None:
+        """Keep none."""
+
+
+def _short(loop: LoopSettings) -> LoopSettings:
+    return loop.model_copy(update={"epochs": 2, "workers": 1, "validate_every": 2, "checkpoint_minutes": 60.0})
+
+
+def _enough(photos: list[TrainingPhoto], loop: LoopSettings) -> list[TrainingPhoto]:
+    """The photos again and again, until there are `STEPS` batches of them."""
+    count = STEPS * loop.batch_size
+    return (photos * (count // len(photos) + 1))[:count]
+
+
+def _samples(folder: Path) -> str:
+    lines = [f"{photo.id},{photo.path}" for photo in sample_photos()]
+    manifest = folder / "photos.csv"
+    manifest.write_text("\n".join(["id,path", *lines]) + "\n")
+    return str(manifest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""Pictures with others pasted into them, and exact boxes of these: what the overlay detector learns from.
+
+A composite is a photo that goes through a few of the edits that queries go through. One of them, in most composites,
+makes a picture inside a picture: the photo pasted onto another, another pasted onto it, a frame round it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from copytrace.errors import InputError, MediaError
+from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.training.edit_tracking import (
+    Draw,
+    Edited,
+    FloatArray,
+    Strength,
+    clip_to_unit_square,
+    map_points,
+    polygon_area,
+)
+from copytrace.training.edits import EDITS, apply_edit
+from copytrace.training.photos import TrainingPhoto, generator_for, load_photo
+
+MOST_BOXES = 4  # boxes of one composite that are learned
+LARGEST_BOX = 0.85  # share of the area; matching does not crop larger ones
+SMALLEST_SIDE = 0.06  # of a box, as a share of the picture's
+_LEAST_LEFT = 0.35  # an edit that leaves less of a pasted picture is not made
+_HIDDEN = 0.65  # a pasted picture that a later one covers by more is no longer one
+_SAME_PICTURE = 0.55  # IoU of a box and a box within it over which only the inner one counts, as it is the picture
+_FLAT = 8.0  # grey levels of deviation under which a photo shows nothing
+_PHOTOS_KEPT = 192  # decoded photos in memory, some 400 KB each
+_TRIES = 6
+
+FRAMES = ("pad", "meme", "screenshot")
+_PASTES = {"onto_photo": 0.46, "scene": 0.2, "with_photo": 0.16, "pad": 0.08, "meme": 0.04, "screenshot": 0.06}
+_STRENGTHS = (Strength(0.0, 0.5), Strength(0.4, 1.0), Strength(0.0, 1.0))
+_OTHERS = {
+    kind: [edit.name for edit in EDITS.values() if edit.kind == kind and edit.name not in FRAMES]
+    for kind in ("photo", "decor", "geometry")
+}
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A picture under edit, and the corners, normalised (4 or more, 2), of each picture that was pasted into it."""
+
+    image: Image.Image
+    outlines: tuple[FloatArray, ...] = ()
+
+    def edited(self, name: str, draw: Draw) -> Composite:
+        """Apply an edit by its name in `EDITS`, or "scene"; the outlines go along, and new pastes get theirs."""
+        fresh = Edited(self.image)
+        step = scene(fresh, draw) if name == "scene" else apply_edit(name, fresh, draw)
+        if name == "with_photo":
+            inset = _changed(self.image, step.image)
+            hidden = [outline for outline in self.outlines if _covered(outline, inset) > _HIDDEN]
+            kept = tuple(outline for outline in self.outlines if not any(outline is other for other in hidden))
+            return Composite(step.image, (*kept, inset))
+        moved = tuple(_moved(outline, step) for outline in self.outlines)
+        if name in ("onto_photo", "scene", *FRAMES):
+            moved = (*moved, step.outline)
+        return Composite(step.image, moved)
+
+    def boxes(self) -> FloatArray:
+        """Upright boxes (x0, y0, x1, y1) of the pasted pictures that are worth a crop, float64 [M, 4].
+
+        Of a picture in a frame that was pasted, the picture counts, unless the frame is wide.
+        """
+        found = [_box(outline) for outline in self.outlines if len(outline) > 2]
+        fitting = [box for box in found if _worth_a_crop(box)]
+        inner = [
+            box
+            for box in fitting
+            if not any(_iou(box, other) > _SAME_PICTURE and _area(other) < _area(box) for other in fitting)
+        ]
+        return np.array(inner[:MOST_BOXES]).reshape(-1, 4)
+
+
+@dataclass
+class Composites:
+    """`Examples` of composites of `photos`: `image` uint8 [S, S, 3] and `boxes` float32 [4, 4], filled up with zeros.
+
+    `share` of them hold a pasted picture. Photos are read from disk as they are needed; the latest are kept.
+    """
+
+    photos: Sequence[TrainingPhoto]
+    count: int
+    input_size: int
+    long_side: int
+    share: float
+    seed: int
+    _decoded: OrderedDict[str, Image.Image] = field(default_factory=OrderedDict, repr=False)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
+        """Make the composite of that number; the same numbers give the same arrays."""
+        composite = self.composite(epoch, index)
+        boxes = np.zeros((MOST_BOXES, 4), np.float32)
+        found = composite.boxes()
+        boxes[: len(found)] = found
+        return {"image": resize_for_descriptor(np.asarray(composite.image), self.input_size), "boxes": boxes}
+
+    def composite(self, epoch: int, index: int) -> Composite:
+        """Make the composite of that number in its own size and shape."""
+        rng = generator_for(self.seed, epoch, index)
+        photo, image = self._photo(rng, exclude="")
+        draw = Draw(rng, _STRENGTHS[int(rng.integers(len(_STRENGTHS)))], lambda rng: self._photo(rng, photo.group)[1])
+        composite = Composite(image)
+        for name in choose_edits(draw, self.share):
+            composite = _accepted(composite, name, draw)
+        if draw.chance(0.7):
+            composite = Composite(_as_jpeg(composite.image, draw.integer(60, 96)), composite.outlines)
+        return composite
+
+    def _photo(self, rng: np.random.Generator, exclude: str) -> tuple[TrainingPhoto, Image.Image]:
+        """Draw a photo that shows something, if there is one, and of another group."""
+        readable: tuple[TrainingPhoto, Image.Image] | None = None
+        for _ in range(_TRIES):
+            photo = self.photos[int(rng.integers(len(self.photos)))]
+            try:
+                image = self._load(photo)
+            except MediaError as error:
+                reason = f"{photo.path}: {error}"
+                continue
+            readable = photo, image
+            if photo.group != exclude and np.asarray(image.convert("L")).std() > _FLAT:
+                break
+        if readable is None:
+            raise InputError(f"{_TRIES} photos in a row cannot be read, such as {reason}; give photos that can")
+        return readable
+
+    def _load(self, photo: TrainingPhoto) -> Image.Image:
+        if photo.path not in self._decoded:
+            self._decoded[photo.path] = load_photo(photo.path, self.long_side)
+            if len(self._decoded) > _PHOTOS_KEPT:
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(photo.path)
+        return self._decoded[photo.path]
+
+
+def choose_edits(draw: Draw, share: float) -> list[str]:
+    """Draw the edits of one composite in their order; a `share` of them has one that makes a picture in a picture."""
+    names = [_other(draw) for _ in range(draw.choice((0, 1, 1, 2, 2, 3)))]
+    if draw.chance(share):
+        paste = str(draw.rng.choice(list(_PASTES), p=list(_PASTES.values())))
+        names.insert(draw.integer(0, len(names)), paste)
+        if draw.chance(0.12):  # a post of a collage, a collage of posts
+            names.insert(draw.integer(0, len(names)), draw.choice(("with_photo", "onto_photo", *FRAMES)))
+    if draw.chance(0.15):
+        names.insert(0, "crop")
+    return names
+
+
+def scene(edited: Edited, draw: Draw) -> Edited:
+    """Paste it onto a photo in ways that `onto_photo` has not: smaller, larger, stretched, soft, more see-through."""
+    canvas = draw.donor().copy()
+    limit = min(canvas.width / edited.image.width, canvas.height / edited.image.height)
+    scale, stretch = draw.between(0.15, 0.92) * limit, draw.between(1.0, 1.35) ** draw.sign()
+    width = min(canvas.width, max(24, round(edited.image.width * scale * stretch)))
+    height = min(canvas.height, max(24, round(edited.image.height * scale / stretch)))
+    room = canvas.width - width, canvas.height - height
+    at_border = draw.chance(0.25)
+    left, top = (draw.choice((0, span, span // 2)) if at_border else draw.integer(0, span) for span in room)
+    if draw.chance(0.2):
+        canvas = canvas.resize((16, 16)).resize(canvas.size, Image.Resampling.BICUBIC)  # a blurred backdrop
+    if draw.chance(0.2):
+        rim = draw.integer(1, 8)
+        canvas.paste(draw.colour(), (left - rim, top - rim, left + width + rim, top + height + rim))
+    opacity = draw.between(0.5, 1.0) if draw.chance(0.25) else 1.0
+    return edited.placed(canvas, (left, top, left + width, top + height), opacity)
+
+
+def _other(draw: Draw) -> str:
+    kind = str(draw.rng.choice(["photo", "decor", "geometry"], p=[0.5, 0.25, 0.25]))
+    return draw.choice(_OTHERS[kind])
+
+
+def _accepted(composite: Composite, name: str, draw: Draw) -> Composite:
+    """The composite after an edit, or as it was where the edit would leave too little of a pasted picture."""
+    attempt = composite.edited(name, draw)
+    before = [outline for outline in composite.outlines if len(outline) > 2]
+    after = [outline for outline in attempt.outlines if len(outline) > 2]
+    if len(after) < len(before):
+        return composite
+    if any(min(_sides(outline)) < SMALLEST_SIDE for outline in after):
+        return composite
+    if name == "crop" and any(
+        polygon_area(b) * composite.image.width * composite.image.height * _LEAST_LEFT
+        > polygon_area(a) * attempt.image.width * attempt.image.height
+        for a, b in zip(after, before, strict=True)
+    ):
+        return composite
+    return attempt
+
+
+def _moved(outline: FloatArray, step: Edited) -> FloatArray:
+    """Where an outline in the picture before `step` lies after it; (0, 2) if nothing of it is left."""
+    if len(outline) < 3:
+        return outline
+    x0, y0, x1, y1 = _box(map_points(np.linalg.inv(step.transform).astype(np.float64), step.outline))
+    # What the step cropped away before it moved the rest shows only in the extent of what it kept.
+    kept = np.array([[x1 - x0, 0, x0], [0, y1 - y0, y0], [0, 0, 1.0]])
+    inside = clip_to_unit_square(map_points(np.linalg.inv(kept).astype(np.float64), outline))
+    if len(inside) < 3:
+        return inside
+    return clip_to_unit_square(map_points(step.transform @ kept, inside))
+
+
+def _changed(before: Image.Image, after: Image.Image) -> FloatArray:
+    """Corners of the box of all pixels that differ: an inset tells nobody where it was put."""
+    differs = cv2.absdiff(np.asarray(before), np.asarray(after)).max(axis=2) > 0
+    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+    if not len(rows):
+        return np.zeros((0, 2))
+    x0, x1 = columns[0] / before.width, (columns[-1] + 1) / before.width
+    y0, y1 = rows[0] / before.height, (rows[-1] + 1) / before.height
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
+def _covered(outline: FloatArray, cover: FloatArray) -> float:
+    """Share of an outline's box that the box of `cover` hides."""
+    if min(len(outline), len(cover)) < 3:
+        return 0.0
+    box = _box(outline)
+    return _shared(box, _box(cover)) / max(_area(box), 1e-9)
+
+
+def _worth_a_crop(box: FloatArray) -> bool:
+    return _area(box) <= LARGEST_BOX and bool((box[2:] - box[:2]).min() >= SMALLEST_SIDE)
+
+
+def _box(outline: FloatArray) -> FloatArray:
+    return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
+
+
+def _sides(outline: FloatArray) -> FloatArray:
+    sides: FloatArray = np.ptp(outline, axis=0)
+    return sides
+
+
+def _area(box: FloatArray) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _shared(a: FloatArray, b: FloatArray) -> float:
+    sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    return float(sides[0] * sides[1])
+
+
+def _iou(a: FloatArray, b: FloatArray) -> float:
+    shared = _shared(a, b)
+    return shared / (_area(a) + _area(b) - shared)
+
+
+def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")

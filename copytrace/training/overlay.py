@@ -1,0 +1,159 @@
+"""Training the overlay detector on composites made on the fly, from photos to a file that matching loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.training import OverlayTraining
+from copytrace.errors import ConfigError
+from copytrace.progress import Progress
+from copytrace.storage import digest_of
+from copytrace.training.composites import Composites
+from copytrace.training.distributed import is_leader, launch
+from copytrace.training.log import SilentLog, TrainingLog
+from copytrace.training.loop import fit
+from copytrace.training.outcome import Outcome, write_outcome
+from copytrace.training.overlay_trainee import OverlayTrainee
+from copytrace.training.overlay_validation import OverlayValidation, find, judged, sheet, trusted_from
+from copytrace.training.photos import split_photos
+from copytrace.training.starting import MAY_CHANGE, device_of, freeze
+from models.efficientnet_lite import load_backbone
+from models.overlay_files import OverlayConfig, load_overlay, save_overlay
+from models.overlay_network import OverlayNetwork, build_overlay
+from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, efficientnet_lite0
+
+FILE = "overlay.safetensors"
+SCORE = "ap50"
+SAMPLES_SHOWN = 32
+# Precision on validation composites of the boxes with a confidence of 0.5 or more. A margin over the 0.9 that matching
+# is promised, as the threshold is fitted to the validation set.
+PRECISION = 0.92
+
+
+def train_overlay_detector(
+    photos: str,
+    out: Path,
+    settings: OverlayTraining,
+    log: TrainingLog | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train on composites of `photos` (see `list_images`) and return `out/overlay.safetensors`.
+
+    `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
+    the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a
+    process per GPU is started.
+
+    Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
+    `CopytraceError` when the loss is no number.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+
+
+def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress | None) -> Path:
+    device = device_of(settings.loop)
+    split = split_photos(photos, settings.photos)
+    size, long_side, share = settings.input_size, settings.photos.long_side, settings.overlay_share
+    validation = OverlayValidation.make(
+        split.validation, settings.validation_composites, input_size=size, long_side=long_side, share=share
+    )
+    examples = Composites(split.train, settings.examples_per_epoch, size, long_side, share, settings.loop.seed)
+    network = starting_network(settings)
+    freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
+    if is_leader():
+        log.picture("composites", sheet(*_first(examples)), 0)
+    result = fit(
+        OverlayTrainee(network).to(memory_format=torch.channels_last),
+        examples,
+        validation.metrics,
+        settings.loop,
+        out,
+        score=SCORE,
+        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest),
+        device=device,
+        log=log,
+        progress=progress,
+    )
+    if not is_leader():
+        return out / FILE
+    kept = calibrated(result.network, validation)
+    log.picture("mistakes", validation.mistakes(kept), result.epoch)
+    outcome = Outcome(
+        title="Copytrace overlay detector",
+        metrics=validation.metrics(kept),
+        score=SCORE,
+        best_epoch=result.epoch,
+        images=len(split.train),
+        validation_images=len(split.validation),
+        dataset_digest=split.digest,
+        validation_digest=validation.digest,
+        seconds=round(result.seconds, 1),
+        device=str(device),
+        settings=settings.model_dump(mode="json"),
+    )
+    save_overlay(kept, out / FILE, notes=outcome.facts())
+    write_outcome(out, outcome, settings)
+    return out / FILE
+
+
+def starting_network(settings: OverlayTraining) -> OverlayNetwork:
+    """Return the network before its training, on the CPU.
+
+    Raises `ConfigError` when `settings.start` does not go with the architecture.
+    """
+    torch.manual_seed(settings.loop.seed)
+    if settings.start not in {"imagenet", "random"}:
+        network = _started_from(Path(settings.start), settings)
+    elif settings.start == "random":
+        config = OverlayConfig(settings.architecture, settings.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        network = _built(config)
+        network.frozen_statistics = False
+    else:
+        packaged = efficientnet_lite0(settings.input_size)
+        if settings.architecture != packaged.architecture:
+            raise ConfigError(
+                f"no ImageNet weights of {settings.architecture} are packaged; give start=FILE.safetensors, "
+                f"start=random, or architecture={packaged.architecture}"
+            )
+        network = _built(
+            OverlayConfig(packaged.architecture, settings.input_size, mean=packaged.mean, std=packaged.std)
+        )
+        tensors = load_backbone(packaged.weights).state_dict()
+        network.backbone.load_state_dict({name: tensors[name] for name in network.backbone.state_dict()})
+    return network
+
+
+def calibrated(network: OverlayNetwork, validation: OverlayValidation) -> OverlayNetwork:
+    """Shift the confidences until those of 0.5 and more are right with a precision of `PRECISION`; return `network`."""
+    correct, confidence = judged(find(network, validation.pictures), validation.truths, 0.5)
+    threshold = torch.tensor(trusted_from(correct, confidence, PRECISION), dtype=torch.float64)
+    with torch.no_grad():
+        network.confidence_shift -= torch.logit(threshold, eps=1e-4).float().to(network.confidence_shift.device)
+    return network
+
+
+def _started_from(path: Path, settings: OverlayTraining) -> OverlayNetwork:
+    try:
+        network = load_overlay(path)
+    except ModelFileError as error:
+        raise ConfigError(f"start: {error}") from error
+    if network.config.architecture != settings.architecture:
+        raise ConfigError(f"{path} holds a {network.config.architecture}; set architecture to that")
+    network.resize(settings.input_size)
+    torch.nn.init.zeros_(network.confidence_shift)
+    return network
+
+
+def _built(config: OverlayConfig) -> OverlayNetwork:
+    try:
+        return build_overlay(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _first(examples: Composites) -> tuple[np.ndarray, list[np.ndarray]]:
+    shown = [examples.example(0, index) for index in range(min(SAMPLES_SHOWN, len(examples)))]
+    return np.stack([example["image"] for example in shown]), [example["boxes"] for example in shown]

@@ -1,0 +1,151 @@
+"""Validation of overlay detectors: composites of photos that were kept out, and what is found in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.overlay import Box
+from copytrace.features.overlay_learned import distinct_boxes
+from copytrace.metrics.images import micro_average_precision
+from copytrace.training.composites import Composites
+from copytrace.training.photos import TrainingPhoto
+
+Pictures = NDArray[np.uint8]
+SEED = 7_919  # the validation set is the same whatever the training's seed
+BATCH = 16
+MISTAKES_SHOWN = 24
+BELIEVED = 0.5  # confidence from which matching uses a box
+IOUS = (0.5, 0.7)
+_RIGHT, _WRONG = (40, 220, 60), (255, 40, 200)
+
+
+@dataclass(frozen=True)
+class OverlayValidation:
+    """Pictures uint8 [N, S, S, 3], the true boxes of each, float32 [M, 4], and a digest.
+
+    The digest names the pictures as they are before they are reduced to S: figures compare only within one.
+    """
+
+    pictures: Pictures
+    truths: list[NDArray[np.float32]]
+    digest: str
+
+    @classmethod
+    def make(
+        cls, photos: Sequence[TrainingPhoto], count: int, *, input_size: int, long_side: int, share: float
+    ) -> OverlayValidation:
+        """Make `count` composites of `photos`; raises `InputError` when hardly any can be read."""
+        source = Composites(photos, count, input_size, long_side, share, SEED)
+        pictures, truths, content = [], [], hashlib.sha256()
+        for index in range(count):
+            composite = source.composite(0, index)
+            truths.append(composite.boxes().astype(np.float32))
+            pictures.append(resize_for_descriptor(np.asarray(composite.image), input_size))
+            content.update(composite.image.tobytes() + truths[-1].tobytes())
+        return cls(np.stack(pictures), truths, content.hexdigest()[:16])
+
+    def metrics(self, network: nn.Module) -> dict[str, float]:
+        """Return `ap50`, and recall and precision at IoU 0.5 and 0.7 of the boxes that matching would use."""
+        return detection_metrics(find(network, self.pictures), self.truths)
+
+    def mistakes(self, network: nn.Module) -> Pictures:
+        """Return a sheet, uint8 [H, W, 3], of the worst mistakes: true boxes green, believed ones pink."""
+        found = find(network, self.pictures)
+        badness = [_badness(boxes, truth) for boxes, truth in zip(found, self.truths, strict=True)]
+        worst = np.argsort(-np.array(badness), kind="stable")[:MISTAKES_SHOWN]
+        believed = [[box for box in found[index] if box.confidence >= BELIEVED] for index in worst]
+        return sheet(self.pictures[worst], [self.truths[index] for index in worst], believed)
+
+
+def find(network: nn.Module, pictures: Pictures) -> list[list[Box]]:
+    """Find boxes in uint8 [N, S, S, 3] on the device that the network is on."""
+    device = next(network.parameters()).device
+    found: list[list[Box]] = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), BATCH):
+            boxes, confidence = network(torch.from_numpy(pictures[start : start + BATCH]).to(device))
+            found += map(distinct_boxes, boxes.cpu().numpy(), confidence.cpu().numpy())
+    return found
+
+
+def detection_metrics(found: Sequence[Sequence[Box]], truths: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+    """Average precision at IoU 0.5 over all boxes; recall and precision of those with confidence `BELIEVED` or more.
+
+    `found` are boxes best first, `truths` float32 [M, 4], one of each per picture. A true box is found once; precision
+    is 1 where nothing is believed.
+    """
+    total = sum(len(truth) for truth in truths)
+    correct, confidence = judged(found, truths, IOUS[0])
+    figures = {"ap50": micro_average_precision(correct, confidence, total)}
+    for iou in IOUS:
+        correct, confidence = judged(found, truths, iou)
+        right = int((correct & (confidence >= BELIEVED)).sum())
+        believed = int((confidence >= BELIEVED).sum())
+        figures[f"recall{round(iou * 100)}"] = right / max(total, 1)
+        figures[f"precision{round(iou * 100)}"] = right / believed if believed else 1.0
+    return figures
+
+
+def judged(
+    found: Sequence[Sequence[Box]], truths: Sequence[NDArray[np.float32]], iou: float
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Whether each box of all pictures, best first, takes a true box that no better one took; and its confidence."""
+    correct: list[bool] = []
+    confidence: list[float] = []
+    for boxes, truth in zip(found, truths, strict=True):
+        left = [Box(float(x0), float(y0), float(x1), float(y1), 1.0) for x0, y0, x1, y1 in truth]
+        for box in boxes:
+            best = max(left, key=box.iou, default=None)
+            hit = best is not None and box.iou(best) >= iou
+            if hit and best is not None:
+                left.remove(best)
+            correct.append(hit)
+            confidence.append(box.confidence)
+    return np.array(correct, np.bool_), np.array(confidence, np.float64)
+
+
+def trusted_from(correct: NDArray[np.bool_], confidence: NDArray[np.float64], precision: float) -> float:
+    """The lowest confidence from which all boxes above it together reach `precision`; 0.5 where none does."""
+    order = np.argsort(-confidence, kind="stable")
+    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= precision
+    return float(confidence[order][np.flatnonzero(reached)[-1]]) if reached.any() else 0.5
+
+
+def sheet(
+    pictures: Pictures, truths: Sequence[NDArray[np.float32]], found: Sequence[Sequence[Box]] = (), *, columns: int = 8
+) -> Pictures:
+    """Return pictures uint8 [N, S, S, 3] side by side, with true boxes in green and those found in pink."""
+    tiles = []
+    for number, picture in enumerate(pictures):
+        tile = np.ascontiguousarray(picture)
+        for row in truths[number]:
+            _draw(tile, row, _RIGHT)
+        for box in found[number] if found else ():
+            _draw(tile, np.array([box.x0, box.y0, box.x1, box.y1], np.float32), _WRONG)
+        tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    return np.concatenate(rows).astype(np.uint8)
+
+
+def _draw(tile: Pictures, box: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
+    height, width = tile.shape[:2]
+    x0, y0, x1, y1 = np.rint(box * np.array([width, height, width, height])).astype(int).tolist()
+    cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), colour, 1)
+
+
+def _badness(found: Sequence[Box], truth: NDArray[np.float32]) -> float:
+    """How surely a wrong box is believed, or how little a true one is."""
+    correct, confidence = judged([found], [truth], IOUS[0])
+    wrongly = float(confidence[~correct].max(initial=0.0))
+    missed = 1 - float(confidence[correct].min(initial=1.0)) if correct.sum() == len(truth) else 1.0
+    return max(wrongly, missed)

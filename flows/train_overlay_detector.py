@@ -1,0 +1,51 @@
+"""Train the overlay detector, register it, and make it the champion if it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from configs.training import OverlayTraining
+from copytrace.cli import options
+from flows.parameters import MinImprovement, Out, OverlayOverrides, Photos, TrainingPreset, chosen_by, settings_of
+from flows.terminal import at_the_terminal
+from tasks.train import OVERLAY_DETECTOR, promote, train
+
+
+@flow(name="train-overlay-detector", flow_run_name="train the overlay detector on {photos}")
+def train_overlay_detector(
+    photos: Photos,
+    out: Out,
+    preset: TrainingPreset = "cpu",
+    overrides: OverlayOverrides = {},  # noqa: B006
+    min_improvement: MinImprovement = 0.005,
+) -> dict[str, Any]:
+    """Train on `photos` in the folder `out`, and return which version came out and whether it is the champion.
+
+    Raises what `copytrace.training.overlay.train_overlay_detector` raises, `SettingsError`, and `TrackingError`.
+    """
+    settings, folder = settings_of(OverlayTraining, preset, overrides), Path(out)
+    version = train(OVERLAY_DETECTOR, photos, folder, settings)
+    return promote(OVERLAY_DETECTOR, version, folder, min_improvement)
+
+
+def main(
+    photos: Annotated[str, options.Photos],
+    out: Annotated[Path, options.TrainingFolder],
+    overrides: options.Overrides = None,
+    preset: options.TrainingPreset = "cpu",
+    config: options.Config = None,
+    min_improvement: options.MinImprovement = 0.005,
+) -> None:
+    """Train the overlay detector on PHOTOS, as a Prefect flow."""
+    with at_the_terminal():
+        chosen = chosen_by(OverlayTraining, preset, config, overrides)
+        done = train_overlay_detector(photos, str(out), **chosen, min_improvement=min_improvement)  # type: ignore[arg-type]
+        typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
