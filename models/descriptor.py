@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import models.swin  # noqa: F401 - tells timm of one more architecture
 from models.efficientnet_lite import load_backbone
 from models.pretrained import GEM_POWER, DescriptorConfig
 
@@ -94,9 +95,8 @@ def timm_backbone(architecture: str, input_size: int | None = None) -> nn.Module
     config = timm.get_pretrained_cfg(architecture)
     if input_size is None or config is None or not config.fixed_input_size:
         return backbone
-    if is_resizable(
-        backbone
-    ):  # rather than `img_size` below, so that shapes do not depend on the sizes before this one
+    # Rather than by `img_size`, where it can be: shapes then do not depend on the sizes that came before this one.
+    if is_resizable(backbone):
         resize_input(backbone, input_size)
         return backbone
     return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="", img_size=input_size)

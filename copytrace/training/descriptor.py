@@ -49,7 +49,6 @@ def train_descriptor(
     `CopytraceError` when the loss is no number.
     """
     check_architecture(settings)
-    out.mkdir(parents=True, exist_ok=True)
     return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 

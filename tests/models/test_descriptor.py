@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,15 @@ def test_a_damaged_graph_is_not_read(exported, tmp_path, damage):
 
 def test_a_graph_that_does_not_exist_reads_as_none(tmp_path):
     assert read_sealed(tmp_path / "absent.onnx") is None
+
+
+def test_timm_knows_the_shape_of_imgfps_backbone() -> None:
+    with torch.device("meta"):
+        backbone = timm_backbone("swin_base_patch4_window14_224")
+    tables = {shape[0] for name, shape in shapes_of(backbone).items() if "relative_position_bias_table" in name}
+    assert tables == {27 * 27, 13 * 13}  # the last stage sees 7 x 7, and its window is that
+    assert sum(math.prod(shape) for shape in shapes_of(backbone).values()) == pytest.approx(86.9e6, rel=0.01)
+
+
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in network.named_parameters()}

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.load import SettingsError, load, load_settings, preset_names
+from configs.schema import ImageSettings, Settings
+from configs.training import DescriptorTraining, OverlayTraining
+
+
+@pytest.mark.parametrize("schema", [ImageSettings, DescriptorTraining, OverlayTraining])
+def test_every_preset_that_ships_is_valid(schema: type[Settings]) -> None:
+    assert {"cpu", "a100"} <= set(preset_names(schema))
+    for name in preset_names(schema):
+        assert isinstance(load(schema, name), schema)
+
+
+def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("dimensions: 64\nloop:\n  epochs: 3\n  batch_size: 8\n")
+    preset = load(DescriptorTraining, "cpu")
+    settings = load(DescriptorTraining, "cpu", file, ["loop.epochs=5", "views.mixup=0"])
+    assert (settings.dimensions, settings.loop.batch_size, settings.loop.epochs) == (64, 8, 5)
+    assert settings.views.mixup == 0
+    assert settings.loop.warmup_epochs == preset.loop.warmup_epochs != DescriptorTraining().loop.warmup_epochs
+
+
+def test_the_preset_of_image_matching_is_what_load_settings_reads() -> None:
+    assert load_settings("imgfp") == load(ImageSettings, "imgfp")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("whitening=off", {"whitening": "off"}),
+        ("whitening=on", {"whitening": "on"}),
+        ("whitening=auto", {"whitening": "auto"}),
+        ("loop.compile=off", {"loop": {"compile": "off"}}),
+        ("loop.learning_rate=1e-3", {"loop": {"learning_rate": 0.001}}),
+        ("loop.device=cuda:1", {"loop": {"device": "cuda:1"}}),
+        ("loop.device=null", {"loop": {"device": None}}),
+        ("start=/data/run 1/descriptor.safetensors", {"start": "/data/run 1/descriptor.safetensors"}),
+    ],
+)
+def test_values_are_what_one_means_by_them_on_the_command_line(override: str, expected: dict[str, Any]) -> None:
+    found = load(DescriptorTraining, "cpu", overrides=[override]).model_dump()
+    for name, value in expected.items():
+        assert ({key: found[name][key] for key in value} if isinstance(value, dict) else found[name]) == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loop.epoch=3"], r"there is no setting loop\.epoch; see configs/schema\.py and configs/training\.py"),
+        (["loop.epochs=0"], r"loop\.epochs=0: input should be greater than or equal to 1"),
+        (["loop.seed=-1"], r"loop\.seed=-1: input should be greater than or equal to 0"),
+        (["whitening=maybe"], r"whitening='maybe': input should be 'auto', 'on' or 'off'"),
+        (["loop=3"], r"loop=3: input should be a valid dictionary"),
+        (["loop.epochs.x=3"], r"loop\.epochs="),
+        (["epochs"], "'epochs' is not a setting; write name=value"),
+        (["=3"], "'=3' is not a setting; write name=value"),
+        (["start=[1"], r"the value in 'start=\[1' is not valid YAML"),
+        (["loop.epochs=0", "loop.seed=-1"], r"loop\.epochs=0: .*; loop\.seed=-1: "),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_told_in_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as told:
+        load(DescriptorTraining, "cpu", overrides=overrides)
+    assert "\n" not in str(told.value)
+
+
+def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="unknown preset 'gpu'; give one of: a100, cpu"):
+        load(DescriptorTraining, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "cannot read the settings file"), ("- 1", "must hold names and values")]
+)
+def test_a_file_that_holds_no_settings_is_told(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message) as told:
+        load(DescriptorTraining, "cpu", tmp_path / "mine.yaml")
+    assert "\n" not in str(told.value)
+    with pytest.raises(SettingsError, match=r"cannot read the settings file .*absent\.yaml"):
+        load(DescriptorTraining, "cpu", tmp_path / "absent.yaml")
