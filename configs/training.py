@@ -87,7 +87,8 @@ class OverlayTraining(Settings):
 
     architecture: str = Field("tf_efficientnet_lite0", description="a timm model with feature maps")
     start: str = Field("imagenet", description="imagenet, an overlay detector (safetensors), or random")
-    input_size: int = Field(256, ge=64, le=1024, description="side in pixels of the square that it looks at")
+    input_size: int = Field(192, ge=64, le=1024, description="side in pixels of the square while it is trained")
+    detected_size: int = Field(224, ge=64, le=1024, description="side in pixels of the square that it looks at later")
     frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that stay as they are")
     overlay_share: float = Field(0.7, gt=0, le=1, description="share of the composites that hold a pasted picture")
     examples_per_epoch: int = Field(2000, ge=1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from models.overlay_network import OverlayNetwork
 
-INPUT = "images"
+INPUT, PROPOSALS = "images", "proposals"
 DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS = "descriptors", ("boxes", "confidence")
 
 # Raise one when its exported graph changes, so that cached files of older versions are not used.
@@ -36,27 +36,32 @@ def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, input_size, input_size, 3), dtype=torch.uint8, generator=generator)
-    graph, (expected,) = traced(network, images, INPUT, [DESCRIPTOR_OUTPUT])
-    (found,) = answers(graph, images.numpy(), INPUT, [DESCRIPTOR_OUTPUT])
+    graph, (expected,) = traced(network, {INPUT: images}, [DESCRIPTOR_OUTPUT])
+    (found,) = answers(graph, {INPUT: images}, [DESCRIPTOR_OUTPUT])
     check_difference(float(np.abs(found - expected).max()), DESCRIPTOR_TOLERANCE)
     return write_sealed(path, graph)
 
 
 def export_overlay(network: OverlayNetwork, path: Path) -> Path:
-    """Write an overlay detector as ONNX, atomically, and return `path`: uint8 [N, S, S, 3] to [N, 8, 4] and [N, 8].
+    """Write an overlay detector as ONNX, atomically, and return `path`: see `OverlayNetwork.forward`.
 
-    N is free. Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's answers differ from
-    torch's by more than `OVERLAY_TOLERANCE`.
+    N is free, and the proposals are 8 per picture. Raises `RuntimeError` when the network cannot be exported, and when
+    ONNX Runtime's answers differ from torch's by more than `OVERLAY_TOLERANCE`.
     """
     import torch  # noqa: PLC0415
+
+    from models.overlay_network import PROPOSED  # noqa: PLC0415
 
     side = network.config.input_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, side, side, 3), dtype=torch.uint8, generator=generator)
     for number, image in enumerate(images):  # plain panels on noise: something to find, and no near ties
         image[side // 4 : side // 2, side // 4 : side // 2 + number * 8] = 40 + 60 * number
-    graph, (boxes, confidence) = traced(network, images, INPUT, OVERLAY_OUTPUTS)
-    found_boxes, found_confidence = answers(graph, images.numpy(), INPUT, OVERLAY_OUTPUTS)
+    proposals = torch.zeros(3, PROPOSED, 4)
+    proposals[:, 0] = torch.tensor([0.25, 0.25, 0.5, 0.5])
+    inputs = {INPUT: images, PROPOSALS: proposals}
+    graph, (boxes, confidence) = traced(network, inputs, OVERLAY_OUTPUTS)
+    found_boxes, found_confidence = answers(graph, inputs, OVERLAY_OUTPUTS)
     surest = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may hang on the last digit
     check_difference(float(max(surest, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
     return write_sealed(path, graph)

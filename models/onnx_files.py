@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,22 +21,23 @@ _SEAL_HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _SEAL_LENGTH = len(_SEAL_HEAD) + 64
 
 
-def traced(network: nn.Module, images: Tensor, name: str, outputs: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
-    """Return an ONNX graph of `network` in eval mode on the CPU, and what torch itself answers to `images`.
+def traced(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
+    """Return an ONNX graph of `network` in eval mode on the CPU, and what torch itself answers to `inputs`.
 
-    The graph's input `name` has the shape and type of `images`, but for its first axis, which is free: only the first
-    two images are traced. With fixed sides the exporter folds BatchNorm and 'same' padding into the convolutions, which
-    leaves 97 % of the time in them. Raises `RuntimeError` when the network cannot be exported.
+    The graph's inputs have the names, shapes and types of `inputs`, but for their first axis, which is free: only the
+    first two rows are traced. With fixed sides the exporter folds BatchNorm and 'same' padding into the convolutions,
+    which leaves 97 % of the time in them. Raises `RuntimeError` when the network cannot be exported.
     """
     import torch  # here, not above: reading a cached file must not cost the seconds that importing torch takes  # noqa: PLC0415
 
     network = copy.deepcopy(network).cpu().eval()
+    batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         network,
-        (images[:2],),
-        input_names=[name],
+        tuple(value[:2] for value in inputs.values()),
+        input_names=list(inputs),
         output_names=list(outputs),
-        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -44,18 +45,19 @@ def traced(network: nn.Module, images: Tensor, name: str, outputs: Sequence[str]
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program; the installed torch has no dynamo exporter")
     with torch.inference_mode():
-        answer = network(images)
+        answer = network(*inputs.values())
     expected = answer if isinstance(answer, tuple) else (answer,)
     return program.model_proto.SerializeToString(), [part.numpy() for part in expected]
 
 
-def answers(graph: bytes, images: np.ndarray, name: str, outputs: Sequence[str]) -> list[np.ndarray]:
+def answers(graph: bytes, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> list[np.ndarray]:
     """Return what ONNX Runtime answers on the CPU; raises `RuntimeError` when it does not run the graph."""
     import onnxruntime  # noqa: PLC0415
 
     try:
+        given = {name: value.numpy() for name, value in inputs.items()}
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        return [np.asarray(part) for part in session.run(list(outputs), {name: images})]
+        return [np.asarray(part) for part in session.run(list(outputs), given)]
     except Exception as error:  # its exceptions share no base of their own
         raise RuntimeError(f"ONNX Runtime does not run the exported graph: {error}") from error
 

@@ -22,7 +22,9 @@ from models.overlay_files import OverlayConfig
 CANDIDATES = 8  # boxes per picture
 STRIDES = (4, 8, 16, 32)  # of the backbone's maps
 COARSE, FINE = 8, 4  # pixels per cell of the map of centres, and of the map of borders
+PROPOSED = 8  # boxes per picture that somebody else may propose, where the graph is fixed
 RARE = -2.2  # logit of a prior of 10 %: most cells are no centre
+IMPOSSIBLE = -20.0  # logit of a box that is none
 
 # The bands of the second stage, in shares of the box's own side.
 ACROSS, ALONG = 15, 12  # samples across a side, and along it
@@ -73,15 +75,21 @@ class OverlayNetwork(nn.Module):
         nn.init.constant_(self.centre.bias, RARE)  # type: ignore[arg-type]
         nn.init.constant_(self.distances.bias, -1.5)  # type: ignore[arg-type] # sides some 0.2 from the centre
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Find pictures in uint8 [N, S, S, 3] RGB: boxes x0, y0, x1, y1 [N, 8, 4] and confidences [N, 8], 0..1.
 
-        Corners are shares of the sides; the best box comes first, repeats of a better one are not taken out.
+        `proposals` float32 [N, P, 4] are boxes that somebody else has found; the second stage judges them beside those
+        of the first. Rows of zeros are none. Corners are shares of the sides; the best box comes first, and repeats of
+        a better one are not taken out.
         """
         coarse, fine = self.maps(self.normalise(images))
-        boxes, heat = strongest(self.centres(coarse), CANDIDATES)
+        centres = self.centres(coarse)
+        boxes, heat = strongest(centres, CANDIDATES)
+        boxes = torch.cat([boxes, proposals], dim=1)
+        heat = torch.cat([heat, logits_at(centres.logits, proposals)], dim=1)
         found = self.borders(fine, boxes, heat)
-        confidence, order = torch.sigmoid(found.logits + self.confidence_shift).topk(CANDIDATES, dim=1)
+        logits = torch.where(boxes[..., 2] > boxes[..., 0], found.logits, IMPOSSIBLE)
+        confidence, order = torch.sigmoid(logits + self.confidence_shift).topk(CANDIDATES, dim=1)
         return found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -203,6 +211,14 @@ def strongest(centres: Centres, count: int) -> tuple[Tensor, Tensor]:
     logits, cells = peaks.topk(count, dim=1)
     boxes = centres.boxes.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 4))
     return boxes, logits
+
+
+def logits_at(logits: Tensor, boxes: Tensor) -> Tensor:
+    """The first stage's logits [N, H, W] at the centres of boxes [N, K, 4], as [N, K]."""
+    rows, columns = logits.shape[1:]
+    x = ((boxes[..., 0] + boxes[..., 2]) / 2 * columns).long().clamp(0, columns - 1)
+    y = ((boxes[..., 1] + boxes[..., 3]) / 2 * rows).long().clamp(0, rows - 1)
+    return logits.flatten(1).gather(1, y * columns + x)
 
 
 def _enlarged(coarse: Tensor, like: Tensor) -> Tensor:

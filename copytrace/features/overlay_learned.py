@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,21 @@ from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.features.devices import Backend, runs_by_onnx
 from copytrace.features.graphs import cached_graph
 from copytrace.features.overlay import Box
-from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, export_overlay
+from copytrace.features.overlay_edges import EdgeOverlayDetector
+from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
 from models.overlay_files import digest_of_overlay, load_overlay, read_overlay_config
 from models.pretrained import ModelFileError
 
 Floats = NDArray[np.float32]
-Run = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
+Run = Callable[[NDArray[np.uint8], Floats], tuple[Floats, Floats]]
 
 SAME_PASTE_IOU = 0.6  # two boxes that overlap more than this are of one pasted picture
+PROPOSED = 8  # boxes of the edge detector that the network judges, as many as its graph takes
 LEAST_CONFIDENCE = 0.02  # below it a box is of no use to anybody
 
 
 class LearnedOverlayDetector:
-    """Finds pasted pictures by a network that `train_overlay_detector` wrote.
+    """Finds pasted pictures by a network that `train_overlay_detector` wrote, and that judges those of the edges too.
 
     Its confidence is fitted to validation: a box of 0.5 and more is where matching should look. `backend` auto takes
     torch where there is CUDA, else ONNX Runtime; `device` is a torch device. One picture runs on one core, as pictures
@@ -44,6 +46,7 @@ class LearnedOverlayDetector:
             self.digest, self.input_size = digest_of_overlay(path), read_overlay_config(path).input_size
         except (FileNotFoundError, ModelFileError) as error:
             raise ConfigError(f"no overlay detector at {path}: {error}; or set overlay.detector to edges") from error
+        self._edges = EdgeOverlayDetector()
         by_onnx = runs_by_onnx(backend, device)
         self._run: Run = _by_onnx(path, self.digest, threads) if by_onnx else _by_torch(path, device)
 
@@ -52,8 +55,17 @@ class LearnedOverlayDetector:
 
         Raises `InputError` for another shape or type.
         """
-        boxes, confidence = self._run(resize_for_descriptor(pixels, self.input_size)[None])
+        small = resize_for_descriptor(pixels, self.input_size)
+        boxes, confidence = self._run(small[None], proposed(self._edges.detect(pixels))[None])
         return distinct_boxes(boxes[0], confidence[0])
+
+
+def proposed(boxes: Sequence[Box]) -> Floats:
+    """Return the first 8 boxes as the network takes them, float32 [8, 4], filled up with zeros."""
+    rows = np.zeros((PROPOSED, 4), np.float32)
+    for row, box in zip(rows, boxes, strict=False):
+        row[:] = box.x0, box.y0, box.x1, box.y1
+    return rows
 
 
 def distinct_boxes(corners: Floats, confidence: Floats) -> list[Box]:
@@ -87,8 +99,8 @@ def _by_onnx(path: Path, digest: str, threads: int) -> Run:
     )
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def run(batch: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {INPUT: batch})
+    def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
+        boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {INPUT: batch, PROPOSALS: proposals})
         return np.asarray(boxes, np.float32), np.asarray(confidence, np.float32)
 
     return run
@@ -103,9 +115,9 @@ def _by_torch(path: Path, device: str | None) -> Run:
         raise ConfigError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
     network = load_overlay(path).to(place).to(memory_format=torch.channels_last)
 
-    def run(batch: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
         with torch.inference_mode():
-            boxes, confidence = network(torch.from_numpy(batch).to(place))
+            boxes, confidence = network(torch.from_numpy(batch).to(place), torch.from_numpy(proposals).to(place))
         return boxes.cpu().numpy(), confidence.cpu().numpy()
 
     return run

@@ -17,7 +17,7 @@ from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
 from copytrace.training.outcome import Outcome, write_outcome
 from copytrace.training.overlay_trainee import OverlayTrainee
-from copytrace.training.overlay_validation import OverlayValidation, find, judged, sheet, trusted_from
+from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
 from copytrace.training.starting import MAY_CHANGE, device_of, freeze
 from models.efficientnet_lite import load_backbone
@@ -58,7 +58,11 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     split = split_photos(photos, settings.photos)
     size, long_side, share = settings.input_size, settings.photos.long_side, settings.overlay_share
     validation = OverlayValidation.make(
-        split.validation, settings.validation_composites, input_size=size, long_side=long_side, share=share
+        split.validation,
+        settings.validation_composites,
+        input_size=settings.detected_size,
+        long_side=long_side,
+        share=share,
     )
     examples = Composites(split.train, settings.examples_per_epoch, size, long_side, share, settings.loop.seed)
     network = starting_network(settings)
@@ -94,6 +98,7 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
         device=str(device),
         settings=settings.model_dump(mode="json"),
     )
+    kept.resize(settings.detected_size)
     save_overlay(kept, out / FILE, notes=outcome.facts())
     write_outcome(out, outcome, settings)
     return out / FILE
@@ -128,7 +133,7 @@ def starting_network(settings: OverlayTraining) -> OverlayNetwork:
 
 def calibrated(network: OverlayNetwork, validation: OverlayValidation) -> OverlayNetwork:
     """Shift the confidences until those of 0.5 and more are right with a precision of `PRECISION`; return `network`."""
-    correct, confidence = judged(find(network, validation.pictures), validation.truths, 0.5)
+    correct, confidence = judged(validation.find(network), validation.truths, 0.5)
     threshold = torch.tensor(trusted_from(correct, confidence, PRECISION), dtype=torch.float64)
     with torch.no_grad():
         network.confidence_shift -= torch.logit(threshold, eps=1e-4).float().to(network.confidence_shift.device)

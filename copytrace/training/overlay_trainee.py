@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from copytrace.training.loop import Trainee
-from models.overlay_network import ACROSS, Centres, OverlayNetwork, reach, strongest
+from models.overlay_network import ACROSS, Centres, OverlayNetwork, logits_at, reach, strongest
 
 # Weights of the four parts of the loss; with them they are of one size after the first epochs.
 HEAT, BOXES, PLACES, TRUST = 1.0, 1.0, 0.5, 2.0
@@ -92,14 +92,6 @@ def disturbed(truth: Tensor) -> Tensor:
     corner, side = 0.7 * torch.rand_like(truth[..., :2]), 0.1 + 0.5 * torch.rand_like(truth[..., :2])
     anywhere = torch.cat([corner, corner + side], dim=-1)
     return torch.where(is_box(truth)[..., None], moved, anywhere).clamp(0.0, 1.0)
-
-
-def logits_at(logits: Tensor, boxes: Tensor) -> Tensor:
-    """The first stage's logits [N, H, W] at the centres of boxes [N, K, 4], as [N, K]."""
-    rows, columns = logits.shape[1:]
-    x = ((boxes[..., 0] + boxes[..., 2]) / 2 * columns).long().clamp(0, columns - 1)
-    y = ((boxes[..., 1] + boxes[..., 3]) / 2 * rows).long().clamp(0, rows - 1)
-    return logits.flatten(1).gather(1, y * columns + x)
 
 
 def nearest_truth(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.features.overlay import Box
-from copytrace.features.overlay_learned import distinct_boxes
+from copytrace.features.overlay_edges import EdgeOverlayDetector
+from copytrace.features.overlay_learned import distinct_boxes, proposed
 from copytrace.metrics.images import micro_average_precision
 from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
@@ -30,13 +31,14 @@ _RIGHT, _WRONG = (40, 220, 60), (255, 40, 200)
 
 @dataclass(frozen=True)
 class OverlayValidation:
-    """Pictures uint8 [N, S, S, 3], the true boxes of each, float32 [M, 4], and a digest.
+    """Pictures uint8 [N, S, S, 3], the true boxes of each, float32 [M, 4], boxes that edges propose, and a digest.
 
     The digest names the pictures as they are before they are reduced to S: figures compare only within one.
     """
 
     pictures: Pictures
     truths: list[NDArray[np.float32]]
+    proposals: NDArray[np.float32]
     digest: str
 
     @classmethod
@@ -45,36 +47,39 @@ class OverlayValidation:
     ) -> OverlayValidation:
         """Make `count` composites of `photos`; raises `InputError` when hardly any can be read."""
         source = Composites(photos, count, input_size, long_side, share, SEED)
-        pictures, truths, content = [], [], hashlib.sha256()
+        pictures, truths, proposals, content = [], [], [], hashlib.sha256()
+        edges = EdgeOverlayDetector()
         for index in range(count):
             composite = source.composite(0, index)
             truths.append(composite.boxes().astype(np.float32))
             pictures.append(resize_for_descriptor(np.asarray(composite.image), input_size))
+            proposals.append(proposed(edges.detect(np.asarray(composite.image))))
             content.update(composite.image.tobytes() + truths[-1].tobytes())
-        return cls(np.stack(pictures), truths, content.hexdigest()[:16])
+        return cls(np.stack(pictures), truths, np.stack(proposals), content.hexdigest()[:16])
 
     def metrics(self, network: nn.Module) -> dict[str, float]:
         """Return `ap50`, and recall and precision at IoU 0.5 and 0.7 of the boxes that matching would use."""
-        return detection_metrics(find(network, self.pictures), self.truths)
+        return detection_metrics(self.find(network), self.truths)
+
+    def find(self, network: nn.Module) -> list[list[Box]]:
+        """Find the boxes of each picture as matching does, on the device that the network is on."""
+        device = next(network.parameters()).device
+        found: list[list[Box]] = []
+        with torch.inference_mode():
+            for start in range(0, len(self.pictures), BATCH):
+                part = slice(start, start + BATCH)
+                pictures, proposals = (torch.from_numpy(a[part]).to(device) for a in (self.pictures, self.proposals))
+                boxes, confidence = network(pictures, proposals)
+                found += map(distinct_boxes, boxes.cpu().numpy(), confidence.cpu().numpy())
+        return found
 
     def mistakes(self, network: nn.Module) -> Pictures:
         """Return a sheet, uint8 [H, W, 3], of the worst mistakes: true boxes green, believed ones pink."""
-        found = find(network, self.pictures)
+        found = self.find(network)
         badness = [_badness(boxes, truth) for boxes, truth in zip(found, self.truths, strict=True)]
         worst = np.argsort(-np.array(badness), kind="stable")[:MISTAKES_SHOWN]
         believed = [[box for box in found[index] if box.confidence >= BELIEVED] for index in worst]
         return sheet(self.pictures[worst], [self.truths[index] for index in worst], believed)
-
-
-def find(network: nn.Module, pictures: Pictures) -> list[list[Box]]:
-    """Find boxes in uint8 [N, S, S, 3] on the device that the network is on."""
-    device = next(network.parameters()).device
-    found: list[list[Box]] = []
-    with torch.inference_mode():
-        for start in range(0, len(pictures), BATCH):
-            boxes, confidence = network(torch.from_numpy(pictures[start : start + BATCH]).to(device))
-            found += map(distinct_boxes, boxes.cpu().numpy(), confidence.cpu().numpy())
-    return found
 
 
 def detection_metrics(found: Sequence[Sequence[Box]], truths: Sequence[NDArray[np.float32]]) -> dict[str, float]:

@@ -13,7 +13,16 @@ from safetensors.torch import save_file
 from models.export import OVERLAY_OUTPUTS, export_overlay
 from models.onnx_files import read_sealed
 from models.overlay_files import OverlayConfig, digest_of_overlay, load_overlay, read_overlay_config, save_overlay
-from models.overlay_network import ACROSS, Centres, OverlayNetwork, band_points, build_overlay, reach, strongest
+from models.overlay_network import (
+    ACROSS,
+    PROPOSED,
+    Centres,
+    OverlayNetwork,
+    band_points,
+    build_overlay,
+    reach,
+    strongest,
+)
 from models.pretrained import ModelFileError
 
 SMALL = OverlayConfig("test_efficientnet", input_size=64, width=16)
@@ -30,9 +39,16 @@ def images_of(count: int, size: int = 64) -> torch.Tensor:
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
+def proposals_of(count: int) -> torch.Tensor:
+    """One box per picture, and seven times none."""
+    boxes = torch.zeros(count, PROPOSED, 4)
+    boxes[:, 0] = torch.tensor([0.25, 0.3, 0.75, 0.8])
+    return boxes
+
+
 def test_boxes_lie_within_the_picture_and_the_surest_comes_first(network: OverlayNetwork) -> None:
     with torch.inference_mode():
-        boxes, confidence = network(images_of(3))
+        boxes, confidence = network(images_of(3), proposals_of(3))
     assert boxes.shape == (3, 8, 4)
     assert confidence.shape == (3, 8)
     assert boxes.min() >= 0
@@ -40,9 +56,28 @@ def test_boxes_lie_within_the_picture_and_the_surest_comes_first(network: Overla
     assert torch.equal(confidence, confidence.sort(dim=1, descending=True).values)
 
 
+def test_a_box_that_somebody_proposed_is_judged_beside_the_own_ones(network: OverlayNetwork) -> None:
+    near = torch.tensor([0.25, 0.3, 0.75, 0.8])
+    with torch.inference_mode():
+        own, _ = network(images_of(1), torch.zeros(1, PROPOSED, 4))
+        boxes, _ = network(images_of(1), near.expand(1, 40, 4))
+    # Forty of the kind among eight of its own: some are among the best eight, each with its sides drawn within reach.
+    assert own.shape == boxes.shape == (1, 8, 4)
+    moved = (boxes - near).abs() <= reach(near) + 1e-6
+    assert moved.all(dim=2).any()
+    assert not torch.equal(own, boxes)
+
+
+def test_boxes_of_zeros_are_no_proposals(network: OverlayNetwork) -> None:
+    with torch.inference_mode():
+        without = network(images_of(2), torch.zeros(2, 0, 4))
+        with_zeros = network(images_of(2), torch.zeros(2, PROPOSED, 4))
+    torch.testing.assert_close(with_zeros, without)
+
+
 def test_a_side_that_no_level_divides_is_looked_at_all_the_same(network: OverlayNetwork) -> None:
     with torch.inference_mode():
-        boxes, _ = network(images_of(1, size=72))
+        boxes, _ = network(images_of(1, size=72), proposals_of(1))
     assert boxes.isfinite().all()
 
 
@@ -72,9 +107,9 @@ def test_bands_run_from_outside_to_inside_and_past_the_corners() -> None:
 
 def test_the_confidence_shift_moves_every_confidence_by_its_logit(network: OverlayNetwork) -> None:
     with torch.inference_mode():
-        before = network(images_of(1))[1]
+        before = network(images_of(1), proposals_of(1))[1]
         network.confidence_shift += 1.5
-        after = network(images_of(1))[1]
+        after = network(images_of(1), proposals_of(1))[1]
         network.confidence_shift -= 1.5
     torch.testing.assert_close(after.logit() - before.logit(), torch.full((1, 8), 1.5), atol=1e-4, rtol=0)
 
@@ -141,9 +176,11 @@ def exported(network: OverlayNetwork, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_exported_graph_agrees_with_torch(network: OverlayNetwork, exported: Path, count: int) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {"images": images_of(count).numpy()})
+    boxes, confidence = session.run(
+        list(OVERLAY_OUTPUTS), {"images": images_of(count).numpy(), "proposals": proposals_of(count).numpy()}
+    )
     with torch.inference_mode():
-        wanted_boxes, wanted_confidence = network(images_of(count))
+        wanted_boxes, wanted_confidence = network(images_of(count), proposals_of(count))
     np.testing.assert_allclose(confidence, wanted_confidence.numpy(), atol=1e-4)
     np.testing.assert_allclose(boxes[:, 0], wanted_boxes[:, 0].numpy(), atol=1e-4)
 

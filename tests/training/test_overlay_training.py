@@ -48,6 +48,7 @@ def settings_of(**changes: object) -> OverlayTraining:
         "architecture": "test_efficientnet",
         "start": "random",
         "input_size": 64,
+        "detected_size": 64,
         "examples_per_epoch": 8,
         "validation_composites": 8,
         "photos": PhotoSettings(validation_share=0.5, long_side=128),
