@@ -26,14 +26,16 @@ class OverlaySettings(Settings):
     """Which pictures pasted into a query are cut out (imgFp, image-copy rules)."""
 
     detector: str = Field(
-        "edges",
+        "network",
         description="network: the trained one that ships; edges: straight borders; none; or a path, s3://…, or "
         "models:/copytrace-overlay@champion",
     )
     max_area: float = Field(0.85, gt=0, le=1, description="largest share of the query that a box may cover")
     max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's normalised sides")
-    global_confidence: float = Field(0.55, ge=0, le=1, description="boxes above it feed the global branch")
-    local_confidence: float = Field(0.50, ge=0, le=1, description="boxes above it feed the crop-local branch")
+    global_confidence: float = Field(
+        0.1, ge=0, le=1, description="boxes above it feed the global branch; a needless crop costs only time"
+    )
+    local_confidence: float = Field(0.1, ge=0, le=1, description="boxes above it feed the crop-local branch")
     max_crops: int = Field(2, ge=1, le=8, description="boxes kept per query and branch")
 
 
@@ -41,7 +43,7 @@ class DescriptorSettings(Settings):
     """The global descriptor."""
 
     model: str = Field(
-        "imagenet",
+        "shipped",
         description="shipped; imagenet: not trained on copies; or a path (safetensors, TorchScript), s3://…, or "
         "models:/copytrace-descriptor@champion",
     )

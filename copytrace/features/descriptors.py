@@ -57,7 +57,7 @@ class Descriptor(Protocol):
 
 
 def load_descriptor(
-    model: str = "imagenet",
+    model: str = "shipped",
     *,
     backend: Backend = "auto",
     device: str | None = None,

@@ -92,7 +92,7 @@ def choose_crops(
 
 
 def load_overlay_detector(
-    name: str = "edges", *, backend: Backend = "auto", device: str | None = None
+    name: str = "network", *, backend: Backend = "auto", device: str | None = None
 ) -> OverlayDetector | None:
     """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.locate` finds it.
 
