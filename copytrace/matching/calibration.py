@@ -17,10 +17,11 @@ Matrix = NDArray[np.float64]
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
-# What the best of 250 unrelated references reaches, by the median of 300 edited photos that have no original there.
-RIVAL_LOG_INLIERS = float(np.log1p(3))
-RIVAL_LOG_VOTES = float(np.log1p(1.6))
-RIVAL_SIMILARITY = 0.053  # score-normalised cosine
+# What the best of 210 unrelated references reaches, by the median of 263 edited photos that have no original there.
+RIVAL_INLIERS = 3
+RIVAL_LOG_INLIERS = float(np.log1p(RIVAL_INLIERS))
+RIVAL_LOG_VOTES = float(np.log1p(2.8))
+RIVAL_SIMILARITY = 0.099  # score-normalised cosine
 
 SURE_LOGIT = 5.0  # a probability of 0.9933
 
@@ -83,6 +84,9 @@ def load_calibration(name: str = "shipped") -> Calibration:
 def features_of(evidence: pd.DataFrame) -> Matrix:
     """Return float64 [N, F]: the `FEATURES` of evidence rows, with all pairs of a query among them.
 
+    Inliers count from what unrelated pairs reach by chance, and how well they agree and what they cover counts only
+    beyond that: two points always agree.
+
     A lead compares a pair with the best other reference of the same query: many weak matches with one reference mean
     more when no other has nearly as many. It is counted from at least what the best of many unrelated references
     reaches, because a small collection has no such rival to show; and it never falls below 0.
@@ -91,10 +95,11 @@ def features_of(evidence: pd.DataFrame) -> Matrix:
     votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
     normalized = np.nan_to_num(evidence["normalized_similarity"].to_numpy(np.float64), nan=0.0)
     query = evidence["query_id"]
+    beyond_chance = inliers > RIVAL_LOG_INLIERS
     columns = {
-        "log_inliers": inliers,
-        "agreement": evidence["agreement"].fillna(0).to_numpy(np.float64),
-        "coverage": np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
+        "log_inliers": np.maximum(inliers - RIVAL_LOG_INLIERS, 0.0),
+        "agreement": beyond_chance * evidence["agreement"].fillna(0).to_numpy(np.float64),
+        "coverage": beyond_chance * np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
         "log_votes": votes,
         "log_vote_lead": _lead(votes, query, RIVAL_LOG_VOTES),
         "log_inlier_lead": _lead(inliers, query, RIVAL_LOG_INLIERS),

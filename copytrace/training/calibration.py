@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from copytrace.errors import InputError
 from copytrace.image_stages import MatchPaths
@@ -46,9 +47,7 @@ def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
     twins = features[labels].copy()
     twins[:, LEADS] = 0
     shown, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
-    scale = shown.std(axis=0) + 1e-9
-    model = LogisticRegression(C=1.0, max_iter=5000).fit(shown / scale, answers)
-    weights, bias = model.coef_[0] / scale, float(model.intercept_[0])
+    weights, bias = fit_logistic(shown, answers)
     error = expected_calibration_error(probability(features @ weights + bias), labels)
     content = {
         "weights": {name: round(float(weight), 6) for name, weight in zip(FEATURES, weights, strict=True)},
@@ -59,6 +58,28 @@ def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
     }
     write_json(out, content)
     return error
+
+
+def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """Fit a logistic model to features float64 [N, F] and bool [N], and return its weights float64 [F] and its bias.
+
+    No weight is negative: every feature is evidence for a copy, and more of it must not make one less likely, whatever
+    the chances of the pairs at hand. Weights of standardised features have a prior of variance 1.
+    """
+    scale = features.std(axis=0) + 1e-9
+    values, wanted = features / scale, labels.astype(np.float64)
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights, bias = parameters[:-1], parameters[-1]
+        logits = values @ weights + bias
+        wrong = expit(logits) - wanted
+        value = float((np.logaddexp(0.0, logits) - wanted * logits).sum() + 0.5 * weights @ weights)
+        return value, np.append(values.T @ wrong + weights, wrong.sum())
+
+    count = features.shape[1]
+    bounds = [(0.0, None)] * count + [(None, None)]
+    found = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
+    return np.asarray(found.x[:-1] / scale, np.float64), float(found.x[-1])
 
 
 def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
