@@ -23,7 +23,8 @@ GRAPH_NAME = f"efficientnet_lite0-{efficientnet_lite0(SIZE).digest}-v1.onnx"
 DESCRIBE_GREY = f"""
 import sys, numpy
 from copytrace.features.descriptors import load_descriptor
-vector = load_descriptor(device="cpu", input_size={SIZE}).describe(numpy.full((1, {SIZE}, {SIZE}, 3), 90, "uint8"))
+grey = numpy.full((1, {SIZE}, {SIZE}, 3), 90, "uint8")
+vector = load_descriptor("imagenet", device="cpu", input_size={SIZE}).describe(grey)
 print(vector.shape, "torch" in sys.modules)
 """
 
@@ -57,7 +58,7 @@ def cache(rival_starts, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def descriptor(cache) -> Descriptor:
-    return load_descriptor(device="cpu", input_size=SIZE)
+    return load_descriptor("imagenet", device="cpu", input_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +101,17 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_p
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CopytraceError, match="set COPYTRACE_CACHE"):
-        load_descriptor(backend="onnx", input_size=SIZE)
+        load_descriptor("imagenet", backend="onnx", input_size=SIZE)
 
 
 def test_a_missing_onnxruntime_is_an_error_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CopytraceError, match=r"pip install 'copytrace\[cpu\]'"):
-        load_descriptor(backend="onnx")
+        load_descriptor("imagenet", backend="onnx")
 
 
 def test_torch_and_onnx_describe_photos_alike(descriptor, photos, device):
-    other = load_descriptor(backend="torch", device=device, input_size=SIZE)
+    other = load_descriptor("imagenet", backend="torch", device=device, input_size=SIZE)
     np.testing.assert_allclose(cosines(descriptor.describe(photos), other.describe(photos)), 1.0, atol=1e-3)
     assert (other.digest, other.dimensions, other.input_size) == (descriptor.digest, 1280, SIZE)
 
@@ -124,7 +125,7 @@ def test_vectors_are_float32_of_unit_length(descriptor, photos):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neither_threads_nor_batch_size_change_a_vector(cache, descriptor, photos, threads):
     many = np.concatenate([photos, photos[:, :, ::-1], photos[::-1]])
-    found = load_descriptor(backend="onnx", threads=threads, input_size=SIZE).describe(many)
+    found = load_descriptor("imagenet", backend="onnx", threads=threads, input_size=SIZE).describe(many)
     one_by_one = np.concatenate([descriptor.describe(picture[None]) for picture in many])
     np.testing.assert_allclose(found, one_by_one, atol=1e-6)
 
@@ -139,7 +140,10 @@ def test_an_edited_photo_is_nearer_to_its_original_than_any_other_photo(descript
 def test_no_pictures_give_no_vectors(descriptor, device):
     nothing = np.empty((0, SIZE, SIZE, 3), np.uint8)
     assert descriptor.describe(nothing).shape == (0, 1280)
-    assert load_descriptor(backend="torch", device=device, input_size=SIZE).describe(nothing).shape == (0, 1280)
+    assert load_descriptor("imagenet", backend="torch", device=device, input_size=SIZE).describe(nothing).shape == (
+        0,
+        1280,
+    )
 
 
 @pytest.mark.parametrize("batch", [np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 3, SIZE, SIZE), np.uint8)])

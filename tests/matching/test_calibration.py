@@ -128,3 +128,11 @@ def test_a_file_that_is_no_calibration_of_this_version_says_to_fit_anew(tmp_path
 def test_a_folder_is_no_calibration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="calibration"):
         load_calibration(str(tmp_path))
+
+
+def test_inliers_that_chance_explains_are_no_evidence() -> None:
+    few = evidence(*({"inliers": number, "agreement": 1.0, "coverage": 0.5} for number in (0, 1, 3)))
+    some = evidence({"inliers": 15, "agreement": 1.0, "coverage": 0.25})
+    for name, beyond in (("log_inliers", np.log(4)), ("agreement", 1.0), ("coverage", 0.5)):
+        assert feature(few, name) == [0.0, 0.0, 0.0]
+        assert feature(some, name) == pytest.approx([beyond])

@@ -61,7 +61,7 @@ def scores(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
 
 @pytest.fixture
 def by_inliers(tmp_path: Path) -> MergeSettings:
-    """Rules whose score is 1 − 1 / (1 + inliers)."""
+    """Rules whose score is (1 + inliers) / (5 + inliers), for the three and more that count."""
     weights = dict.fromkeys(FEATURES, 0.0) | {"log_inliers": 1.0}
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps({"weights": weights, "bias": 0.0}))
@@ -78,7 +78,7 @@ def test_the_sum_rule_adds_the_matches_of_all_branches(tmp_path: Path) -> None:
 
 
 def test_a_calibrated_score_is_the_probability(tmp_path: Path, by_inliers: MergeSettings) -> None:
-    rows = [row("q", "a", inliers=3), row("q", "b", inliers=1)]
+    rows = [row("q", "a", inliers=15), row("q", "b", inliers=7)]
     assert scores(merged(tmp_path, [rows], by_inliers)) == [
         ("q", "a", pytest.approx(0.8)),
         ("q", "b", pytest.approx(2 / 3)),
@@ -95,7 +95,7 @@ def test_pairs_of_all_shards_are_sorted_best_first_and_ties_by_ids(tmp_path: Pat
 
 
 def test_pairs_below_the_least_score_are_left_out(tmp_path: Path, by_inliers: MergeSettings) -> None:
-    rows = [row("q", "a", inliers=3), row("q", "b", inliers=1), row("q", "c", inliers=0)]
+    rows = [row("q", "a", inliers=15), row("q", "b", inliers=7), row("q", "c", inliers=0)]
     rules = by_inliers.model_copy(update={"min_score": 0.6})
     assert [r["reference_id"] for r in merged(tmp_path, [rows], rules)] == ["a", "b"]
 
