@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,16 +33,18 @@ def traced(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
 
     network = copy.deepcopy(network).cpu().eval()
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        network,
-        tuple(value[:2] for value in inputs.values()),
-        input_names=list(inputs),
-        output_names=list(outputs),
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name: batch")  # said of every second input
+        program = torch.onnx.export(
+            network,
+            tuple(value[:2] for value in inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program; the installed torch has no dynamo exporter")
     with torch.inference_mode():
