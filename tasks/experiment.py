@@ -27,7 +27,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.exceptions import CancelledRun
 from prefect.runtime import deployment, flow_run
 
-from copytrace.features.model_sources import shown
+from copytrace.media.ingest import shown
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
 from tasks.mlflow_store import asking, connect, entity_name, experiment_id, leaves, run_link, tracking_uri

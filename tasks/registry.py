@@ -18,7 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import InputError
-from copytrace.features.model_sources import cache_folder, shown
+from copytrace.features.model_sources import cache_folder
+from copytrace.media.ingest import shown
 from copytrace.storage import digest_of, digest_of_file
 from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
 

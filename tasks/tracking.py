@@ -12,7 +12,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from copytrace.features.model_sources import shown
+from copytrace.media.ingest import shown
 from tasks.policy import stage_task
 
 FILES = ("run.json", "matches.csv", "report.html")

@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 
 import models
 from copytrace.errors import ConfigError, CopytraceError
+from copytrace.media.ingest import shown
 from copytrace.storage import atomic_path, digest_of
 
 Kind = Literal["descriptor", "overlay"]
@@ -62,12 +63,6 @@ def cache_folder() -> Path:
     if own := os.environ.get("COPYTRACE_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copytrace"
-
-
-def shown(source: str) -> str:
-    """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
-    source = re.sub(r"://[^/@]*@", "://", source)
-    return source.partition("?")[0] if source.startswith("http") else source
 
 
 def _file_in(path: Path, kind: Kind, source: str) -> Path:

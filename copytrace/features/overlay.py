@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ def load_overlay_detector(
     """
     if name in DETECTORS:
         return DETECTORS[name](backend, device)
-    if not re.search(r"[/\\.:]", name):
+    if not re.search(r"[/\\.:]", name) and not Path(name).exists():
         known = ", ".join(sorted(DETECTORS))
         raise ConfigError(f"unknown overlay detector {name!r}; give one of: {known}, or the path of a trained one")
     return _trained(name, backend, device)

@@ -66,7 +66,7 @@ def list_images(source: str | Path) -> list[MediaItem]:
     with _explained(text):
         items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
     if not items:
-        raise InputError(f"no files in {_shown(text)}; give a folder, a glob, a bucket or a manifest that has some")
+        raise InputError(f"no files in {shown(text)}; give a folder, a glob, a bucket or a manifest that has some")
     _check_encodable(items)
     return sorted(items, key=lambda item: item.id)
 
@@ -106,7 +106,7 @@ def _list_local(path: Path) -> list[MediaItem]:
 def _list_uri(uri: str) -> list[MediaItem]:
     scheme = uri.partition("://")[0]
     if scheme not in fsspec.available_protocols():
-        raise InputError(f"{_shown(uri)}: fsspec knows no {scheme}://; check the address")
+        raise InputError(f"{shown(uri)}: fsspec knows no {scheme}://; check the address")
     store, path = url_to_fs(uri)
     if _MAGIC.search(path):
         root, pattern, depth = _split_glob(path)
@@ -137,7 +137,7 @@ def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
     try:
         pattern = re.compile(glob_translate(rest))
     except (ValueError, re.error) as error:
-        raise InputError(f"{_shown(path)} is not a glob: `**` must stand alone between slashes") from error
+        raise InputError(f"{shown(path)} is not a glob: `**` must stand alone between slashes") from error
     return root, pattern, None if "**" in rest else rest.count("/") + 1
 
 
@@ -186,11 +186,11 @@ def _read_manifest(path: str) -> list[MediaItem]:
     for name in ("id", "path"):
         blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
         if blank:
-            raise InputError(f"manifest {_shown(path)}: no {name} in row {_first(blank)}; every row needs one")
+            raise InputError(f"manifest {shown(path)}: no {name} in row {_first(blank)}; every row needs one")
     ids = table["id"].to_pylist()
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise InputError(f"manifest {_shown(path)}: id {_first(repeated)} is there more than once; ids must be unique")
+        raise InputError(f"manifest {shown(path)}: id {_first(repeated)} is there more than once; ids must be unique")
     folder = path.rpartition("/")[0]
     paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
     return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]
@@ -209,10 +209,10 @@ def _manifest_table(path: str) -> pa.Table:
                 convert_options=pyarrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted)),
             )
     except KeyError as error:
-        raise InputError(f"manifest {_shown(path)} lacks a column; it needs id and path") from error
+        raise InputError(f"manifest {shown(path)} lacks a column; it needs id and path") from error
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         kind = Path(path).suffix[1:].lower()
-        raise InputError(f"manifest {_shown(path)} cannot be read as {kind} with columns id and path") from error
+        raise InputError(f"manifest {shown(path)} cannot be read as {kind} with columns id and path") from error
 
 
 def _stamps(paths: list[str]) -> Iterator[str]:
@@ -272,22 +272,22 @@ def _explained(source: str) -> Iterator[None]:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{_shown(source)} does not exist; check the path") from error
+        raise InputError(f"{shown(source)} does not exist; check the path") from error
     except PermissionError as error:
-        raise InputError(f"access to {_shown(source)} is denied; check the permissions or credentials") from error
+        raise InputError(f"access to {shown(source)} is denied; check the permissions or credentials") from error
     except ImportError as error:
-        raise InputError(f"{_shown(source)} needs a package that is missing: {error}") from error
+        raise InputError(f"{shown(source)} needs a package that is missing: {error}") from error
     except Exception as error:
         if not is_uri(source) and not isinstance(error, OSError):
             raise
         reason = type(error).__name__
         raise InputError(
-            f"{_shown(source)} cannot be reached ({reason}); check the address, the credentials and the network"
+            f"{shown(source)} cannot be reached ({reason}); check the address, the credentials and the network"
         ) from error
 
 
-def _shown(source: str) -> str:
-    """Return `source` without user names, passwords and signatures."""
+def shown(source: str) -> str:
+    """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
     source = re.sub(r"://[^/@]*@", "://", source)
     return source.partition("?")[0] if source.startswith("http") else source
 

@@ -21,10 +21,10 @@ from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
-from copytrace.training.starting import device_of
+from copytrace.training.starting import device_of, packaged_weights
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
 from models.descriptor_files import HEADER_KEY, load_descriptor_file, read_config
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, efficientnet_lite0
+from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 PHOTOS_FOR_PCA = 4000
 
@@ -101,13 +101,7 @@ def pca(features: Vectors, dimensions: int, *, whiten: bool) -> nn.Linear:
 
 def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
     if settings.start == "imagenet":
-        packaged = efficientnet_lite0(settings.input_size)
-        if settings.architecture != packaged.architecture:
-            raise ConfigError(
-                f"no ImageNet weights of {settings.architecture} are packaged; give start=FILE.safetensors, "
-                f"start=random, or architecture={packaged.architecture}"
-            )
-        return build_descriptor(packaged)
+        return build_descriptor(packaged_weights(settings.architecture, settings.input_size))
     backbone = _built(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)

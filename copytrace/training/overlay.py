@@ -19,11 +19,11 @@ from copytrace.training.outcome import Outcome, write_outcome
 from copytrace.training.overlay_trainee import OverlayTrainee
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
-from copytrace.training.starting import MAY_CHANGE, device_of, freeze
+from copytrace.training.starting import MAY_CHANGE, device_of, freeze, packaged_weights
 from models.efficientnet_lite import load_backbone
 from models.overlay_files import OverlayConfig, load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, efficientnet_lite0
+from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 FILE = "overlay.safetensors"
 SCORE = "ap50"
@@ -49,7 +49,6 @@ def train_overlay_detector(
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
     `CopytraceError` when the loss is no number.
     """
-    out.mkdir(parents=True, exist_ok=True)
     return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
@@ -117,12 +116,7 @@ def starting_network(settings: OverlayTraining) -> OverlayNetwork:
         network = _built(config)
         network.frozen_statistics = False
     else:
-        packaged = efficientnet_lite0(settings.input_size)
-        if settings.architecture != packaged.architecture:
-            raise ConfigError(
-                f"no ImageNet weights of {settings.architecture} are packaged; give start=FILE.safetensors, "
-                f"start=random, or architecture={packaged.architecture}"
-            )
+        packaged = packaged_weights(settings.architecture, settings.input_size)
         network = _built(
             OverlayConfig(packaged.architecture, settings.input_size, mean=packaged.mean, std=packaged.std)
         )

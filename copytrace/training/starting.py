@@ -8,6 +8,7 @@ from torch import nn
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
 from copytrace.training.distributed import rank
+from models.pretrained import DescriptorConfig, efficientnet_lite0
 
 MAY_CHANGE = {"workers", "checkpoint_minutes", "threads", "device", "validate_every"}
 """Loop settings that may differ when a run goes on: they change how fast it is, not what comes out."""
@@ -41,6 +42,17 @@ def _named(name: str, gpus: int) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ConfigError(f"loop.device={name}, but torch finds {gpus} GPUs here; set it to cpu, or leave it out")
     return device
+
+
+def packaged_weights(architecture: str, input_size: int) -> DescriptorConfig:
+    """Return the packaged ImageNet weights of an architecture; raises `ConfigError` where there are none."""
+    packaged = efficientnet_lite0(input_size)
+    if architecture != packaged.architecture:
+        raise ConfigError(
+            f"no ImageNet weights of {architecture} are packaged; give start=FILE.safetensors, start=random, or "
+            f"architecture={packaged.architecture}"
+        )
+    return packaged
 
 
 def freeze(backbone: nn.Module, blocks: int) -> None:

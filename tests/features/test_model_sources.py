@@ -12,7 +12,8 @@ import pytest
 
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features import model_sources
-from copytrace.features.model_sources import cache_folder, locate, shown
+from copytrace.features.model_sources import cache_folder, locate
+from copytrace.media.ingest import shown
 
 PLUGIN = """
 from pathlib import Path

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +104,12 @@ def test_the_edges_detector_names_itself_the_same_every_time() -> None:
 def test_an_unknown_detector_is_refused_with_the_known_names() -> None:
     with pytest.raises(ConfigError, match="give one of: edges, network, none"):
         load_overlay_detector("yolo")
+
+
+def test_a_folder_beside_one_is_a_trained_detector_by_its_bare_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trained").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"overlay\.safetensors does not exist"):
+        load_overlay_detector("trained")
