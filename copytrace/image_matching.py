@@ -7,8 +7,7 @@ from typing import Any
 
 from configs.schema import ImageSettings
 from copytrace import image_stages as stages
-from copytrace.features.image_index import is_index
-from copytrace.features.shards import Role
+from copytrace.features.media_index import Role, is_index
 from copytrace.image_stages import MatchPaths
 from copytrace.progress import PartOf, Progress, SilentProgress
 from copytrace.search.candidates import BRANCHES

@@ -13,7 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from configs.schema import ImageSettings
 from copytrace.cli import options
-from copytrace.features.shards import Role
+from copytrace.features.media_index import Role
 from flows.parameters import Images, Out, Overrides, Preset, chosen_by, settings_of
 from flows.terminal import at_the_terminal
 from tasks.describe import describe, finish

@@ -10,8 +10,7 @@ from prefect import flow
 
 from configs.schema import ImageSettings
 from copytrace.cli import options
-from copytrace.features.image_index import is_index
-from copytrace.features.shards import Role
+from copytrace.features.media_index import Role, is_index
 from copytrace.image_stages import MatchPaths, shards_of
 from copytrace.search.candidates import BRANCHES
 from flows.index_images import ONE_SHARD_AT_A_TIME, describe_index

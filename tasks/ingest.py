@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 
 from configs.schema import ImageSettings
 from copytrace import image_stages as stages
-from copytrace.features.shards import Role
+from copytrace.features.media_index import Role
 from tasks.policy import stage_task
 
 

@@ -14,19 +14,11 @@ from numpy.typing import NDArray
 from skimage import data
 
 from configs.schema import ImageSettings, PointSettings
-from copytrace.features.image_index import (
-    ImageIndex,
-    Shard,
-    finish_index,
-    is_done,
-    plan_index,
-    read_plan,
-    settings_of_index,
-    write_plan,
-)
+from copytrace.features.image_index import ImageIndex, settings_of_index
+from copytrace.features.image_shards import ShardPaths, describe, find_overlays
+from copytrace.features.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
 from copytrace.features.point_files import View
 from copytrace.features.points import Points
-from copytrace.features.shards import Role, ShardPaths, describe, find_overlays
 from copytrace.media.ingest import list_images
 from copytrace.progress import SilentProgress
 from copytrace.storage import write_json

@@ -1,68 +1,26 @@
-"""A folder of described images that grows and shrinks: plan what is new, describe it shard by shard, take stock.
-
-    INDEX/index.json          what made it: role, settings, digests
-    INDEX/manifest.parquet    id, path, stamp, shard of every image that is in it
-    INDEX/failures.csv        what could not be read
-    INDEX/descriptors/, points/, views/, overlays/, receipts/    a file per shard
-
-Shards are never changed. A changed image is described again in a new shard, and its rows in the old one are passed
-over; a shard of which nothing is left is deleted.
-"""
+"""What an index of images holds beside its manifest: descriptors, points, views and pasted pictures."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
-from copytrace.errors import InputError, ModelMismatchError
+from copytrace.features.descriptor_table import vectors_of
 from copytrace.features.descriptors import Descriptor
+from copytrace.features.image_shards import ShardPaths
+from copytrace.features.media_index import Kind, MediaIndex, Role, describe_model
 from copytrace.features.overlay import OverlayDetector
 from copytrace.features.point_files import View, read_points
-from copytrace.features.shards import Role, ShardPaths
-from copytrace.media.failures import Failure, write_failures
-from copytrace.media.ingest import MediaItem
 from copytrace.search.global_recall import Descriptors
-from copytrace.storage import digest_of, read_stamp, write_json, write_table
 
 FORMAT = 1
-MANIFEST_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string()), ("shard", pa.int32())])
-PLAN_SCHEMA = MANIFEST_SCHEMA.append(pa.field("kept", pa.bool_()))
-MADE_WITH_KEY = b"copytrace.made_with"
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Images to describe together."""
-
-    number: int
-    items: tuple[MediaItem, ...]
-    stamp: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexPlan:
-    """What an index must do to hold just the images asked for."""
-
-    root: Path
-    role: Role
-    made_with: dict[str, Any]
-    kept: dict[str, tuple[MediaItem, int]]
-    shards: tuple[Shard, ...]
-
-    @property
-    def total(self) -> int:
-        """Images asked for, readable or not."""
-        return len(self.kept) + sum(len(shard.items) for shard in self.shards)
 
 
 def settings_of_index(
@@ -73,6 +31,7 @@ def settings_of_index(
     names = ["reference_points"] if role == "references" else ["query_points", "crop_points", "stretched_points"]
     made_with: dict[str, Any] = {
         "format": FORMAT,
+        "kind": "images",
         "role": role,
         "descriptor": describe_model(descriptor),
         "typical_noise": descriptor.typical_noise,
@@ -85,188 +44,27 @@ def settings_of_index(
     return as_read_back
 
 
-def describe_model(descriptor: Descriptor) -> str:
-    """Name the global descriptor so that a person recognises it, and no two are confused."""
-    return f"{descriptor.name} at {descriptor.input_size} px ({descriptor.digest})"
-
-
-def plan_index(
-    items: Sequence[MediaItem], root: Path, made_with: dict[str, Any], *, shard_size: int, replace: bool = False
-) -> IndexPlan:
-    """Compare the images asked for with those in the index at `root`, and cut the new ones into shards.
-
-    An index made with other settings is an error that says which (`ModelMismatchError`), or starts anew with `replace`.
-    """
-    if (root / "index.json").exists() and read_index_settings(root) != made_with:
-        if not replace:
-            raise ModelMismatchError(_difference(root, read_index_settings(root), made_with))
-        shutil.rmtree(root)
-    present = _read_manifest(root)
-    wanted = {item.id: item for item in items}
-    kept = {i: (wanted[i], shard) for i, (item, shard) in present.items() if wanted.get(i) == item and item.stamp}
-    new = [item for item in items if item.id not in kept]
-    first = 1 + max((shard for _, shard in present.values()), default=-1)
-    shards = []
-    for number, start in enumerate(range(0, len(new), shard_size), first):
-        shards.append(_shard(number, new[start : start + shard_size], made_with))
-    return IndexPlan(root, made_with["role"], made_with, kept, tuple(shards))
-
-
-def write_plan(plan: IndexPlan) -> Path:
-    """Write the plan into the index folder, so that a shard can be described by whoever knows its number."""
-    rows = [(*asdict(item).values(), shard, True) for item, shard in plan.kept.values()]
-    rows += [(*asdict(item).values(), shard.number, False) for shard in plan.shards for item in shard.items]
-    table = _table(rows, PLAN_SCHEMA).replace_schema_metadata({MADE_WITH_KEY: json.dumps(plan.made_with)})
-    return write_table(plan.root / "plan.parquet", table)
-
-
-def read_plan(root: Path) -> IndexPlan:
-    """Return the plan written last at `root`."""
-    table = pq.read_table(root / "plan.parquet", schema=PLAN_SCHEMA)
-    made_with = json.loads(pq.read_schema(root / "plan.parquet").metadata[MADE_WITH_KEY])
-    kept: dict[str, tuple[MediaItem, int]] = {}
-    new: dict[int, list[MediaItem]] = {}
-    for row in table.to_pylist():
-        item = MediaItem(row["id"], row["path"], row["stamp"])
-        if row["kept"]:
-            kept[item.id] = (item, row["shard"])
-        else:
-            new.setdefault(row["shard"], []).append(item)
-    shards = tuple(_shard(number, items, made_with) for number, items in new.items())
-    return IndexPlan(root, made_with["role"], made_with, kept, shards)
-
-
-def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
-    """Return one shard of the plan at `root` and what its index is made with, without going through the others."""
-    path = root / "plan.parquet"
-    made_with = json.loads(pq.read_schema(path).metadata[MADE_WITH_KEY])
-    chosen = [("shard", "==", number), ("kept", "==", False)]
-    rows = pq.read_table(path, columns=["id", "path", "stamp"], filters=chosen).to_pylist()
-    return _shard(number, [MediaItem(**row) for row in rows], made_with), made_with
-
-
-def is_done(root: Path, shard: Shard) -> bool:
-    """Say whether an earlier run described this very shard."""
-    paths = ShardPaths.of(root, shard.number)
-    return paths.receipt.exists() and read_stamp(paths.descriptors) == shard.stamp
-
-
-def finish_index(plan: IndexPlan) -> list[Failure]:
-    """Write the manifest and `failures.csv`, delete what is gone, and return the images that could not be read."""
-    rows = dict(plan.kept)
-    failures: list[Failure] = []
-    for shard in plan.shards:
-        receipt = json.loads(ShardPaths.of(plan.root, shard.number).receipt.read_text(encoding="utf-8"))
-        failed = [Failure(**failure) for failure in receipt["failures"]]
-        failures += failed
-        unread = {failure.id for failure in failed}
-        rows |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
-    write_failures(plan.root / "failures.csv", failures)
-    ordered = [(*asdict(item).values(), shard) for _, (item, shard) in sorted(rows.items())]
-    # The settings first: rows must never stand beside settings that did not make them.
-    write_json(plan.root / "index.json", plan.made_with)
-    write_table(plan.root / "manifest.parquet", _table(ordered, MANIFEST_SCHEMA))
-    live = {shard for _, shard in rows.values()}
-    for receipt_path in (plan.root / "receipts").glob("*.json"):
-        if int(receipt_path.stem) not in live:
-            ShardPaths.of(plan.root, int(receipt_path.stem)).remove()
-    return failures
-
-
 @dataclass(frozen=True, slots=True)
-class ImageIndex:
-    """A finished index, read shard by shard."""
+class ImageIndex(MediaIndex):
+    """A finished index of images."""
 
-    root: Path
-    made_with: dict[str, Any]
-    items: dict[str, tuple[MediaItem, int]]
-
-    @classmethod
-    def open(cls, root: Path) -> ImageIndex:
-        """Open the index at `root`. Raises `InputError` where there is none."""
-        if not is_index(root):
-            raise InputError(f"{root} is not an index; make one with: copytrace index-images REFERENCES --out {root}")
-        return cls(root, read_index_settings(root), _read_manifest(root))
-
-    @property
-    def shards(self) -> list[int]:
-        """Numbers of the shards that hold something."""
-        return sorted({shard for _, shard in self.items.values()})
-
-    @property
-    def stamp(self) -> str:
-        """Changes when anything in the index does, but not with the order in which it was built."""
-        return digest_of(self.made_with, sorted((i, item.stamp) for i, (item, _) in self.items.items()))
+    kind: ClassVar[Kind] = "images"
 
     def views(self, shard: int) -> Iterator[View]:
         """Yield the views of the living images of a shard."""
         paths = ShardPaths.of(self.root, shard)
         for view in read_points(paths.points, paths.views):
-            if self._lives(view.id, shard):
+            if self.lives(view.id, shard):
                 yield view
 
     def descriptors(self, shard: int) -> Descriptors:
         """Return the descriptors of the living images of a shard."""
         table = pq.read_table(ShardPaths.of(self.root, shard).descriptors, columns=["id", "pane", "vector"])
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
-        lists = table.column("vector").combine_chunks()
-        vectors = lists.flatten().to_numpy().reshape(len(ids), lists.type.list_size)
-        rows = [row for row, image in enumerate(ids) if self._lives(image, shard)]
+        vectors = vectors_of(table)
+        rows = [row for row, image in enumerate(ids) if self.lives(image, shard)]
         return Descriptors(tuple(ids[r] for r in rows), tuple(panes[r] for r in rows), vectors[np.array(rows, int)])
 
     def point_count(self, shard: int) -> int:
         """Return the number of points in a shard, those of images that are gone included."""
         return int(pq.read_metadata(ShardPaths.of(self.root, shard).points).num_rows)
-
-    def _lives(self, image: str, shard: int) -> bool:
-        return image in self.items and self.items[image][1] == shard
-
-
-def is_index(root: Path) -> bool:
-    """Say whether a finished index lies at `root`."""
-    return (root / "index.json").is_file() and (root / "manifest.parquet").is_file()
-
-
-def read_index_settings(root: Path) -> dict[str, Any]:
-    """Return what the index at `root` was made with. Raises `InputError` if its `index.json` is damaged."""
-    path = root / "index.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("not a table of settings")
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete {root} and index again") from error
-    return settings
-
-
-def _shard(number: int, items: Sequence[MediaItem], made_with: dict[str, Any]) -> Shard:
-    return Shard(number, tuple(items), digest_of(made_with, [asdict(item) for item in items]))
-
-
-def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    return pa.table(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema=schema)
-
-
-def _read_manifest(root: Path) -> dict[str, tuple[MediaItem, int]]:
-    path = root / "manifest.parquet"
-    if not path.exists():
-        return {}
-    try:
-        rows = pq.read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is damaged; delete {root} and index again") from error
-    return {row["id"]: (MediaItem(row["id"], row["path"], row["stamp"]), row["shard"]) for row in rows}
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _difference(root: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
-    there, here = _flat(before), _flat(now)
-    names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    told = "; ".join(f"{name} {there.get(name)} there, {here.get(name)} now" for name in names)
-    return f"the index {root} was made otherwise: {told}. Use the same settings, or index into another folder"

@@ -10,21 +10,22 @@ from pathlib import Path
 from configs.schema import DescriptorSettings, ImageSettings
 from copytrace.errors import ConfigError, ModelMismatchError
 from copytrace.features.descriptors import Descriptor, load_descriptor
-from copytrace.features.image_index import (
-    ImageIndex,
+from copytrace.features.image_index import ImageIndex, settings_of_index
+from copytrace.features.image_shards import ShardPaths, describe, find_overlays
+from copytrace.features.media_index import (
+    Role,
+    check_model,
     describe_model,
     finish_index,
     is_done,
     plan_index,
     read_plan,
     read_planned_shard,
-    settings_of_index,
     write_plan,
 )
 from copytrace.features.overlay import OverlayDetector, load_overlay_detector
-from copytrace.features.shards import Role, ShardPaths, describe, find_overlays
 from copytrace.matching.calibration import load_calibration
-from copytrace.media.failures import check_failure_rate, read_failures, write_failures
+from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_images
 from copytrace.progress import Progress
 from copytrace.records import recorded
@@ -108,19 +109,9 @@ def finish(root: Path, settings: ImageSettings, *, failures: Path, indexes: Sequ
     """
     planned = read_plan(root)
     failed = finish_index(planned)
-    lists = [index / "failures.csv" for index in indexes]
-    write_failures(failures, [failure for path in lists if path.exists() for failure in read_failures(path)])
+    gather_failures([index / "failures.csv" for index in indexes], failures)
     check_failure_rate(len(failed), planned.total, settings.media.max_failure_rate, failures)
     return root
-
-
-def check_model(index: ImageIndex, model: str) -> None:
-    """Raise `ModelMismatchError` unless the descriptors of `index` are by `model`."""
-    if index.made_with["descriptor"] != model:
-        raise ModelMismatchError(
-            f"{index.root} was described by {index.made_with['descriptor']}, the queries by {model}; "
-            "index it again, or choose its model"
-        )
 
 
 def _check_planned(root: Path, what: str, planned: str, found: str) -> None:

@@ -8,10 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
-from copytrace.features.image_index import (
-    ImageIndex,
-)
-from copytrace.image_stages.indexing import check_model
+from copytrace.features.image_index import ImageIndex
+from copytrace.features.media_index import check_model
 from copytrace.image_stages.paths import VERSION, MatchPaths
 from copytrace.matching.calibration import SHIPPED
 from copytrace.matching.evidence import score_pairs
@@ -91,8 +89,8 @@ def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: I
             paths.matches,
             csv,
             rules,
-            query_paths=paths_of(query_index),
-            reference_paths=paths_of(reference_index),
+            query_paths=query_index.paths,
+            reference_paths=reference_index.paths,
             stamp=stamp,
         )
 
@@ -100,8 +98,3 @@ def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: I
 def shards_of(index: Path) -> list[int]:
     """Return the numbers of the shards of a finished index."""
     return ImageIndex.open(index).shards
-
-
-def paths_of(index: ImageIndex) -> dict[str, str]:
-    """Return the path of each image in an index."""
-    return {image: item.path for image, (item, _) in index.items.items()}

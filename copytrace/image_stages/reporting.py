@@ -11,10 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
-from copytrace.features.image_index import (
-    ImageIndex,
-)
-from copytrace.image_stages.matching import paths_of
+from copytrace.features.image_index import ImageIndex
 from copytrace.image_stages.paths import VERSION, MatchPaths
 from copytrace.media.failures import read_failures
 from copytrace.progress import Progress
@@ -39,8 +36,8 @@ def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSe
         return write_image_report(
             paths.matches,
             paths.report,
-            query_paths=paths_of(query_index),
-            reference_paths=paths_of(reference_index),
+            query_paths=query_index.paths,
+            reference_paths=reference_index.paths,
             summary={
                 "queries": len(query_index.items),
                 "references": len(reference_index.items),

@@ -45,6 +45,11 @@ def read_failures(path: Path) -> list[Failure]:
         return [Failure(*row) for row in rows]
 
 
+def gather_failures(lists: Iterable[Path], path: Path) -> Path:
+    """Write at `path` what the lists hold together, those that do not exist passed over."""
+    return write_failures(path, [failure for each in lists if each.exists() for failure in read_failures(each)])
+
+
 def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path) -> None:
     """Raise `TooManyFailuresError` if more than `max_rate` (0 to 1) of `total` files failed."""
     if failed > max_rate * total:

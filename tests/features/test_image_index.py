@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from configs.schema import ImageSettings
 from copytrace.errors import InputError, ModelMismatchError
-from copytrace.features.image_index import (
-    ImageIndex,
+from copytrace.features.image_index import ImageIndex
+from copytrace.features.image_shards import ShardPaths
+from copytrace.features.media_index import (
     Shard,
     is_done,
     is_index,
@@ -21,7 +22,6 @@ from copytrace.features.image_index import (
     read_planned_shard,
     write_plan,
 )
-from copytrace.features.shards import ShardPaths
 from copytrace.media.failures import read_failures
 from copytrace.media.ingest import list_images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.errors import MediaError
+from copytrace.features.descriptor_table import writing_descriptors
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.features.devices import usable_cores
+from copytrace.features.media_index import Role, descriptors_path, receipt_path
 from copytrace.features.overlay import Box, OverlayDetector, choose_crops
 from copytrace.features.point_files import View, write_points
 from copytrace.features.points import Bytes, find_points
@@ -26,7 +28,6 @@ from copytrace.progress import Stage
 from copytrace.storage import write_table
 
 T = TypeVar("T")
-Role = Literal["queries", "references"]
 
 WORKING_SIDE = 1024  # larger images are decoded to this short side: no stage looks closer
 BOXES_KEPT = 16
@@ -115,7 +116,8 @@ def describe(
     if pending:
         vectors.append(descriptor.describe(np.stack(pending)))
     write_points(paths.points, paths.views, views, stamp=stamp)
-    _write_descriptors(paths.descriptors, ids, panes, vectors, descriptor.dimensions, stamp=stamp)
+    with writing_descriptors(paths.descriptors, descriptor.dimensions, stamp=stamp) as writer:
+        writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
     return failures
 
 
@@ -132,21 +134,8 @@ class ShardPaths:
     @classmethod
     def of(cls, root: Path, number: int) -> ShardPaths:
         """Return the paths of shard `number` under the index folder `root`."""
-        folders = ("overlays", "points", "views", "descriptors")
-        overlays, points, views, descriptors = (root / name / f"{number:05}.parquet" for name in folders)
-        return cls(overlays, points, views, descriptors, root / "receipts" / f"{number:05}.json")
-
-    def remove(self) -> None:
-        """Delete the files of the shard that exist."""
-        for path in (
-            self.overlays.with_suffix(".json"),
-            self.receipt,
-            self.overlays,
-            self.points,
-            self.views,
-            self.descriptors,
-        ):
-            path.unlink(missing_ok=True)
+        overlays, points, views = (root / name / f"{number:05}.parquet" for name in ("overlays", "points", "views"))
+        return cls(overlays, points, views, descriptors_path(root, number), receipt_path(root, number))
 
 
 def _views_of(
@@ -197,20 +186,3 @@ def _ahead(
 ) -> Iterator[tuple[MediaItem, T | MediaError]]:
     threads = settings.media.threads or usable_cores()
     return prefetch(items, load, threads=threads, ahead=threads + settings.descriptor.batch_size)
-
-
-def _write_descriptors(
-    path: Path, ids: Sequence[str], panes: Sequence[str], vectors: Sequence[np.ndarray], dimensions: int, *, stamp: str
-) -> None:
-    flat = np.concatenate([np.zeros(0, np.float32), *(block.ravel() for block in vectors)])
-    seconds = pa.nulls(len(ids), pa.float64())
-    table = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "pane": pa.array(panes, pa.string()),
-            "start": seconds,
-            "end": seconds,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimensions),
-        }
-    )
-    write_table(path, table, stamp=stamp)

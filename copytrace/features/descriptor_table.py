@@ -1,0 +1,58 @@
+"""Files of descriptors: `id, pane, start, end, vector`, a row per picture; seconds, and null for images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from copytrace.storage import STAMP_KEY, atomic_path
+
+Floats = NDArray[np.float32]
+
+
+class DescriptorWriter:
+    """Writes a file of descriptors part by part, so that memory holds one part; see `writing_descriptors`."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+
+    def add(
+        self, ids: Sequence[str], panes: Sequence[str], vectors: Floats, times: NDArray[np.float64] | None = None
+    ) -> None:
+        """Append N rows: `vectors` float32 [N, D]; `times` float64 [N, 2], start and end, seconds; None for images."""
+        dimensions = self._schema.field("vector").type.list_size
+        nulls = pa.nulls(len(ids), pa.float64())
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+        columns = [
+            pa.array(ids, pa.string()),
+            pa.array(panes, pa.string()),
+            nulls if times is None else pa.array(times[:, 0]),
+            nulls if times is None else pa.array(times[:, 1]),
+            pa.FixedSizeListArray.from_arrays(flat, dimensions),
+        ]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+
+@contextmanager
+def writing_descriptors(path: Path, dimensions: int, *, stamp: str) -> Iterator[DescriptorWriter]:
+    """Yield a writer for vectors of that many numbers; the file appears at `path`, whole, when the block ends well."""
+    vector = pa.list_(pa.float32(), dimensions)
+    names = [("id", pa.string()), ("pane", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
+    schema = pa.schema([*names, ("vector", vector)], metadata={STAMP_KEY: stamp.encode()})
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield DescriptorWriter(writer, schema)
+
+
+def vectors_of(table: pa.Table) -> Floats:
+    """Return the vectors of a table of descriptors, float32 [N, D]."""
+    lists = table.column("vector").combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):  # what an empty table gives
+        return np.zeros((0, lists.type.list_size), np.float32)
+    vectors: Floats = lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
+    return vectors
