@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
 from copytrace.media.stills import stills, write_stills
 
 
@@ -44,9 +44,8 @@ def times(path: Path, every: float) -> list[float]:
     ("every", "expected"),
     [
         (1.0, [0.0, 1.0, 2.0]),
-        (0.75, [0.0, 0.8, 1.6, 2.4]),
+        (0.75, [0.0, 0.75, 1.5, 2.25]),
         (0.2, [round(0.2 * number, 3) for number in range(15)]),
-        (0.04, [round(0.1 * number, 3) for number in range(30)]),
         (60.0, [0.0]),
     ],
 )
@@ -57,16 +56,20 @@ def test_stills_are_taken_at_the_times_asked_for(
     assert times(film(tmp_path / f"a.{suffix}"), every) == expected
 
 
-def test_a_still_is_the_frame_of_its_time(tmp_path: Path) -> None:
+def test_a_still_is_the_picture_in_the_middle_of_its_stretch(tmp_path: Path) -> None:
     for seconds, image in stills(str(film(tmp_path / "a.mp4")), every=1.0):
         assert (image.mode, image.size) == ("RGB", (64, 48))
-        assert np.asarray(image).mean() == pytest.approx(16 + 80 * seconds, abs=6)
+        assert np.asarray(image).mean() == pytest.approx(16 + 80 * (seconds + 0.5), abs=6)
+
+
+def test_no_picture_becomes_two_stills(tmp_path: Path) -> None:
+    assert len(times(film(tmp_path / "a.mp4"), 0.04)) == 30
 
 
 def test_each_video_gets_a_folder_of_jpegs(tmp_path: Path) -> None:
     film(tmp_path / "videos" / "one.mp4")
     film(tmp_path / "videos" / "trips" / "two.mkv", seconds=1.0)
-    written, failures = write_stills(list_images(tmp_path / "videos"), tmp_path / "stills", every=1.0)
+    written, failures = write_stills(list_media(tmp_path / "videos"), tmp_path / "stills", every=1.0)
     assert (written, failures) == (4, [])
     found = sorted(str(path.relative_to(tmp_path / "stills")) for path in (tmp_path / "stills").rglob("*.*"))
     assert found == ["one/00000.000.jpg", "one/00001.000.jpg", "one/00002.000.jpg", "trips/two/00000.000.jpg"]
@@ -75,7 +78,7 @@ def test_each_video_gets_a_folder_of_jpegs(tmp_path: Path) -> None:
 
 
 def test_a_second_run_gives_the_same_files(tmp_path: Path) -> None:
-    videos = list_images(film(tmp_path / "videos" / "one.mp4"))
+    videos = list_media(film(tmp_path / "videos" / "one.mp4"))
     first = write_stills(videos, tmp_path / "stills", every=1.0)
     before = {path: path.read_bytes() for path in tmp_path.glob("stills/*/*")}
     assert write_stills(videos, tmp_path / "stills", every=1.0) == first
@@ -91,13 +94,14 @@ def test_videos_that_cannot_be_read_are_told_and_the_others_go_on(tmp_path: Path
     sound(folder / "sound.wav")
     started = film(folder / "started.mp4", faststart=True)
     started.write_bytes(started.read_bytes()[: len(whole) * 6 // 10])
-    written, failures = write_stills(list_images(folder), tmp_path / "stills", every=0.2)
+    written, failures = write_stills(list_media(folder), tmp_path / "stills", every=0.2)
     reasons = dict(failures)
     assert set(reasons) == {"cut", "text", "empty", "sound", "started"}
     assert reasons["sound"] == "has no video stream"
     assert reasons["cut"].startswith("cannot be decoded: Invalid data")
     assert reasons["text"].startswith("cannot be decoded: ")
-    assert re.fullmatch(r"stops before [12]\.\d s of 3\.0 s, as if cut short", reasons["started"])
+    assert reasons["empty"] == "empty file"
+    assert re.fullmatch(r"stops at [12]\.\d s of 3\.0 s, as if cut short", reasons["started"])
     assert not any("\n" in reason for reason in reasons.values())
     kept = [path.parent.name for path in tmp_path.glob("stills/*/*.jpg")]
     assert kept.count("whole") == 15
@@ -109,10 +113,10 @@ def test_videos_that_cannot_be_read_are_told_and_the_others_go_on(tmp_path: Path
 def test_a_video_without_a_frame_left_is_an_error(tmp_path: Path, keep: float) -> None:
     path = film(tmp_path / "a.mp4")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(MediaError, match=r"^(cannot be decoded: .+|has no frame that can be decoded)$"):
+    with pytest.raises(MediaError, match=r"^(cannot be decoded: .+|has no picture that can be decoded)$"):
         times(path, 1.0)
 
 
 def test_a_missing_file_is_a_media_error(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="cannot be decoded: No such file or directory"):
+    with pytest.raises(MediaError, match=r"^file not found$"):
         times(tmp_path / "absent.mp4", 1.0)

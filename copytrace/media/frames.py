@@ -1,0 +1,238 @@
+"""Frames of a video at even times: one decoding pass, over those pictures only that are wanted or referred to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from copytrace.errors import MediaError
+from copytrace.media.decode import MIN_SIDE, Pixels
+from copytrace.media.pictures import Pose, rgb_pixels
+from copytrace.media.timelines import TOLERANCE, Step, Timeline, Times, VideoPacket, opened, packets_of, survey
+
+SHORTEST_INTERVAL = 1e-3  # of an interval; less than this at the end of a video is counted to the interval before
+STAND_IN = 1.0  # seconds; the picture before a lost one takes its place, unless it came up longer before than this
+FEW_PACKETS = 50  # before that many, no video is given up as damaged beyond use
+MOST_DAMAGE = 0.5  # of the packets read; beyond it, a video is
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The picture that stands for `[start, end)`: the one shown in the middle of it.
+
+    Seconds count from the first shown picture. `pixels` is uint8 RGB [H, W, 3], upright, with square pixels; frames
+    of the same picture share the array.
+    """
+
+    start: float
+    end: float
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What is known of a video; its size is that of the pictures as they should be seen, upright, of square pixels."""
+
+    duration: float  # seconds from the first picture to the end of the last
+    width: int
+    height: int
+    frames_per_second: float  # nominal, above 0; what the header says, where frames come unevenly
+    start: float  # seconds on the container's own clock when the first picture is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video whose packets have been read, and whose frames can be, any number of times; holds nothing open."""
+
+    path: str
+    info: VideoInfo
+    timeline: Timeline
+    breaks_off: bool  # the file makes no sense after its last packet
+    max_pixels: int
+
+    def frames(self, *, per_second: float = 1.0, short_side: int | None = None, threads: int = 0) -> Iterator[Frame]:
+        """Yield the frames of the intervals [k / per_second, (k + 1) / per_second), the last to the end of the video.
+
+        With `short_side` (pixels), pictures whose shorter side is longer are reduced to that; none is enlarged.
+        `threads` decode; 0 for as many as there are cores. Memory does not grow with the length of the video.
+
+        Raises `MediaError` after the last frame if the video is damaged or cut short; frames are left out where
+        nothing is left of it. Raises `ValueError` if `per_second` is not above 0, or `short_side` is below 1.
+        """
+        if not per_second > 0 or (short_side is not None and short_side < 1):
+            raise ValueError(f"per_second must be above 0 and short_side at least 1, not {per_second} and {short_side}")
+        starts, ends = intervals(self.info.duration, per_second)
+        middles = (starts + ends) / 2
+        due = self.timeline.shown_at(middles)
+        with opened(self.path) as (container, stream):
+            decoding = _Decoding(container, stream, self.timeline, self.timeline.plan(middles), threads)
+            reformatter = VideoReformatter()
+            found, lost, last, pixels = 0, 0, None, np.empty((0, 0, 3), np.uint8)
+            for number, (time, picture) in enumerate(_shown_at(middles, decoding.pictures())):
+                missing = picture is None or (self.timeline.keeps_time and time < due[number] - TOLERANCE)
+                lost += missing
+                if picture is None or (missing and time < due[number] - STAND_IN):
+                    continue
+                if picture is not last:
+                    check_size(picture.width, picture.height, self.max_pixels)
+                    last, pixels = picture, rgb_pixels(picture, Pose.of(picture, stream), short_side, reformatter)
+                found += 1
+                yield Frame(float(starts[number]), float(ends[number]), pixels)
+        if not found:
+            raise MediaError("has no picture that can be decoded")
+        if self.timeline.is_cut_short:
+            end, stated = self.timeline.duration, self.timeline.stated_duration
+            raise MediaError(f"stops at {end:.1f} s of {stated:.1f} s, as if cut short")
+        if self.breaks_off:
+            raise MediaError(f"breaks off at {self.timeline.duration:.1f} s, as if cut short")
+        if lost or decoding.damaged:
+            damaged = decoding.damaged
+            raise MediaError(f"is damaged: {damaged} packets and {lost} of {len(due)} frames cannot be decoded")
+
+
+def read_frames(
+    path: str,
+    *,
+    per_second: float = 1.0,
+    short_side: int | None = None,
+    threads: int = 0,
+    max_pixels: int = 200_000_000,
+) -> Iterator[Frame]:
+    """Yield the frames of a local video or of a URI that fsspec opens; `open_video` and `Video.frames` in one."""
+    yield from open_video(path, max_pixels=max_pixels).frames(
+        per_second=per_second, short_side=short_side, threads=threads
+    )
+
+
+def open_video(path: str, *, max_pixels: int = 200_000_000) -> Video:
+    """Read the packets of a local video or of a URI that fsspec opens, and decode its first picture, no more.
+
+    Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable, no video, without
+    a picture that can be decoded, or its pictures are shorter than 8 pixels on a side, or have more than `max_pixels`.
+    """
+    with opened(path) as (container, stream):
+        check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        stream.codec_context.thread_count = 1  # more would hold back the first picture until there is one for each
+        first: list[VideoFrame] = []
+        ended_by: list[FFmpegError] = []
+        timeline = survey(stream, _decoded_until_found(packets_of(container, stream, ended_by), stream, first))
+        if not first:
+            raise MediaError("has no picture that can be decoded")
+        width, height = Pose.of(first[0], stream).upright_size(first[0].width, first[0].height)
+    info = VideoInfo(timeline.duration, width, height, timeline.rate, timeline.start)
+    return Video(path, info, timeline, bool(ended_by), max_pixels)
+
+
+def intervals(duration: float, per_second: float) -> tuple[Times, Times]:
+    """Return starts and ends [N] in seconds of the intervals that `duration` seconds are cut into; the last is short.
+
+    Less than a thousandth of an interval at the end is counted to the one before.
+    """
+    number = max(1, int(np.ceil(duration * per_second - SHORTEST_INTERVAL)))
+    edges = np.arange(number + 1) / per_second
+    edges[-1] = duration
+    return edges[:-1], edges[1:]
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise `MediaError` if pictures are too small to hold on to, or so large that decoding them is not safe."""
+    if width * height > max_pixels:
+        raise MediaError(f"{width}x{height} pixels is above the limit of {max_pixels} pixels (media.max_pixels)")
+    if 0 < min(width, height) < MIN_SIDE:
+        raise MediaError(f"{width}x{height} pixels is too small; the shorter side must be at least {MIN_SIDE}")
+
+
+def _decoded_until_found(
+    packets: Iterator[VideoPacket], stream: VideoStream, first: list[VideoFrame]
+) -> Iterator[VideoPacket]:
+    """Pass packets on, and decode them until `first` holds a picture."""
+    for packet in packets:
+        if not first:
+            first += _decode(stream, packet) or ()
+        yield packet
+    if not first:
+        first += _decode(stream, None) or ()
+
+
+def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame] | None:
+    """Return the pictures that come out when a packet, or the end, goes in; None if it cannot be decoded."""
+    try:
+        return stream.codec_context.decode(packet)
+    except FFmpegError:
+        return None
+
+
+def _shown_at(
+    middles: Times, pictures: Iterator[tuple[float, VideoFrame]]
+) -> Iterator[tuple[float, VideoFrame | None]]:
+    """Yield for each moment, in seconds, the last picture that came up by then, and when; None if none did."""
+    shown: tuple[float, VideoFrame | None] = (-np.inf, None)
+    number = 0
+    for time, picture in pictures:
+        while number < len(middles) and middles[number] + TOLERANCE < time:
+            yield shown
+            number += 1
+        shown = (time, picture)
+    for _ in middles[number:]:
+        yield shown
+
+
+class _Decoding:
+    """One pass over a video, with what has been found damaged so far."""
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, timeline: Timeline, steps: Pixels, threads: int
+    ) -> None:
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        self._container = container
+        self._stream = stream
+        self._timeline = timeline
+        self._steps = steps
+        self._read = 0
+        self.damaged = 0
+
+    def pictures(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Yield the pictures in the order of showing, each with the seconds since the first."""
+        time = -1 / self._timeline.rate
+        for picture in self._decoded():
+            if self._timeline.keeps_time and picture.pts is not None:
+                # Not `picture.time`, as PyAV gives the pictures that come out at the end no time base.
+                time = picture.pts * self._timeline.tick - self._timeline.start
+            else:
+                time += 1 / self._timeline.rate
+            yield time, picture
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        context = self._stream.codec_context
+        needed = int(np.flatnonzero(self._steps != Step.LEAVE_OUT)[-1]) + 1
+        drained = False
+        for step, packet in zip(self._steps, islice(packets_of(self._container, self._stream), needed), strict=False):
+            if step == Step.LEAVE_OUT:
+                if not drained:
+                    # Codecs may be told to throw away, where they start afresh, what they have not yet given out.
+                    yield from self._decode(None)
+                    drained = True
+                continue
+            if drained:
+                context.flush_buffers()
+                drained = False
+            context.skip_frame = "NONREF" if step == Step.SKIP_IF_DISPOSABLE else "DEFAULT"
+            yield from self._decode(packet)
+        yield from self._decode(None)
+
+    def _decode(self, packet: VideoPacket | None) -> list[VideoFrame]:
+        pictures = _decode(self._stream, packet)
+        self._read += 1
+        self.damaged += pictures is None
+        if self._read > FEW_PACKETS and self.damaged > MOST_DAMAGE * self._read:
+            raise MediaError(f"is damaged: {self.damaged} of the first {self._read} packets cannot be decoded")
+        return pictures or []

@@ -1,0 +1,91 @@
+"""Decoded pictures of videos as they should be seen: upright, of square pixels, without combs, as RGB arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from av.sidedata.sidedata import SideDataContainer, Type
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from copytrace.media.decode import Pixels
+
+FLATTEST_PIXEL = 8.0  # sides of a pixel; what a file states beyond it is a mistake
+_WHITE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How coded pictures have to be turned and stretched to be seen: first the axes are exchanged, then flipped."""
+
+    pixel_aspect: float = 1.0  # width by height of a coded pixel
+    transposed: bool = False
+    flipped_across: bool = False  # left to right
+    flipped_down: bool = False  # top to bottom
+
+    @classmethod
+    def of(cls, picture: VideoFrame, stream: VideoStream) -> Pose:
+        """Read the display matrix (ISO/IEC 14496-12, 8.5.3; the nearest quarter turn) and the pixels' aspect."""
+        aspect = float(stream.sample_aspect_ratio or 1)
+        if not 1 / FLATTEST_PIXEL <= aspect <= FLATTEST_PIXEL:
+            aspect = 1.0
+        side_data = cast(SideDataContainer, picture.side_data)  # PyAV's stubs say otherwise
+        if Type.DISPLAYMATRIX not in side_data:
+            return cls(aspect)
+        matrix = np.frombuffer(bytes(side_data[Type.DISPLAYMATRIX]), np.int32).reshape(3, 3)
+        (right_x, right_y), (down_x, down_y) = matrix[:2, :2].tolist()
+        if abs(right_x) + abs(down_y) >= abs(right_y) + abs(down_x):
+            return cls(aspect, False, right_x < 0, down_y < 0)
+        return cls(aspect, True, down_x < 0, right_y < 0)
+
+    def square_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the size, not turned yet, with square pixels; the longer side of a pixel gives way."""
+        if self.pixel_aspect > 1:
+            return width, max(1, round(height / self.pixel_aspect))
+        return max(1, round(width * self.pixel_aspect)), height
+
+    def upright_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the size of a coded picture once it is turned and its pixels are square."""
+        size = self.square_size(width, height)
+        return size[::-1] if self.transposed else size
+
+    def turn(self, pixels: Pixels) -> Pixels:
+        """Turn and flip [H, W, 3]."""
+        if self.transposed:
+            pixels = pixels.swapaxes(0, 1)
+        if self.flipped_across:
+            pixels = pixels[:, ::-1]
+        if self.flipped_down:
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(pixels)
+
+
+def rgb_pixels(
+    picture: VideoFrame, pose: Pose, short_side: int | None = None, reformatter: VideoReformatter | None = None
+) -> Pixels:
+    """Return a picture as uint8 RGB [H, W, 3], reduced by area if its shorter side is longer than `short_side` pixels.
+
+    Of interlaced pictures one field is taken, as the other belongs to another moment. Transparency is laid on white.
+    A `reformatter` that is used for all pictures of a video saves working out the scaling for each.
+    """
+    width, height = pose.square_size(picture.width, picture.height)
+    if short_side is not None and short_side < min(width, height):
+        scale = short_side / min(width, height)
+        width, height = max(round(width * scale), short_side), max(round(height * scale), short_side)
+    if picture.interlaced_frame:
+        field = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)[::2]
+        picture = VideoFrame.from_ndarray(np.ascontiguousarray(field), "rgb24")
+    transparent = any(component.is_alpha for component in picture.format.components)
+    pixel_format = "rgba" if transparent else "rgb24"
+    reformatter = reformatter or VideoReformatter()
+    scaled = reformatter.reformat(picture, width, height, pixel_format, interpolation=Interpolation.AREA)
+    pixels = np.asarray(scaled.to_ndarray(), np.uint8)
+    return pose.turn(_on_white(pixels) if transparent else pixels)
+
+
+def _on_white(pixels: Pixels) -> Pixels:
+    opacity = pixels[..., 3:] / np.float32(255)
+    return np.rint(pixels[..., :3] * opacity + _WHITE * (1 - opacity)).astype(np.uint8)

@@ -1,0 +1,277 @@
+"""What the packets of a video say without being decoded: which picture is shown when, and which ones matter."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, TypeAlias
+
+import av
+import fsspec
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from copytrace.errors import MediaError
+from copytrace.media.ingest import is_uri
+
+Times = npt.NDArray[np.float64]
+VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs
+
+TOLERANCE = 1e-6  # seconds; sums of times as floats are not exact
+LONGEST_PICTURE = 3600.0  # seconds; where a picture stays for longer, it is the clock that jumped
+CUT_SHORT = 1.0  # seconds; a video whose pictures end by more than this before its header says is taken for cut short
+DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between decoding and showing
+FALLBACK_RATE = 25.0  # pictures per second where nothing tells the rate
+
+# Decoders that leave out, under skip_frame NONREF, just the pictures that no other refers to (tests prove it).
+_SKIP_EXACTLY = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
+# NAL units of pictures that nothing after them looks back beyond (ITU-T H.264 and H.265, 7.4).
+_AFRESH_UNITS = {"h264": frozenset({5}), "hevc": frozenset({16, 17, 18, 19, 20})}
+_LENGTH_SIZE_AT = {"h264": 4, "hevc": 21}  # byte of the decoder configuration (ISO/IEC 14496-15)
+_ANNEX_B = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
+# Containers whose headers state the length of each stream; others estimate it, from bit rates for instance.
+_STATE_LENGTHS = frozenset({"mov", "avi"})
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_UNKNOWN = int(np.iinfo(np.int64).min)
+
+
+class Step(IntEnum):
+    """What to do with a packet."""
+
+    DECODE = 0
+    SKIP_IF_DISPOSABLE = 1  # the decoder knows whether other pictures refer to this one
+    LEAVE_OUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When the pictures of a video are shown, and which packets hold them; N packets in decoding order.
+
+    Times are seconds since the first shown picture. `keeps_time` is False where the timestamps are missing, jump, or
+    are mostly the same; then the k-th picture is shown at k / `rate`.
+    """
+
+    packet_times: Times  # [N]; NaN without a timestamp, or if the file's edit list hides the picture
+    afresh: npt.NDArray[np.bool_]  # [N]; True where decoding can start
+    tick: float  # seconds that timestamps count
+    start: float  # seconds on the container's clock where the first picture is shown
+    duration: float  # seconds to the end of the last picture
+    stated_duration: float  # seconds that the header promises; 0 if it says nothing to rely on
+    rate: float  # pictures per second, nominal
+    keeps_time: bool
+    can_leave_out: bool  # every packet has a timestamp
+    can_skip: bool  # and the decoder skips disposable pictures without touching others
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the pictures end well before the header says."""
+        return self.duration < self.stated_duration - CUT_SHORT
+
+    def shown_at(self, moments: Times) -> Times:
+        """Return for each moment [M] when the picture came up that is shown then, all in seconds."""
+        times = np.sort(self.packet_times[~np.isnan(self.packet_times)])
+        return times[np.maximum(np.searchsorted(times, moments + TOLERANCE, side="right") - 1, 0)]
+
+    def plan(self, moments: Times) -> npt.NDArray[np.uint8]:
+        """Return a `Step` for each packet [N] so that the pictures shown at `moments` (seconds) come out unaltered."""
+        steps = np.full(len(self.packet_times), Step.DECODE, np.uint8)
+        if not self.can_leave_out:
+            return steps
+        wanted = np.isin(self.packet_times, self.shown_at(moments))
+        if self.can_skip:
+            steps[~wanted] = Step.SKIP_IF_DISPOSABLE
+        # Past the last wanted picture of a run that starts afresh, nothing is needed until the next run does.
+        run = np.cumsum(self.afresh)
+        last_wanted = np.full(run[-1] + 1, -1)
+        np.maximum.at(last_wanted, run[wanted], np.flatnonzero(wanted))
+        steps[(np.arange(len(run)) > last_wanted[run]) & (run > 0)] = Step.LEAVE_OUT
+        return steps
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a local file or a URI that fsspec opens, with its video stream: the largest that is no cover picture.
+
+    Raises `MediaError` with a one-line reason, for whatever FFmpeg, the disk or the store says while it is open.
+    """
+    with _explained(path), _open(path) as file:
+        # A file object, as FFmpeg takes some names for protocols or patterns. No protocol is allowed, lest a playlist
+        # make this machine open other files or addresses.
+        options = {"protocol_whitelist": "none"}
+        with av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 18) as container:
+            stream = _video_stream(container)
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
+            yield container, stream
+
+
+def packets_of(
+    container: InputContainer, stream: VideoStream, ended_by: list[FFmpegError] | None = None
+) -> Iterator[VideoPacket]:
+    """Yield a stream's packets in decoding order, to where the file ends or makes no sense; `ended_by` gets why."""
+    held: VideoPacket | None = None
+    try:
+        for packet in container.demux(stream):
+            if packet.size:  # the last one is empty: it tells decoders to flush
+                if held is not None:
+                    yield held
+                held = packet
+    except FFmpegError as error:
+        if ended_by is not None:
+            ended_by.append(error)
+    # Where a file was cut, half of a picture would pass for one.
+    if held is not None and not held.is_corrupt:
+        yield held
+
+
+def survey(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeline:
+    """Read all packets of a stream, and return its timeline; needs 17 bytes for each.
+
+    Raises `MediaError` if none holds a picture to be shown.
+    """
+    pts, afresh = array("q"), array("b")
+    without = last_duration = 0
+    starts_afresh = _afresh_test(stream)
+    for packet in packets:
+        without += packet.pts is None
+        pts.append(_UNKNOWN if packet.is_discard or packet.pts is None else packet.pts)
+        afresh.append(starts_afresh(packet))
+        if not packet.is_discard:
+            # Of the last one decoded, shown last or nearly so: MP4 states for how long a packet is the latest to be
+            # decoded, which for the others is something else when pictures are reordered.
+            last_duration = packet.duration or 0
+    ticks, tick = np.array(pts, np.int64), float(stream.time_base or Fraction(1, 1000))
+    timed = ticks != _UNKNOWN
+    rate = float(stream.average_rate or stream.guessed_rate or FALLBACK_RATE)
+    keeps_time = 2 * without <= len(ticks) and _is_sound(ticks[timed], tick)
+    if not len(ticks) or (keeps_time and not timed.any()):
+        raise MediaError("has no picture that can be decoded")
+    if keeps_time:
+        start = float(ticks[timed].min()) * tick
+        times = np.where(timed, ticks * tick - start, np.nan)
+        duration = float(np.nanmax(times)) + (last_duration * tick or 1 / rate)
+    else:
+        start, times, duration = 0.0, np.arange(len(ticks)) / rate, len(ticks) / rate
+    can_leave_out = keeps_time and not without
+    return Timeline(
+        times,
+        np.array(afresh, np.bool_),
+        tick,
+        start,
+        duration,
+        _stated_duration(stream, start),
+        rate,
+        keeps_time,
+        can_leave_out,
+        can_skip=can_leave_out and stream.codec_context.codec.name in _SKIP_EXACTLY,
+    )
+
+
+def _is_sound(ticks: npt.NDArray[np.int64], tick: float) -> bool:
+    """Whether timestamps in decoding order can be times of showing: near that order, mostly different, never far."""
+    order = np.argsort(ticks, kind="stable")
+    moved = np.abs(order - np.arange(len(order))).max(initial=0)
+    gaps = np.diff(ticks[order]) * tick
+    return bool(
+        moved <= DEEPEST_REORDERING and gaps.max(initial=0) <= LONGEST_PICTURE and 2 * (gaps == 0).sum() <= len(gaps)
+    )
+
+
+def _stated_duration(stream: VideoStream, start: float) -> float:
+    name = stream.container.format.name.partition(",")[0]
+    if name == "matroska" and (clock := _CLOCK.match(stream.metadata.get("DURATION", ""))):
+        return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) - start  # it tells the end
+    if name in _STATE_LENGTHS and stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return 0.0
+
+
+def _afresh_test(stream: VideoStream) -> Callable[[VideoPacket], bool]:
+    """Return what tells whether decoding can start at a packet; flags alone are no proof, as many files flag all."""
+    codec = stream.codec_context.codec
+    if codec.intra_only:
+        return lambda packet: True
+    if codec.name not in _AFRESH_UNITS:
+        return lambda packet: False
+    extra = stream.codec_context.extradata or b""
+    at = _LENGTH_SIZE_AT[codec.name]
+    length_size = (extra[at] & 3) + 1 if extra[:1] == b"\1" and len(extra) > at else 0
+    wanted = _AFRESH_UNITS[codec.name]
+    mask, shift = (0x1F, 0) if codec.name == "h264" else (0x3F, 1)
+
+    def starts_afresh(packet: VideoPacket) -> bool:
+        return packet.is_keyframe and any(
+            (first >> shift) & mask in wanted for first in _unit_heads(bytes(packet), length_size)
+        )
+
+    return starts_afresh
+
+
+def _unit_heads(data: bytes, length_size: int) -> Iterator[int]:
+    """Yield the first byte of each NAL unit, told apart by lengths of `length_size` bytes, or (0) by start codes."""
+    if not length_size:
+        yield from (found[1][0] for found in _ANNEX_B.finditer(data))
+        return
+    at = 0
+    while at + length_size < len(data):
+        yield data[at + length_size]
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    found = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not found:
+        raise MediaError("has no video stream" + (", only a cover picture" if container.streams.video else ""))
+    stream = max(found, key=_area)
+    if stream.codec_context is None:
+        raise MediaError("is coded in a way for which there is no decoder")
+    return stream
+
+
+def _area(stream: VideoStream) -> int:
+    return stream.codec_context.width * stream.codec_context.height if stream.codec_context else 0
+
+
+@contextmanager
+def _open(path: str) -> Iterator[IO[bytes]]:
+    if not is_uri(path) and Path(path).exists() and not Path(path).is_file():
+        raise MediaError("a folder, not a file" if Path(path).is_dir() else "not a regular file")
+    with fsspec.open(path, "rb") if is_uri(path) else Path(path).open("rb") as file:
+        if not file.read(1):
+            raise MediaError("empty file")
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except MediaError:
+        raise
+    except FFmpegError as error:
+        raise MediaError(f"cannot be decoded: {error.strerror or type(error).__name__}") from error
+    except FileNotFoundError as error:
+        raise MediaError("file not found") from error
+    except PermissionError as error:
+        raise MediaError("permission denied") from error
+    except Exception as error:
+        if is_uri(path):
+            # A store's client raises errors of many kinds; their texts may hold keys, their names do not.
+            raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
+        if isinstance(error, OSError | ValueError):  # ValueError: a null byte in the path
+            raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise
