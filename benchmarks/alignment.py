@@ -1,0 +1,153 @@
+"""Speed and accuracy of the aligners on made-up matrices, against the Temporal Network as VCSL runs it on networkx.
+
+Run `python -m benchmarks.alignment`. Milliseconds are of one core, and the best of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from time import process_time
+
+import networkx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from copytrace.alignment.aligners import ALIGNERS, SimilarityMatrix, load_aligner
+from copytrace.alignment.segments import Segment
+
+Box = tuple[float, float, float, float]
+NOISE = 0.39  # cosine of the shipped descriptor between unrelated frames, which the matrices call 0
+PEER = "networkx Temporal Network"
+
+
+def main() -> None:
+    """Print one row per aligner."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[60, 300], help="frames of query and reference")
+    parser.add_argument("--pairs", type=int, default=20, help="pairs per size; half of them hold no copy")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+
+    aligners: dict[str, Callable[[SimilarityMatrix], list[Segment]]] = {PEER: peer_align}
+    aligners |= {name: load_aligner(name).align for name in ALIGNERS}
+    table = Table("aligner", *(f"{size}x{size}, ms" for size in options.sizes), *(f"x at {n}" for n in options.sizes))
+    for column in ("mean overlap", "start error, s", "end error, s"):
+        table.add_column(column)
+    peer: list[float] = []
+    with threadpool_limits(1):
+        for name, align in aligners.items():
+            times = [milliseconds(align, pairs(size, options.pairs), options.rounds) for size in options.sizes]
+            peer = peer or times
+            ratios = [f"{of_peer / own:.1f}" for of_peer, own in zip(peer, times, strict=True)]
+            table.add_row(name, *(f"{time:.2f}" for time in times), *ratios, *accuracy(align))
+    table.caption = "overlap: of the true box and the best found one; errors: mean over query and reference, signed"
+    Console().print(table)
+
+
+def pairs(size: int, count: int) -> list[tuple[SimilarityMatrix, Box | None]]:
+    """Make matrices of still shots and moving ones; every other one holds a copied segment, whose box is given."""
+    rng = np.random.default_rng(size)
+    return [made_pair(rng, size, copied=index % 2 == 0) for index in range(count)]
+
+
+def made_pair(rng: np.random.Generator, size: int, *, copied: bool) -> tuple[SimilarityMatrix, Box | None]:
+    """Shots of 2 to 6 seconds are alike within themselves; a copy shows them at its own speed."""
+    shots = [np.repeat(np.arange(size), rng.integers(2, 7, size))[:size] for _ in range(2)]
+    values = rng.normal(-0.5, 0.17, (size, size))[shots[0]][:, shots[1]] + rng.normal(0.0, 0.05, (size, size))
+    box = None
+    if copied:
+        length, speed = rng.uniform(4.0, 0.4 * size), np.exp(rng.uniform(-np.log(2), np.log(2)))
+        start, reference_start = rng.uniform(0, size - length), rng.uniform(0, size - length * speed)
+        box = start, start + length, reference_start, reference_start + length * speed
+        middles = np.arange(size) + 0.5
+        shown = reference_start + speed * (middles - start)
+        away = np.abs(shown[:, None] - middles)
+        same_shot = shots[1][np.clip(shown, 0, size - 1).astype(int)][:, None] == shots[1]
+        alike = np.maximum(0.6 - 0.3 * away, np.where(same_shot & (shots[1] % 2 == 0), 0.5, -1.0))
+        inside = (middles >= start) & (middles < start + length)
+        values[inside] = np.maximum(values, alike)[inside]
+    times = np.stack([np.arange(size), np.arange(1, size + 1)], axis=1).astype(np.float64)
+    return SimilarityMatrix(values.astype(np.float32), times, times), box
+
+
+def milliseconds(
+    align: Callable[[SimilarityMatrix], list[Segment]], made: list[tuple[SimilarityMatrix, Box | None]], rounds: int
+) -> float:
+    """Return the mean time of a pair in the best round."""
+    best = np.inf
+    for _ in range(rounds):
+        begin = process_time()
+        for matrix, _ in made:
+            align(matrix)
+        best = min(best, process_time() - begin)
+    return 1000.0 * best / len(made)
+
+
+def accuracy(align: Callable[[SimilarityMatrix], list[Segment]], count: int = 200) -> tuple[str, str, str]:
+    """Return the mean overlap with the true box, and the mean errors of starts and ends where a segment was found."""
+    overlaps, errors = [], []
+    for matrix, box in pairs(60, 2 * count):
+        if box is None:
+            continue
+        found = align(matrix)
+        overlaps.append(max((overlap(segment, box) for segment in found), default=0.0))
+        if overlaps[-1] > 0:
+            best = max(found, key=lambda segment, true=box: overlap(segment, true))
+            errors.append(np.array(best.box) - np.array(box))
+    mean = np.mean(errors, axis=0)
+    return f"{np.mean(overlaps):.3f}", f"{mean[0::2].mean():+.3f}", f"{mean[1::2].mean():+.3f}"
+
+
+def overlap(segment: Segment, box: Box) -> float:
+    """Return the intersection over union of two boxes."""
+    sides = [max(0.0, min(segment.box[at + 1], box[at + 1]) - max(segment.box[at], box[at])) for at in (0, 2)]
+    areas = [(b[1] - b[0]) * (b[3] - b[2]) for b in (segment.box, box)]
+    shared = sides[0] * sides[1]
+    return shared / (sum(areas) - shared)
+
+
+def peer_align(
+    matrix: SimilarityMatrix, top: int = 5, least: float = 0.2, max_step: int = 10, shortest: int = 5, paths: int = 10
+) -> list[Segment]:
+    """Temporal Network with VCSL's settings, on plain cosines: longest paths, their weights zeroed after each."""
+    values = NOISE + (1.0 - NOISE) * matrix.values
+    graph = peer_graph(values, np.argsort(-values, axis=1)[:, :top], least, max_step)
+    found: list[Segment] = []
+    for _ in range(paths):
+        path = [node for node in networkx.dag_longest_path(graph, weight="weight") if node != "sink"]
+        if len(path) < 2:
+            break
+        for first, second in zip(path, [*path[1:], "sink"], strict=True):
+            graph[first][second]["weight"] = 0.0
+        (top_row, left), (bottom_row, right) = path[0], path[-1]
+        if min(bottom_row - top_row, right - left) <= shortest:
+            continue
+        score = float(np.mean([values[node] for node in path]))
+        segment = Segment(float(top_row), float(bottom_row), float(left), float(right), score)
+        if all(overlap(segment, other.box) < 0.3 for other in found):
+            found.append(segment)
+    return found
+
+
+def peer_graph(values: np.ndarray, best: np.ndarray, least: float, max_step: int) -> networkx.DiGraph:
+    """Join alike frames whose both steps are below `max_step`, unless a node between them joins them already."""
+    nodes = [[(row, int(column)) for column in best[row] if values[row, column] >= least] for row in range(len(values))]
+    graph = networkx.DiGraph()
+    graph.add_node("sink")
+    for row, starts in enumerate(nodes):
+        for start in starts:
+            graph.add_edge(start, "sink", weight=0.0)
+            nearest = max_step
+            for later in range(row + 1, min(row + max_step, len(nodes))):
+                steps = [end for end in nodes[later] if 0 < end[1] - start[1] < nearest]
+                for end in steps:
+                    graph.add_edge(start, end, weight=float(values[end]))
+                nearest = min([nearest, *(end[1] - start[1] for end in steps)])
+    return graph
+
+
+if __name__ == "__main__":
+    main()
