@@ -1,0 +1,166 @@
+"""Seconds to measure a million predicted segments, next to the rule of the challenge carried out word by word.
+
+Run `python -m benchmarks.video_metrics`. The literal implementation does what the challenge's script does: at every
+prediction it unites all intervals of that pair of videos again. It runs on fewer segments, of fewer videos, so that a
+pair has as many predictions as in the large run: 36 for a right pair, mostly 1 for others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import defaultdict
+from itertools import groupby
+from math import sqrt
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv as pa_csv
+from rich.console import Console
+from rich.table import Table
+
+from copytrace.metrics.video_evaluation import SEGMENT_COLUMNS, evaluate_videos
+from copytrace.metrics.videos import Segments, judge_segments, segment_curve
+
+SEGMENTS_PER_QUERY = 119  # a million segments for the 8,404 queries of the challenge's training set
+REFERENCES_PER_QUERY = 4.8  # as there
+Box = tuple[float, ...]
+
+
+def main() -> None:
+    """Measure both on the same kind of data, check that they agree, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--segments", type=int, default=1_000_000)
+    parser.add_argument("--literal-segments", type=int, default=20_000)
+    options = parser.parse_args()
+
+    table = Table("method", "segments", "seconds", "µs per segment", "against literal")
+    truth, few = made_up(options.literal_segments)
+    start = perf_counter()
+    expected = literal_segment_ap(truth, few)
+    literal = (perf_counter() - start) / options.literal_segments
+    ap = segment_curve(judge_segments(truth, few)).average_precision
+    if abs(ap - expected) > 1e-9:
+        raise SystemExit(f"the two disagree: {ap} against {expected}")
+    table.add_row("literal, lists of intervals", *cells(options.literal_segments, literal, literal))
+
+    truth, many = made_up(options.segments)
+    start = perf_counter()
+    segment_curve(judge_segments(truth, many))
+    table.add_row("ours, arrays in memory", *cells(options.segments, seconds_each(start, options.segments), literal))
+    with tempfile.TemporaryDirectory() as folder:
+        truth_path = write(Path(folder, "truth.parquet"), truth)
+        for suffix in ("parquet", "csv"):
+            path = write(Path(folder, f"segments.{suffix}"), many)
+            start = perf_counter()
+            evaluate_videos(truth_path, path)
+            each = seconds_each(start, options.segments)
+            table.add_row(f"ours, all figures from {suffix}", *cells(options.segments, each, literal))
+    Console(width=100).print(table, f"segment AP agrees to 1e-9 on the literal run: {ap:.6f}")
+
+
+def made_up(count: int) -> tuple[Segments, Segments]:
+    """Return a true segment for every third query, and `count` predictions, 3 in 10 of them for the right reference."""
+    random = np.random.default_rng(0)
+    videos = max(1, count // SEGMENTS_PER_QUERY)
+    true_queries = np.arange(0, videos, 3)
+    queries = random.integers(0, videos, count)
+    others = random.integers(0, int(videos * REFERENCES_PER_QUERY), count)
+    references = np.where(random.random(count) < 0.3, queries, others)
+    truth = Segments(names("Q", true_queries), names("R", true_queries), times(random, len(true_queries)))
+    scores = random.random(count).round(6)
+    return truth, Segments(names("Q", queries), names("R", references), times(random, count), scores)
+
+
+def names(prefix: str, numbers: np.ndarray) -> np.ndarray:
+    """Return ids as the challenge writes them."""
+    return np.array([f"{prefix}{number:06}" for number in numbers], dtype=object)
+
+
+def times(random: np.random.Generator, count: int) -> np.ndarray:
+    """Return float64 (count, 4): query start and end, reference start and end, in seconds."""
+    starts, lengths = random.uniform(0, 30, (2, count, 2))
+    return np.stack([starts, starts + 2 + lengths], axis=2).reshape(count, 4).round(3)
+
+
+def write(path: Path, segments: Segments) -> Path:
+    """Write the columns that `evaluate_videos` reads."""
+    values = [segments.queries, segments.references, *np.asarray(segments.times).T]
+    columns = dict(zip(SEGMENT_COLUMNS, values, strict=True))
+    if segments.scores is not None:
+        columns["score"] = segments.scores
+    writer = pq.write_table if path.suffix == ".parquet" else pa_csv.write_csv
+    writer(pa.table(columns), path)
+    return path
+
+
+def literal_segment_ap(truth: Segments, predictions: Segments) -> float:
+    """Return segment AP by the rule as it is written: a list of boxes per pair, and its unions anew at every box."""
+    true_boxes, boxes = defaultdict(list), defaultdict(list)
+    for pair, box in rows_of(truth):
+        true_boxes[pair].append(box)
+    totals = [sum(length(union(group, axis)) for group in true_boxes.values()) for axis in (0, 2)]
+    right, predicted, measured = [0.0, 0.0], [0.0, 0.0], {}
+    ap = recall = 0.0
+    scored = sorted(zip(predictions.scores, rows_of(predictions), strict=True), key=lambda row: row[0], reverse=True)
+    for _, group in groupby(scored, key=lambda row: row[0]):
+        for _, (pair, box) in group:
+            boxes[pair].append(box)
+            met = [true_box for true_box in true_boxes[pair] if any(overlap(true_box, other) for other in boxes[pair])]
+            now = []
+            for number, axis in enumerate((0, 2)):
+                ours, theirs, both = (union(rows, axis) for rows in (boxes[pair], met, boxes[pair] + met))
+                now.append((length(ours) + length(theirs) - length(both), length(ours)))
+                before = measured.get(pair, ((0.0, 0.0), (0.0, 0.0)))[number]
+                right[number] += now[-1][0] - before[0]
+                predicted[number] += now[-1][1] - before[1]
+            measured[pair] = tuple(now)
+        reached = sqrt(max(0.0, right[0] / totals[0]) * max(0.0, right[1] / totals[1]))
+        precision = sqrt(max(0.0, right[0] / predicted[0]) * max(0.0, right[1] / predicted[1]))
+        ap += precision * (reached - recall)
+        recall = reached
+    return ap
+
+
+def rows_of(segments: Segments) -> list[tuple[tuple[str, str], Box]]:
+    """Return ((query, reference), box) per row."""
+    pairs = zip(segments.queries, segments.references, strict=True)
+    return list(zip(pairs, map(tuple, np.asarray(segments.times).tolist()), strict=True))
+
+
+def union(boxes: list[Box], axis: int) -> list[tuple[float, float]]:
+    """Return the intervals of one axis united, in order."""
+    united: list[tuple[float, float]] = []
+    for start, end in sorted(box[axis : axis + 2] for box in boxes):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(end, united[-1][1]))
+        else:
+            united.append((start, end))
+    return united
+
+
+def length(intervals: list[tuple[float, float]]) -> float:
+    """Return the sum of the intervals' lengths."""
+    return sum(end - start for start, end in intervals)
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes share an area."""
+    return all(min(one[axis + 1], other[axis + 1]) > max(one[axis], other[axis]) for axis in (0, 2))
+
+
+def seconds_each(start: float, count: int) -> float:
+    """Return the seconds since `start`, per segment."""
+    return (perf_counter() - start) / count
+
+
+def cells(count: int, each: float, literal: float) -> tuple[str, str, str, str]:
+    """Return the table's cells for seconds per segment."""
+    return f"{count:,}", f"{each * count:.2f}", f"{each * 1e6:.2f}", f"{literal / each:.1f} times as fast"
+
+
+if __name__ == "__main__":
+    main()
