@@ -9,40 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.progress import Progress
-from copytrace.report.pictures import Thumbnail, Unreadable, make_thumbnails
-from copytrace.storage import atomic_path
+from copytrace.report.page import ScoreKind, Selection, score_kind, score_text, write_page
+from copytrace.report.pictures import Unreadable, make_thumbnails
 
 COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes"),
     *("ratio_matches", "inliers", "mirrored", "transform", "query_points", "reference_points", "crop_box"),
 )
 BEST_FIRST = [("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")]
-HEADLINE_COUNTS = ("queries", "references", "pairs", "failures")
 # Marks travel as whole thousandths of a picture's side: finer than a pixel of a thumbnail, and short in the page.
 MARK_UNITS = 1000
 # A degenerate transform may send the outline far away; beyond this many picture sides nothing of it is visible anyway.
 FARTHEST_MARK = 50
 
 logger = logging.getLogger(__name__)
-
-ScoreKind = Literal["probability", "points"]
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """The pairs that the page shows, best first, and counts over all pairs of the file."""
-
-    rows: list[dict[str, Any]]
-    pairs: int
-    copies: int
-    copied_queries: int
 
 
 @dataclass(frozen=True)
@@ -96,43 +82,27 @@ def write_image_report(
 
     Raises InputError if `matches` is not such a file, ConfigError if an option is out of range.
     """
-    kind = _score_kind(summary)
+    kind = score_kind(summary)
     if max_matches < 1 or picture_side < 1:
         raise ConfigError(f"max_matches is {max_matches}, picture_side {picture_side}: set both to 1 or more")
     selection = _select(matches, threshold, max_matches)
     pictures = _Pictures(selection.rows, query_paths, reference_paths, picture_side, progress)
     top_score = 1.0 if kind == "probability" else max((row["score"] for row in selection.rows), default=1.0)
     cards = [_card(row, pictures, kind, top_score, threshold) for row in selection.rows]
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("copytrace", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("image_report.html.j2")
-    page = template.stream(
-        cards=cards,
+    return write_page(
+        "image",
+        out,
         selection=selection,
+        cards=cards,
+        pictures=pictures.embedded,
+        summary=summary,
         kind=kind,
+        threshold=threshold,
         top_score=top_score,
-        threshold_text=None if threshold is None else _threshold_text(threshold, kind),
-        counts=_headline_counts(summary, selection),
-        details=_details(summary),
-        thumbnails=pictures.embedded,
     )
-    with atomic_path(out) as temporary:
-        page.dump(str(temporary), encoding="utf-8")
-    return out
 
 
-def _score_kind(summary: Mapping[str, object]) -> ScoreKind:
-    kind = summary.get("score_kind", "probability")
-    if kind == "probability" or kind == "points":  # noqa: PLR1714 -- mypy narrows to a Literal only this way
-        return kind
-    raise ConfigError(f'unknown score_kind {kind!r} in the summary of the report: use "probability" or "points"')
-
-
-def _select(matches: Path, threshold: float | None, max_matches: int) -> _Selection:
+def _select(matches: Path, threshold: float | None, max_matches: int) -> Selection:
     try:
         with pq.ParquetFile(matches) as file:
             return _select_from(file, threshold, max_matches)
@@ -144,7 +114,7 @@ class _WrongTableError(Exception):
     """A readable Parquet file that does not hold matches."""
 
 
-def _select_from(file: pq.ParquetFile, threshold: float | None, max_matches: int) -> _Selection:
+def _select_from(file: pq.ParquetFile, threshold: float | None, max_matches: int) -> Selection:
     """Read batch by batch, so that millions of pairs take no more memory than the best of them."""
     missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
     if missing:
@@ -162,7 +132,7 @@ def _select_from(file: pq.ParquetFile, threshold: float | None, max_matches: int
             copied_queries.update(queries.to_pylist())
         table = pa.concat_tables([best, pa.Table.from_batches([batch]).select(best.column_names)])
         best = table.take(pc.select_k_unstable(table, k=max_matches, sort_keys=BEST_FIRST))
-    return _Selection(best.sort_by(BEST_FIRST).to_pylist(), pairs, copies, len(copied_queries))
+    return Selection(best.sort_by(BEST_FIRST).to_pylist(), pairs, copies, len(copied_queries))
 
 
 class _Pictures:
@@ -179,7 +149,7 @@ class _Pictures:
         self._paths = {"query": query_paths, "reference": reference_paths}
         wanted = [paths.get(row[f"{role}_id"]) for row in rows for role, paths in self._paths.items()]
         thumbnails = make_thumbnails([path for path in wanted if path is not None], side, progress=progress)
-        self.embedded: list[Thumbnail] = []
+        self.embedded: list[str] = []
         self._slots: dict[str, _Slot] = {}
         for path, thumbnail in thumbnails.items():
             if isinstance(thumbnail, Unreadable):
@@ -187,7 +157,7 @@ class _Pictures:
                 self._slots[path] = _Slot(None, reason=thumbnail.reason)
                 continue
             self._slots[path] = _Slot(len(self.embedded), round(thumbnail.width / thumbnail.height, 4))
-            self.embedded.append(thumbnail)
+            self.embedded.append(thumbnail.base64)
 
     def slot(self, role: Literal["query", "reference"], identifier: str) -> _Slot:
         return self._slots.get(self._paths[role].get(identifier, ""), _Slot(None, reason="its file is not known"))
@@ -203,7 +173,7 @@ def _card(
         query=pictures.slot("query", row["query_id"]),
         reference=pictures.slot("reference", row["reference_id"]),
         score=score,
-        score_text=_score_text(score, kind),
+        score_text=score_text(score, kind),
         bar=round(100 * min(max(score / top_score, 0.0), 1.0), 1) if top_score > 0 else 0.0,
         is_copy=threshold is not None and score >= threshold,
         branches=row["branches"] or [],
@@ -211,16 +181,6 @@ def _card(
         facts=_facts(row),
         marks=_marks(row),
     )
-
-
-def _score_text(score: float, kind: ScoreKind) -> str:
-    if kind == "probability":
-        return "> 99.9%" if 0.9995 <= score < 1 else f"{score:.1%}"  # never a certainty that rounding made up
-    return f"{score:,.0f}" if float(score).is_integer() else f"{score:,.1f}"
-
-
-def _threshold_text(threshold: float, kind: ScoreKind) -> str:
-    return f"{100 * threshold:.4g}%" if kind == "probability" else _score_text(threshold, kind)
 
 
 def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -247,36 +207,3 @@ def _marks(row: Mapping[str, Any]) -> dict[str, list[int]]:
         for name, values in marks.items()
         if values and all(math.isfinite(value) for value in values)
     }
-
-
-def _headline_counts(summary: Mapping[str, object], selection: _Selection) -> dict[str, int]:
-    counted = {"pairs": selection.pairs, **summary}
-    return {name: value for name in HEADLINE_COUNTS if isinstance(value := counted.get(name), int)}
-
-
-def _details(summary: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten what the headline does not show into (label, value), in the order given."""
-    details: list[tuple[str, str]] = []
-    for name, value in summary.items():
-        if not prefix and (name in HEADLINE_COUNTS or name == "score_kind"):
-            continue
-        label = f"{prefix}{str(name).replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            details += _details(value, f"{label}: ")
-        else:
-            details.append((label[:1].upper() + label[1:], _value_text(value)))
-    return details
-
-
-def _value_text(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value_text(item) for item in value)
-    return str(value)

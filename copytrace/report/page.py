@@ -1,0 +1,121 @@
+"""What the pages of matches share: how scores and summaries read, and how a template becomes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+
+from copytrace.errors import ConfigError
+from copytrace.storage import atomic_path
+
+HEADLINE_COUNTS = ("queries", "references", "pairs", "failures")
+
+ScoreKind = Literal["probability", "points"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs that a page shows, best first, and counts over all pairs that were given."""
+
+    rows: list[Any]
+    pairs: int
+    copies: int
+    copied_queries: int
+
+
+def write_page(
+    name: str,
+    out: Path,
+    *,
+    selection: Selection,
+    cards: Sequence[Any],
+    pictures: Sequence[str],
+    summary: Mapping[str, object],
+    kind: ScoreKind,
+    top_score: float,
+    threshold: float | None,
+    **more: object,
+) -> Path:
+    """Write the page `{name}_report.html.j2`, with one `{name}_card.html.j2` per card, to `out` and return it.
+
+    `pictures` are embedded as they are, base64 of WebP; the cards know them by their number. `top_score` is where the
+    slider of scores ends; `more` is what one kind of page needs besides.
+    """
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("copytrace", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(f"{name}_report.html.j2")
+    page = template.stream(
+        card_template=f"{name}_card.html.j2",
+        cards=cards,
+        selection=selection,
+        kind=kind,
+        threshold_text=None if threshold is None else _threshold_text(threshold, kind),
+        counts=_headline_counts(summary, selection),
+        details=_summary_details(summary),
+        top_score=top_score,
+        pictures=pictures,
+        **more,
+    )
+    with atomic_path(out) as temporary:
+        page.dump(str(temporary), encoding="utf-8")
+    return out
+
+
+def score_kind(summary: Mapping[str, object]) -> ScoreKind:
+    """Return what the scores of the page are. Raises ConfigError if `score_kind` is neither kind."""
+    kind = summary.get("score_kind", "probability")
+    if kind == "probability" or kind == "points":  # noqa: PLR1714 -- mypy narrows to a Literal only this way
+        return kind
+    raise ConfigError(f'unknown score_kind {kind!r} in the summary of the report: use "probability" or "points"')
+
+
+def score_text(score: float, kind: ScoreKind) -> str:
+    """Return a score as a percentage or, if it counts points, as a number."""
+    if kind == "probability":
+        return "> 99.9%" if 0.9995 <= score < 1 else f"{score:.1%}"  # never a certainty that rounding made up
+    return f"{score:,.0f}" if float(score).is_integer() else f"{score:,.1f}"
+
+
+def _threshold_text(threshold: float, kind: ScoreKind) -> str:
+    return f"{100 * threshold:.4g}%" if kind == "probability" else score_text(threshold, kind)
+
+
+def _headline_counts(summary: Mapping[str, object], selection: Selection) -> dict[str, int]:
+    counted = {"pairs": selection.pairs, **summary}
+    return {name: value for name in HEADLINE_COUNTS if isinstance(value := counted.get(name), int)}
+
+
+def _summary_details(summary: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten what the headline does not show into (label, value), in the order given."""
+    details: list[tuple[str, str]] = []
+    for name, value in summary.items():
+        if not prefix and (name in HEADLINE_COUNTS or name == "score_kind"):
+            continue
+        label = f"{prefix}{str(name).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            details += _summary_details(value, f"{label}: ")
+        else:
+            details.append((label[:1].upper() + label[1:], _value_text(value)))
+    return details
+
+
+def _value_text(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value_text(item) for item in value)
+    return str(value)

@@ -1,0 +1,80 @@
+"""Seconds as people read and place them: clocks, ticks, places along a timeline, links to a moment of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from fsspec.core import url_to_fs
+
+from copytrace.media.ingest import is_uri, shown
+
+TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TimeAxis:
+    """The seconds from `start` to `end`, drawn from left to right, or from top to bottom."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        """Seconds from start to end, above 0."""
+        return self.end - self.start
+
+    def place(self, second: float) -> float:
+        """Return where `second` lies, in percent of the axis, 0 to 100."""
+        share = (second - self.start) / self.length
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+    def ticks(self, at_most: int) -> list[tuple[float, str]]:
+        """Return (place in percent, label) of round seconds, about `at_most` of them, more if it is half a day."""
+        step = next((step for step in TICK_STEPS if self.length / step < at_most), TICK_STEPS[-1])
+        first = -int(-self.start // step)
+        seconds = [index * step for index in range(first, int(self.end / step + 1e-9) + 1)]
+        return [(self.place(second), clock(second, decimals=1 if step < 1 else 0)) for second in seconds]
+
+
+def clock(seconds: float, *, decimals: int = 1) -> str:
+    """Return `seconds` as `00:12.3`, from an hour on as `1:00:12.3`."""
+    units = round(max(seconds, 0.0) * 10**decimals)
+    whole, fraction = divmod(units, 10**decimals)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    text = f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+    return f"{text}.{fraction:0{decimals}}" if decimals else text
+
+
+def lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
+    """Return a lane for each (start, end) so that no two in one lane overlap, the lowest that is free."""
+    taken: list[float] = []
+    chosen = [0] * len(spans)
+    for index in sorted(range(len(spans)), key=lambda index: (spans[index], index)):
+        start, end = spans[index]
+        lane = next((lane for lane, until in enumerate(taken) if until <= start), len(taken))
+        taken[lane : lane + 1] = [end]
+        chosen[index] = lane
+    return chosen
+
+
+def media_link(path: str, page: Path) -> str | None:
+    """Return a link from `page` to the media file at `path`, or None where browsers cannot open it.
+
+    Local files are linked relative to the page, so that a folder that holds both can be moved and shared. Web
+    addresses lose user names, passwords and signatures, which a page that is passed on must not carry.
+    """
+    if path.startswith(("http://", "https://")):
+        return shown(path)
+    if path.startswith("file://"):
+        path = url_to_fs(path)[1]
+    if is_uri(path):
+        return None
+    file, folder = Path(path).absolute(), page.absolute().parent
+    if file.drive != folder.drive:
+        return file.as_uri()
+    return quote(Path(os.path.relpath(file, folder)).as_posix())

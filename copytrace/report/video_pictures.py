@@ -1,0 +1,131 @@
+"""The pictures of the page of video matches: a pair of film strips per segment, and a matrix per pair."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copytrace.media.ingest import shown
+from copytrace.progress import Progress
+from copytrace.report.film_strips import make_film_strips
+from copytrace.report.pictures import Unreadable
+from copytrace.report.similarity_picture import similarity_picture
+from copytrace.report.time_axis import clock, media_link
+from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role
+
+FRAMES_PER_STRIP = 8
+NEARLY_ALL = 0.98  # of the width and height of a picture
+
+# What the page needs to draw the strips of a segment, for each of the two videos.
+Film = dict[Role, dict[str, Any]]
+
+logger = logging.getLogger(__name__)
+
+
+class PairPictures:
+    """The film strips and matrices of the page, and where the files behind them are."""
+
+    def __init__(
+        self,
+        pairs: Sequence[CondensedMatch],
+        paths: Mapping[Role, Mapping[str, str]],
+        max_strips: int,
+        side: int,
+        page: Path,
+        progress: Progress | None,
+    ) -> None:
+        self._paths, self._max_strips, self._page = paths, max_strips, page
+        wanted = [
+            (path, moments[role])
+            for pair in pairs
+            for moments in map(_moments, pair.segments[:max_strips])
+            for role in ROLES
+            if (path := self._path(role, pair)) is not None
+        ]
+        self._strips = make_film_strips(wanted, side, progress=progress)
+        readable = {path for (path, _), strip in self._strips.items() if not isinstance(strip, Unreadable)}
+        reasons = {path: strip.reason for (path, _), strip in self._strips.items() if isinstance(strip, Unreadable)}
+        self._unreadable = reasons.keys() - readable
+        for path in sorted(self._unreadable):
+            logger.warning("the report shows a placeholder for %s: %s", shown(path), reasons[path])
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def embedded(self) -> list[str]:
+        """All pictures, by their number."""
+        return list(self._numbers)
+
+    def matrix(self, pair: CondensedMatch) -> int:
+        """Return the number of the picture of the pair's matrix."""
+        return self._number(similarity_picture(pair.values))
+
+    def link(self, role: Role, pair: CondensedMatch) -> str | None:
+        """Return the address of the pair's query or reference, if a browser can open it."""
+        path = self._path(role, pair)
+        return None if path is None or path in self._unreadable else media_link(path, self._page)
+
+    def film(self, pair: CondensedMatch, index: int) -> Film | None:
+        """Return the strips of the segment at `index` and what stands round them, or None if it has none."""
+        if index >= self._max_strips:
+            return None
+        found = pair.segments[index]
+        film = {role: self._side(role, pair, moments) for role, moments in _moments(found).items()}
+        if found.boxes is not None and "content" in film["query"]:
+            film["query"]["boxes"] = _boxes(pair, found.boxes, _moments(found)["query"], film["query"]["content"])
+        for side in film.values():
+            side.pop("content", None)
+        return film
+
+    def _side(self, role: Role, pair: CondensedMatch, moments: tuple[float, ...]) -> dict[str, Any]:
+        side: dict[str, Any] = {"seconds": moments, "times": [clock(moment) for moment in moments]}
+        path = self._path(role, pair)
+        strip = Unreadable("its file is not known") if path is None else self._strips[path, moments]
+        if isinstance(strip, Unreadable):
+            return side | {"reason": strip.reason}
+        return side | {"picture": self._number(strip.base64), "ratio": round(strip.ratio, 4), "content": strip.content}
+
+    def _number(self, picture: str) -> int:
+        return self._numbers.setdefault(picture, len(self._numbers))
+
+    def _path(self, role: Role, pair: CondensedMatch) -> str | None:
+        return self._paths[role].get(pair.id_of(role))
+
+
+def _moments(found: PaneSegment) -> dict[Role, tuple[float, ...]]:
+    """Return the seconds of each column of the strips, which show the same moment of the copy in both videos."""
+    segment = found.segment
+    step = (segment.query_end - segment.query_start) / FRAMES_PER_STRIP
+    query = [segment.query_start + (index + 0.5) * step for index in range(FRAMES_PER_STRIP)]
+    reference = [segment.reference_at(second) for second in query]
+    return {
+        "query": tuple(round(second, 3) for second in query),
+        "reference": tuple(round(second, 3) for second in reference),
+    }
+
+
+def _boxes(
+    pair: CondensedMatch,
+    boxes: NDArray[np.float32],
+    moments: Sequence[float],
+    content: tuple[float, float, float, float],
+) -> list[list[float] | None]:
+    """Return where the pane is in each cell of the strip, in percent: left, top, width, height.
+
+    None where there is no pane, or where it is all of the picture, so that an outline would say nothing.
+    """
+    left, top, right, bottom = content
+    rows = np.clip(np.searchsorted(pair.query_starts, moments, side="right") - 1, 0, None)
+    x0, y0, x1, y1 = np.clip(boxes[rows], 0, 1).T
+    is_part = np.isfinite(boxes[rows]).all(axis=1) & ((x1 - x0 < NEARLY_ALL) | (y1 - y0 < NEARLY_ALL))
+    places = np.stack(
+        [left + x0 * (right - left), top + y0 * (bottom - top), (x1 - x0) * (right - left), (y1 - y0) * (bottom - top)]
+    )
+    return [
+        [round(100 * float(share), 1) for share in place] if part else None
+        for place, part in zip(places.T, is_part, strict=True)
+    ]
