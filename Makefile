@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
-demo: $(INSTALLED) ## match edited copies against sample photographs, through the Prefect flow
+demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
 
 # The report's pages are looked at in a real browser. Without one those tests are skipped, and say so.
@@ -43,7 +43,7 @@ test: $(INSTALLED) ## run all checks and all tests
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED) ## measure speed and accuracy against named peers
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+	@for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean: ## remove what was built, the demo and the environment
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """Accuracy of image matching against what else people could pick, in one run: what each branch adds, and the peers.
 
-python benchmarks/image_accuracy.py [QUERIES REFERENCES GROUND_TRUTH.csv]     by default edited sample photographs
+python -m benchmarks.image_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv]     by default edited sample photographs
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.table import Table
 from configs.load import load_settings
 from copytrace.image_matching import match_images
 from copytrace.image_stages import MatchPaths
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
 from copytrace.media.sample_photos import write_demo_set
 from copytrace.metrics.evaluation import evaluate_images
 from copytrace.progress import TerminalProgress
@@ -70,9 +70,9 @@ def _ours(queries: Path, references: Path, truth: Path, work: Path) -> Iterator[
 def _hashes(queries: Path, references: Path, truth: Path, work: Path) -> Row:
     """The perceptual hash that most tools use: 64 bits, ranked by bits that differ."""
     begin = time.perf_counter()
-    ids, bits = zip(*((item.id, _phash(item.path)) for item in list_images(references)), strict=True)
+    ids, bits = zip(*((item.id, _phash(item.path)) for item in list_media(references)), strict=True)
     rows = []
-    for query in list_images(queries):
+    for query in list_media(queries):
         differing = (np.stack(bits) != _phash(query.path)).sum(axis=1)
         rows += [(query.id, ids[n], -float(differing[n])) for n in np.argsort(differing, kind="stable")[:10]]
     found = pd.DataFrame(rows, columns=["query_id", "reference_id", "score"])

@@ -22,7 +22,7 @@ from configs.schema import ImageSettings, PointSettings
 from copytrace.features.descriptors import load_descriptor, resize_for_descriptor
 from copytrace.features.points import find_points
 from copytrace.media.decode import decode_image
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
 from copytrace.media.prefetch import prefetch
 from copytrace.media.sample_photos import write_demo_set
 
@@ -35,7 +35,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     settings = ImageSettings()
     with tempfile.TemporaryDirectory() as folder:
-        items = list_images(write_demo_set(Path(folder)) / "queries")
+        items = list_media(write_demo_set(Path(folder)) / "queries")
         pictures = [decode_image(item.path).pixels for item in items]
         points = settings.local.reference_points
         grey = [_as_searched(picture, points) for picture in pictures]

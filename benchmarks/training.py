@@ -1,6 +1,6 @@
 """How fast training goes, and what bounds it: making examples, the network's own steps, and both together, in one run.
 
-python benchmarks/training.py [PHOTOS] [CORES]     by default sample photographs, on one core
+python -m benchmarks.training [PHOTOS] [CORES]     by default sample photographs, on one core
 """
 
 from __future__ import annotations

@@ -1,24 +1,26 @@
-"""Copytrace finds copies: which reference an upload was taken from.
+"""Copytrace finds copies: which reference an upload was taken from, and of a video, which seconds.
 
 import copytrace
 
 run = copytrace.match_images("uploads/", "originals/", "out/")
+run = copytrace.match_videos("uploads/", "originals/", "out/")
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from copytrace.image_matching import index_images, match_images
+    from copytrace.video_matching import index_videos, match_videos
 
-__all__ = ["index_images", "match_images"]
+__all__ = ["index_images", "index_videos", "match_images", "match_videos"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the matching machinery only when it is asked for: the command line must start at once."""
     if name in __all__:
-        from copytrace import image_matching  # noqa: PLC0415
-
-        return getattr(image_matching, name)
+        module = "copytrace.image_matching" if name.endswith("images") else "copytrace.video_matching"
+        return getattr(import_module(module), name)
     raise AttributeError(f"module 'copytrace' has no attribute {name!r}")

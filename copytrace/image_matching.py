@@ -22,7 +22,7 @@ def match_images(
 ) -> dict[str, Any]:
     """Find which references the queries were copied from, and write tables and a report into the folder `out`.
 
-    `queries` is whatever `list_images` takes; so is `references`, which may also be an index (`index_images`). Returns
+    `queries` is whatever `list_media` takes; so is `references`, which may also be an index (`index_images`). Returns
     what stands in `run.json`. What an earlier run into `out` has done is not done again. Raises `InputError`,
     `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the cure.
     """

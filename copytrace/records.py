@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import platform
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from copytrace.storage import write_json
+
+PACKAGES = (
+    *("copytrace", "av", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
+    *("scipy", "torch"),
+)
+
+
+VERSION = version("copytrace")  # in every stamp: another version may give other results
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,18 @@ def summarise(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
         total["seconds"] = round(total["seconds"] + record["seconds"], 3)
         total["peak_memory_mib"] = max(total["peak_memory_mib"], record["peak_memory_mib"])
     return stages
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results may depend on, as far as they are installed."""
+    return {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _peak_memory_mib() -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 STAMP_KEY = b"copytrace.stamp"
@@ -55,6 +56,15 @@ def write_table(path: Path, table: pa.Table, *, stamp: str = "") -> Path:
     metadata = {**(table.schema.metadata or {}), STAMP_KEY: stamp.encode()}
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    return path
+
+
+def write_csv(path: Path, table: pa.Table) -> Path:
+    """Write a CSV file atomically, quotes only where they are needed, and return `path`."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        # pyarrow quotes all names of columns; other programs compare the line.
+        file.write((",".join(table.column_names) + "\n").encode())
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False))
     return path
 
 

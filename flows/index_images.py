@@ -14,7 +14,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from configs.schema import ImageSettings
 from copytrace.cli import options
 from copytrace.features.media_index import Role
-from flows.parameters import Images, Out, Overrides, Preset, chosen_by, settings_of
+from flows.parameters import Media, Out, Overrides, Preset, chosen_by, settings_of
 from flows.terminal import at_the_terminal
 from tasks.describe import describe, finish
 from tasks.ingest import ingest
@@ -26,7 +26,7 @@ ONE_SHARD_AT_A_TIME = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunne
 
 
 @flow(name="index-images", flow_run_name="index {references}", task_runner=ONE_SHARD_AT_A_TIME)
-def index_images(references: Images, out: Out, preset: Preset = "cpu", overrides: Overrides = {}) -> str:  # noqa: B006
+def index_images(references: Media, out: Out, preset: Preset = "cpu", overrides: Overrides = {}) -> str:  # noqa: B006
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
     Raises what `copytrace.image_matching.index_images` raises, and `SettingsError`.

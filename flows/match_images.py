@@ -14,7 +14,7 @@ from copytrace.features.media_index import Role, is_index
 from copytrace.image_stages import MatchPaths, shards_of
 from copytrace.search.candidates import BRANCHES
 from flows.index_images import ONE_SHARD_AT_A_TIME, describe_index
-from flows.parameters import Images, Out, Overrides, Preset, References, chosen_by, settings_of
+from flows.parameters import Media, Out, Overrides, Preset, References, chosen_by, settings_of
 from flows.terminal import at_the_terminal
 from tasks.ingest import check, ingest
 from tasks.merge import merge
@@ -30,7 +30,7 @@ from tasks.tracking import track
     task_runner=ONE_SHARD_AT_A_TIME,
 )
 def match_images(
-    queries: Images,
+    queries: Media,
     references: References,
     out: Out,
     preset: Preset = "cpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -14,14 +14,18 @@ from pydantic_core import core_schema
 from configs.load import load
 from configs.schema import ImageSettings, Settings
 from configs.training import DescriptorTraining, OverlayTraining
+from configs.videos import VideoSettings
 
-Images = Annotated[str, Field(min_length=1, description="folder, glob, file, URI, or CSV/Parquet manifest id,path")]
-References = Annotated[str, Field(min_length=1, description="the same, or an index made by index-images")]
+Media = Annotated[str, Field(min_length=1, description="folder, glob, file, URI, or CSV/Parquet manifest id,path")]
+References = Annotated[
+    str, Field(min_length=1, description="the same, or an index made by index-images or index-videos")
+]
 Out = Annotated[str, Field(min_length=1, description="folder that the run writes into, and goes on from")]
 Photos = Annotated[
     str, Field(min_length=1, description="what to learn from: folder, glob, URI, or CSV/Parquet manifest")
 ]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
+VideoPreset = Annotated[Literal["cpu", "a100", "vsc22"], Field(description="settings to start from")]
 TrainingPreset = Annotated[Literal["cpu", "a100"], Field(description="settings to start from")]
 MinImprovement = Annotated[float, Field(ge=0, description="by how much it must validate better than the champion")]
 
@@ -54,6 +58,7 @@ def _schema_of_overrides(settings: type[Settings]) -> dict[str, Any]:
 
 DescriptorOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(DescriptorTraining))]
 OverlayOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(OverlayTraining))]
+VideoOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(VideoSettings))]
 Overrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(ImageSettings))]
 """Nested as in a YAML file, `{"global": {"references_per_query": 5}}`; None leaves a setting as the preset has it."""
 
@@ -67,7 +72,7 @@ def settings_of(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S
 class Chosen(TypedDict):
     """The parameters that say how, beside those that say what."""
 
-    preset: Preset
+    preset: Any  # a name that the flow's own parameter allows; settings_of refuses others
     overrides: dict[str, Any]
 
 
@@ -78,7 +83,7 @@ def chosen_by(schema: type[Settings], preset: str, config: Path | None, override
     """
     settings = load(schema, preset, config, overrides or ())
     changed = _difference(load(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))
-    return {"preset": cast(Preset, preset), "overrides": changed}
+    return {"preset": preset, "overrides": changed}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

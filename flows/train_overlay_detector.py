@@ -43,7 +43,7 @@ def main(
     """Train the overlay detector on PHOTOS, as a Prefect flow."""
     with at_the_terminal():
         chosen = chosen_by(OverlayTraining, preset, config, overrides)
-        done = train_overlay_detector(photos, str(out), **chosen, min_improvement=min_improvement)  # type: ignore[arg-type]
+        done = train_overlay_detector(photos, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
 
 

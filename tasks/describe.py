@@ -1,4 +1,4 @@
-"""Describe: global descriptors and points, shard by shard; then take stock of the index."""
+"""Describe: descriptors of images and of frames, and points, shard by shard; then take stock of the index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.schema import ImageSettings
-from copytrace import image_stages as stages
+from configs.videos import VideoSettings
+from copytrace import image_stages, video_stages
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
@@ -14,10 +15,22 @@ from tasks.progress import ArtifactProgress
 @stage_task("describe {root.name} {shard:05}")
 def describe(root: Path, shard: int, settings: ImageSettings) -> Path:
     """Write descriptors and points of a shard and return its receipt; see `image_stages.describe_shard`."""
-    return stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))
+    return image_stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))
 
 
 @stage_task("finish {root.name}")
 def finish(root: Path, settings: ImageSettings, *, failures: Path, indexes: Sequence[Path]) -> Path:
     """Write the manifest of an index and the list of failures, and return the index; see `image_stages.finish`."""
-    return stages.finish(root, settings, failures=failures, indexes=indexes)
+    return image_stages.finish(root, settings, failures=failures, indexes=indexes)
+
+
+@stage_task("describe {root.name} {shard:05}")
+def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
+    """Write descriptors of a shard's frames and panes, and return its receipt; see `video_stages.describe_shard`."""
+    return video_stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))
+
+
+@stage_task("finish {root.name}")
+def finish_videos(root: Path, settings: VideoSettings, *, failures: Path, indexes: Sequence[Path]) -> Path:
+    """Write the manifest of an index and the list of failures, and return the index; see `video_stages.finish`."""
+    return video_stages.finish(root, settings, failures=failures, indexes=indexes)

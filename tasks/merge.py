@@ -1,16 +1,23 @@
-"""Merge: one score per pair, and the tables of matches."""
+"""Merge: one score per pair of images, and the tables of matches and of segments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from configs.schema import ImageSettings
-from copytrace import image_stages as stages
+from copytrace import image_stages, video_stages
 from copytrace.image_stages import MatchPaths
+from copytrace.video_stages import VideoMatchPaths
 from tasks.policy import stage_task
 
 
 @stage_task("merge")
 def merge(queries: Path, references: Path, out: Path, settings: ImageSettings) -> Path:
     """Write `matches.parquet` and `matches.csv` and return the former; see `image_stages.merge_scores`."""
-    return stages.merge_scores(queries, references, MatchPaths(out), settings)
+    return image_stages.merge_scores(queries, references, MatchPaths(out), settings)
+
+
+@stage_task("merge")
+def merge_segments(queries: Path, references: Path, out: Path) -> Path:
+    """Write `segments.parquet` and `segments.csv` and return the former; see `video_stages.merge_segments`."""
+    return video_stages.merge_segments(queries, references, VideoMatchPaths(out))

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from copytrace.media.ingest import shown
 from tasks.policy import stage_task
 
-FILES = ("run.json", "matches.csv", "report.html")
+FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 
 
 @stage_task("track")

@@ -7,27 +7,33 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import matching, training
+from copytrace.cli import matching, training, videos
 from copytrace.cli.failing import clearly
 
 COMMANDS = "copytrace.commands"
 """Entry points of this group are commands that other packages add; each is a function with Typer's annotations."""
 
-app = typer.Typer(help="Find which reference an upload was copied from.", no_args_is_help=True)
+app = typer.Typer(help="Find which reference an upload was copied from, and which seconds.", no_args_is_help=True)
 evaluate = typer.Typer(help="Measure matches against a ground truth.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     matching.match_images,
     matching.index_images,
+    videos.match_videos,
+    videos.index_videos,
     training.train_descriptor,
     training.train_overlay_detector,
     training.calibrate,
     training.edit_images,
     training.video_stills,
+    videos.fit_pca,
+    videos.export_descriptors,
+    videos.import_descriptors,
 )
 for command in _COMMANDS:
     app.command()(clearly(command))
 evaluate.command("images")(clearly(matching.evaluate_images))
+evaluate.command("videos")(clearly(videos.evaluate_videos))
 for added in entry_points(group=COMMANDS):
     app.command(added.name)(clearly(added.load()))

@@ -48,7 +48,7 @@ def index_images(
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(ImageIndex.open(root).items):,} references are in {root}")
-    _tell_failures(root / "failures.csv")
+    tell_failures(root / "failures.csv")
 
 
 def evaluate_images(
@@ -79,10 +79,11 @@ def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
     typer.echo(f"  matches  {out / 'matches.csv'}")
     if (out / "report.html").exists():
         typer.echo(f"  report   {out / 'report.html'}")
-    _tell_failures(out / "failures.csv")
+    tell_failures(out / "failures.csv")
 
 
-def _tell_failures(path: Path) -> None:
+def tell_failures(path: Path) -> None:
+    """Say how many files could not be read, if any."""
     failures = sum(1 for _ in path.open(encoding="utf-8")) - 1
     if failures:
         typer.echo(f"  {failures:,} files could not be read: {path}")

@@ -10,10 +10,14 @@ import typer
 _MEDIA = "folder, glob, file, URI (s3://…), or CSV/Parquet manifest with columns id,path."
 
 Images = typer.Argument(help=f"Images: a {_MEDIA}")
+Videos = typer.Argument(help=f"Videos: a {_MEDIA}")
 Photos = typer.Argument(help=f"Photos to learn from: a {_MEDIA}")
 TrainingFolder = typer.Option(help="Folder for weights, figures and checkpoints; a run that died goes on from it.")
 
 Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
+VideoPreset = Annotated[
+    str, typer.Option(help="cpu, a100, or vsc22 (the constants of the 2022 challenge's first place).")
+]
 TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings, over the preset.")]
 Overrides = Annotated[

@@ -71,13 +71,13 @@ def edit_images(
 ) -> None:
     """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
     from copytrace.features.devices import usable_cores  # noqa: PLC0415
-    from copytrace.media.ingest import list_images  # noqa: PLC0415
+    from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
 
     write_edited_set(
-        list_images(photos),
-        list_images(donors),
+        list_media(photos),
+        list_media(donors),
         out,
         copies=copies,
         distractors=distractors,
@@ -95,11 +95,11 @@ def video_stills(
     every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
 ) -> None:
     """Write stills of VIDEOS to learn from; train on them with photos.grouped=folder."""
-    from copytrace.media.ingest import list_images  # noqa: PLC0415
+    from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
 
-    written, failures = write_stills(list_images(videos), out, every=every, progress=TerminalProgress())
+    written, failures = write_stills(list_media(videos), out, every=every, progress=TerminalProgress())
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
     if not written:

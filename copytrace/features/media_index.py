@@ -217,8 +217,18 @@ def check_model(index: MediaIndex, model: str) -> None:
     """Raise `ModelMismatchError` unless the descriptors of `index` are by `model`."""
     if index.made_with["descriptor"] != model:
         raise ModelMismatchError(
-            f"{index.root} was described by {index.made_with['descriptor']}, the queries by {model}; "
+            f"{index.root} was described by {index.made_with['descriptor']}, and the rest by {model}; "
             "index it again, or choose its model"
+        )
+
+
+def check_planned(root: Path, what: str, planned: object, found: object) -> None:
+    """Raise `ModelMismatchError` if a model is not the one that an index was planned with."""
+    # A champion may move, or a file be replaced, between the planning of a shard and its turn.
+    if planned != found:
+        raise ModelMismatchError(
+            f"{root} was planned with the {what} {planned}, which is now {found}; run the same command again to start "
+            "anew with that, or name a version instead of an alias"
         )
 
 

@@ -8,13 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.schema import DescriptorSettings, ImageSettings
-from copytrace.errors import ConfigError, ModelMismatchError
+from copytrace.errors import ConfigError
 from copytrace.features.descriptors import Descriptor, load_descriptor
 from copytrace.features.image_index import ImageIndex, settings_of_index
 from copytrace.features.image_shards import ShardPaths, describe, find_overlays
 from copytrace.features.media_index import (
     Role,
     check_model,
+    check_planned,
     describe_model,
     finish_index,
     is_done,
@@ -26,7 +27,7 @@ from copytrace.features.media_index import (
 from copytrace.features.overlay import OverlayDetector, load_overlay_detector
 from copytrace.matching.calibration import load_calibration
 from copytrace.media.failures import check_failure_rate, gather_failures
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
 from copytrace.progress import Progress
 from copytrace.records import recorded
 from copytrace.storage import read_stamp
@@ -53,7 +54,7 @@ def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replac
     """
     descriptor, detector = _models(settings.descriptor, settings.overlay.detector)
     made_with = settings_of_index(settings, role, descriptor, detector)
-    planned = plan_index(list_images(source), root, made_with, shard_size=settings.media.shard_size, replace=replace)
+    planned = plan_index(list_media(source), root, made_with, shard_size=settings.media.shard_size, replace=replace)
     write_plan(planned)
     return [shard.number for shard in planned.shards if not is_done(root, shard)]
 
@@ -75,7 +76,7 @@ def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress:
     if made_with["role"] == "references" or read_stamp(path) == shard.stamp:
         return path
     _, detector = _models(settings.descriptor, settings.overlay.detector)
-    _check_planned(root, "overlay detector", made_with["overlays"]["digest"], detector.digest if detector else "none")
+    check_planned(root, "overlay detector", made_with["overlays"]["digest"], detector.digest if detector else "none")
     with (
         recorded(path.with_suffix(".json"), "preprocess queries", len(shard.items)),
         progress.stage("preprocess queries", len(shard.items), "images") as stage,
@@ -90,7 +91,7 @@ def describe_shard(root: Path, number: int, settings: ImageSettings, progress: P
     if is_done(root, shard):
         return paths.receipt
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
-    _check_planned(root, "descriptor", made_with["descriptor"], describe_model(descriptor))
+    check_planned(root, "descriptor", made_with["descriptor"], describe_model(descriptor))
     role = made_with["role"]
     name = f"describe {role}"
     with (
@@ -112,15 +113,6 @@ def finish(root: Path, settings: ImageSettings, *, failures: Path, indexes: Sequ
     gather_failures([index / "failures.csv" for index in indexes], failures)
     check_failure_rate(len(failed), planned.total, settings.media.max_failure_rate, failures)
     return root
-
-
-def _check_planned(root: Path, what: str, planned: str, found: str) -> None:
-    # A champion may move, or a file be replaced, between the planning of a shard and its turn.
-    if planned != found:
-        raise ModelMismatchError(
-            f"{root} was planned with the {what} {planned}, which is now {found}; run the same command again to start "
-            "anew with that, or name a version instead of an alias"
-        )
 
 
 @lru_cache(maxsize=4)

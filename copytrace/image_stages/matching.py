@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
 from copytrace.features.media_index import check_model
-from copytrace.image_stages.paths import VERSION, MatchPaths
+from copytrace.image_stages.paths import MatchPaths
 from copytrace.matching.calibration import SHIPPED
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge
 from copytrace.progress import Progress
-from copytrace.records import recorded
+from copytrace.records import VERSION, recorded
 from copytrace.search.candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
 from copytrace.storage import digest_of, digest_of_file, read_stamp
 

@@ -1,14 +1,11 @@
-"""Where a run keeps its files, and the version that made them."""
+"""Where a run keeps its files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from copytrace.search.candidates import Branch
-
-VERSION = version("copytrace")  # in every stamp: another version may give other results
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,13 @@ import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
-from copytrace.image_stages.paths import VERSION, MatchPaths
+from copytrace.image_stages.paths import MatchPaths
 from copytrace.media.failures import read_failures
 from copytrace.progress import Progress
-from copytrace.records import recorded, summarise
+from copytrace.records import VERSION, recorded, summarise, versions
 from copytrace.report.images import write_image_report
 from copytrace.search.candidates import BRANCHES
 from copytrace.storage import digest_of, read_stamp, write_json
-
-PACKAGES = ("copytrace", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "torch")
 
 
 def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings, progress: Progress) -> Path:
@@ -66,7 +62,7 @@ def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: 
     records += [paths.evidence(shard).with_suffix(".json") for shard in query_index.shards]
     run = {
         "settings": settings.model_dump(by_alias=True),
-        "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
+        "versions": versions(),
         "models": {"descriptor": query_index.made_with["descriptor"]},
         "counts": {
             "queries": len(query_index.items),
@@ -80,10 +76,3 @@ def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: 
     }
     write_json(paths.out / "run.json", run)
     return run
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

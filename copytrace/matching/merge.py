@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from configs.schema import MergeSettings
 from copytrace.matching.calibration import features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.storage import atomic_path, write_table
+from copytrace.storage import write_csv, write_table
 
 SCORE_DECIMALS = 9
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
@@ -45,8 +44,7 @@ def merge(
     pairs = _once_each(pairs, query_paths, reference_paths)
     table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
     table = table.replace_schema_metadata(None)
-    with atomic_path(csv) as temporary:
-        pa.csv.write_csv(_for_csv(table), temporary)
+    write_csv(csv, _for_csv(table))
     return write_table(parquet, table, stamp=stamp)
 
 

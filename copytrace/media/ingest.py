@@ -48,7 +48,7 @@ class MediaItem:
 _Found = tuple[str, str, str]
 
 
-def list_images(source: str | Path) -> list[MediaItem]:
+def list_media(source: str | Path) -> list[MediaItem]:
     """List the media of `source`, sorted by id; no file is opened, except a manifest.
 
     `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI

@@ -102,7 +102,8 @@ def _global_candidates(
     wanted = max(settings.references_per_query, averaged) + 2
     typical = settings.typical_noise
     if typical is None:
-        typical = queries.made_with["typical_noise"] or UNKNOWN_NOISE
+        known = queries.made_with["typical_noise"]
+        typical = UNKNOWN_NOISE if known is None else known
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
         similarity, rows = nearest(

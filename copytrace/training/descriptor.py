@@ -39,7 +39,7 @@ def train_descriptor(
     log: TrainingLog | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train on `photos` (see `list_images`) and return `out/descriptor.safetensors`.
+    """Train on `photos` (see `list_media`) and return `out/descriptor.safetensors`.
 
     `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
     the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a

@@ -40,7 +40,7 @@ def train_overlay_detector(
     log: TrainingLog | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train on composites of `photos` (see `list_images`) and return `out/overlay.safetensors`.
+    """Train on composites of `photos` (see `list_media`) and return `out/overlay.safetensors`.
 
     `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
     the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a

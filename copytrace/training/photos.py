@@ -12,7 +12,7 @@ from PIL import Image
 from configs.training import PhotoSettings
 from copytrace.errors import InputError
 from copytrace.media.decode import decode_image
-from copytrace.media.ingest import MediaItem, list_images
+from copytrace.media.ingest import MediaItem, list_media
 from copytrace.storage import digest_of
 
 
@@ -40,12 +40,12 @@ class PhotoSplit:
 
 
 def split_photos(source: str, settings: PhotoSettings) -> PhotoSplit:
-    """List the photos of `source` (see `list_images`) and keep some groups out.
+    """List the photos of `source` (see `list_media`) and keep some groups out.
 
     Which groups validate depends on their names alone, so photos that are added later leave the others where they
     were. Raises `InputError` when either side is left with fewer than two photos.
     """
-    items = list_images(source)
+    items = list_media(source)
     photos = [TrainingPhoto(item.id, item.path, _group_of(item, settings.grouped)) for item in items]
     kept_out = {photo.group for photo in photos if _draw_of(photo.group) < settings.validation_share}
     validation: dict[str, TrainingPhoto] = {}  # one per group: the others would be near-duplicates of it

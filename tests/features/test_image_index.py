@@ -23,7 +23,7 @@ from copytrace.features.media_index import (
     write_plan,
 )
 from copytrace.media.failures import read_failures
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -63,7 +63,7 @@ def test_queries_have_views_for_each_stretch(folder: Path, build_index: Build, i
 
 
 def test_one_shard_of_a_plan_is_read_as_it_stands_in_the_whole_plan(folder: Path, tmp_path: Path) -> None:
-    write_plan(plan_index(list_images(folder), tmp_path / "index", {"role": "references"}, shard_size=3))
+    write_plan(plan_index(list_media(folder), tmp_path / "index", {"role": "references"}, shard_size=3))
     planned = read_plan(tmp_path / "index")
     assert [len(shard.items) for shard in planned.shards] == [3, 1]
     for shard in planned.shards:
@@ -274,7 +274,7 @@ def test_a_plan_is_read_as_it_was_written(
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
     write_photos(folder, {"new": photos["coffee"][::-1], "newer": photos["rocket"][::-1]})
-    planned = plan_index(list_images(folder), index.root, index.made_with, shard_size=1)
+    planned = plan_index(list_media(folder), index.root, index.made_with, shard_size=1)
     write_plan(planned)
     assert read_plan(index.root) == planned
     assert (planned.total, [shard.number for shard in planned.shards]) == (6, [2, 3])
@@ -284,7 +284,7 @@ def test_a_shard_is_done_only_for_the_same_images(
     folder: Path, describe_one: DescribeOne, build_index: Build, image_settings: ImageSettings
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
-    items, root = list_images(folder), folder.parent / "fresh"
+    items, root = list_media(folder), folder.parent / "fresh"
     (first, *_) = plan_index(items, root, index.made_with, shard_size=2).shards
     assert not is_done(root, first)
     write_plan(plan_index(items, root, index.made_with, shard_size=2))

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.media.ingest import MediaItem, from_table, list_images, to_table
+from copytrace.media.ingest import MediaItem, from_table, list_media, to_table
 
 
 def ids(source) -> list[str]:
-    return [item.id for item in list_images(source)]
+    return [item.id for item in list_media(source)]
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def bucket():
 
 
 def test_a_folder_is_read_recursively_without_hidden_files(folder):
-    items = list_images(folder)
+    items = list_media(folder)
     assert [item.id for item in items] == ["a.jpg", "a.png", "b", "noext", "notes", "sub/deep/c"]
     assert items[-1].path == str(folder / "sub/deep/c.webp")
 
 
 def test_a_folder_given_as_a_string_a_relative_path_or_a_file_uri_is_the_same(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    assert list_images("refs") == list_images(f"{folder}/") == list_images(f"file://{folder}") == list_images(folder)
+    assert list_media("refs") == list_media(f"{folder}/") == list_media(f"file://{folder}") == list_media(folder)
 
 
 def test_an_id_kept_whole_never_meets_another_id(tmp_path):
@@ -62,7 +62,7 @@ def test_links_to_folders_are_followed_but_not_round_a_circle(folder, tmp_path):
 
 def test_a_link_that_points_nowhere_is_listed_without_a_stamp(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert list_images(tmp_path) == [MediaItem("gone", str(tmp_path / "gone.jpg"), "")]
+    assert list_media(tmp_path) == [MediaItem("gone", str(tmp_path / "gone.jpg"), "")]
 
 
 def test_pipes_are_not_listed(tmp_path):
@@ -74,10 +74,10 @@ def test_pipes_are_not_listed(tmp_path):
 def test_the_stamp_changes_with_the_content_and_only_then(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
-    before = list_images(tmp_path)
-    assert list_images(tmp_path) == before
+    before = list_media(tmp_path)
+    assert list_media(tmp_path) == before
     path.write_bytes(b"two!")
-    assert list_images(tmp_path)[0].stamp != before[0].stamp
+    assert list_media(tmp_path)[0].stamp != before[0].stamp
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path):
 
 
 def test_one_file_has_its_stem_as_id(folder):
-    (item,) = list_images(folder / "sub" / "deep" / "c.webp")
+    (item,) = list_media(folder / "sub" / "deep" / "c.webp")
     assert (item.id, item.path) == ("c", str(folder / "sub/deep/c.webp"))
 
 
 def test_a_remote_folder_file_and_glob_are_listed_with_uris(bucket):
-    items = list_images("memory://bucket/refs")
+    items = list_media("memory://bucket/refs")
     assert [(item.id, item.path) for item in items] == [
         ("a", "memory:///bucket/refs/a.png"),
         ("b", "memory:///bucket/refs/b.jpg"),
@@ -119,16 +119,16 @@ def test_a_remote_folder_file_and_glob_are_listed_with_uris(bucket):
 
 
 def test_a_remote_stamp_changes_with_the_object(bucket):
-    (before,) = list_images("memory://bucket/refs/b.jpg")
+    (before,) = list_media("memory://bucket/refs/b.jpg")
     bucket.pipe("/bucket/refs/b.jpg", b"other")
-    (after,) = list_images("memory://bucket/refs/b.jpg")
+    (after,) = list_media("memory://bucket/refs/b.jpg")
     assert before.stamp != after.stamp
 
 
 def test_a_csv_manifest_keeps_its_ids_as_text_and_ignores_other_columns(folder):
     manifest = folder / "list.csv"
     manifest.write_text(f"label,path,id\n1,b.jpg,007\nx,{folder}/a.png,NA\n2.5,missing.jpg,1e3\n")
-    items = list_images(manifest)
+    items = list_media(manifest)
     assert [(item.id, item.path) for item in items] == [
         ("007", f"{folder}/b.jpg"),
         ("1e3", f"{folder}/missing.jpg"),
@@ -145,7 +145,7 @@ def test_a_parquet_manifest_may_have_number_ids(folder):
 
 def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder):
     bucket.pipe("/bucket/list.csv", f"id,path\n1,refs/b.jpg\n2,{folder}/b.jpg\n3,memory://bucket/nope.jpg\n".encode())
-    items = list_images("memory://bucket/list.csv")
+    items = list_media("memory://bucket/list.csv")
     assert [item.path for item in items] == [
         "memory://bucket/refs/b.jpg",
         f"{folder}/b.jpg",
@@ -169,19 +169,19 @@ def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder)
 def test_a_bad_manifest_is_refused_with_the_reason(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        list_images(tmp_path / "list.csv")
+        list_media(tmp_path / "list.csv")
 
 
 def test_a_parquet_manifest_with_nulls_or_without_columns_is_refused(tmp_path):
     pq.write_table(pa.table({"id": ["a", None], "path": ["x", "y"]}), tmp_path / "nulls.parquet")
     with pytest.raises(InputError, match="no id in row 2"):
-        list_images(tmp_path / "nulls.parquet")
+        list_media(tmp_path / "nulls.parquet")
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "short.parquet")
     with pytest.raises(InputError, match="lacks a column"):
-        list_images(tmp_path / "short.parquet")
+        list_media(tmp_path / "short.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="cannot be read as parquet"):
-        list_images(tmp_path / "broken.parquet")
+        list_media(tmp_path / "broken.parquet")
 
 
 @pytest.mark.parametrize(
@@ -191,29 +191,29 @@ def test_a_parquet_manifest_with_nulls_or_without_columns_is_refused(tmp_path):
 def test_a_source_that_does_not_exist_is_refused(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"nowhere.* does not exist; check the path"):
-        list_images(source)
+        list_media(source)
 
 
 def test_an_empty_folder_and_a_glob_without_matches_are_refused(tmp_path, bucket):
     for source in (tmp_path, tmp_path / "*.jpg", "memory://bucket/refs/*.tif"):
         with pytest.raises(InputError, match="no files in"):
-            list_images(source)
+            list_media(source)
 
 
 def test_two_stars_beside_other_letters_are_refused(tmp_path):
     with pytest.raises(InputError, match="is not a glob"):
-        list_images(tmp_path / "a**b.jpg")
+        list_media(tmp_path / "a**b.jpg")
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / os.fsdecode(b"\xff.jpg")).touch()
     with pytest.raises(InputError, match="not UTF-8; rename the file"):
-        list_images(tmp_path)
+        list_media(tmp_path)
 
 
 def test_an_unreachable_store_is_one_line_without_the_password():
     with pytest.raises(InputError) as caught:
-        list_images("ftp://reader:s3cret@127.0.0.1:1/refs")
+        list_media("ftp://reader:s3cret@127.0.0.1:1/refs")
     assert str(caught.value) == (
         "ftp://127.0.0.1:1/refs cannot be reached (ConnectionRefusedError); "
         "check the address, the credentials and the network"
@@ -222,7 +222,7 @@ def test_an_unreachable_store_is_one_line_without_the_password():
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(InputError, match="fsspec knows no s4://"):
-        list_images("s4://bucket/refs")
+        list_media("s4://bucket/refs")
 
 
 def test_items_survive_the_way_through_a_table():

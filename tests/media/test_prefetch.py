@@ -1,10 +1,17 @@
 import threading
 import time
+import weakref
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
 from copytrace.errors import MediaError
-from copytrace.media.prefetch import prefetch
+from copytrace.media.prefetch import prefetch, prefetch_parts
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_results_come_in_the_order_of_the_items_although_the_first_is_the_slowest():
@@ -84,10 +91,148 @@ def test_closing_early_drops_what_has_not_begun_and_leaves_no_thread():
     next(results)
     results.close()
     assert len(loaded) < 10
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+    assert threads_left() == []
 
 
 @pytest.mark.parametrize(("threads", "ahead"), [(0, 1), (1, 0)])
 def test_fewer_than_one_thread_or_item_ahead_is_refused_at_the_call(threads, ahead):
     with pytest.raises(ValueError, match="at least 1"):
         prefetch([1], str, threads=threads, ahead=ahead)
+
+
+def test_the_parts_of_each_item_come_in_order_and_items_in_theirs():
+    def load(name: str) -> Iterator[str]:
+        time.sleep(0.05 if name == "a" else 0)
+        yield from (f"{name}{number}" for number in range(3))
+
+    found = [(item, list(parts)) for item, parts in prefetch_parts("abcd", load, threads=2, ahead=1)]
+    assert found == [(name, [f"{name}0", f"{name}1", f"{name}2"]) for name in "abcd"]
+
+
+def test_no_items_and_items_without_parts_are_fine():
+    assert list(prefetch_parts([], iter, threads=2, ahead=1)) == []
+    assert [(item, list(parts)) for item, parts in prefetch_parts(["", ""], iter, threads=1, ahead=1)] == [("", [])] * 2
+
+
+def test_an_exception_comes_after_the_parts_before_it_and_spares_the_next_items():
+    def load(name: str) -> Iterator[str]:
+        yield name
+        if name == "b":
+            raise MediaError("cut short")
+
+    came: list[str] = []
+    failed: list[str] = []
+    for item, parts in prefetch_parts("abc", load, threads=2, ahead=1):
+        try:
+            came.extend(parts)
+        except MediaError as error:
+            failed.append(f"{item}: {error}")
+    assert came == ["a", "b", "c"]
+    assert failed == ["b: cut short"]
+
+
+def test_a_load_that_raises_at_once_raises_where_its_first_part_is_due():
+    def load(number: int) -> Iterator[int]:
+        return iter([1 // number])
+
+    results = prefetch_parts([1, 0], load, threads=1, ahead=1)
+    assert list(next(results)[1]) == [1]
+    _, parts = next(results)
+    with pytest.raises(ZeroDivisionError):
+        next(parts)
+    assert list(parts) == []
+
+
+def test_an_exception_of_the_source_of_items_is_raised_and_leaves_no_thread():
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        for _ in prefetch_parts(items(), lambda _: count(), threads=1, ahead=1):
+            pass
+    assert threads_left() == []
+
+
+def test_of_each_item_wait_no_more_parts_than_asked_for_beside_the_one_in_work():
+    made: list[int] = []
+
+    def load(item: int) -> Iterator[int]:
+        for _ in range(1000):
+            made.append(item)
+            yield item
+
+    results = prefetch_parts([0, 1, 2, 3, 4], load, threads=2, ahead=3)
+    next(results)
+    deadline = time.monotonic() + 5
+    while len(made) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert {item: made.count(item) for item in set(made)} == {0: 4, 1: 4}
+    results.close()
+
+
+def test_one_thread_goes_on_to_the_next_item_while_the_consumer_is_at_the_last_part_of_this_one():
+    second_began = threading.Event()
+
+    def load(number: int) -> Iterator[int]:
+        if number == 1:
+            second_began.set()
+        yield number
+
+    results = prefetch_parts([0, 1], load, threads=1, ahead=1)
+    _, parts = next(results)
+    next(parts)
+    assert second_began.wait(5)
+    results.close()
+
+
+def test_parts_that_nobody_wants_are_passed_over_and_their_iterator_ends():
+    results = prefetch_parts(range(20), lambda _: count(), threads=2, ahead=2)
+    firsts = []
+    for item, parts in results:
+        firsts.append((item, next(parts)))
+        left = parts
+    assert firsts == [(item, 0) for item in range(20)]
+    assert list(left) == []
+    assert threads_left() == []
+
+
+def test_closing_early_ends_endless_loads_closes_their_generators_and_leaves_no_thread():
+    began, closed = threading.Semaphore(0), []
+
+    def load(name: str) -> Iterator[int]:
+        began.release()
+        try:
+            yield from count()
+        finally:
+            closed.append(name)
+
+    results = prefetch_parts("abcdef", load, threads=3, ahead=1)
+    next(results)
+    assert all(began.acquire(timeout=5) for _ in range(3))
+    results.close()
+    assert set(closed) == {"a", "b", "c"}
+    assert threads_left() == []
+
+
+def test_memory_lets_go_of_a_part_that_the_consumer_is_done_with():
+    class Part:
+        pass
+
+    def load(_: int) -> Iterator[Part]:
+        while True:
+            yield Part()
+
+    results = prefetch_parts([0], load, threads=1, ahead=1)
+    _, parts = next(results)
+    first = weakref.ref(next(parts))
+    next(parts)
+    assert first() is None
+    results.close()
+
+
+@pytest.mark.parametrize(("threads", "ahead"), [(0, 1), (1, 0)])
+def test_fewer_than_one_thread_or_part_ahead_is_refused_at_the_call(threads, ahead):
+    with pytest.raises(ValueError, match="at least 1"):
+        prefetch_parts(["a"], iter, threads=threads, ahead=ahead)

@@ -1,0 +1,137 @@
+"""Accuracy of video matching in one run: what each stage adds, the aligners, and the 2022 challenge's baseline.
+
+python -m benchmarks.video_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv [NOISE]]     by default sample footage
+
+NOISE are videos that no query was copied from; without them, the references serve as noise.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.alignment import peer_graph
+from configs.load import load
+from configs.videos import VideoSettings
+from copytrace.features.video_index import VideoIndex
+from copytrace.media.sample_videos import write_demo_videos
+from copytrace.metrics.video_evaluation import evaluate_videos
+from copytrace.progress import TerminalProgress
+from copytrace.video_matching import index_videos, match_videos
+from copytrace.video_stages import VideoMatchPaths
+
+Row = tuple[str, float, float, float]
+WHOLE_FRAMES = ["panes.max_panes=0", "panes.detector=none"]
+NO_NORMALIZATION = ["search.normalization_weight=0", "alignment.noise_weight=0"]
+ROWS = {
+    "copytrace": [],
+    "  without panes": WHOLE_FRAMES,
+    "  without normalisation": NO_NORMALIZATION,
+    "  pairs by their best frame": ["search.aggregate=best"],
+    "  by dynamic programming": ["alignment.aligner=dynamic_programming"],
+    "  by temporal network": ["alignment.aligner=temporal_network"],
+}
+COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score"]
+# Of the challenge's baseline (Pizzi et al., 2024, and its published code).
+BETA, SIMILARITY_BIAS, MAX_STEP, MIN_LENGTH, PAIRS_PER_QUERY, TOP, PATHS = 1.2, 0.5, 5, 4, 5, 5, 10
+
+
+def main() -> None:
+    """Print segment AP, pair micro-AP and seconds of each method."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if len(sys.argv) >= 4:
+            queries, references, truth, *noise = (Path(argument) for argument in sys.argv[1:])
+        else:
+            demo, noise = write_demo_videos(work / "demo"), []
+            queries, references, truth = demo / "queries", demo / "references", demo / "ground_truth.csv"
+        table = Table("method", "segment AP", "pair micro-AP", "seconds")
+        table.caption = "seconds: of what a method does not share with one above it"
+        for name, *figures, seconds in [
+            *_ours(queries, references, truth, noise, work),
+            _baseline(queries, references, truth, noise, work),
+        ]:
+            table.add_row(name, *(f"{figure:.3f}" for figure in figures), f"{seconds:.0f}")
+        Console().print(table)
+
+
+def _ours(queries: Path, references: Path, truth: Path, noise: list[Path], work: Path) -> Iterator[Row]:
+    sides = {"whole": queries, "panes": queries}
+    begin = time.perf_counter()
+    reference_index = index_videos(references, work / "references.index", VideoSettings(), TerminalProgress())
+    noise_set = []
+    if noise:
+        noise_index = index_videos(noise[0], work / "noise.index", VideoSettings(), TerminalProgress())
+        noise_set = [f"search.noise={noise_index}"]
+    for name, overrides in ROWS.items():
+        described = "whole" if overrides == WHOLE_FRAMES else "panes"
+        settings = load(VideoSettings, overrides=["report.max_matches=0", *overrides, *noise_set])
+        out = work / name.strip()
+        match_videos(sides[described], reference_index, out, settings, TerminalProgress())
+        if sides[described] == queries:
+            sides[described] = VideoMatchPaths(out).queries
+        yield _row(name, VideoMatchPaths(out).segments, truth, begin)
+        begin = time.perf_counter()
+
+
+def _baseline(queries: Path, references: Path, truth: Path, noise: list[Path], work: Path) -> Row:
+    """ImageNet features of whole frames, normalised by the nearest frame of NOISE if any, and a Temporal Network."""
+    settings = load(VideoSettings, overrides=["descriptor.model=imagenet", *WHOLE_FRAMES])
+    begin = time.perf_counter()
+    sides = [("queries", queries), ("references", references), *(("noise", path) for path in noise)]
+    read = {name: _frames(index_videos(path, work / f"imagenet-{name}", settings)) for name, path in sides}
+    noise_vectors = [vectors for _, vectors in read.get("noise", {}).values()]
+    rows: list[tuple[str, str, float, float, float, float, float]] = []
+    for query, (times, vectors) in read["queries"].items():
+        bias = BETA * (vectors @ np.concatenate(noise_vectors).T).max(axis=1, keepdims=True) if noise_vectors else 0.0
+        pairs = {name: vectors @ other.T - bias for name, (_, other) in read["references"].items()}
+        for name in sorted(pairs, key=lambda name, pairs=pairs: -pairs[name].max())[:PAIRS_PER_QUERY]:
+            segments = _temporal_network(pairs[name], times, read["references"][name][0])
+            rows += [(query, name, *segment) for segment in segments]
+    pd.DataFrame(rows, columns=COLUMNS).to_parquet(work / "baseline.parquet", index=False)
+    return _row("VSC2022's baseline, ImageNet features", work / "baseline.parquet", truth, begin)
+
+
+def _frames(index: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    opened = VideoIndex.open(index)
+    videos = {}
+    for shard in opened.shards:
+        frames = opened.frames(shard)
+        videos |= {name: (frames.times[rows], frames.vectors[rows]) for name, rows in frames.rows_of_videos().items()}
+    return videos
+
+
+def _temporal_network(values: np.ndarray, times: np.ndarray, other: np.ndarray) -> list[tuple[float, ...]]:
+    biased = values + SIMILARITY_BIAS
+    graph = peer_graph(biased, np.argsort(-biased, axis=1)[:, :TOP], 0.0, MAX_STEP)
+    segments = []
+    for _ in range(PATHS):
+        path = [node for node in networkx.dag_longest_path(graph, weight="weight") if node != "sink"]
+        if len(path) < 2:
+            break
+        for first, second in zip(path, [*path[1:], "sink"], strict=True):
+            graph[first][second]["weight"] = 0.0
+        (top, left), (bottom, right) = path[0], path[-1]
+        if min(bottom - top, right - left) >= MIN_LENGTH:
+            score = float(values[top : bottom + 1, left : right + 1].max())
+            segments.append((times[top, 0], times[bottom, 1], other[left, 0], other[right, 1], score))
+    return segments
+
+
+def _row(name: str, segments: Path, truth: Path, begin: float) -> Row:
+    seconds = time.perf_counter() - begin
+    overall = evaluate_videos(truth, segments).overall
+    return name, overall.segment_ap, overall.pair_ap, seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Commands that index, match and evaluate videos, and exchange their descriptors."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from configs.load import load
+from configs.videos import VideoSettings
+from copytrace.cli.matching import tell_failures
+from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
+from copytrace.errors import InputError
+
+Npz = Annotated[Path, typer.Argument(help="File with video_ids, timestamps and features, as in the 2022 challenge.")]
+
+
+def match_videos(
+    queries: Annotated[str, Videos],
+    references: Annotated[str, typer.Argument(help="The same, or an index made by index-videos.")],
+    out: Annotated[Path, typer.Option(help="Folder for segments.csv, report.html and the rest.")],
+    overrides: Overrides = None,
+    preset: VideoPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Find which seconds of which REFERENCES the QUERIES show."""
+    settings = load(VideoSettings, preset, config, overrides or ())
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.video_matching import match_videos as match  # noqa: PLC0415
+
+    begin = time.perf_counter()
+    counts = match(queries, references, out, settings, TerminalProgress())["counts"]
+    typer.echo(
+        f"{counts['copied_segments']:,} copied segments in {counts['queries_with_copies']:,} of {counts['queries']:,}"
+        f" queries, from {counts['references']:,} references, in {time.perf_counter() - begin:,.0f} s"
+    )
+    typer.echo(f"  segments {out / 'segments.csv'}")
+    if (out / "report.html").exists():
+        typer.echo(f"  report   {out / 'report.html'}")
+    tell_failures(out / "failures.csv")
+
+
+def index_videos(
+    references: Annotated[str, Videos],
+    out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
+    overrides: Overrides = None,
+    preset: VideoPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Describe REFERENCES once, so that many runs of match-videos can search them."""
+    settings = load(VideoSettings, preset, config, overrides or ())
+    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.video_matching import index_videos as index  # noqa: PLC0415
+
+    root = index(references, out, settings, TerminalProgress())
+    typer.echo(f"{len(VideoIndex.open(root).items):,} references are in {root}")
+    tell_failures(root / "failures.csv")
+
+
+def evaluate_videos(
+    ground_truth: Annotated[Path, typer.Argument(help="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end.")],
+    segments: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet with the same columns and score.")],
+    edits: Annotated[Path | None, typer.Option(help="CSV query_id,edits, for figures by kind of edit.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print segment AP and pair micro-AP (VSC 2022 rules)."""
+    from copytrace.metrics.video_evaluation import evaluate_videos as measure  # noqa: PLC0415
+
+    evaluation = measure(ground_truth, segments, edits)
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+    else:
+        Console().print(evaluation.render())
+
+
+def export_descriptors(
+    index: Annotated[Path, typer.Argument(help="An index made by index-videos, or a run's work/queries.")],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    panes: Annotated[bool, typer.Option(help="Also the panes of queries, as further rows.")] = False,
+) -> None:
+    """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
+    from copytrace.features.descriptor_exchange import export_npz  # noqa: PLC0415
+    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+
+    typer.echo(f"{export_npz(VideoIndex.open(index), out, panes=panes):,} descriptors are in {out}")
+
+
+def import_descriptors(
+    npz: Npz,
+    out: Annotated[Path, typer.Option(help="Folder of the index to make; match-videos takes it.")],
+    model: Annotated[str, typer.Option(help="What made them; only descriptors of one model are compared.")],
+    role: Annotated[Literal["queries", "references"], typer.Option(help="What they will be.")] = "references",
+) -> None:
+    """Make an index of videos from descriptors that another system wrote."""
+    from copytrace.features.descriptor_exchange import import_npz  # noqa: PLC0415
+
+    index = import_npz(npz, out, role, model=model)
+    typer.echo(f"{len(index.items):,} videos are in {out}")
+
+
+def fit_pca(
+    index: Annotated[Path, typer.Argument(help="An index made by index-videos, of videos as yours are.")],
+    out: Annotated[Path, typer.Option(help="The file to write; use it by descriptor.pca=FILE.")],
+    dimensions: Annotated[int, typer.Option(min=1, help="Length of the shortened vectors.")] = 512,
+) -> None:
+    """Fit the principal components that shorten the vectors of an ensemble of descriptors."""
+    import numpy as np  # noqa: PLC0415
+
+    from copytrace.features.ensemble import fit_projection, write_projection  # noqa: PLC0415
+    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+
+    opened = VideoIndex.open(index)
+    if not opened.shards:
+        raise InputError(f"{index} holds no frames; index some videos first")
+    vectors = np.concatenate([opened.vectors(shard) for shard in opened.shards])
+    write_projection(out, fit_projection(vectors, dimensions))
+    typer.echo(f"{out} shortens {vectors.shape[1]} numbers to {dimensions}; fitted to {len(vectors):,} frames")

@@ -1,0 +1,139 @@
+"""Several descriptors as one: their unit vectors one behind the other, shortened by PCA where one was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from configs.videos import FrameDescriptorSettings
+from copytrace.errors import ConfigError, InputError
+from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
+from copytrace.storage import atomic_path, digest_of, digest_of_file
+
+Floats = NDArray[np.float32]
+
+ROWS_AT_ONCE = 8192  # vectors that are made float64 at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Principal components: `mean` float32 [D], `components` float32 [d, D], orthonormal rows, most varied first.
+
+    `digest` is that of the file it was read from, "" before there is one.
+    """
+
+    mean: Floats
+    components: Floats
+    digest: str
+
+    def apply(self, vectors: Floats) -> Floats:
+        """Return float32 [N, d] unit vectors of float32 [N, D] ones; of the mean itself, which has no direction, 0."""
+        shorter = (vectors - self.mean) @ self.components.T
+        lengths = np.linalg.norm(shorter, axis=1, keepdims=True)
+        return np.asarray(shorter / np.maximum(lengths, 1e-12), np.float32)
+
+
+class Ensemble:
+    """A `Descriptor` made of several (VSC2022's first place: four models, 2048 numbers, PCA to 512).
+
+    Pictures have the largest input size of its parts, and are made smaller for the others. Raises `ConfigError` for a
+    projection of vectors of another length.
+    """
+
+    def __init__(self, parts: Sequence[Descriptor], projection: Projection | None = None) -> None:
+        length = sum(part.dimensions for part in parts)
+        if projection and projection.mean.shape[0] != length:
+            raise ConfigError(
+                f"descriptor.pca is for vectors of {projection.mean.shape[0]} numbers, and these models give {length}; "
+                "fit it with the same models"
+            )
+        self._parts, self._projection = parts, projection
+        self.name = " + ".join(part.name for part in parts) + (" + pca" if projection else "")
+        inputs = [(part.digest, part.input_size) for part in parts]
+        self.digest = digest_of(inputs, projection and projection.digest)
+        self.dimensions = projection.components.shape[0] if projection else length
+        self.input_size = max(part.input_size for part in parts)
+        known = [part.typical_noise for part in parts if part.typical_noise is not None]
+        # The cosine of concatenated unit vectors is the mean of theirs, if seldom highest for the same picture in all
+        # of them; what it is after PCA, nobody knows.
+        self.typical_noise = float(np.mean(known)) if len(known) == len(parts) and not projection else None
+
+    def describe(self, batch: NDArray[np.uint8]) -> Floats:
+        """Describe uint8 [N, S, S, 3] pictures as float32 [N, D] unit vectors. Raises as `Descriptor.describe` does."""
+        side = self.input_size
+        if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, 3):
+            raise InputError(
+                f"a batch must be uint8 [N, {side}, {side}, 3], not {batch.dtype} {list(batch.shape)}; use "
+                "resize_for_descriptor"
+            )
+        vectors = np.concatenate([part.describe(_resized(batch, part.input_size)) for part in self._parts], axis=1)
+        if self._projection:
+            return self._projection.apply(vectors)
+        return np.asarray(vectors / len(self._parts) ** 0.5, np.float32)
+
+
+def load_frame_descriptor(settings: FrameDescriptorSettings) -> Descriptor:
+    """Load the descriptor of frames, one model or an ensemble. Raises as `load_descriptor` and `read_projection` do."""
+    parts = [
+        load_descriptor(model, backend=settings.backend, device=settings.device, input_size=settings.input_size)
+        for model in (settings.model, *settings.also)
+    ]
+    if len(parts) == 1 and settings.pca is None:
+        return parts[0]
+    return Ensemble(parts, read_projection(Path(settings.pca)) if settings.pca else None)
+
+
+def fit_projection(vectors: Floats, dimensions: int) -> Projection:
+    """Fit principal components to float32 [N, D] vectors, N > `dimensions`, D ≥ `dimensions` ≥ 1.
+
+    Raises `InputError` for fewer or shorter ones.
+    """
+    if not 1 <= dimensions <= min(len(vectors) - 1, vectors.shape[1]):
+        raise InputError(
+            f"{len(vectors):,} frames of {vectors.shape[1]} numbers cannot be shortened to {dimensions}; give more "
+            "videos, or ask for fewer dimensions"
+        )
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    scatter = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        centred = vectors[start : start + ROWS_AT_ONCE] - mean
+        scatter += centred.T @ centred
+    _, directions = np.linalg.eigh(scatter)
+    components = directions[:, ::-1][:, :dimensions].T
+    # The sign of a component is arbitrary; with its largest number made positive, the same vectors give the same file.
+    signs = np.sign(components[np.arange(dimensions), np.abs(components).argmax(axis=1)])
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(components * signs[:, None], np.float32), "")
+
+
+def write_projection(path: Path, projection: Projection) -> Path:
+    """Write a projection as safetensors and return the path."""
+    with atomic_path(path) as temporary:
+        save_file({"mean": projection.mean, "components": projection.components}, temporary)
+    return path
+
+
+def read_projection(path: Path) -> Projection:
+    """Read what `write_projection` wrote. Raises `ConfigError` for any other file."""
+    try:
+        tensors = load_file(path)
+        mean, components = tensors["mean"], tensors["components"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ConfigError(f"descriptor.pca={path} cannot be read; make it with: copytrace fit-pca") from error
+    if mean.ndim != 1 or components.ndim != 2 or components.shape[1] != len(mean):
+        raise ConfigError(f"descriptor.pca={path} holds no principal components; make it with: copytrace fit-pca")
+    return Projection(mean.astype(np.float32), components.astype(np.float32), digest_of_file(path))
+
+
+def _resized(batch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    if batch.shape[1] == side:
+        return batch
+    resized = np.empty((len(batch), side, side, 3), np.uint8)
+    for row, picture in enumerate(batch):
+        resized[row] = resize_for_descriptor(picture, side)
+    return resized

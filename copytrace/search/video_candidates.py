@@ -1,0 +1,269 @@
+"""Which references a query video is compared with in full: those whose frames are nearest to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from configs.videos import FrameSearchSettings
+from copytrace.features.video_index import FrameDescriptors, VideoIndex
+from copytrace.progress import Stage
+from copytrace.search.candidates import UNKNOWN_NOISE
+from copytrace.search.frame_search import MOST_NEIGHBOURS, FrameSearch, build_frame_search
+from copytrace.storage import write_table
+
+Floats = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+QUERY_ROWS = 8192  # query frames searched at a time, if videos end there: each time, all references are read
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("reference_id", pa.string()),
+        ("score", pa.float32()),
+        ("cosine", pa.float32()),
+        ("pane", pa.string()),
+        ("query_second", pa.float64()),
+    ]
+)
+BEST_FIRST = [
+    ("query_id", "ascending"),
+    ("score", "descending"),
+    ("cosine", "descending"),
+    ("reference_id", "ascending"),
+]
+NOISE_SCHEMA = pa.schema([("id", pa.string()), ("level", pa.float32())])
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedReferences:
+    """The reference frames, and which video each is of: `video` int32 [N], a number in `ids`."""
+
+    search: FrameSearch
+    ids: tuple[str, ...]
+    video: NDArray[np.int32]
+
+    def nearest_of_others(
+        self, queries: Floats, own: NDArray[np.int32], neighbours: int
+    ) -> tuple[Floats, NDArray[np.int32]]:
+        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
+
+        `own` int32 [Q] is the video that each query frame is of, −1 if that is none of these; its frames are left out.
+        Where there are fewer than K, cosines are −inf and videos −1.
+        """
+        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
+        asked = max(neighbours, min(neighbours + int(rows_of_own), MOST_NEIGHBOURS))
+        cosines, rows = self.search.nearest(queries, asked)
+        videos = np.full(rows.shape, -1, np.int32)
+        videos[rows >= 0] = self.video[rows[rows >= 0]]
+        videos[videos == own[:, None]] = -1
+        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
+        videos = np.take_along_axis(videos, kept, axis=1)
+        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
+
+
+def search_frames_of(references: VideoIndex, settings: FrameSearchSettings) -> SearchedReferences:
+    """Make the frames of all references searchable.
+
+    The last two are kept while the process lasts, for the next shard of queries: with inverted lists, to make one takes
+    longer than to search it, and the memory that `ListFrameSearch` says.
+    """
+    with _MAKING:
+        return _search_made_of(references.root, references.stamp, settings.index == "exact", settings.lists_searched)
+
+
+_MAKING = Lock()  # so that threads that match shards side by side wait for one, not each make their own
+
+
+@lru_cache(maxsize=2)  # of references and of noise
+def _search_made_of(root: Path, stamp: str, exact: bool, lists_searched: int) -> SearchedReferences:
+    references = VideoIndex.open(root)  # not a parameter, because `stamp` is what tells one state of it from another
+    names: list[str] = []
+    counts: list[int] = []
+    for shard in references.shards:
+        for identity, count in references.frame_counts(shard):
+            names.append(identity)
+            counts.append(count)
+
+    def blocks() -> Iterator[Floats]:
+        return (references.vectors(shard) for shard in references.shards)
+
+    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
+    return SearchedReferences(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
+
+
+def find_video_candidates(
+    queries: VideoIndex,
+    shard: int,
+    references: VideoIndex,
+    path: Path,
+    noise_path: Path,
+    settings: FrameSearchSettings,
+    *,
+    noise: VideoIndex | None,
+    stage: Stage,
+    stamp: str,
+) -> Path:
+    """Write the candidates of a shard of queries, best first for each, and the noise level of each query frame.
+
+    A frame's score is its cosine less `normalization_weight` times its noise level: the mean of its highest cosines
+    to frames that it surely was not copied from (score normalisation, VSC2022). A video is never its own candidate,
+    nor noise for itself.
+    """
+    frames = queries.frames(shard)
+    found = search_frames_of(references, settings)
+    others = search_frames_of(noise, settings) if noise else None
+    own_reference = _own_videos(frames, queries, references, found.ids)
+    own_noise = _own_videos(frames, queries, noise, others.ids) if noise and others else None
+    known = (settings.typical_noise, queries.made_with["typical_noise"], UNKNOWN_NOISE)
+    typical = next(level for level in known if level is not None)
+    neighbours, weight = settings.normalization_neighbours, settings.normalization_weight
+    levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
+    for rows in _whole_videos(frames, QUERY_ROWS):
+        part = frames.part(rows)
+        cosines, videos = found.nearest_of_others(part.vectors, own_reference[rows], settings.hits_per_frame)
+        if others and own_noise is not None:
+            to_noise, _ = others.nearest_of_others(part.vectors, own_noise[rows], neighbours)
+        else:
+            to_noise = _without_nearest_video(cosines, videos)
+        level = noise_level_of(to_noise, neighbours, typical=typical)
+        hits = best_per_video(cosines - weight * level[:, None], videos)
+        levels.append(level)
+        candidates.append(_ranked(part, level, hits, found.ids, settings))
+        stage.advance(len(level))
+    write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA), stamp=stamp)
+    return write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST), stamp=stamp)
+
+
+def read_video_candidates(path: Path) -> list[tuple[str, str, float]]:
+    """Return query, reference and score of each candidate pair."""
+    table = pq.read_table(path, columns=["query_id", "reference_id", "score"])
+    return list(zip(*(table.column(n).to_pylist() for n in range(3)), strict=True))
+
+
+def read_noise_levels(path: Path) -> Floats:
+    """Return the noise level of each frame of a shard of queries, float32 [N], in the order of its descriptors."""
+    level: Floats = pq.read_table(path, columns=["level"]).column("level").to_numpy()
+    return level
+
+
+def noise_level_of(cosines: Floats, neighbours: int, *, typical: float) -> Floats:
+    """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise frames, given greatest first.
+
+    −inf stands for a frame that there is not; the `typical` level of the model takes its place.
+    """
+    chosen = cosines[:, :neighbours]
+    chosen = np.where(np.isfinite(chosen), chosen, np.float32(typical))
+    missing = neighbours - chosen.shape[1]
+    return np.asarray((chosen.sum(axis=1) + missing * typical) / neighbours, np.float32)
+
+
+_HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)])
+
+
+def best_per_video(scores: Floats, videos: NDArray[np.int32]) -> NDArray[np.void]:
+    """Return the best hit of each query frame in each video: `frame`, `video`, `score`, sorted by frame and video.
+
+    `scores` float32 [Q, K] and `videos` [Q, K] are those of the nearest frames; video −1 is none.
+    """
+    frame, column = np.nonzero(videos >= 0)
+    video, score = videos[frame, column], scores[frame, column]
+    order = np.lexsort((-score, video, frame))
+    frame, video, score = frame[order], video[order], score[order]
+    first = _run_starts(frame, video)
+    hits = np.empty(int(first.sum()), _HIT)
+    hits["frame"], hits["video"], hits["score"] = frame[first], video[first], score[first]
+    return hits
+
+
+def _without_nearest_video(cosines: Floats, videos: NDArray[np.int32]) -> Floats:
+    """Keep the hits of other videos than the nearest, which may be the copied one; greatest first as before."""
+    kept = np.where(videos == videos[:, :1], np.float32(-np.inf), cosines)
+    return -np.sort(-kept, axis=1)
+
+
+def _own_videos(
+    frames: FrameDescriptors, queries: VideoIndex, references: VideoIndex, ids: Sequence[str]
+) -> NDArray[np.int32]:
+    """Return the number in `ids` of the very video that each frame is of, int32 [N]; −1 for none."""
+    numbers = {references.items[identity][0].path: number for number, identity in enumerate(ids)}
+    own = np.full(len(frames.ids), -1, np.int32)
+    for identity, rows in frames.rows_of_videos().items():
+        own[rows] = numbers.get(queries.items[identity][0].path, -1)
+    return own
+
+
+def _whole_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
+    """Cut the frames where a video ends, into parts of `rows` rows or, for the last video of each, somewhat more."""
+    start = stop = 0
+    for video in frames.rows_of_videos().values():
+        stop = video.stop
+        if stop - start >= rows:
+            yield slice(start, stop)
+            start = stop
+    if stop > start:
+        yield slice(start, stop)
+
+
+def _ranked(
+    frames: FrameDescriptors,
+    level: Floats,
+    hits: NDArray[np.void],
+    references: Sequence[str],
+    settings: FrameSearchSettings,
+) -> pa.Table:
+    """Score each pair by its hits, and keep the best of each query: rows of `CANDIDATE_SCHEMA`."""
+    if not len(hits):
+        return CANDIDATE_SCHEMA.empty_table()
+    query_names, query = np.unique(np.array(frames.ids, object), return_inverse=True)
+    # Panes of one moment are one chance: the best of them counts.
+    moment = np.unique(np.stack([query, frames.times[:, 0]], 1), axis=0, return_inverse=True)[1].ravel()
+    at, pair = moment[hits["frame"]], query[hits["frame"]] * len(references) + hits["video"]
+    order = np.lexsort((-hits["score"], at, pair))
+    kept = order[_run_starts(at[order], pair[order])]
+    kept = kept[np.lexsort((-hits["score"][kept], pair[kept]))]
+    hits, starts = hits[kept], _run_starts(pair[kept])
+    score, top = _aggregated(hits["score"], starts, settings), hits[starts]
+    table = pa.table(
+        [
+            query_names[query[top["frame"]]],
+            np.array(references, object)[top["video"]],
+            score,
+            top["score"] + settings.normalization_weight * level[top["frame"]],
+            np.array(frames.panes, object)[top["frame"]],
+            frames.times[top["frame"], 0],
+        ],
+        schema=CANDIDATE_SCHEMA,
+    ).sort_by(BEST_FIRST)
+    names = table.column("query_id").to_numpy(zero_copy_only=False)
+    return table.filter(pa.array(_rank_in_run(_run_starts(names)) < settings.references_per_query))
+
+
+def _aggregated(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
+    """Score each run: its best hit, or the mean of its best few, where hits below 0 or missing count 0."""
+    if settings.aggregate == "best":
+        return scores[starts]
+    counted = np.where(_rank_in_run(starts) < settings.robust_frames, np.maximum(scores, 0), 0)
+    return np.asarray(np.add.reduceat(counted, np.flatnonzero(starts)) / settings.robust_frames, np.float32)
+
+
+def _run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say of each row whether it differs from the one before in any column."""
+    starts = np.ones(len(columns[0]), bool)
+    starts[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return starts
+
+
+def _rank_in_run(starts: NDArray[np.bool_]) -> Numbers:
+    """Number the rows of each run from 0."""
+    return np.asarray(np.arange(len(starts)) - np.flatnonzero(starts)[np.cumsum(starts) - 1])

@@ -1,0 +1,247 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs.videos import FrameSearchSettings
+from copytrace.features.descriptor_exchange import import_npz
+from copytrace.features.descriptor_npz import write_npz
+from copytrace.features.descriptor_table import writing_descriptors
+from copytrace.features.media_index import IndexPlan, Role, descriptors_path, finish_index
+from copytrace.features.video_index import VideoIndex
+from copytrace.progress import SilentProgress
+from copytrace.search.frame_search import ListFrameSearch
+from copytrace.search.video_candidates import (
+    QUERY_ROWS,
+    best_per_video,
+    find_video_candidates,
+    noise_level_of,
+    read_noise_levels,
+    read_video_candidates,
+    search_frames_of,
+)
+from copytrace.storage import read_stamp
+
+Vector = Sequence[float]
+Frames = Mapping[str, Sequence[Vector]]  # the vectors of each video, a second each
+
+X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+NEAR_X = (0.8, 0.6, 0.0)
+HALF_X = (0.6, 0.8, 0.0)
+FAR_X = (0.28, 0.96, 0.0)
+
+
+def settings(**changes: Any) -> FrameSearchSettings:
+    plain = {
+        "aggregate": "best",
+        "hits_per_frame": 50,
+        "normalization_neighbours": 1,
+        "normalization_weight": 1.0,
+        "typical_noise": 0.1,
+        "robust_frames": 2,
+    }
+    return FrameSearchSettings.model_validate(plain | changes)
+
+
+class Bench:
+    """Makes indexes in a folder, and searches them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.candidates, self.noise = folder / "candidates.parquet", folder / "noise.parquet"
+
+    def index(self, name: str, frames: Frames, role: Role = "references", seconds: Sequence[float] = ()) -> VideoIndex:
+        ids = [video for video, vectors in frames.items() for _ in vectors]
+        starts = seconds or [float(second) for vectors in frames.values() for second in range(len(vectors))]
+        times = np.stack([starts, np.array(starts) + 1], axis=1)
+        vectors = np.concatenate([np.float32(vectors) for vectors in frames.values()])
+        path = write_npz(self.folder / f"{name}.npz", ids, times, vectors)
+        return import_npz(path, self.folder / name / role, role, model="by hand")
+
+    def queries(self, frames: Frames, seconds: Sequence[float] = ()) -> VideoIndex:
+        return self.index("queries", frames, "queries", seconds)
+
+    def search(
+        self, queries: VideoIndex, references: VideoIndex, asked: FrameSearchSettings, noise: VideoIndex | None = None
+    ) -> list[dict[str, Any]]:
+        with SilentProgress().stage("search", 1, "frames") as stage:
+            find_video_candidates(
+                *(queries, 0, references, self.candidates, self.noise, asked), noise=noise, stage=stage, stamp="s"
+            )
+        return pq.read_table(self.candidates).to_pylist()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {row["reference_id"]: pytest.approx(row["score"], abs=1e-5) for row in rows}
+
+
+def test_a_score_is_the_cosine_less_what_another_video_reaches(bench: Bench):
+    references = bench.index("references", {"copied": [X], "other": [HALF_X], "far": [Z]})
+    rows = bench.search(bench.queries({"Q": [X]}), references, settings())
+    assert [row["reference_id"] for row in rows] == ["copied", "other", "far"]
+    assert scores(rows) == {"copied": 1 - 0.6, "other": 0.6 - 0.6, "far": 0 - 0.6}
+    assert [row["cosine"] for row in rows] == pytest.approx([1.0, 0.6, 0.0], abs=1e-5)
+    assert read_noise_levels(bench.noise) == pytest.approx([0.6])
+
+
+def test_the_weight_scales_the_noise_level(bench: Bench):
+    references = bench.index("references", {"copied": [X], "other": [HALF_X]})
+    queries = bench.queries({"Q": [X]})
+    assert scores(bench.search(queries, references, settings(normalization_weight=0.5)))["copied"] == 0.7
+    assert scores(bench.search(queries, references, settings(normalization_weight=0)))["copied"] == 1.0
+
+
+def test_only_the_best_frame_counts_or_the_mean_of_the_best_few(bench: Bench):
+    references = bench.index("references", {"copied": [X, Y, Z]})
+    queries = bench.queries({"Q": [X, Y, NEAR_X, Z], "short": [X]})
+    best = bench.search(queries, references, settings(normalization_weight=0))
+    robust = bench.search(queries, references, settings(normalization_weight=0, aggregate="robust", robust_frames=4))
+    assert {row["query_id"]: round(row["score"], 5) for row in best} == {"Q": 1.0, "short": 1.0}
+    assert {row["query_id"]: round(row["score"], 5) for row in robust} == {"Q": 3.8 / 4, "short": 1 / 4}
+
+
+def test_frames_less_alike_than_noise_do_not_lower_a_robust_score(bench: Bench):
+    references = bench.index("references", {"copied": [X]})
+    queries = bench.queries({"Q": [X, Z]})
+    rows = bench.search(queries, references, settings(aggregate="robust", typical_noise=0.2))
+    assert scores(rows) == {"copied": (1 - 0.2) / 2}
+
+
+def test_panes_of_one_moment_count_once_and_the_best_is_named(bench: Bench):
+    references = bench.index("references", {"copied": [X]})
+    queries = bench.queries({"Q": [Z, NEAR_X, X]}, seconds=[0.0, 3.0, 3.0])
+    rows = bench.search(queries, references, settings(aggregate="robust", normalization_weight=0))
+    assert scores(rows) == {"copied": (1.0 + 0.0) / 2}
+    assert (rows[0]["pane"], rows[0]["query_second"]) == ("pane0", 3.0)
+
+
+def test_the_typical_level_stands_in_for_noise_that_there_is_not(bench: Bench):
+    queries = bench.queries({"Q": [X]})
+    alone = bench.index("alone", {"copied": [X, HALF_X]})
+    assert scores(bench.search(queries, alone, settings(typical_noise=0.3))) == {"copied": 0.7}
+    two = bench.index("two", {"copied": [X], "other": [HALF_X]})
+    asked = settings(typical_noise=0.3, normalization_neighbours=3)
+    assert scores(bench.search(queries, two, asked))["copied"] == 1 - (0.6 + 0.3 + 0.3) / 3
+
+
+@pytest.mark.parametrize(("of_model", "expected"), [(None, 0.3), (0.0, 0.0), (0.47, 0.47)])
+def test_the_typical_level_is_by_default_what_the_model_says_or_else_a_guess(
+    bench: Bench, of_model: float | None, expected: float
+):
+    queries = bench.queries({"Q": [X]})
+    queries.made_with["typical_noise"] = of_model
+    bench.search(queries, bench.index("references", {"copied": [X]}), settings(typical_noise=None))
+    assert read_noise_levels(bench.noise) == pytest.approx([expected])
+
+
+def test_noise_of_its_own_takes_the_place_of_the_references(bench: Bench):
+    references = bench.index("references", {"copied": [X], "other": [NEAR_X]})
+    noise = bench.index("noise", {"N1": [FAR_X, Z], "N2": [HALF_X]})
+    asked = settings(normalization_neighbours=2)
+    rows = bench.search(bench.queries({"Q": [X]}), references, asked, noise)
+    assert scores(rows) == {"copied": 1 - (0.6 + 0.28) / 2, "other": 0.8 - (0.6 + 0.28) / 2}
+
+
+def test_a_video_is_neither_its_own_candidate_nor_noise_for_itself(bench: Bench):
+    videos = {"V1": [X, X, X], "V2": [NEAR_X], "V3": [FAR_X]}
+    queries, references = bench.index("same", videos, "queries"), bench.index("same", videos)
+    rows = [row for row in bench.search(queries, references, settings()) if row["query_id"] == "V1"]
+    assert scores(rows) == {"V2": 0.8 - 0.28, "V3": 0.28 - 0.28}
+    rows = bench.search(queries, references, settings(), references)
+    assert scores([row for row in rows if row["query_id"] == "V1"]) == {"V2": 0.8 - 0.8, "V3": 0.28 - 0.8}
+
+
+def test_a_videos_own_frames_do_not_crowd_out_the_others(bench: Bench):
+    videos = {"V1": [X] * 30, "V2": [NEAR_X], "V3": [FAR_X]}
+    queries, references = bench.index("same", videos, "queries"), bench.index("same", videos)
+    rows = bench.search(queries, references, settings(hits_per_frame=1, normalization_weight=0))
+    assert scores([row for row in rows if row["query_id"] == "V1"]) == {"V2": 0.8}
+
+
+def test_each_query_keeps_its_best_references_ties_by_id(bench: Bench):
+    references = bench.index("references", {"r1": [HALF_X], "r2": [X], "r3": [X], "r4": [NEAR_X]})
+    queries = bench.queries({"Q2": [X], "Q1": [HALF_X]})
+    bench.search(queries, references, settings(references_per_query=3, normalization_weight=0))
+    pairs = [(query, reference) for query, reference, _ in read_video_candidates(bench.candidates)]
+    assert pairs == [*(("Q1", name) for name in ("r1", "r4", "r2")), *(("Q2", name) for name in ("r2", "r3", "r4"))]
+
+
+def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: Bench):
+    made_with = {"kind": "videos", "role": "references", "descriptor": "by hand", "typical_noise": None}
+    finish_index(IndexPlan(bench.folder / "none", "references", made_with, {}, ()))
+    queries = bench.queries({"Q": [X, Y]})
+    assert bench.search(queries, VideoIndex.open(bench.folder / "none"), settings(typical_noise=0.25)) == []
+    assert read_noise_levels(bench.noise).tolist() == [0.25, 0.25]
+
+
+def test_a_query_without_frames_has_no_candidates(bench: Bench):
+    queries = bench.queries({"Q": [X]})
+    with writing_descriptors(descriptors_path(queries.root, 0), 3, stamp=""):
+        pass
+    assert bench.search(queries, bench.index("references", {"copied": [X]}), settings()) == []
+    assert read_video_candidates(bench.candidates) == []
+    assert read_noise_levels(bench.noise).shape == (0,)
+
+
+def test_queries_searched_in_several_parts_have_the_candidates_of_each_alone(bench: Bench):
+    references = bench.index("references", {"copied": [X, Y, Z], "other": [HALF_X]})
+    random = np.random.default_rng(2)
+    videos = {f"Q{n}": random.normal(size=(QUERY_ROWS * 2 // 3, 3)).tolist() for n in range(4)}
+    asked = settings(aggregate="robust", robust_frames=50)
+    together = bench.search(bench.queries(videos), references, asked)
+    levels = read_noise_levels(bench.noise)
+    assert len(levels) == 4 * (QUERY_ROWS * 2 // 3)
+    alone = bench.search(bench.index("last", {"Q3": videos["Q3"]}, "queries"), references, asked)
+    assert [row for row in together if row["query_id"] == "Q3"] == alone
+    np.testing.assert_array_equal(levels[-len(videos["Q3"]) :], read_noise_levels(bench.noise))
+
+
+def test_both_files_bear_the_stamp(bench: Bench):
+    bench.search(bench.queries({"Q": [X]}), bench.index("references", {"R": [X]}), settings())
+    assert (read_stamp(bench.candidates), read_stamp(bench.noise)) == ("s", "s")
+
+
+def test_inverted_lists_are_made_once_for_all_shards_of_queries_and_anew_for_other_references(bench: Bench):
+    random = np.random.default_rng(4)
+    videos = {f"R{n:02}": random.normal(size=(600, 16)).tolist() for n in range(20)}
+    references, asked = bench.index("references", videos), settings(index="approximate")
+    found = search_frames_of(references, asked)
+    assert isinstance(found.search, ListFrameSearch)
+    assert search_frames_of(VideoIndex.open(references.root), asked) is found
+    rows = bench.search(bench.queries({"Q": videos["R07"][100:103]}), references, asked)
+    assert (rows[0]["reference_id"], round(rows[0]["cosine"], 2)) == ("R07", 1.0)
+    assert search_frames_of(bench.index("fewer", {"R00": videos["R00"]}), asked).ids == ("R00",)
+
+
+@pytest.mark.parametrize(
+    ("cosines", "expected"),
+    [
+        ([0.5, 0.3, 0.2], (0.5 + 0.3) / 2),
+        ([0.5, -np.inf, -np.inf], (0.5 + 0.1) / 2),
+        ([-np.inf] * 3, 0.1),
+        ([0.5], (0.5 + 0.1) / 2),
+    ],
+)
+def test_a_noise_level_is_the_mean_of_the_greatest_or_typical_where_there_are_none(
+    cosines: list[float], expected: float
+):
+    level = noise_level_of(np.float32([cosines]), 2, typical=0.1)
+    assert level.dtype == np.float32
+    assert level == pytest.approx([expected])
+
+
+def test_the_best_hit_of_each_frame_in_each_video_is_kept():
+    hits = best_per_video(
+        np.float32([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, -np.inf, -np.inf]]),
+        np.array([[4, 2, 4, 2], [2, 4, -1, -1]], np.int32),
+    )
+    rows = [(int(frame), int(video), round(float(score), 1)) for frame, video, score in hits]
+    assert rows == [(0, 2, 0.8), (0, 4, 0.9), (1, 2, 0.5), (1, 4, 0.4)]
