@@ -19,9 +19,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.alignment import peer_graph
+from benchmarks.alignment import overlap, peer_graph
 from configs.load import load
 from configs.videos import VideoSettings
+from copytrace.alignment.segments import Segment
 from copytrace.features.video_index import VideoIndex
 from copytrace.media.sample_videos import write_demo_videos
 from copytrace.metrics.video_evaluation import evaluate_videos
@@ -42,7 +43,8 @@ ROWS = {
 }
 COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score"]
 # Of the challenge's baseline (Pizzi et al., 2024, and its published code).
-BETA, SIMILARITY_BIAS, MAX_STEP, MIN_LENGTH, PAIRS_PER_QUERY, TOP, PATHS = 1.2, 0.5, 5, 4, 5, 5, 10
+BETA, SIMILARITY_BIAS, PAIRS_PER_QUERY = 1.2, 0.5, 5
+MAX_STEP, MIN_LENGTH, TOP, LEAST, MAX_IOU, PATHS = 5, 4, 5, 0.2, 0.3, 10
 
 
 def main() -> None:
@@ -90,13 +92,16 @@ def _baseline(queries: Path, references: Path, truth: Path, noise: list[Path], w
     sides = [("queries", queries), ("references", references), *(("noise", path) for path in noise)]
     read = {name: _frames(index_videos(path, work / f"imagenet-{name}", settings)) for name, path in sides}
     noise_vectors = [vectors for _, vectors in read.get("noise", {}).values()]
-    rows: list[tuple[str, str, float, float, float, float, float]] = []
-    for query, (times, vectors) in read["queries"].items():
+    pairs = {}
+    for query, (_, vectors) in read["queries"].items():
         bias = BETA * (vectors @ np.concatenate(noise_vectors).T).max(axis=1, keepdims=True) if noise_vectors else 0.0
-        pairs = {name: vectors @ other.T - bias for name, (_, other) in read["references"].items()}
-        for name in sorted(pairs, key=lambda name, pairs=pairs: -pairs[name].max())[:PAIRS_PER_QUERY]:
-            segments = _temporal_network(pairs[name], times, read["references"][name][0])
-            rows += [(query, name, *segment) for segment in segments]
+        pairs |= {(query, name): vectors @ other.T - bias for name, (_, other) in read["references"].items()}
+    best = sorted(pairs, key=lambda pair: -pairs[pair].max())[: PAIRS_PER_QUERY * len(read["queries"])]
+    rows = [
+        (query, name, *segment)
+        for query, name in best
+        for segment in _temporal_network(pairs[query, name], read["queries"][query][0], read["references"][name][0])
+    ]
     pd.DataFrame(rows, columns=COLUMNS).to_parquet(work / "baseline.parquet", index=False)
     return _row("VSC2022's baseline, ImageNet features", work / "baseline.parquet", truth, begin)
 
@@ -112,8 +117,8 @@ def _frames(index: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _temporal_network(values: np.ndarray, times: np.ndarray, other: np.ndarray) -> list[tuple[float, ...]]:
     biased = values + SIMILARITY_BIAS
-    graph = peer_graph(biased, np.argsort(-biased, axis=1)[:, :TOP], 0.0, MAX_STEP)
-    segments = []
+    graph = peer_graph(biased, np.argsort(-biased, axis=1)[:, :TOP], LEAST, MAX_STEP)
+    segments: list[Segment] = []
     for _ in range(PATHS):
         path = [node for node in networkx.dag_longest_path(graph, weight="weight") if node != "sink"]
         if len(path) < 2:
@@ -123,8 +128,10 @@ def _temporal_network(values: np.ndarray, times: np.ndarray, other: np.ndarray) 
         (top, left), (bottom, right) = path[0], path[-1]
         if min(bottom - top, right - left) >= MIN_LENGTH:
             score = float(values[top : bottom + 1, left : right + 1].max())
-            segments.append((times[top, 0], times[bottom, 1], other[left, 0], other[right, 1], score))
-    return segments
+            found = Segment(times[top, 0], times[bottom, 1], other[left, 0], other[right, 1], score)
+            if all(overlap(found, segment.box) < MAX_IOU for segment in segments):
+                segments.append(found)
+    return [(*segment.box, segment.score) for segment in segments]
 
 
 def _row(name: str, segments: Path, truth: Path, begin: float) -> Row:

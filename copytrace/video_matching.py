@@ -30,7 +30,7 @@ def match_videos(
     paths = VideoMatchPaths(Path(out))
     sides = paths.sides(queries, references)
     query_index, reference_index = (root for _, root, _, _ in sides)
-    stages.check(settings, [root for _, root, _, to_make in sides if not to_make], failures=paths.failures)
+    stages.check(settings, [root for _, root, _, to_make in sides if not to_make])
     todo = [
         (root, stages.plan(source, root, role, settings, replace=True))
         for source, root, role, to_make in sides

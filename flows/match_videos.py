@@ -43,7 +43,7 @@ def match_videos(
     settings, paths = settings_of(VideoSettings, preset, overrides), VideoMatchPaths(Path(out))
     sides = paths.sides(queries, references)
     query_index, reference_index = (root for _, root, _, _ in sides)
-    check_videos(settings, [root for _, root, _, to_make in sides if not to_make], failures=paths.failures)
+    check_videos(settings, [root for _, root, _, to_make in sides if not to_make])
     todo = [
         (root, ingest_videos(source, root, role, settings, replace=True))
         for source, root, role, to_make in sides

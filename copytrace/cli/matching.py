@@ -84,6 +84,8 @@ def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
 
 def tell_failures(path: Path) -> None:
     """Say how many files could not be read, if any."""
-    failures = sum(1 for _ in path.open(encoding="utf-8")) - 1
+    from copytrace.media.failures import read_failures  # noqa: PLC0415
+
+    failures = len(read_failures(path))
     if failures:
         typer.echo(f"  {failures:,} files could not be read: {path}")

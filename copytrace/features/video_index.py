@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
+from copytrace.errors import InputError
 from copytrace.features.descriptor_table import vectors_of
 from copytrace.features.descriptors import Descriptor
 from copytrace.features.media_index import Kind, MediaIndex, Role, describe_model, descriptors_path
@@ -106,41 +107,43 @@ class VideoPaths:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex(MediaIndex):
-    """A finished index of videos."""
+    """A finished index of videos. What reads a shard raises `InputError` if its file is missing or damaged."""
 
     kind: ClassVar[Kind] = "videos"
 
     def frames(self, shard: int) -> FrameDescriptors:
         """Return the descriptors of the living videos of a shard, in the order of `frame_counts`."""
-        table = self._living(pq.read_table(descriptors_path(self.root, shard)), shard)
+        table = self._living(descriptors_path(self.root, shard), shard)
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
         return FrameDescriptors(tuple(ids), tuple(panes), times, vectors_of(table))
 
     def vectors(self, shard: int) -> Floats:
         """Return only the vectors of what `frames` returns, in less time."""
-        return vectors_of(
-            self._living(pq.read_table(descriptors_path(self.root, shard), columns=["id", "vector"]), shard)
-        )
+        return vectors_of(self._living(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
         """Return the number of rows of each living video of a shard, in their order."""
-        ids = self._living(pq.read_table(descriptors_path(self.root, shard), columns=["id"]), shard).column("id")
+        ids = self._living(descriptors_path(self.root, shard), shard, columns=["id"]).column("id")
         return [(identity, sum(1 for _ in group)) for identity, group in groupby(ids.to_pylist())]
 
     def facts(self) -> dict[str, VideoFacts]:
         """Return what is known of each living video."""
         facts: dict[str, VideoFacts] = {}
         for shard in self.shards:
-            table = self._living(pq.read_table(VideoPaths.of(self.root, shard).videos, schema=VIDEO_SCHEMA), shard)
+            table = self._living(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
             facts |= {row.pop("id"): VideoFacts(**row) for row in table.to_pylist()}
         return facts
 
     def pane_boxes(self, shard: int) -> pa.Table:
         """Return where the panes of the living videos of a shard lie, with the columns of `PANE_SCHEMA`."""
-        return self._living(pq.read_table(VideoPaths.of(self.root, shard).panes, schema=PANE_SCHEMA), shard)
+        return self._living(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
 
-    def _living(self, table: pa.Table, shard: int) -> pa.Table:
+    def _living(self, path: Path, shard: int, **options: Any) -> pa.Table:
+        try:
+            table = pq.read_table(path, **options)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise InputError(f"{path} is missing or damaged; delete {self.root} and index again") from error
         ids = table.column("id")
         there = pc.unique(ids).to_pylist()
         living = [identity for identity in there if self.lives(identity, shard)]

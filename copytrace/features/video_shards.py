@@ -27,7 +27,7 @@ from copytrace.media.prefetch import prefetch_parts
 from copytrace.progress import Stage
 from copytrace.storage import write_table
 
-WINDOWS_AHEAD = 1  # of each video that is being read; one is already as much as the network takes seconds for
+PARTS_AHEAD = 3  # panes of a window, of each video that is being read; one takes the network about a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class DescribedShard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Pictures of successive frames, ready for the network: M rows, pane by pane.
+class _Part:
+    """Pictures of one pane in successive frames, ready for the network: M rows.
 
     `pictures` uint8 [M, S, S, 3]; `times` float64 [M, 2], seconds; `boxes` float32 [M, 4], shares of the frame.
     """
 
     pictures: NDArray[np.uint8]
-    panes: list[str]
+    pane: str
     times: NDArray[np.float64]
     boxes: NDArray[np.float32]
 
@@ -65,21 +65,22 @@ def describe_videos(
 ) -> DescribedShard:
     """Write descriptors, panes and facts of a shard, and return what could not be read, or not to its end.
 
-    Threads decode, find panes and crop, window by window, while the network describes the window before; memory holds
-    two windows of each video that is being read, however long it is. The descriptors are moved into place last.
+    Threads decode, find panes and crop, window by window, while the network describes what they have; memory holds a
+    window's frames and a few of its panes of each video that is being read, however long it is. The descriptors are
+    moved into place last.
     """
     paths, shard = VideoPaths.of(root, number), DescribedShard([], [])
     facts: list[tuple[str, float, int, int]] = []
     boxes: list[pa.Table] = []
 
-    def load(item: MediaItem) -> Iterator[VideoFacts | _Window]:
+    def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
         return _windows(item, descriptor.input_size, detector, settings, role, codec_threads)
 
     threads = min(settings.media.threads or usable_cores(), len(items))
     # Each video has a thread of its own; only a lone one is decoded by several.
     codec_threads = 1 if threads > 1 else 0
     with writing_descriptors(descriptors_path(root, number), descriptor.dimensions, stamp=stamp) as writer:
-        for item, parts in prefetch_parts(items, load, threads=threads, ahead=WINDOWS_AHEAD):
+        for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
             rows = 0
             try:
                 for part in parts:
@@ -87,7 +88,7 @@ def describe_videos(
                         facts.append((item.id, part.duration, part.width, part.height))
                         continue
                     _describe(item, part, descriptor, settings.descriptor.batch_size, writer)
-                    rows += len(part.panes)
+                    rows += len(part.times)
                     if role == "queries":
                         boxes.append(_table_of_boxes(item, part))
             except MediaError as error:
@@ -106,7 +107,7 @@ def _windows(
     settings: VideoSettings,
     role: Role,
     codec_threads: int,
-) -> Iterator[VideoFacts | _Window]:
+) -> Iterator[VideoFacts | _Part]:
     """Yield what is known of a video, and its windows. Raises `MediaError`, perhaps after some of them."""
     rules = settings.frames
     side = rules.query_side if role == "queries" else max(rules.reference_side, input_size)
@@ -121,26 +122,25 @@ def _windows(
         except MediaError as damage:
             error = damage
         if window:
-            yield _window(window, input_size, detector, settings, role)
+            yield from _parts(window, input_size, detector, settings, role)
         elif error is None:
             return
     raise error
 
 
-def _window(
+def _parts(
     frames: Sequence[Frame], input_size: int, detector: OverlayDetector | None, settings: VideoSettings, role: Role
-) -> _Window:
-    pictures, names, times, boxes = [], [], [], []
+) -> Iterator[_Part]:
     for pane in _panes_of(frames, detector, settings, role):
+        pictures, times, boxes = [], [], []
         for frame, box in zip(frames, pane.boxes, strict=True):
             picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
-            if picture is None:
-                continue
-            pictures.append(resize_for_descriptor(picture, input_size))
-            names.append(pane.name)
-            times.append((frame.start, frame.end))
-            boxes.append(box)
-    return _Window(np.stack(pictures), names, np.array(times), np.array(boxes, np.float32))
+            if picture is not None:
+                pictures.append(resize_for_descriptor(picture, input_size))
+                times.append((frame.start, frame.end))
+                boxes.append(box)
+        if pictures:
+            yield _Part(np.stack(pictures), pane.name, np.array(times), np.array(boxes, np.float32))
 
 
 def _panes_of(
@@ -153,17 +153,16 @@ def _panes_of(
     )
 
 
-def _describe(
-    item: MediaItem, window: _Window, descriptor: Descriptor, batch_size: int, writer: DescriptorWriter
-) -> None:
-    starts = range(0, len(window.pictures), batch_size)
-    vectors = [descriptor.describe(window.pictures[start : start + batch_size]) for start in starts]
-    writer.add([item.id] * len(window.panes), window.panes, np.concatenate(vectors), window.times)
+def _describe(item: MediaItem, part: _Part, descriptor: Descriptor, batch_size: int, writer: DescriptorWriter) -> None:
+    count = len(part.times)
+    batches = (part.pictures[start : start + batch_size] for start in range(0, count, batch_size))
+    vectors = np.concatenate([descriptor.describe(batch) for batch in batches])
+    writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
 
 
-def _table_of_boxes(item: MediaItem, window: _Window) -> pa.Table:
-    count = len(window.panes)
-    columns = [[item.id] * count, window.panes, window.times[:, 0], window.times[:, 1], *window.boxes.T]
+def _table_of_boxes(item: MediaItem, part: _Part) -> pa.Table:
+    count = len(part.times)
+    columns = [[item.id] * count, [part.pane] * count, part.times[:, 0], part.times[:, 1], *part.boxes.T]
     return pa.table(columns, schema=PANE_SCHEMA)
 
 

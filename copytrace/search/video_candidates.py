@@ -19,7 +19,7 @@ from copytrace.features.video_index import FrameDescriptors, VideoIndex
 from copytrace.progress import Stage
 from copytrace.search.candidates import UNKNOWN_NOISE
 from copytrace.search.frame_search import MOST_NEIGHBOURS, FrameSearch, build_frame_search
-from copytrace.storage import write_table
+from copytrace.storage import digest_of, write_table
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -78,16 +78,18 @@ def search_frames_of(references: VideoIndex, settings: FrameSearchSettings) -> S
     The last two are kept while the process lasts, for the next shard of queries: with inverted lists, to make one takes
     longer than to search it, and the memory that `ListFrameSearch` says.
     """
+    # The stamp alone would not do: an index made again may have the same videos in other shards.
+    state = digest_of(references.stamp, sorted((i, shard) for i, (_, shard) in references.items.items()))
     with _MAKING:
-        return _search_made_of(references.root, references.stamp, settings.index == "exact", settings.lists_searched)
+        return _search_made_of(references.root, state, settings.index == "exact", settings.lists_searched)
 
 
 _MAKING = Lock()  # so that threads that match shards side by side wait for one, not each make their own
 
 
 @lru_cache(maxsize=2)  # of references and of noise
-def _search_made_of(root: Path, stamp: str, exact: bool, lists_searched: int) -> SearchedReferences:
-    references = VideoIndex.open(root)  # not a parameter, because `stamp` is what tells one state of it from another
+def _search_made_of(root: Path, state: str, exact: bool, lists_searched: int) -> SearchedReferences:
+    references = VideoIndex.open(root)  # not a parameter, because `state` is what tells one index there from another
     names: list[str] = []
     counts: list[int] = []
     for shard in references.shards:
@@ -129,18 +131,25 @@ def find_video_candidates(
     typical = next(level for level in known if level is not None)
     neighbours, weight = settings.normalization_neighbours, settings.normalization_weight
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
-    for rows in _whole_videos(frames, QUERY_ROWS):
-        part = frames.part(rows)
-        cosines, videos = found.nearest_of_others(part.vectors, own_reference[rows], settings.hits_per_frame)
-        if others and own_noise is not None:
-            to_noise, _ = others.nearest_of_others(part.vectors, own_noise[rows], neighbours)
-        else:
-            to_noise = _without_nearest_video(cosines, videos)
-        level = noise_level_of(to_noise, neighbours, typical=typical)
-        hits = best_per_video(cosines - weight * level[:, None], videos)
+    for video_rows in _whole_videos(frames, QUERY_ROWS):
+        part_levels, part_hits = [], []
+        for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
+            rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
+            vectors = frames.vectors[rows]
+            cosines, videos = found.nearest_of_others(vectors, own_reference[rows], settings.hits_per_frame)
+            if others and own_noise is not None:
+                to_noise, _ = others.nearest_of_others(vectors, own_noise[rows], neighbours)
+            else:
+                to_noise = _without_nearest_video(cosines, videos)
+            level = noise_level_of(to_noise, neighbours, typical=typical)
+            hits = best_per_video(cosines - weight * level[:, None], videos)
+            hits["frame"] += start - video_rows.start
+            part_levels.append(level)
+            part_hits.append(hits)
+            stage.advance(len(level))
+        level = np.concatenate(part_levels)
         levels.append(level)
-        candidates.append(_ranked(part, level, hits, found.ids, settings))
-        stage.advance(len(level))
+        candidates.append(_ranked(frames.part(video_rows), level, np.concatenate(part_hits), found.ids, settings))
     write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA), stamp=stamp)
     return write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST), stamp=stamp)
 

@@ -26,16 +26,16 @@ from copytrace.features.media_index import (
 from copytrace.features.overlay import OverlayDetector, load_overlay_detector
 from copytrace.features.video_index import VideoIndex, settings_of_index
 from copytrace.features.video_shards import describe_videos
-from copytrace.media.failures import check_failure_rate, gather_failures, write_failures
+from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
 from copytrace.progress import Progress
 from copytrace.records import recorded
 
 
-def check(settings: VideoSettings, indexes: Sequence[Path], *, failures: Path) -> None:
+def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
     """Raise, before any work, what could only stop the run later: an index of another model or of images.
 
-    `indexes` are the sides that came as indexes; where both did, no model is needed. The list `failures` begins empty.
+    `indexes` are the sides that came as indexes; where both did, no model is needed.
     """
     opened = [VideoIndex.open(root) for root in indexes]
     if len(opened) < 2:
@@ -46,7 +46,6 @@ def check(settings: VideoSettings, indexes: Sequence[Path], *, failures: Path) -
     noise = [VideoIndex.open(Path(settings.search.noise))] if settings.search.noise else []
     for index in [*opened, *noise]:
         check_model(index, model)
-    write_failures(failures, [])
 
 
 def plan(source: str, root: Path, role: Role, settings: VideoSettings, *, replace: bool) -> list[int]:

@@ -37,7 +37,8 @@ def report(
     """Write `report.html`, unless the one there shows these very segments."""
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     record, threshold = paths.out / "work" / "report.json", settings.alignment.threshold
-    shown = digest_of(VERSION, read_stamp(paths.segments), settings.report.model_dump(), threshold)
+    failures = len(read_failures(paths.failures))
+    shown = digest_of(VERSION, read_stamp(paths.segments), settings.report.model_dump(), threshold, failures)
     if paths.report.exists() and record.exists() and json.loads(record.read_text())["shown"] == shown:
         return paths.report
     chosen = _best_pairs(paths.segments, settings.report.max_matches)
@@ -52,7 +53,7 @@ def report(
                 "queries": len(query_index.items),
                 "references": len(reference_index.items),
                 **_count_pairs(paths.segments, threshold),
-                "failures": len(read_failures(paths.failures)),
+                "failures": failures,
                 "version": VERSION,
             },
             threshold=threshold,

@@ -8,9 +8,10 @@ import pytest
 from configs.load import SettingsError, load, load_settings, preset_names
 from configs.schema import ImageSettings, Settings
 from configs.training import DescriptorTraining, OverlayTraining
+from configs.videos import VideoSettings
 
 
-@pytest.mark.parametrize("schema", [ImageSettings, DescriptorTraining, OverlayTraining])
+@pytest.mark.parametrize("schema", [ImageSettings, VideoSettings, DescriptorTraining, OverlayTraining])
 def test_every_preset_that_ships_is_valid(schema: type[Settings]) -> None:
     assert {"cpu", "a100"} <= set(preset_names(schema))
     for name in preset_names(schema):
@@ -29,6 +30,36 @@ def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path
 
 def test_the_preset_of_image_matching_is_what_load_settings_reads() -> None:
     assert load_settings("imgfp") == load(ImageSettings, "imgfp")
+
+
+def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:
+    settings = {name: load(VideoSettings, name) for name in ("cpu", "a100", "vsc22")}
+    assert preset_names(VideoSettings) == sorted(settings)
+    assert settings["cpu"] == VideoSettings()
+    assert settings["a100"].descriptor.batch_size > settings["cpu"].descriptor.batch_size
+    assert (settings["vsc22"].search.normalization_weight, settings["vsc22"].search.aggregate) == (1.5, "best")
+
+
+def test_several_models_can_be_named_on_the_command_line() -> None:
+    overrides = ["descriptor.also=[imagenet, s3://models/sscd.pt]", "search.typical_noise=null"]
+    settings = load(VideoSettings, "cpu", overrides=overrides)
+    assert settings.descriptor.also == ("imagenet", "s3://models/sscd.pt")
+    assert settings.search.typical_noise is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["frames.per_second=0"], r"frames\.per_second=0: input should be greater than 0"),
+        (["alignment.aligner=dtw"], r"alignment\.aligner='dtw': input should be 'hough', 'dynamic_programming' or"),
+        (["local.neighbours=3"], r"there is no setting local"),
+        (["panes.max_panes=-1"], r"panes\.max_panes=-1: input should be greater than or equal to 0"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_of_videos_is_told_in_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as told:
+        load(VideoSettings, "cpu", overrides=overrides)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +84,7 @@ def test_values_are_what_one_means_by_them_on_the_command_line(override: str, ex
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loop.epoch=3"], r"there is no setting loop\.epoch; see configs/schema\.py and configs/training\.py"),
+        (["loop.epoch=3"], r"there is no setting loop\.epoch; see configs/schema\.py, videos\.py and training\.py"),
         (["loop.epochs=0"], r"loop\.epochs=0: input should be greater than or equal to 1"),
         (["loop.seed=-1"], r"loop\.seed=-1: input should be greater than or equal to 0"),
         (["whitening=maybe"], r"whitening='maybe': input should be 'auto', 'on' or 'off'"),

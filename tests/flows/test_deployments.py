@@ -21,7 +21,10 @@ def named(deployment: dict[str, Any]) -> str:
 
 def test_each_flow_is_deployed_to_each_pool_once() -> None:
     names = sorted(named(deployment) for deployment in PROJECT["deployments"])
-    flows = ("index_images", "match_images", "train_descriptor", "train_overlay_detector")
+    flows = (
+        *("index_images", "index_videos", "match_images", "match_videos"),
+        *("train_descriptor", "train_overlay_detector"),
+    )
     assert names == [f"{flow}/{pool}" for flow in flows for pool in ("cpu", "gpu-a100")]
     assert all(deployment["work_pool"]["name"] == deployment["name"] for deployment in PROJECT["deployments"])
 
