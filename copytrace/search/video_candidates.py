@@ -127,8 +127,7 @@ def find_video_candidates(
     others = search_frames_of(noise, settings) if noise else None
     own_reference = _own_videos(frames, queries, references, found.ids)
     own_noise = _own_videos(frames, queries, noise, others.ids) if noise and others else None
-    known = (settings.typical_noise, queries.made_with["typical_noise"], UNKNOWN_NOISE)
-    typical = next(level for level in known if level is not None)
+    typical = queries.made_with["typical_noise"] if settings.typical_noise is None else settings.typical_noise
     neighbours, weight = settings.normalization_neighbours, settings.normalization_weight
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
     for video_rows in _whole_videos(frames, QUERY_ROWS):
@@ -166,15 +165,18 @@ def read_noise_levels(path: Path) -> Floats:
     return level
 
 
-def noise_level_of(cosines: Floats, neighbours: int, *, typical: float) -> Floats:
+def noise_level_of(cosines: Floats, neighbours: int, *, typical: float | None) -> Floats:
     """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise frames, given greatest first.
 
-    −inf stands for a frame that there is not; the `typical` level of the model takes its place.
+    −inf stands for a frame that there is not; the `typical` level of the model takes its place, and the level is never
+    below it: among few videos, the nearest frames are no measure of how alike unrelated ones can be. None: not known.
     """
+    instead = UNKNOWN_NOISE if typical is None else typical
     chosen = cosines[:, :neighbours]
-    chosen = np.where(np.isfinite(chosen), chosen, np.float32(typical))
+    chosen = np.where(np.isfinite(chosen), chosen, np.float32(instead))
     missing = neighbours - chosen.shape[1]
-    return np.asarray((chosen.sum(axis=1) + missing * typical) / neighbours, np.float32)
+    level = np.asarray((chosen.sum(axis=1) + missing * instead) / neighbours, np.float32)
+    return level if typical is None else np.maximum(level, np.float32(typical))
 
 
 _HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)])
