@@ -138,9 +138,12 @@ def find_video_candidates(
             cosines, videos = found.nearest_of_others(vectors, own_reference[rows], settings.hits_per_frame)
             if others and own_noise is not None:
                 to_noise, _ = others.nearest_of_others(vectors, own_noise[rows], neighbours)
+                level = noise_level_of(to_noise, neighbours, typical=typical)
             else:
-                to_noise = _without_nearest_video(cosines, videos)
-            level = noise_level_of(to_noise, neighbours, typical=typical)
+                level = noise_level_of(_without_nearest_video(cosines, videos), neighbours, typical=typical)
+                if typical is not None:
+                    # Among few references, the nearest frames do not tell how alike unrelated ones can be.
+                    level = np.maximum(level, np.float32(typical))
             hits = best_per_video(cosines - weight * level[:, None], videos)
             hits["frame"] += start - video_rows.start
             part_levels.append(level)
@@ -168,15 +171,14 @@ def read_noise_levels(path: Path) -> Floats:
 def noise_level_of(cosines: Floats, neighbours: int, *, typical: float | None) -> Floats:
     """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise frames, given greatest first.
 
-    −inf stands for a frame that there is not; the `typical` level of the model takes its place, and the level is never
-    below it: among few videos, the nearest frames are no measure of how alike unrelated ones can be. None: not known.
+    −inf stands for a frame that there is not; the `typical` level of the model, None where it is not known, takes its
+    place.
     """
     instead = UNKNOWN_NOISE if typical is None else typical
     chosen = cosines[:, :neighbours]
     chosen = np.where(np.isfinite(chosen), chosen, np.float32(instead))
     missing = neighbours - chosen.shape[1]
-    level = np.asarray((chosen.sum(axis=1) + missing * instead) / neighbours, np.float32)
-    return level if typical is None else np.maximum(level, np.float32(typical))
+    return np.asarray((chosen.sum(axis=1) + missing * instead) / neighbours, np.float32)
 
 
 _HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)])
