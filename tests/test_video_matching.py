@@ -427,8 +427,10 @@ def imported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """Both sides of the small run, through .npz files."""
     root = tmp_path_factory.mktemp("npz")
     for role in ("queries", "references"):
-        export_npz(VideoIndex.open(finished / "work" / role), root / f"{role}.npz", panes=True)
-        import_npz(root / f"{role}.npz", root / role, role, model="ours")
+        index = VideoIndex.open(finished / "work" / role)
+        export_npz(index, root / f"{role}.npz", panes=True)
+        typical = index.made_with["typical_noise"]
+        import_npz(root / f"{role}.npz", root / role, role, model="ours", typical_noise=typical)
     return {role: root / role for role in ("queries", "references")}
 
 

@@ -77,7 +77,7 @@ class PeelingAligner(ABC):
     threshold: float = -0.1
     max_penalty: float = 0.1
     min_evidence: float = 0.5
-    half_evidence: float = 2.8
+    half_evidence: float = 2.6
     sharpness: float = 4.0
     backwards: bool = True
     backwards_share: float = 0.8

@@ -94,12 +94,15 @@ def import_descriptors(
     npz: Npz,
     out: Annotated[Path, typer.Option(help="Folder of the index to make; match-videos takes it.")],
     model: Annotated[str, typer.Option(help="What made them; only descriptors of one model are compared.")],
+    typical_noise: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Mean cosine of a frame to its nearest unrelated ones.")
+    ] = None,
     role: Annotated[Literal["queries", "references"], typer.Option(help="What they will be.")] = "references",
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
     from copytrace.features.descriptor_exchange import import_npz  # noqa: PLC0415
 
-    index = import_npz(npz, out, role, model=model)
+    index = import_npz(npz, out, role, model=model, typical_noise=typical_noise)
     typer.echo(f"{len(index.items):,} videos are in {out}")
 
 

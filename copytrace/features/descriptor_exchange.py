@@ -40,12 +40,14 @@ def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
     return len(ids)
 
 
-def import_npz(npz: Path, root: Path, role: Role, *, model: str) -> VideoIndex:
+def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: float | None = None) -> VideoIndex:
     """Make an index at `root` of the descriptors in a file, made by what the user calls `model`, and return it.
 
-    Only indexes of one model are compared. Vectors are brought to unit length. Where a video has several rows of one
-    start, the first is the whole frame, and the others are its panes. Raises `InputError` as `read_npz` does, for a
-    file without rows or with a row that ends when it starts, and where `root` is anything but an empty folder.
+    Only indexes of one model are compared. `typical_noise` is how alike a frame and its nearest unrelated ones usually
+    are by it (a cosine), which scores among few videos need. Vectors are brought to unit length. Where a video has
+    several rows of one start, the first is the whole frame, and the others are its panes. Raises `InputError` as
+    `read_npz` does, for a file without rows or with a row that ends when it starts, and where `root` is anything but an
+    empty folder.
     """
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise InputError(f"{root} is not an empty folder; import into a new one")
@@ -60,7 +62,7 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str) -> VideoIndex:
         "kind": "videos",
         "role": role,
         "descriptor": f"{model}, {vectors.shape[1]} numbers, imported",
-        "typical_noise": None,
+        "typical_noise": typical_noise,
     }
     stamp = digest_of_file(npz)
     videos, starts = np.unique(names, return_index=True)
