@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,20 +11,25 @@ import numpy as np
 from models.onnx_files import answers, check_difference, traced, write_sealed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from models.aligner_network import HrnetAligner, LightAligner
     from models.overlay_network import OverlayNetwork
+    from models.pair_network import PairClassifier
 
-INPUT, PROPOSALS = "images", "proposals"
-DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS = "descriptors", ("boxes", "confidence")
+INPUT, PROPOSALS, VALUES = "images", "proposals", "values"
+DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS, LOGITS = "descriptors", ("boxes", "confidence"), "logits"
 
 # Raise one when its exported graph changes, so that cached files of older versions are not used.
 DESCRIPTOR_GRAPH_VERSION = 1
 OVERLAY_GRAPH_VERSION = 1
+ALIGNER_GRAPH_VERSION = 1
+PAIR_GRAPH_VERSION = 1
 
 # Largest differences between torch and ONNX Runtime, on the CPU.
 DESCRIPTOR_TOLERANCE = 1e-4  # of any coordinate of a unit vector
 OVERLAY_TOLERANCE = 1e-3  # of a side, as a share of the picture, or of a confidence
+PROBABILITY_TOLERANCE = 1e-4  # of a cell to be copied, or of a pair
 
 
 def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
@@ -65,3 +71,72 @@ def export_overlay(network: OverlayNetwork, path: Path) -> Path:
     surest = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may hang on the last digit
     check_difference(float(max(surest, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
     return write_sealed(path, graph)
+
+
+def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
+    """Write an aligner's network as ONNX, atomically, and return `path`: "values" to "logits", float32 [N, 1, H, W].
+
+    N, H and W are free, but for HRNet's sides, which `AlignerConfig.canvas_side` tells; the whole canvas counts as the
+    matrix. Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's probabilities differ from
+    torch's by more than `PROBABILITY_TOLERANCE`.
+    """
+    import torch  # noqa: PLC0415
+
+    side = network.config.canvas_side
+    values = torch.rand(2, 1, side(61), side(139), generator=torch.Generator().manual_seed(0)) - 0.2
+    graph, expected = _traced_at_any_size(network, values, network.config.multiple)
+    (found,) = answers(graph, {VALUES: values}, [LOGITS])
+    check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
+    return write_sealed(path, graph)
+
+
+def export_pair_classifier(network: PairClassifier, path: Path) -> Path:
+    """Write a classifier of pairs as ONNX, atomically, and return `path`: see `PairClassifier.forward`; N is free.
+
+    Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's probabilities differ from
+    torch's by more than `PROBABILITY_TOLERANCE`.
+    """
+    import torch  # noqa: PLC0415
+
+    from models.pair_files import CANVAS  # noqa: PLC0415
+
+    canvas = torch.rand(3, 1, CANVAS, CANVAS, generator=torch.Generator().manual_seed(0)) - 0.2
+    graph, (expected,) = traced(network, {VALUES: canvas}, [LOGITS])
+    (found,) = answers(graph, {VALUES: canvas}, [LOGITS])
+    check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
+    return write_sealed(path, graph)
+
+
+def _traced_at_any_size(network: nn.Module, values: Tensor, multiple: int) -> tuple[bytes, np.ndarray]:
+    """Return an ONNX graph of free N, H and W, the sides multiples of `multiple`, and torch's own answer to `values`.
+
+    As `traced`, but for the sides: the exporter folds BatchNorm all the same, as no layer pads by what it is given.
+    """
+    import torch  # noqa: PLC0415
+
+    network = copy.deepcopy(network).cpu().eval()
+    count, rows, columns = (torch.export.Dim(name) for name in ("matrices", "rows", "columns"))
+    program = torch.onnx.export(
+        network,
+        (values,),
+        input_names=[VALUES],
+        output_names=[LOGITS],
+        dynamic_shapes=({0: count, 2: multiple * rows, 3: multiple * columns},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program; the installed torch has no dynamo exporter")
+    with torch.inference_mode():
+        expected = network(values).numpy()
+    return program.model_proto.SerializeToString(), expected
+
+
+def _largest_change(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return by how much two arrays of logits differ at most, as probabilities; NaN where one of them holds some."""
+    return float(np.abs(_probability(found) - _probability(expected)).max())
+
+
+def _probability(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 + 0.5 * np.tanh(logits / 2))

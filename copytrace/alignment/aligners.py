@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 from copytrace.alignment.dynamic_programming import DynamicProgrammingAligner
 from copytrace.alignment.hough import HoughAligner
+from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.segments import Segment, merge_continued, suppress_overlapping
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.alignment.temporal_network import TemporalNetworkAligner
 from copytrace.errors import ConfigError
 
-__all__ = ["ALIGNERS", "DEFAULT_ALIGNER", "Aligner", "SimilarityMatrix", "TiledAligner", "load_aligner"]
+__all__ = [
+    "ALIGNERS",
+    "DEFAULT_ALIGNER",
+    "TRAINING_FREE",
+    "Aligner",
+    "SimilarityMatrix",
+    "TiledAligner",
+    "load_aligner",
+]
 
 MAX_SIDE = 1500  # frames: 25 minutes at one per second
 OVERLAP = 120  # frames that neighbouring tiles share; longer than most copied segments
@@ -32,18 +41,20 @@ class Aligner(Protocol):
         """Return the segments, best first; none for an empty matrix."""
 
 
-ALIGNERS: dict[str, Callable[..., Aligner]] = {
+TRAINING_FREE: dict[str, Callable[..., Aligner]] = {
     "hough": HoughAligner,
     "dynamic_programming": DynamicProgrammingAligner,
     "temporal_network": TemporalNetworkAligner,
 }
+ALIGNERS: dict[str, Callable[..., Aligner]] = {**TRAINING_FREE, "network": NetworkAligner}
 DEFAULT_ALIGNER = "hough"
 
 
 def load_aligner(name: str = DEFAULT_ALIGNER, **settings: Any) -> Aligner:
     """Return the aligner of that name, working in tiles past `MAX_SIDE` frames.
 
-    `settings` are the fields of its class. Raises `ConfigError` for an unknown name or setting.
+    `settings` are what its class takes. Raises `ConfigError` for an unknown name or setting, and where the network's
+    model is missing.
     """
     if name not in ALIGNERS:
         raise ConfigError(f"unknown aligner {name!r}; choose one of {', '.join(ALIGNERS)}")

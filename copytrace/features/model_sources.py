@@ -20,7 +20,7 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.media.ingest import shown
 from copytrace.storage import atomic_path, digest_of
 
-Kind = Literal["descriptor", "overlay"]
+Kind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
 
 # Entry points of this group are named by a scheme, and load a function (uri: str) -> Path of a folder (or file) that
 # holds the model; what it raises on purpose should be a `CopytraceError`.
@@ -35,10 +35,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def locate(source: str, kind: Kind) -> Path:
     """Return the local file of the model that `source` names.
 
-    `source` is "shipped"; a file, or a folder with a `descriptor.safetensors` (or `overlay.safetensors`); the URI of
-    one of these that fsspec opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI
-    such as `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`). Raises `ConfigError` when
-    there is no such model or it cannot be reached, and `CopytraceError` when the cache cannot be written.
+    `source` is "shipped"; a file, or a folder with the `file_name` of that kind; the URI of one of these that fsspec
+    opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI such as
+    `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`). Raises `ConfigError` when there is
+    no such model or it cannot be reached, and `CopytraceError` when the cache cannot be written.
     """
     if source == "shipped":
         return _file_in(WEIGHTS, kind, source)
@@ -58,6 +58,11 @@ def locate(source: str, kind: Kind) -> Path:
     )
 
 
+def file_name(kind: Kind) -> str:
+    """Return the name of a model's file in a folder that holds one, `pair_classifier.safetensors` for instance."""
+    return f"{kind.replace('-', '_')}.safetensors"
+
+
 def cache_folder() -> Path:
     """Return the user's cache folder of Copytrace, by `COPYTRACE_CACHE`, `XDG_CACHE_HOME` or the home folder."""
     if own := os.environ.get("COPYTRACE_CACHE"):
@@ -66,16 +71,18 @@ def cache_folder() -> Path:
 
 
 def _file_in(path: Path, kind: Kind, source: str) -> Path:
-    file = path / f"{kind}.safetensors" if path.is_dir() else path
+    file = path / file_name(kind) if path.is_dir() else path
     if file.is_file():
         return file
     if source == "shipped":
-        raise ConfigError(f"this installation ships no {kind} model: {file} is missing; install copytrace again")
+        raise ConfigError(
+            f"this installation ships no {kind} model: {file} is missing; install copytrace again, or give your own"
+        )
     missing = f"{file} does not exist" if file != Path(source) else "there is no such file or folder"
-    known = {"descriptor": "imagenet, shipped", "overlay": "shipped"}[kind]
+    known = "imagenet, shipped" if kind == "descriptor" else "shipped"
     raise ConfigError(
         f"no {kind} model at {shown(source)!r}: {missing}; give {known}, a file, a folder that holds "
-        f"{kind}.safetensors, s3://…, https://… or models:/…"
+        f"{file_name(kind)}, s3://…, https://… or models:/…"
     )
 
 
@@ -97,9 +104,9 @@ def _downloaded(source: str, kind: Kind) -> Path:
         store.invalidate_cache()  # what another process replaced counts as new
         detail = store.info(path)
         if detail["type"] == "directory":
-            path = f"{path.rstrip('/')}/{kind}.safetensors"
+            path = f"{path.rstrip('/')}/{file_name(kind)}"
             detail = store.info(path)
-    name = PurePosixPath(path.partition("?")[0]).name or f"{kind}.safetensors"
+    name = PurePosixPath(path.partition("?")[0]).name or file_name(kind)
     target = cache_folder() / "models" / digest_of(store.unstrip_protocol(path), *_version(detail)) / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

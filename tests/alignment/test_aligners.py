@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copytrace.alignment.aligners import ALIGNERS, Aligner, SimilarityMatrix, TiledAligner, load_aligner
+from copytrace.alignment.aligners import TRAINING_FREE, Aligner, SimilarityMatrix, TiledAligner, load_aligner
 from copytrace.alignment.segments import Segment
 from copytrace.errors import ConfigError
 
@@ -41,7 +41,7 @@ def overlap(segment: Segment, box: Box) -> float:
     return shared / (sum((b[1] - b[0]) * (b[3] - b[2]) for b in (segment.box, box)) - shared)
 
 
-@pytest.fixture(params=ALIGNERS)
+@pytest.fixture(params=TRAINING_FREE)
 def aligner(request: pytest.FixtureRequest) -> Aligner:
     return load_aligner(request.param)
 
@@ -176,7 +176,7 @@ boxes = st.builds(
 few = settings(max_examples=15, deadline=None)
 
 
-@pytest.mark.parametrize("name", ALIGNERS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @few
 @given(box=boxes)
 def test_exchanging_query_and_reference_exchanges_the_two_sides_of_a_segment(name: str, box: Box) -> None:
@@ -189,7 +189,7 @@ def test_exchanging_query_and_reference_exchanges_the_two_sides_of_a_segment(nam
     assert np.abs(difference).max() < 2.0  # a frame of either clock
 
 
-@pytest.mark.parametrize("name", ALIGNERS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @few
 @given(box=boxes, shift=st.floats(-100.0, 100.0), reference_shift=st.floats(-100.0, 100.0))
 def test_shifting_the_clocks_shifts_the_segments(name: str, box: Box, shift: float, reference_shift: float) -> None:
@@ -200,7 +200,7 @@ def test_shifting_the_clocks_shifts_the_segments(name: str, box: Box, shift: flo
     assert overlap(later, tuple(expected)) > 0.9
 
 
-@pytest.mark.parametrize("name", ALIGNERS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @few
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), columns=st.integers(1, 40), level=st.floats(-0.6, 0.6))
 def test_segments_lie_within_the_videos_best_first(name: str, seed: int, rows: int, columns: int, level: float) -> None:
@@ -213,7 +213,7 @@ def test_segments_lie_within_the_videos_best_first(name: str, seed: int, rows: i
     assert segments == sorted(segments, key=lambda segment: -segment.score)
 
 
-@pytest.mark.parametrize("name", ALIGNERS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 @few
 @given(box=boxes, strength=st.floats(0.3, 0.8))
 def test_a_clearer_copy_scores_higher(name: str, box: Box, strength: float) -> None:
@@ -222,7 +222,7 @@ def test_a_clearer_copy_scores_higher(name: str, box: Box, strength: float) -> N
     assert clear.score > faint.score
 
 
-@pytest.mark.parametrize("name", ALIGNERS)
+@pytest.mark.parametrize("name", TRAINING_FREE)
 def test_a_longer_copy_scores_higher(name: str) -> None:
     scores = [load_aligner(name).align(copied((5.0, end, 5.0, end)))[0].score for end in (10.0, 20.0, 40.0)]
     assert scores == sorted(scores)

@@ -1,0 +1,116 @@
+"""The trained aligner: a network turns similarities into a heat map of copied diagonals, whose lines are segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
+from copytrace.alignment.matrix_networks import Run, run_by_onnx, run_by_torch
+from copytrace.alignment.segments import Segment
+from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.errors import ConfigError
+from copytrace.features.devices import Backend, runs_by_onnx
+from copytrace.features.model_sources import locate
+from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config
+from models.export import ALIGNER_GRAPH_VERSION, export_aligner
+from models.network_files import digest_of_network
+from models.pretrained import ModelFileError
+
+Floats = NDArray[np.float32]
+
+TILE = 512  # cells along each side of what the network sees at once: 200 MB of feature maps
+CONTEXT = 64  # cells around a tile that the network sees too, about as far as it looks
+
+
+class NetworkAligner:
+    """Finds segments by a network that `train_aligner` wrote, and `rules` for reading its heat maps.
+
+    `model` is "shipped", a path or a URI, see `locate`. `backend` auto takes torch where there is CUDA, else ONNX
+    Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
+    threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
+    """
+
+    def __init__(
+        self,
+        model: str = "shipped",
+        *,
+        backend: Backend = "auto",
+        device: str | None = None,
+        rules: HeatMapRules | None = None,
+    ) -> None:
+        path = locate(model, "aligner")
+        self.rules = rules or HeatMapRules()
+        try:
+            self.digest, self.config = digest_of_network(path), read_aligner_config(path)
+            self._run: Run = (
+                run_by_onnx(
+                    f"aligner-{self.digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
+                    lambda cached: export_aligner(load_aligner_network(path), cached),
+                )
+                if runs_by_onnx(backend, device)
+                else run_by_torch(load_aligner_network(path), device)
+            )
+        except ModelFileError as error:
+            raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
+
+    def align(self, matrix: SimilarityMatrix) -> list[Segment]:
+        """Return the segments of a pair of videos, best first; none for an empty matrix."""
+        return segments_of_heat_map(self.heat_map(matrix.values), matrix, self.rules)
+
+    def heat_map(self, values: Floats) -> Floats:
+        """Return how probably each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
+
+        It is the mean of what the network says of the matrix and of its transpose. Large matrices are looked at in
+        tiles, each with what is around it.
+        """
+        heat = np.empty(values.shape, np.float32)
+        for rows in spans(values.shape[0]):
+            for columns in spans(values.shape[1]):
+                seen = self._probabilities(values[rows.seen, columns.seen])
+                heat[rows.kept, columns.kept] = seen[rows.within, columns.within]
+        return heat
+
+    def _probabilities(self, values: Floats) -> Floats:
+        upright, turned = self._run_on_canvas(values), self._run_on_canvas(values.T).T
+        return np.asarray((expit(upright) + expit(turned)) / 2, np.float32)
+
+    def _run_on_canvas(self, values: Floats) -> Floats:
+        canvas = canvas_with(values, self.config)
+        return self._run(canvas[None, None])[0, 0, : values.shape[0], : values.shape[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of one axis: what the network sees of it, what is kept, and where that lies within what it sees."""
+
+    seen: slice
+    kept: slice
+
+    @property
+    def within(self) -> slice:
+        """The kept part, counted from the start of the seen one."""
+        return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
+
+
+def spans(length: int) -> Iterator[Span]:
+    """Cut an axis into stretches of which the network sees at most `TILE` cells; a short one stays whole."""
+    if length <= TILE:
+        if length:
+            yield Span(slice(0, length), slice(0, length))
+        return
+    step = TILE - 2 * CONTEXT
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        yield Span(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
+
+
+def canvas_with(values: Floats, config: AlignerConfig) -> Floats:
+    """Put similarities float32 [Q, R] into the upper left corner of zeros, as large as the network needs it."""
+    canvas = np.zeros([config.canvas_side(side) for side in values.shape], np.float32)
+    canvas[: values.shape[0], : values.shape[1]] = values
+    return canvas

@@ -1,0 +1,155 @@
+"""The similarity alignment model: a similarity matrix in, out of it how surely each cell lies on a copied diagonal.
+
+The published one (Liu et al., "A Similarity Alignment Model for Video Copy Segment Matching", 2023) runs HRNet-W18
+(Wang et al., 2019) at full resolution. The light one is a U-Net (Ronneberger et al., 2015) of depthwise separable
+blocks (Howard et al., 2017) with an eightieth of its multiply-adds; wide dilated kernels on its coarsest map let
+it see a faint diagonal as long as the canvas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.aligner_files import AlignerConfig
+
+LOWEST, HIGHEST = -0.5, 1.0  # similarities beyond say nothing more
+RARE = -4.6  # logit of a prior of 1 %: most cells lie on no diagonal
+
+# The light network, finest map first: each map has half the side of the one before.
+WIDTHS = (32, 48, 96, 160)  # multiples of 16: ONNX Runtime's vector instructions take so many channels at once
+DOWN_BLOCKS, UP_BLOCKS = (1, 1, 2), (2, 1, 1)
+DILATIONS = (1, 2, 4)  # of the blocks of the coarsest map
+
+HRNET_WIDTH = 64  # channels of the published head
+
+
+class LightAligner(nn.Module):
+    """A depthwise U-Net whose answer for a matrix is the same alone and on a larger canvas.
+
+    Beyond the matrix every feature is zero before it is looked at, as it is beyond the canvas.
+    """
+
+    def __init__(self, config: AlignerConfig) -> None:
+        super().__init__()
+        self.config = config
+        finer = (*WIDTHS[:1], *WIDTHS[:-1])
+        self.stem = normalised(nn.Conv2d(1, WIDTHS[0], 3, padding=1, bias=False))
+        self.shrink = nn.ModuleList([shrinking(a, b) for a, b in zip(finer[1:], WIDTHS[1:], strict=True)])
+        self.down = nn.ModuleList([Blocks(w, (1,) * n) for w, n in zip(WIDTHS[:-1], DOWN_BLOCKS, strict=True)])
+        self.coarsest = Blocks(WIDTHS[-1], DILATIONS)
+        self.narrow = nn.ModuleList(
+            [normalised(nn.Conv2d(a, b, 1, bias=False)) for a, b in zip(WIDTHS[1:], WIDTHS[:-1], strict=True)]
+        )
+        self.up = nn.ModuleList([Blocks(w, (1,) * n) for w, n in zip(WIDTHS[:-1], UP_BLOCKS, strict=True)])
+        self.head = nn.Conv2d(WIDTHS[0], 1, 1)
+        nn.init.constant_(self.head.bias, RARE)  # type: ignore[arg-type]
+
+    def forward(self, values: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Turn similarities float32 [N, 1, H, W] into logits float32 [N, 1, H, W]; any H and W of at least 1.
+
+        `inside` float32 [N, 1, H, W] is 1 on the matrix and 0 on what pads it to the canvas: matrices start in the
+        upper left corner. Without it, the whole canvas is the matrix. Logits beyond the matrix mean nothing.
+        """
+        level = None if inside is None else inside.to(values.dtype)
+        masks = [level]
+        for _ in self.shrink:
+            level = None if level is None else level[..., ::2, ::2]
+            masks.append(level)
+        seen = masked(functional.relu(self.stem(masked(values.clamp(LOWEST, HIGHEST), masks[0]))), masks[0])
+        skips = []
+        for blocks, shrink, mask, coarser in zip(self.down, self.shrink, masks, masks[1:], strict=False):
+            seen = blocks(seen, mask)
+            skips.append(seen)
+            seen = masked(functional.relu(shrink(seen)), coarser)
+        seen = self.coarsest(seen, masks[-1])
+        for index in reversed(range(len(skips))):
+            skip = skips[index]
+            # Cells 2i and 2i + 1 take what cell i has, whether or not the side is even.
+            larger = functional.interpolate(self.narrow[index](seen), size=skip.shape[-2:], mode="nearest")
+            seen = self.up[index](masked(functional.relu(skip + larger), masks[index]), masks[index])
+        logits: Tensor = self.head(seen).float()
+        return logits
+
+
+class Blocks(nn.Module):
+    """Residual blocks one after the other: a depthwise 5x5 convolution, and a pointwise one."""
+
+    def __init__(self, width: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.depthwise = nn.ModuleList([normalised(spread(width, dilation)) for dilation in dilations])
+        self.pointwise = nn.ModuleList([normalised(nn.Conv2d(width, width, 1, bias=False)) for _ in dilations])
+
+    def forward(self, seen: Tensor, mask: Tensor | None) -> Tensor:
+        """Look at float [N, C, H, W], and set what is beyond `mask` [N, 1, H, W] to zero."""
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            changed = pointwise(functional.relu(depthwise(seen)))
+            seen = masked(functional.relu(seen + changed), mask)
+        return seen
+
+
+class HrnetAligner(nn.Module):
+    """HRNet-W18 as published, but for one logit per cell instead of two: their difference is all that softmax uses.
+
+    It knows nothing of padding: what is beyond the matrix is similarity 0. Matrices smaller than its canvas of 128 are
+    padded to it, so that their answer is the same alone and on that canvas.
+    """
+
+    def __init__(self, config: AlignerConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone: Any = timm.create_model(
+            "hrnet_w18", pretrained=False, features_only=True, feature_location="", out_indices=(0, 1, 2, 3, 4)
+        )
+        backbone.conv1.stride = backbone.conv2.stride = (1, 1)
+        self.backbone = backbone
+        self.narrow = nn.Conv2d(sum(backbone.feature_info.channels()), HRNET_WIDTH, 1)
+        self.head = nn.Conv2d(HRNET_WIDTH, 1, 1)
+        nn.init.constant_(self.head.bias, RARE)  # type: ignore[arg-type]
+
+    def forward(self, values: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Turn similarities float32 [N, 1, H, W] into logits float32 [N, 1, H, W]; see `LightAligner.forward`."""
+        height, width = values.shape[-2:]
+        below, right = (self.config.canvas_side(side) - side for side in (height, width))
+        canvas = functional.pad(masked(values.clamp(LOWEST, HIGHEST), inside), (0, right, 0, below))
+        return self.logits(canvas)[..., :height, :width]
+
+    def logits(self, canvas: Tensor) -> Tensor:
+        """Return the logits float32 [N, 1, H, W] of a canvas of that shape, both sides multiples of 8."""
+        maps = self.backbone(canvas.expand(-1, 3, -1, -1))
+        size = canvas.shape[-2:]
+        joined = torch.cat([functional.interpolate(part, size=size, mode="nearest") for part in maps], dim=1)
+        logits: Tensor = self.head(functional.relu(self.narrow(joined))).float()
+        return logits
+
+
+def normalised(convolution: nn.Module) -> nn.Sequential:
+    """Put BatchNorm behind a convolution, or behind several."""
+    last = [layer for layer in convolution.modules() if isinstance(layer, nn.Conv2d)][-1]
+    return nn.Sequential(convolution, nn.BatchNorm2d(last.out_channels))
+
+
+def spread(width: int, dilation: int) -> nn.Conv2d:
+    """A depthwise 5x5 convolution that keeps the sides."""
+    return nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width, bias=False)
+
+
+def shrinking(inputs: int, outputs: int) -> nn.Sequential:
+    """A depthwise 3x3 convolution of every second cell, a pointwise one, and BatchNorm: H to (H + 1) // 2."""
+    halved = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False)
+    return normalised(nn.Sequential(halved, nn.Conv2d(inputs, outputs, 1, bias=False)))
+
+
+def masked(seen: Tensor, mask: Tensor | None) -> Tensor:
+    """Set [N, C, H, W] to zero where `mask` [N, 1, H, W] is 0."""
+    return seen if mask is None else seen * mask
+
+
+def build_aligner(config: AlignerConfig | None = None) -> LightAligner | HrnetAligner:
+    """Return the network that `config` tells of (the light one), with random weights; nothing is downloaded."""
+    config = config or AlignerConfig()
+    return LightAligner(config) if config.backbone == "light" else HrnetAligner(config)

@@ -1,0 +1,60 @@
+"""A classifier of video pairs as one safetensors file: its tensors, and in the header how to build it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.descriptor_files import read_header
+from models.network_files import fill_network, save_network
+from models.pretrained import ModelFileError
+
+if TYPE_CHECKING:
+    from models.pair_network import PairClassifier
+
+KIND = "pair-classifier"
+CANVAS = 160  # cells along each side of what the network sees
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """What a classifier of pairs is, told without torch: `architecture` is a model of timm."""
+
+    architecture: str = "mobilenetv3_small_100"
+
+
+def save_pair_classifier(network: PairClassifier, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write `network` atomically and return `path`; see `save_network`."""
+    return save_network(network, path, KIND, asdict(network.config), notes)
+
+
+def load_pair_classifier(path: Path) -> PairClassifier:
+    """Return the network that `save_pair_classifier` wrote, float32, in eval mode, on the CPU.
+
+    Raises `ModelFileError` when the file is absent, cut short, or holds something else.
+    """
+    from models.pair_network import build_pair_classifier  # here: a header must not import torch  # noqa: PLC0415
+
+    config = read_pair_config(path)
+    try:
+        network = build_pair_classifier(config.architecture)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}, or upgrade timm") from error
+    fill_network(network, path, config.architecture)
+    return network.eval()
+
+
+def read_pair_config(path: Path) -> PairConfig:
+    """Return the config in the header of a classifier's file; errors as of `load_pair_classifier`."""
+    header = read_header(path, KIND)
+    try:
+        return PairConfig(architecture=str(header["architecture"]))
+    except KeyError as error:
+        raise ModelFileError(f"{path} has a damaged header (no {error}); train it anew, or copy it again") from error
+
+
+def read_threshold(path: Path) -> float:
+    """Return the probability below which pairs are dropped, as training noted it; 0, which drops none, by default."""
+    return float(read_header(path, KIND).get("notes", {}).get("threshold", 0.0))

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from copytrace.alignment.pair_canvas import pair_canvas
+from copytrace.alignment.pair_filter import PAIRS_PER_RUN, PairFilter, load_pair_filter
+from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.errors import ConfigError
+from models.pair_files import save_pair_classifier
+from models.pair_network import build_pair_classifier
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    classifier = build_pair_classifier("test_efficientnet").eval()
+    return save_pair_classifier(classifier, tmp_path_factory.mktemp("weights") / "pair_classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def by_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> PairFilter:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPYTRACE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return load_pair_filter(str(weights.parent), backend="onnx")
+
+
+def seconds(count: int) -> NDArray[np.float64]:
+    return np.stack([np.arange(count), np.arange(1, count + 1)], axis=1).astype(np.float64)
+
+
+def matrix(rows: int, columns: int) -> SimilarityMatrix:
+    values = np.random.default_rng(rows).uniform(-0.3, 1.0, (rows, columns)).astype(np.float32)
+    return SimilarityMatrix(values, seconds(rows), seconds(columns))
+
+
+def test_a_small_matrix_lies_in_the_upper_left_corner_of_zeros() -> None:
+    values = np.full((3, 5), 0.5, np.float32)
+    canvas = pair_canvas(values)
+    assert canvas.shape == (160, 160)
+    assert canvas[:3, :5].tolist() == values.tolist()
+    assert canvas.sum() == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("length", [161, 480, 1003])
+def test_a_long_matrix_is_reduced_and_keeps_its_faintest_peak(length: int) -> None:
+    values = np.full((2, length), -0.3, np.float32)
+    values[1, length - 1] = 0.8
+    canvas = pair_canvas(values)
+    assert canvas[1, 159] == np.float32(0.8)
+    assert (canvas[0] == np.float32(-0.3)).all()
+
+
+def test_a_long_axis_is_cut_into_even_runs() -> None:
+    values = np.arange(320, dtype=np.float32)[:, None]
+    assert pair_canvas(values)[:, 0].tolist() == list(range(1, 320, 2))
+
+
+def test_no_pairs_have_no_probabilities(by_onnx: PairFilter) -> None:
+    assert by_onnx.probability([]).shape == (0,)
+
+
+def test_a_pair_and_its_exchange_are_equally_probable(by_onnx: PairFilter) -> None:
+    pair = matrix(30, 170)
+    there, back = by_onnx.probability([pair, pair.transposed()])
+    assert there == pytest.approx(back, abs=1e-6)
+    assert 0 < there < 1
+
+
+def test_a_pair_is_as_probable_alone_as_among_others(by_onnx: PairFilter) -> None:
+    pairs = [matrix(20 + number, 30) for number in range(PAIRS_PER_RUN + 3)]
+    alone = [by_onnx.probability([pair])[0] for pair in pairs]
+    together = by_onnx.probability(pairs)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert len(set(together.round(5))) > 1
+
+
+def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter, weights: Path) -> None:
+    by_torch = load_pair_filter(str(weights), backend="torch", device="cpu")
+    pairs = [matrix(40, 60), matrix(200, 90)]
+    assert by_torch.digest == by_onnx.digest
+    np.testing.assert_allclose(by_torch.probability(pairs), by_onnx.probability(pairs), atol=1e-5)
+
+
+def test_an_absent_classifier_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no pair-classifier model at .*pair_classifier\.safetensors does not exist"):
+        load_pair_filter(str(tmp_path))
+
+
+def test_a_file_that_is_no_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pair_classifier.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="not a whole safetensors file") as refusal:
+        load_pair_filter(str(tmp_path))
+    assert "\n" not in str(refusal.value)
