@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.schema import ImageSettings, Settings
-from configs.training import DescriptorTraining, OverlayTraining
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
 S = TypeVar("S", bound=Settings)
@@ -21,6 +21,8 @@ _PRESETS: dict[type[Settings], Path] = {
     VideoSettings: FOLDER / "match_videos",
     DescriptorTraining: FOLDER / "train_descriptor",
     OverlayTraining: FOLDER / "train_overlay_detector",
+    AlignerTraining: FOLDER / "train_aligner",
+    PairTraining: FOLDER / "train_pair_classifier",
 }
 
 

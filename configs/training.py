@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from configs.schema import Settings
 
@@ -95,3 +95,40 @@ class OverlayTraining(Settings):
     validation_composites: int = Field(400, ge=2, description="composites of the photos that validate")
     photos: PhotoSettings = PhotoSettings()
     loop: LoopSettings = LoopSettings(batch_size=32)
+
+
+class MatrixTraining(Settings):
+    """What the networks that learn from similarity matrices are told alike."""
+
+    start: str = Field("random", description="random, or a file (safetensors) of the same network to go on from")
+    folds: int = Field(5, ge=2, description="parts that the queries fall into by their ids")
+    fold: int = Field(0, ge=0, description="the part whose queries validate, counted from 0")
+    examples_per_epoch: int = Field(2000, ge=1)
+    synthetic_share: float = Field(0.5, ge=0, le=1, description="share of the examples that are synthetic")
+    true_share: float = Field(0.6, ge=0, le=1, description="share of the others that are true pairs")
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> MatrixTraining:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold={self.fold} does not exist among folds={self.folds}; they are counted from 0")
+        return self
+
+
+class AlignerTraining(MatrixTraining):
+    """Everything that `train-aligner` can be told."""
+
+    backbone: Literal["light", "hrnet_w18"] = Field("light", description="light: ours; hrnet_w18: as published")
+    side: int = Field(96, ge=16, le=1024, description="rows and columns of the canvas while it is trained")
+    positive_weight: float = Field(3.0, gt=0, description="of cells on a copy's line, against those off it")
+    dice_weight: float = Field(0.5, ge=0, description="of the Dice term of the loss; 0: cross-entropy alone")
+    validation_pairs: int = Field(2000, ge=2, description="most candidate pairs that validate; true ones always do")
+    loop: LoopSettings = LoopSettings(batch_size=16, learning_rate=2e-3)
+
+
+class PairTraining(MatrixTraining):
+    """Everything that `train-pair-classifier` can be told."""
+
+    architecture: str = Field("mobilenetv3_small_100", description="a timm model that takes one channel")
+    synthetic_share: float = Field(0.3, ge=0, le=1, description="share of the examples that are synthetic")
+    true_share: float = Field(0.4, ge=0, le=1, description="share of the others that are true pairs")
+    loop: LoopSettings = LoopSettings(batch_size=32, learning_rate=1e-3)

@@ -71,8 +71,17 @@ class FrameSearchSettings(Settings):
 class AlignmentSettings(Settings):
     """How copied segments are read off a similarity matrix."""
 
-    aligner: Literal["hough", "dynamic_programming", "temporal_network"] = Field(
-        "hough", description="hough: straight lines; the others also bend where the speed changes"
+    aligner: Literal["hough", "dynamic_programming", "temporal_network", "network"] = Field(
+        "hough",
+        description="hough: straight lines; the next two also bend where the speed changes; network: a trained one",
+    )
+    model: str = Field(
+        "shipped", description="of the trained aligner: a path, s3://…, or models:/copytrace-aligner@champion"
+    )
+    pair_filter: str = Field(
+        "none",
+        description="classifier that drops candidate pairs before they are aligned: none, a path, s3://…, or "
+        "models:/copytrace-pair-classifier@champion",
     )
     noise_weight: float = Field(
         1.0, ge=0, le=1, description="share of a frame's similarity to noise that counts as none; 0: plain cosines"
@@ -80,8 +89,10 @@ class AlignmentSettings(Settings):
     backwards: bool = Field(True, description="look for references played backwards too")
     min_evidence: float = Field(0.5, gt=0, description="seconds of full similarity that a segment must add up to")
     max_segments: int = Field(16, ge=1, description="segments kept of a pair")
-    half_evidence: float = Field(2.8, gt=0, description="such seconds at which a segment is a copy half of the time")
-    sharpness: float = Field(4.0, gt=0, description="how quickly that share grows with them")
+    half_evidence: float | None = Field(
+        None, gt=0, description="such seconds at which half are copies; by default what was fitted for the aligner"
+    )
+    sharpness: float | None = Field(None, gt=0, description="how quickly that share grows with them; likewise")
     min_score: float = Field(0.001, ge=0, le=1, description="segments below it are left out of segments.csv")
     threshold: float = Field(0.5, ge=0, le=1, description="segments at or above it are called copies")
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
-from pydantic import Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from configs.load import load
 from configs.schema import ImageSettings, Settings
-from configs.training import DescriptorTraining, OverlayTraining
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
 Media = Annotated[str, Field(min_length=1, description="folder, glob, file, URI, or CSV/Parquet manifest id,path")]
@@ -23,6 +23,18 @@ References = Annotated[
 Out = Annotated[str, Field(min_length=1, description="folder that the run writes into, and goes on from")]
 Photos = Annotated[
     str, Field(min_length=1, description="what to learn from: folder, glob, URI, or CSV/Parquet manifest")
+]
+
+
+class LabelledRun(BaseModel):
+    """A finished run of match-videos and what of it is true."""
+
+    run: str = Field(min_length=1, description="folder that match-videos wrote")
+    ground_truth: str = Field(min_length=1, description="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end")
+
+
+LabelledRuns = Annotated[
+    list[LabelledRun], Field(min_length=1, description="what to learn from; runs of several descriptors are best")
 ]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
 VideoPreset = Annotated[Literal["cpu", "a100", "vsc22"], Field(description="settings to start from")]
@@ -56,6 +68,8 @@ def _schema_of_overrides(settings: type[Settings]) -> dict[str, Any]:
     return inlined | {"title": "Overrides", "description": "settings that differ from the preset"}
 
 
+AlignerOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(AlignerTraining))]
+PairOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(PairTraining))]
 DescriptorOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(DescriptorTraining))]
 OverlayOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(OverlayTraining))]
 VideoOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(VideoSettings))]

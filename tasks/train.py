@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from prefect.artifacts import create_table_artifact
 
 from configs.schema import Settings
-from configs.training import DescriptorTraining, OverlayTraining
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.progress import Progress
 from copytrace.training.log import TrainingLog
 from copytrace.training.outcome import CARD, read_outcome
@@ -21,18 +21,20 @@ from tasks.promotion import promote as move_champion
 from tasks.registry import register
 
 S = TypeVar("S", bound=Settings)
+D = TypeVar("D")
+Runs = Sequence[tuple[Path, Path]]
 
 
 @dataclass(frozen=True)
-class Training(Generic[S]):
+class Training(Generic[D, S]):
     """A way to train: its MLflow experiment, the name its models are registered under, and the work itself.
 
-    `run(photos, out, settings, log, progress)` returns the weights, of which `export` makes an ONNX file.
+    `run(data, out, settings, log, progress)` returns the weights, of which `export` makes an ONNX file.
     """
 
     experiment: str
     model: str
-    run: Callable[[str, Path, S, TrainingLog, Progress], Path]
+    run: Callable[[D, Path, S, TrainingLog, Progress], Path]
     export: Callable[[Path], Path | None]
 
 
@@ -52,6 +54,18 @@ def _train_overlay_detector(
     return train_overlay_detector(photos, out, settings, log, progress)
 
 
+def _train_aligner(runs: Runs, out: Path, settings: AlignerTraining, log: TrainingLog, progress: Progress) -> Path:
+    from copytrace.training.aligner import train_aligner  # noqa: PLC0415
+
+    return train_aligner(runs, out, settings, log, progress)
+
+
+def _train_pair_classifier(runs: Runs, out: Path, settings: PairTraining, log: TrainingLog, progress: Progress) -> Path:
+    from copytrace.training.pair_classifier import train_pair_classifier  # noqa: PLC0415
+
+    return train_pair_classifier(runs, out, settings, log, progress)
+
+
 def _export_descriptor(weights: Path) -> Path | None:
     from copytrace.training.export import export_descriptor  # noqa: PLC0415
 
@@ -64,31 +78,47 @@ def _export_overlay_detector(weights: Path) -> Path | None:
     return export_overlay_detector(weights)
 
 
+def _export_aligner(weights: Path) -> Path | None:
+    from copytrace.training.export import export_aligner  # noqa: PLC0415
+
+    return export_aligner(weights)
+
+
+def _export_pair_classifier(weights: Path) -> Path | None:
+    from copytrace.training.export import export_pair_classifier  # noqa: PLC0415
+
+    return export_pair_classifier(weights)
+
+
 DESCRIPTOR = Training("train-descriptor", "copytrace-descriptor", _train_descriptor, _export_descriptor)
 OVERLAY_DETECTOR = Training(
     "train-overlay-detector", "copytrace-overlay", _train_overlay_detector, _export_overlay_detector
 )
+ALIGNER = Training("train-aligner", "copytrace-aligner", _train_aligner, _export_aligner)
+PAIR_CLASSIFIER = Training(
+    "train-pair-classifier", "copytrace-pair-classifier", _train_pair_classifier, _export_pair_classifier
+)
 
 
 @stage_task("train {training.model}")
-def train(training: Training[S], photos: str, out: Path, settings: S) -> int:
-    """Train on `photos` in the folder `out`, and return the version under which the model is registered.
+def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
+    """Train on `data` in the folder `out`, and return the version under which the model is registered.
 
     Called again with the same folder, it goes on from the last checkpoint, in the same MLflow run.
     """
     out.mkdir(parents=True, exist_ok=True)
     with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
-        weights = training.run(photos, out, settings, run.log, ArtifactProgress())
+        weights = training.run(data, out, settings, run.log, ArtifactProgress())
         outcome = read_outcome(out)
-        run.log_dataset(photos, outcome.dataset_digest, "training")
-        run.log_dataset(photos, outcome.validation_digest, "validation")
+        run.log_dataset(_where(data), outcome.dataset_digest, "training")
+        run.log_dataset(_where(data), outcome.validation_digest, "validation")
         graph = training.export(weights)
         files = [weights, *([graph] if graph else []), out / CARD]
         return register(run, training.model, files, outcome.metrics, score=outcome.score)
 
 
 @stage_task("promote {training.model} {version}")
-def promote(training: Training[S], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
+def promote(training: Training[Any, Any], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
     """Make the version the champion if it beats the present one, and show the decision beside its figures."""
     decision = move_champion(training.model, version, min_improvement=min_improvement)
     outcome = read_outcome(out)
@@ -98,3 +128,8 @@ def promote(training: Training[S], version: int, out: Path, min_improvement: flo
         rows, key=f"{training.experiment}-figures", description=f"Version {version} {verdict}: {decision.reason}"
     )
     return {**asdict(decision), "metrics": outcome.metrics}
+
+
+def _where(data: object) -> str:
+    """Where training data lie: the source of photos, or the folders of runs."""
+    return data if isinstance(data, str) else ", ".join(str(run) for run, _ in data)  # type: ignore[attr-defined]

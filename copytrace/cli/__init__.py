@@ -24,6 +24,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     videos.index_videos,
     training.train_descriptor,
     training.train_overlay_detector,
+    training.train_aligner,
+    training.train_pair_classifier,
     training.calibrate,
     training.edit_images,
     training.video_stills,

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from configs.load import load
-from configs.training import DescriptorTraining, OverlayTraining
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
+
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN GROUND_TRUTH [RUN GROUND_TRUTH]... [NAME=VALUE]...",
+        help="match-videos folders, each with its ground truth CSV, such as several descriptors left; then settings.",
+    ),
+]
+_SETTING = re.compile(r"[a-z_.]+=")  # a path that looks like one can be given as ./path
 
 
 def train_descriptor(
@@ -43,6 +53,38 @@ def train_overlay_detector(
 
     train(photos, out, settings, progress=TerminalProgress())
     _tell(out, "overlay.detector")
+
+
+def train_aligner(
+    runs: Runs,
+    out: Annotated[Path, TrainingFolder],
+    preset: TrainingPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Train the network that finds copied segments on RUNs of match-videos and their ground truths."""
+    pairs, overrides = runs_and_settings(runs)
+    settings = load(AlignerTraining, preset, config, overrides)
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.aligner import train_aligner as train  # noqa: PLC0415
+
+    train(pairs, out, settings, progress=TerminalProgress())
+    _tell(out, "alignment.model", "match-videos")
+
+
+def train_pair_classifier(
+    runs: Runs,
+    out: Annotated[Path, TrainingFolder],
+    preset: TrainingPreset = "cpu",
+    config: Config = None,
+) -> None:
+    """Train the network that drops candidate pairs on RUNs of match-videos and their ground truths."""
+    pairs, overrides = runs_and_settings(runs)
+    settings = load(PairTraining, preset, config, overrides)
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415
+
+    train(pairs, out, settings, progress=TerminalProgress())
+    _tell(out, "alignment.pair_filter", "match-videos")
 
 
 def calibrate(
@@ -107,11 +149,20 @@ def video_stills(
     typer.echo(f"{written:,} stills are in {out}; train on them with photos.grouped=folder")
 
 
-def _tell(out: Path, setting: str) -> None:
+def runs_and_settings(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Tell the pairs of a run and its ground truth from the settings behind them. Raises `CopytraceError`."""
+    overrides = [word for word in words if _SETTING.match(word)]
+    paths = [Path(word) for word in words if not _SETTING.match(word)]
+    if not paths or len(paths) % 2:
+        raise CopytraceError("give pairs of a match-videos folder and its ground truth CSV, then settings")
+    return list(zip(paths[::2], paths[1::2], strict=True)), overrides
+
+
+def _tell(out: Path, setting: str, command: str = "match-images") -> None:
     from copytrace.training.outcome import CARD, read_outcome  # noqa: PLC0415
 
     outcome = read_outcome(out)
     figure = outcome.metrics[outcome.score]
     typer.echo(f"{outcome.score} {figure:.4f} after epoch {outcome.best_epoch}, in {outcome.seconds / 60:,.0f} minutes")
     typer.echo(f"  card   {out / CARD}")
-    typer.echo(f"  use it copytrace match-images QUERIES REFERENCES --out RUN {setting}={out}")
+    typer.echo(f"  use it copytrace {command} QUERIES REFERENCES --out RUN {setting}={out}")

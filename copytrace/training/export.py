@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 
 from models import export
+from models.aligner_files import load_aligner_network
 from models.descriptor_files import load_descriptor_file, read_config
 from models.overlay_files import load_overlay
+from models.pair_files import load_pair_classifier
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,24 @@ def export_overlay_detector(weights: Path) -> Path | None:
     """Write the overlay detector beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
     try:
         return export.export_overlay(load_overlay(weights), weights.with_suffix(".onnx"))
+    except RuntimeError as error:
+        _tell(weights, error)
+        return None
+
+
+def export_aligner(weights: Path) -> Path | None:
+    """Write the aligner beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
+    try:
+        return export.export_aligner(load_aligner_network(weights), weights.with_suffix(".onnx"))
+    except RuntimeError as error:
+        _tell(weights, error)
+        return None
+
+
+def export_pair_classifier(weights: Path) -> Path | None:
+    """Write the classifier of pairs beside its weights, as `.onnx`; None where torch cannot export it."""
+    try:
+        return export.export_pair_classifier(load_pair_classifier(weights), weights.with_suffix(".onnx"))
     except RuntimeError as error:
         _tell(weights, error)
         return None

@@ -35,6 +35,7 @@ class Outcome:
     seconds: float
     device: str
     settings: Mapping[str, Any]
+    unit: str = "photos"  # what `images` and `validation_images` count
 
     def facts(self) -> dict[str, Any]:
         """What the weights' file says of itself."""
@@ -57,8 +58,8 @@ def _card(outcome: Outcome, settings: Settings) -> str:
     changed = settings.model_dump(mode="json", exclude_defaults=True)
     return f"""# {outcome.title}
 
-- **Data.** {outcome.images:,} photos (digest `{outcome.dataset_digest}`), and {outcome.validation_images:,} others to
-  validate on (digest `{outcome.validation_digest}`). What licence they are under is for you to say.
+- **Data.** {outcome.images:,} {outcome.unit} (digest `{outcome.dataset_digest}`), and {outcome.validation_images:,}
+  others to validate on (digest `{outcome.validation_digest}`). What licence they are under is for you to say.
 - **Training.** {outcome.seconds / 3600:.2f} hours on {outcome.device}, torch {torch.__version__}; the weights kept are
   those after epoch {outcome.best_epoch}, the best by {outcome.score.replace("_", " ")}.
 - **Settings** other than the defaults: `{json.dumps(changed)}`

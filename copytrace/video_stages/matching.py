@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.aligners import load_aligner
+from copytrace.alignment.choosing import chosen_aligner, digests_of_models
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError
@@ -104,13 +104,12 @@ def align_shard(
 ) -> Path:
     """Write the segments of all candidate pairs of a shard of queries."""
     path, asked = paths.segments_of(shard), settings.alignment
-    stamp = digest_of(VERSION, shard, read_stamp(paths.candidates(shard)), asked.model_dump(exclude={"threshold"}))
+    made_by = [asked.model_dump(exclude={"threshold"}), digests_of_models(asked)]
+    stamp = digest_of(VERSION, shard, read_stamp(paths.candidates(shard)), made_by)
     if read_stamp(path) == stamp:
         return path
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(paths.candidates(shard))]
-    aligner = load_aligner(
-        asked.aligner, **asked.model_dump(exclude={"aligner", "noise_weight", "min_score", "threshold"})
-    )
+    aligner = chosen_aligner(asked, settings.descriptor)
 
     def align(rows: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         return rows[0], align_pair(rows[1], rows[2], aligner, weight=asked.noise_weight)

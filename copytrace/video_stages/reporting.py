@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
+from copytrace.alignment.choosing import digests_of_models
 from copytrace.alignment.pairs import similarity_of
 from copytrace.alignment.segments import Segment
 from copytrace.features.video_index import VideoIndex
@@ -75,7 +76,11 @@ def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, setti
     run = {
         "settings": settings.model_dump(by_alias=True),
         "versions": versions(),
-        "models": {"descriptor": query_index.made_with["descriptor"]},
+        "models": {
+            "descriptor": query_index.made_with["descriptor"],
+            "alignment": digests_of_models(settings.alignment),
+        },
+        "indexes": {"queries": str(queries.absolute()), "references": str(references.absolute())},
         "counts": {
             "queries": len(query_index.items),
             "references": len(reference_index.items),

@@ -1,0 +1,129 @@
+"""Training the aligner's network on the matrices of finished runs and on synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from configs.training import AlignerTraining
+from copytrace.errors import ConfigError
+from copytrace.progress import Progress
+from copytrace.storage import digest_of
+from copytrace.training.aligner_trainee import AlignerNetwork, AlignerTrainee
+from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
+from copytrace.training.distributed import is_leader, launch
+from copytrace.training.log import SilentLog, TrainingLog
+from copytrace.training.loop import fit
+from copytrace.training.matrices import read_labelled_pairs
+from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
+from copytrace.training.outcome import Outcome, write_outcome
+from copytrace.training.starting import MAY_CHANGE, device_of
+from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
+from models.aligner_network import build_aligner
+from models.pretrained import ModelFileError
+
+FILE = "aligner.safetensors"
+SCORE = "segment_ap"
+SAMPLES_SHOWN = 32
+
+
+def train_aligner(
+    runs: Sequence[tuple[Path, Path]],
+    out: Path,
+    settings: AlignerTraining,
+    log: TrainingLog | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train on the pairs of finished runs (see `read_labelled_pairs`) and return `out/aligner.safetensors`.
+
+    `runs` are pairs of a `match-videos` output folder and its ground truth; give runs of several descriptors, and the
+    network will not depend on one. The queries of one fold are kept out to validate on. `out` also gets
+    `history.jsonl`, `result.json`, `README.md` and `checkpoint.pt`, from which the same call goes on after a crash.
+    With `loop.devices` over 1 a process per GPU is started.
+
+    Raises `InputError` for runs that cannot be used, `ConfigError` for settings that do not fit or a folder of another
+    run, and `CopytraceError` when the loss is no number.
+    """
+    return launch(_train, runs, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+
+
+def _train(
+    runs: Sequence[tuple[Path, Path]],
+    out: Path,
+    settings: AlignerTraining,
+    log: TrainingLog,
+    progress: Progress | None,
+) -> Path:
+    device = device_of(settings.loop)
+    labelled = read_labelled_pairs(runs)
+    learned, kept_out = labelled.split(settings.fold, settings.folds, settings.loop.seed)
+    validation = AlignerValidation.of(kept_out, settings.validation_pairs)
+    source = MatrixSource.of(learned, settings.synthetic_share, settings.true_share)
+    examples = AlignerExamples(source, settings.examples_per_epoch, settings.side, settings.loop.seed)
+    trainee = AlignerTrainee(
+        starting_network(settings), positive_weight=settings.positive_weight, dice_weight=settings.dice_weight
+    )
+    if is_leader():
+        log.picture("matrices", examples_sheet(examples), 0)
+    result = fit(
+        trainee.to(memory_format=torch.channels_last),
+        examples,
+        validation.metrics,
+        settings.loop,
+        out,
+        score=SCORE,
+        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), labelled.digest),
+        device=device,
+        log=log,
+        progress=progress,
+    )
+    if not is_leader():
+        return out / FILE
+    log.picture("heat maps", validation.sheet(result.network), result.epoch)
+    outcome = Outcome(
+        title="Copytrace aligner",
+        metrics=result.metrics,
+        score=SCORE,
+        best_epoch=result.epoch,
+        images=len(learned),
+        validation_images=len(validation.pairs),
+        dataset_digest=labelled.digest,
+        validation_digest=digest_of(
+            labelled.digest, settings.fold, settings.folds, settings.loop.seed, settings.validation_pairs
+        ),
+        seconds=round(result.seconds, 1),
+        device=str(device),
+        settings=settings.model_dump(mode="json"),
+        unit="pairs of videos",
+    )
+    save_aligner(result.network, out / FILE, notes=outcome.facts())
+    write_outcome(out, outcome, settings)
+    return out / FILE
+
+
+def starting_network(settings: AlignerTraining) -> AlignerNetwork:
+    """Return the network before its training, on the CPU; raises `ConfigError` when its start does not fit."""
+    torch.manual_seed(settings.loop.seed)
+    if settings.start == "random":
+        return build_aligner(AlignerConfig(settings.backbone))
+    try:
+        network = load_aligner_network(Path(settings.start))
+    except ModelFileError as error:
+        raise ConfigError(f"start: {error}") from error
+    if network.config.backbone != settings.backbone:
+        raise ConfigError(f"{settings.start} holds a {network.config.backbone}; set backbone to that")
+    return network
+
+
+def examples_sheet(examples: AlignerExamples) -> NDArray[np.uint8]:
+    """Return a sheet, uint8 [H, W, 3], of the first examples: matrix and label."""
+    rows = []
+    for index in range(min(SAMPLES_SHOWN, len(examples))):
+        parts = {name: part.astype(np.float32) for name, part in examples.example(0, index).items()}
+        outside = 1 - parts["inside"]  # white
+        rows.append((similarity_picture(parts["matrix"]) + outside, parts["label"] + outside))
+    return sheet(rows)

@@ -1,0 +1,178 @@
+"""The similarity matrices of finished runs, with the segments that their ground truths say are copied."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.videos import AlignmentSettings
+from copytrace.alignment.pairs import similarity_of
+from copytrace.alignment.segments import Segment
+from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.errors import InputError
+from copytrace.features.video_index import VideoIndex
+from copytrace.metrics.video_evaluation import read_true_segments
+from copytrace.search.video_candidates import read_video_candidates
+from copytrace.storage import digest_of, digest_of_file, read_stamp
+from copytrace.training.aligner_labels import label_map
+from copytrace.video_stages.matching import rows_of_pairs
+from copytrace.video_stages.paths import VideoMatchPaths
+
+logger = logging.getLogger(__name__)
+
+# By how much frames must be more alike along the falling line for a copy to be taken for one that plays backwards, as
+# ground truths do not tell. None of the 2,707 of VSC2022 does.
+BACKWARDS_LEAD = 0.1
+
+Truth = dict[tuple[str, str], list[Segment]]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """A query and a reference that candidate search brought together, and which segments of them are copies.
+
+    `run` counts the runs from 0; `score` is that of the search, −inf for a true pair that it missed. `segments` is
+    empty where nothing is copied.
+    """
+
+    run: int
+    query: str
+    reference: str
+    score: float
+    matrix: SimilarityMatrix
+    segments: tuple[Segment, ...]
+
+    @property
+    def is_true(self) -> bool:
+        """Whether anything is copied."""
+        return bool(self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPairs:
+    """All pairs of the runs, and a digest that changes with any of their descriptors, candidates or true segments."""
+
+    pairs: tuple[LabelledPair, ...]
+    digest: str
+
+    def split(self, fold: int, folds: int, seed: int) -> tuple[list[LabelledPair], list[LabelledPair]]:
+        """Return the pairs to learn from, and those whose queries are of `fold` (see `fold_of`), to validate on.
+
+        Raises `InputError` when either lacks copies or other pairs.
+        """
+        parts: tuple[list[LabelledPair], list[LabelledPair]] = ([], [])
+        for pair in self.pairs:
+            parts[fold_of(pair.query, folds, seed) == fold].append(pair)
+        for name, part in zip(("learn from", "validate on"), parts, strict=True):
+            copies = sum(pair.is_true for pair in part)
+            if not copies or copies == len(part):
+                raise InputError(
+                    f"of {len(part)} pairs to {name}, {copies} are copies: there must be some, and some that are none; "
+                    "give more runs, or another fold, folds or loop.seed"
+                )
+        return parts
+
+
+def fold_of(query: str, folds: int, seed: int) -> int:
+    """Return the fold, 0 to `folds` − 1, of a query: it follows from the id and the seed alone, whatever the runs."""
+    digest = hashlib.sha256(f"{seed}:{query}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % folds
+
+
+def read_labelled_pairs(runs: Sequence[tuple[Path, Path]]) -> LabelledPairs:
+    """Return all candidate pairs of finished runs, and the true pairs that their searches missed, with their matrices.
+
+    `runs` are pairs of a `match-videos` output folder and its ground truth (see `read_true_segments`). A pair of videos
+    that several runs compare, by different descriptors, is there once for each. Memory is that of all matrices, 4 bytes
+    a value. Raises `InputError` for a run that is not whole, or whose indexes are gone.
+    """
+    pairs: list[LabelledPair] = []
+    digests = []
+    for number, (run, ground_truth) in enumerate(runs):
+        paths, indexes = VideoMatchPaths(run), _indexes_of(run)
+        shards = indexes[0].shards
+        pairs += _pairs_of_run(number, paths, indexes, _true_segments(ground_truth))
+        stamps = [read_stamp(paths.candidates(shard)) for shard in shards]
+        digests.append((stamps, digest_of_file(ground_truth), _noise_weight(run)))
+    return LabelledPairs(tuple(pairs), digest_of(digests))
+
+
+def true_segments(pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, Segment]]:
+    """Return every true segment with its pair."""
+    return [(pair, segment) for pair in pairs for segment in pair.segments]
+
+
+def with_direction(segment: Segment, matrix: SimilarityMatrix) -> Segment:
+    """Return the segment as it is, or as one that plays backwards if its frames are clearly more alike that way."""
+    alike = []
+    for guess in (segment, replace(segment, reversed=True)):
+        weights = label_map([guess], matrix.query_times, matrix.reference_times)
+        alike.append(float((weights * matrix.values).sum() / max(float(weights.sum()), 1e-9)))
+    return replace(segment, reversed=alike[1] > alike[0] + BACKWARDS_LEAD)
+
+
+def _pairs_of_run(
+    number: int, paths: VideoMatchPaths, indexes: tuple[VideoIndex, VideoIndex], truth: Truth
+) -> Iterator[LabelledPair]:
+    queries_of_run, references = indexes
+    weight, missing = _noise_weight(paths.out), set(truth)
+    for shard in queries_of_run.shards:
+        scores = {(query, reference): score for query, reference, score in _candidates(paths, shard)}
+        queries = {query for query, _ in queries_of_run.frame_counts(shard)}
+        for query, reference in truth:
+            if query in queries and reference in references.items:
+                scores.setdefault((query, reference), -np.inf)
+        missing -= scores.keys()
+        for batch in rows_of_pairs(list(scores), shard, queries_of_run.root, references.root, paths.noise(shard)):
+            for pair, query_rows, reference_rows in batch:
+                matrix = similarity_of(query_rows, reference_rows, weight=weight).matrix
+                segments = tuple(with_direction(segment, matrix) for segment in truth.get(pair, ()))
+                yield LabelledPair(number, *pair, scores[pair], matrix, segments)
+    if missing:
+        logger.warning("%s lacks videos of %d true pairs, %s for instance", paths.out, len(missing), min(missing))
+
+
+def _true_segments(path: Path) -> Truth:
+    table, _ = read_true_segments(path)
+    truth: Truth = defaultdict(list)
+    rows = zip(table.queries, table.references, table.times.tolist(), strict=True)
+    for query, reference, (start, end, reference_start, reference_end) in rows:
+        if start < end and reference_start < reference_end:
+            truth[query, reference].append(Segment(start, end, reference_start, reference_end, 1.0))
+    return dict(truth)
+
+
+def _candidates(paths: VideoMatchPaths, shard: int) -> list[tuple[str, str, float]]:
+    if not paths.candidates(shard).is_file() or not paths.noise(shard).is_file():
+        raise InputError(f"{paths.out} lacks candidates; finish it with: copytrace match-videos … --out {paths.out}")
+    return read_video_candidates(paths.candidates(shard))
+
+
+def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
+    """Open the indexes of queries and references, which a run may have been given."""
+    told = _told_by(run).get("indexes", {})
+    paths = VideoMatchPaths(run)
+    return (
+        VideoIndex.open(Path(told.get("queries", paths.queries))),
+        VideoIndex.open(Path(told.get("references", paths.references))),
+    )
+
+
+def _noise_weight(run: Path) -> float:
+    """The weight that the run aligned with; the default for one that has not told its settings."""
+    asked = _told_by(run).get("settings", {})
+    return float(asked.get("alignment", {}).get("noise_weight", AlignmentSettings().noise_weight))
+
+
+def _told_by(run: Path) -> dict[str, Any]:
+    path = run / "run.json"
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return told

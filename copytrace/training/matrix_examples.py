@@ -1,0 +1,97 @@
+"""What the aligner and the pair classifier learn from: edited real matrices, and synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copytrace.alignment.pair_canvas import pair_canvas
+from copytrace.training.aligner_labels import label_map
+from copytrace.training.matrices import LabelledPair
+from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
+from copytrace.training.synthetic_matrices import SyntheticMatrices
+from models.pair_files import CANVAS
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixSource:
+    """Draws labelled matrices: true pairs, pairs that the search took for candidates in vain, and synthetic ones.
+
+    `false` are best first by their search score. Of the real ones `true_share` (0 to 1) are true.
+    """
+
+    true: tuple[LabelledPair, ...]
+    false: tuple[LabelledPair, ...]
+    synthetic: SyntheticMatrices
+    synthetic_share: float
+    true_share: float
+
+    @classmethod
+    def of(cls, pairs: Sequence[LabelledPair], synthetic_share: float, true_share: float) -> MatrixSource:
+        """Draw from these pairs, of which some must be true and some not."""
+        false = sorted((pair for pair in pairs if not pair.is_true), key=lambda pair: -pair.score)
+        backgrounds = SyntheticMatrices([pair.matrix.values for pair in false])
+        true = tuple(pair for pair in pairs if pair.is_true)
+        return cls(true, tuple(false), backgrounds, synthetic_share, true_share)
+
+    def draw(self, rng: np.random.Generator, side: int) -> tuple[Floats, Floats]:
+        """Return values and labels (see `label_map`) of at most `side` rows and columns, float32 [Q, R], edited."""
+        if rng.random() < self.synthetic_share:
+            matrix, segments = self.synthetic.draw(rng)
+        else:
+            pair = self.real(rng)
+            segments = list(pair.segments)
+            matrix = at_other_rates(pair.matrix, rng)
+        matrix = window(matrix, segments, side, rng)
+        label = label_map(segments, matrix.query_times, matrix.reference_times)
+        values, label = turned(matrix.values, label, rng)
+        return revalued(values, rng), label
+
+    def real(self, rng: np.random.Generator) -> LabelledPair:
+        """Return one of the pairs; of the false ones, the better their score the more often."""
+        if rng.random() < self.true_share:
+            return self.true[int(rng.integers(len(self.true)))]
+        return self.false[int(rng.integers(len(self.false), size=2).min())]  # the better of two
+
+
+@dataclass(frozen=True, slots=True)
+class AlignerExamples:
+    """`matrix`, `label` and `inside`, 1 where the matrix is, each float32 [side, side]; see `Examples`."""
+
+    source: MatrixSource
+    count: int
+    side: int
+    seed: int
+
+    def __len__(self) -> int:
+        """How many an epoch has."""
+        return self.count
+
+    def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
+        """Make one; the same epoch and index give the same arrays."""
+        values, label = self.source.draw(np.random.default_rng((self.seed, epoch, index)), self.side)
+        parts = {"matrix": values, "label": label, "inside": np.ones_like(values)}
+        return {name: on_canvas(part, self.side) for name, part in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PairExamples:
+    """`matrix` float32 [160, 160] (see `pair_canvas`), and `label` float32 [], 1 if anything is copied."""
+
+    source: MatrixSource
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        """How many an epoch has."""
+        return self.count
+
+    def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
+        """Make one; the same epoch and index give the same arrays."""
+        values, label = self.source.draw(np.random.default_rng((self.seed, epoch, index)), 2 * CANVAS)
+        return {"matrix": pair_canvas(values), "label": np.array(label.any(), np.float32)}

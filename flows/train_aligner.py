@@ -1,0 +1,62 @@
+"""Train the aligner, register it, and make it the champion if it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from configs.training import AlignerTraining
+from copytrace.cli import options
+from copytrace.cli.training import Runs, runs_and_settings
+from flows.parameters import (
+    AlignerOverrides,
+    LabelledRun,
+    LabelledRuns,
+    MinImprovement,
+    Out,
+    TrainingPreset,
+    chosen_by,
+    settings_of,
+)
+from flows.terminal import at_the_terminal
+from tasks.train import ALIGNER, promote, train
+
+
+@flow(name="train-aligner", flow_run_name="train the aligner into {out}")
+def train_aligner(
+    runs: LabelledRuns,
+    out: Out,
+    preset: TrainingPreset = "cpu",
+    overrides: AlignerOverrides = {},  # noqa: B006
+    min_improvement: MinImprovement = 0.005,
+) -> dict[str, Any]:
+    """Train on `runs` in the folder `out`, and return which version came out and whether it is the champion.
+
+    Raises what `copytrace.training.aligner.train_aligner` raises, `SettingsError`, and `TrackingError`.
+    """
+    settings, folder = settings_of(AlignerTraining, preset, overrides), Path(out)
+    version = train(ALIGNER, [(Path(each.run), Path(each.ground_truth)) for each in runs], folder, settings)
+    return promote(ALIGNER, version, folder, min_improvement)
+
+
+def main(
+    runs: Runs,
+    out: Annotated[Path, options.TrainingFolder],
+    preset: options.TrainingPreset = "cpu",
+    config: options.Config = None,
+    min_improvement: options.MinImprovement = 0.005,
+) -> None:
+    """Train the aligner on RUNs of match-videos and their ground truths, as a Prefect flow."""
+    with at_the_terminal():
+        pairs, overrides = runs_and_settings(runs)
+        chosen = chosen_by(AlignerTraining, preset, config, overrides)
+        labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
+        done = train_aligner(labelled, str(out), **chosen, min_improvement=min_improvement)
+        typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

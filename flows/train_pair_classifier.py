@@ -1,0 +1,62 @@
+"""Train the pair classifier, register it, and make it the champion if it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prefect import flow
+
+from configs.training import PairTraining
+from copytrace.cli import options
+from copytrace.cli.training import Runs, runs_and_settings
+from flows.parameters import (
+    LabelledRun,
+    LabelledRuns,
+    MinImprovement,
+    Out,
+    PairOverrides,
+    TrainingPreset,
+    chosen_by,
+    settings_of,
+)
+from flows.terminal import at_the_terminal
+from tasks.train import PAIR_CLASSIFIER, promote, train
+
+
+@flow(name="train-pair-classifier", flow_run_name="train the pair classifier into {out}")
+def train_pair_classifier(
+    runs: LabelledRuns,
+    out: Out,
+    preset: TrainingPreset = "cpu",
+    overrides: PairOverrides = {},  # noqa: B006
+    min_improvement: MinImprovement = 0.005,
+) -> dict[str, Any]:
+    """Train on `runs` in the folder `out`, and return which version came out and whether it is the champion.
+
+    Raises what `copytrace.training.pair_classifier.train_pair_classifier` raises, `SettingsError`, and `TrackingError`.
+    """
+    settings, folder = settings_of(PairTraining, preset, overrides), Path(out)
+    version = train(PAIR_CLASSIFIER, [(Path(each.run), Path(each.ground_truth)) for each in runs], folder, settings)
+    return promote(PAIR_CLASSIFIER, version, folder, min_improvement)
+
+
+def main(
+    runs: Runs,
+    out: Annotated[Path, options.TrainingFolder],
+    preset: options.TrainingPreset = "cpu",
+    config: options.Config = None,
+    min_improvement: options.MinImprovement = 0.005,
+) -> None:
+    """Train the pair classifier on RUNs of match-videos and their ground truths, as a Prefect flow."""
+    with at_the_terminal():
+        pairs, overrides = runs_and_settings(runs)
+        chosen = chosen_by(PairTraining, preset, config, overrides)
+        labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
+        done = train_pair_classifier(labelled, str(out), **chosen, min_improvement=min_improvement)
+        typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.training import PairTraining
+from copytrace.errors import ConfigError, CopytraceError
+from copytrace.training.log import SilentLog
+from copytrace.training.matrices import fold_of, read_labelled_pairs
+from copytrace.training.outcome import read_outcome
+from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
+from copytrace.training.pair_validation import PairValidation, pair_metrics, probabilities, threshold_keeping
+from models.descriptor_files import read_header
+from models.pair_files import KIND, load_pair_classifier
+from models.pair_network import build_pair_classifier
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Run = tuple[Path, Path]
+LOOP: dict[str, Any] = {
+    **{"epochs": 3, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu"},
+    **{"learning_rate": 0.002, "ema_decay": 0.5, "warmup_epochs": 0.3},
+}
+
+
+def settings_of(**changes: Any) -> PairTraining:
+    quick = {"folds": 2, "examples_per_epoch": 24, "synthetic_share": 0.0, "true_share": 0.5}
+    return PairTraining.model_validate(quick | changes | {"loop": LOOP | changes.get("loop", {})})
+
+
+class Dying(SilentLog):
+    """Ends a training in its second epoch, as a crash would."""
+
+    def metrics(self, values: Any, epoch: int) -> None:
+        if epoch == 2:
+            raise CopytraceError("the power is gone")
+
+
+@pytest.fixture(scope="module")
+def folds(video_run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A classifier for each of two folds."""
+    root = tmp_path_factory.mktemp("folds")
+    return [train_pair_classifier([video_run], root / str(fold), settings_of(fold=fold)) for fold in range(2)]
+
+
+def test_the_threshold_is_the_greatest_that_keeps_the_share_of_true_pairs() -> None:
+    chances = np.array([0.9, 0.2, 0.6, 0.4, 0.8], np.float32)
+    labels = np.array([True, False, True, True, False])
+    assert threshold_keeping(chances, labels, 1.0) == pytest.approx(0.4)
+    assert threshold_keeping(chances, labels, 0.66) == pytest.approx(0.6)
+
+
+def test_of_a_hundred_true_pairs_one_may_go() -> None:
+    chances = np.linspace(0.01, 1.0, 100).astype(np.float32)
+    assert threshold_keeping(chances, np.ones(100, bool), 0.99) == pytest.approx(0.02)
+
+
+def test_figures_of_six_pairs_worked_out_by_hand() -> None:
+    chances = np.array([0.8, 0.5, 0.9, 0.2, 0.2, 0.1], np.float32)
+    labels = np.array([True, True, False, False, False, False])
+    figures = pair_metrics(chances, labels)
+    assert figures["dropped"] == pytest.approx(3 / 4)
+    assert figures["dropped_of_all"] == pytest.approx(3 / 6)
+    assert figures["average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    true, false = (0.8 * 0.5) ** (1 / 2), (0.1 * 0.8 * 0.8 * 0.9) ** (1 / 4)
+    assert figures["likelihood"] == pytest.approx((true * false) ** 0.5, abs=1e-6)
+
+
+def test_a_probability_does_not_depend_on_which_video_is_the_query(video_run: Run) -> None:
+    torch.manual_seed(0)
+    network = build_pair_classifier().eval()
+    pairs = read_labelled_pairs([video_run]).pairs[:3]
+    found = probabilities(network, pairs)
+    assert found.shape == (3,)
+    turned = [type(pair)(0, pair.query, pair.reference, 0.0, pair.matrix.transposed(), ()) for pair in pairs]
+    np.testing.assert_allclose(found, probabilities(network, turned), atol=1e-6)
+
+
+def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_threshold(
+    folds: list[Path], video_run: Run
+) -> None:
+    path = folds[0]
+    assert path.name == "pair_classifier.safetensors"
+    losses = [json.loads(line)["loss"] for line in (path.parent / "history.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    notes = read_header(path, KIND)["notes"]
+    assert (notes["fold"], notes["folds"], notes["seed"]) == (0, 2, 0)
+    assert set(notes["metrics"]) == {"likelihood", "dropped", "dropped_of_all", "average_precision"}
+    assert read_outcome(path.parent).metrics == notes["metrics"]
+    _, kept_out = read_labelled_pairs([video_run]).split(0, 2, 0)
+    found = PairValidation(tuple(kept_out)).threshold(load_pair_classifier(path))
+    assert notes["threshold"] == pytest.approx(found, abs=0.01)  # weights are stored in half precision
+
+
+def test_a_training_that_died_goes_on_and_ends_with_the_same_weights(
+    folds: list[Path], video_run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(CopytraceError, match="the power is gone"):
+        train_pair_classifier([video_run], tmp_path, settings_of(), Dying())
+    path = train_pair_classifier([video_run], tmp_path, settings_of())
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+    whole, resumed = (load_pair_classifier(file).state_dict() for file in (folds[0], path))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_every_pair_is_scored_by_the_classifier_that_has_not_learned_from_its_query(
+    folds: list[Path], video_run: Run
+) -> None:
+    found = out_of_fold_probabilities(folds[::-1], [video_run])
+    assert [pair.query for pair, _ in found] == [pair.query for pair in read_labelled_pairs([video_run]).pairs]
+    for fold, path in enumerate(folds):
+        mine = [(pair, chance) for pair, chance in found if fold_of(pair.query, 2, 0) == fold]
+        expected = probabilities(load_pair_classifier(path), [pair for pair, _ in mine])
+        assert [chance for _, chance in mine] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_files_that_are_not_one_set_of_folds_are_refused(folds: list[Path], video_run: Run) -> None:
+    for files in ([], folds[:1], [folds[0], folds[0]]):
+        with pytest.raises(ConfigError, match="do not make up one set of folds; train one for each fold"):
+            out_of_fold_probabilities(files, [video_run])
+
+
+def test_a_file_that_is_no_classifier_is_refused(video_run: Run) -> None:
+    with pytest.raises(ConfigError, match=r"truth\.csv"):
+        out_of_fold_probabilities([video_run[1]], [video_run])
+
+
+def test_a_start_that_does_not_fit_is_refused(folds: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="timm builds no swinish"):
+        starting_network(settings_of(architecture="swinish"))
+    with pytest.raises(ConfigError, match="holds a mobilenetv3_small_100; set architecture to that"):
+        starting_network(settings_of(start=str(folds[0]), architecture="test_efficientnet"))
+    with pytest.raises(ConfigError, match="start: absent"):
+        starting_network(settings_of(start="absent.safetensors"))
+    started = starting_network(settings_of(start=str(folds[0])))
+    kept = load_pair_classifier(folds[0]).state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in started.state_dict().items())
