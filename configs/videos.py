@@ -71,12 +71,16 @@ class FrameSearchSettings(Settings):
 class AlignmentSettings(Settings):
     """How copied segments are read off a similarity matrix."""
 
-    aligner: Literal["hough", "dynamic_programming", "temporal_network", "network"] = Field(
-        "hough",
-        description="hough: straight lines; the next two also bend where the speed changes; network: a trained one",
+    aligner: Literal["network", "hough", "dynamic_programming", "temporal_network"] = Field(
+        "network",
+        description="network: a trained one; hough: straight lines; the last two also bend where the speed changes",
     )
     model: str = Field(
-        "shipped", description="of the trained aligner: a path, s3://…, or models:/copytrace-aligner@champion"
+        "shipped", description="of the trained aligner: shipped, a path, s3://…, or models:/copytrace-aligner@champion"
+    )
+    reading: Literal["joint", "heat", "vsc22"] = Field(
+        "joint",
+        description="of the trained aligner: lines in its heat and the similarity, in its heat, or as published",
     )
     pair_filter: str = Field(
         "none",

@@ -33,8 +33,13 @@ COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_e
 
 
 def quick(**sections: dict[str, Any]) -> VideoSettings:
-    """Settings for small videos: two a shard, no network that looks for panes, and no page unless asked for."""
-    base = {"media": {"shard_size": 2, "threads": 2}, "panes": {"detector": "none"}, "report": {"max_matches": 0}}
+    """Settings for small videos: two a shard, no network but the descriptor, and no page unless asked for."""
+    base = {
+        "media": {"shard_size": 2, "threads": 2},
+        "panes": {"detector": "none"},
+        "alignment": {"aligner": "hough"},  # it reports doubtful segments too, which the network does not see
+        "report": {"max_matches": 0},
+    }
     names = base.keys() | sections.keys()
     return VideoSettings.model_validate({name: base.get(name, {}) | sections.get(name, {}) for name in names})
 

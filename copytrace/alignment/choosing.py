@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.schema import DescriptorSettings
 from configs.videos import AlignmentSettings
 from copytrace.alignment.aligners import Aligner, load_aligner
 from copytrace.alignment.heat_maps import HeatMapRules
+from copytrace.alignment.network_aligner import JointRules
 from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.features.model_sources import locate
 from copytrace.storage import digest_of_file
 
+_READINGS: dict[str, Callable[..., JointRules | HeatMapRules | Literal["vsc22"]]] = {
+    "joint": JointRules,
+    "heat": HeatMapRules,
+    "vsc22": lambda **_: "vsc22",  # its constants are its own
+}
 _RULES = ("backwards", "min_evidence", "max_segments", "half_evidence", "sharpness")
 
 
@@ -43,7 +51,7 @@ def chosen_aligner(settings: AlignmentSettings, runtime: DescriptorSettings) -> 
             model=settings.model,
             backend=runtime.backend,
             device=runtime.device,
-            rules=HeatMapRules(**rules),
+            rules=_READINGS[settings.reading](**rules),
         )
     else:
         aligner = load_aligner(settings.aligner, **rules)

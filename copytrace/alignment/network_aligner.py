@@ -1,15 +1,22 @@
-"""The trained aligner: a network turns similarities into a heat map of copied diagonals, whose lines are segments."""
+"""The trained aligner: a network turns similarities into a heat map of copied diagonals; lines in both are segments.
+
+The heat map tells copies from what only looks like one, the similarities tell how sure each frame is: lines are sought
+in their sum, which finds more than either alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
+from copytrace.alignment.heat_maps_vsc22 import segments_by_vsc22_rule
+from copytrace.alignment.hough import HoughAligner
 from copytrace.alignment.matrix_networks import Run, run_by_onnx, run_by_torch
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
@@ -24,12 +31,23 @@ from models.pretrained import ModelFileError
 Floats = NDArray[np.float32]
 
 TILE = 512  # cells along each side of what the network sees at once: 200 MB of feature maps
+HEAT_ZERO = 0.4  # heat that neither adds to similarity nor takes from it
 CONTEXT = 64  # cells around a tile that the network sees too, about as far as it looks
 
 
-class NetworkAligner:
-    """Finds segments by a network that `train_aligner` wrote, and `rules` for reading its heat maps.
+@dataclass(frozen=True)
+class JointRules(HoughAligner):
+    """How lines are read off similarity and heat together; the score is fitted to the aligner that ships."""
 
+    half_evidence: float = 3.8
+    sharpness: float = 6.5
+
+
+class NetworkAligner:
+    """Finds segments by a network that `train_aligner` wrote, and `rules` for what its heat maps say.
+
+    `JointRules` read lines off the sum of similarity and heat, `HeatMapRules` off the heat alone, and "vsc22" is the
+    published rule (`segments_by_vsc22_rule`).
     `model` is "shipped", a path or a URI, see `locate`. `backend` auto takes torch where there is CUDA, else ONNX
     Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
     threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
@@ -41,10 +59,10 @@ class NetworkAligner:
         *,
         backend: Backend = "auto",
         device: str | None = None,
-        rules: HeatMapRules | None = None,
+        rules: JointRules | HeatMapRules | Literal["vsc22"] | None = None,
     ) -> None:
         path = locate(model, "aligner")
-        self.rules = rules or HeatMapRules()
+        self.rules: JointRules | HeatMapRules | Literal["vsc22"] = rules or JointRules()
         try:
             self.digest, self.config = digest_of_network(path), read_aligner_config(path)
             self._run: Run = (
@@ -60,7 +78,12 @@ class NetworkAligner:
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
         """Return the segments of a pair of videos, best first; none for an empty matrix."""
-        return segments_of_heat_map(self.heat_map(matrix.values), matrix, self.rules)
+        heat = self.heat_map(matrix.values)
+        if self.rules == "vsc22":
+            return segments_by_vsc22_rule(heat, matrix)
+        if isinstance(self.rules, HeatMapRules):
+            return segments_of_heat_map(heat, matrix, self.rules)
+        return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)))
 
     def heat_map(self, values: Floats) -> Floats:
         """Return how probably each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].

@@ -7,11 +7,13 @@ import pytest
 
 from configs.load import SettingsError, load, load_settings, preset_names
 from configs.schema import ImageSettings, Settings
-from configs.training import DescriptorTraining, OverlayTraining
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
 
-@pytest.mark.parametrize("schema", [ImageSettings, VideoSettings, DescriptorTraining, OverlayTraining])
+@pytest.mark.parametrize(
+    "schema", [ImageSettings, VideoSettings, DescriptorTraining, OverlayTraining, AlignerTraining, PairTraining]
+)
 def test_every_preset_that_ships_is_valid(schema: type[Settings]) -> None:
     assert {"cpu", "a100"} <= set(preset_names(schema))
     for name in preset_names(schema):
@@ -51,7 +53,7 @@ def test_several_models_can_be_named_on_the_command_line() -> None:
     ("overrides", "message"),
     [
         (["frames.per_second=0"], r"frames\.per_second=0: input should be greater than 0"),
-        (["alignment.aligner=dtw"], r"alignment\.aligner='dtw': input should be 'hough', 'dynamic_programming' or"),
+        (["alignment.aligner=dtw"], r"alignment\.aligner='dtw': input should be 'network', 'hough', .*"),
         (["local.neighbours=3"], r"there is no setting local"),
         (["panes.max_panes=-1"], r"panes\.max_panes=-1: input should be greater than or equal to 0"),
     ],

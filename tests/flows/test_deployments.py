@@ -23,7 +23,7 @@ def test_each_flow_is_deployed_to_each_pool_once() -> None:
     names = sorted(named(deployment) for deployment in PROJECT["deployments"])
     flows = (
         *("index_images", "index_videos", "match_images", "match_videos"),
-        *("train_descriptor", "train_overlay_detector"),
+        *("train_aligner", "train_descriptor", "train_overlay_detector", "train_pair_classifier"),
     )
     assert names == [f"{flow}/{pool}" for flow in flows for pool in ("cpu", "gpu-a100")]
     assert all(deployment["work_pool"]["name"] == deployment["name"] for deployment in PROJECT["deployments"])

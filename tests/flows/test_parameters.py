@@ -1,4 +1,4 @@
-"""What the image flows may be told, and what is refused before a run exists."""
+"""What the flows may be told, and what is refused before a run exists."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from configs.load import SettingsError, load_settings, preset_names
 from configs.schema import ImageSettings
+from configs.training import AlignerTraining
 from flows.index_images import index_images
 from flows.match_images import match_images
 from flows.parameters import Preset, chosen_by, settings_of
+from flows.train_aligner import train_aligner
+from flows.train_pair_classifier import train_pair_classifier
 
 PATHS = {"queries": "q", "references": "r", "out": "o"}
+LABELLED = {"runs": [{"run": "a", "ground_truth": "t.csv"}, {"run": "b", "ground_truth": "t.csv"}], "out": "o"}
 
 
-def check(parameters: dict[str, Any]) -> None:
+def check(parameters: dict[str, Any], flow: Any = match_images) -> None:
     """Validate as the server does, from the schema that a deployment stores."""
-    validate(parameters, parameter_schema(match_images).model_dump_for_openapi(), raise_on_error=True)
+    validate(parameters, parameter_schema(flow).model_dump_for_openapi(), raise_on_error=True)
 
 
 def test_the_form_offers_the_presets_that_ship() -> None:
@@ -75,7 +79,36 @@ def test_a_flow_started_without_the_server_refuses_unknown_settings() -> None:
         settings_of(ImageSettings, "cpu", {"local": {"neighbors": 4}})
 
 
-@pytest.mark.parametrize("flow", [match_images, index_images])
+@pytest.mark.parametrize("flow", [train_aligner, train_pair_classifier])
+def test_the_server_takes_several_runs_with_their_ground_truths(flow: Any) -> None:
+    check(LABELLED, flow)
+    check({**LABELLED, "overrides": {"start": "random", "fold": 3, "loop": {"epochs": 2}}}, flow)
+
+
+@pytest.mark.parametrize("flow", [train_aligner, train_pair_classifier])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"runs": []}, "runs"),
+        ({"runs": ["a"]}, "'a' is not of type 'object'"),
+        ({"runs": [{"run": "a"}]}, "'ground_truth' is a required property"),
+        ({"runs": [{"run": "", "ground_truth": "t.csv"}]}, "run"),
+        ({"overrides": {"folds": 1}}, "overrides.folds"),
+        ({"overrides": {"photos": {"long_side": 64}}}, "'photos' was unexpected"),
+        ({"preset": "vsc22"}, "'vsc22' is not one of"),
+    ],
+)
+def test_the_server_refuses_runs_and_settings_that_make_no_sense(flow: Any, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        check(LABELLED | change, flow)
+
+
+def test_a_fold_that_does_not_exist_is_refused_by_the_flow_itself() -> None:
+    with pytest.raises(SettingsError, match="fold=7 does not exist among folds=5"):
+        settings_of(AlignerTraining, "cpu", {"fold": 7})
+
+
+@pytest.mark.parametrize("flow", [match_images, index_images, train_aligner, train_pair_classifier])
 def test_no_default_of_the_schema_can_undo_a_preset(flow: Any) -> None:
     overrides = parameter_schema(flow).properties["overrides"]
     assert "'default'" not in str(overrides["properties"])

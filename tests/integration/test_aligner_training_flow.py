@@ -1,0 +1,294 @@
+"""Training of the two networks that look at videos: killed and gone on with, registered, promoted, and matched with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from mlflow import MlflowClient
+from numpy.typing import NDArray
+from prefect import Flow
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+
+from configs.training import AlignerTraining, PairTraining
+from configs.videos import VideoSettings
+from copytrace.errors import InputError
+from copytrace.features.descriptor_exchange import import_npz
+from copytrace.features.descriptor_npz import write_npz
+from copytrace.features.media_index import Role
+from copytrace.features.model_sources import Kind, file_name, locate
+from copytrace.storage import digest_of_file
+from copytrace.training.log import read_history
+from copytrace.video_matching import match_videos
+from flows.parameters import chosen_by
+from flows.train_aligner import train_aligner
+from flows.train_pair_classifier import train_pair_classifier
+from models.export import LOGITS
+from tasks.experiment import open_run
+from tasks.promotion import promote
+from tasks.registry import download, register
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 6
+SECONDS = 240
+QUICK = """folds=2 examples_per_epoch=48 synthetic_share=0.2 loop.batch_size=8 loop.ema_decay=0.5 loop.warmup_epochs=0.5
+loop.workers=0 loop.threads=1 loop.device=cpu""".split()  # noqa: SIM905 - settings read better in lines
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of the two: its flow, its settings, and the names of its model."""
+
+    flow: Flow[..., dict[str, Any]]
+    schema: type[AlignerTraining | PairTraining]
+    model: str
+    file: str
+    small: tuple[str, ...]
+
+    @property
+    def champion(self) -> str:
+        return f"models:/{self.model}@champion"
+
+
+NETWORKS = (
+    Network(train_aligner, AlignerTraining, "copytrace-aligner", "aligner", ("side=32", "loop.learning_rate=0.006")),
+    Network(
+        train_pair_classifier,
+        PairTraining,
+        "copytrace-pair-classifier",
+        "pair_classifier",
+        ("architecture=test_resnet", "loop.learning_rate=0.002"),
+    ),
+)
+each_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.file)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that was killed after a checkpoint, and then done again to its end."""
+
+    out: Path
+    epochs: list[dict[str, Any]]  # that it had told when it was killed
+    receipt: dict[str, Any]  # what it had written of MLflow by then
+    told: str  # at its end
+
+
+@pytest.fixture(scope="module")
+def environment(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a training process, and this one, needs to find both servers; the cache of models is empty."""
+    own = {"MLFLOW_TRACKING_URI": mlflow_server, "COPYTRACE_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    threads = torch.get_num_threads()
+    with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        yield {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+    torch.set_num_threads(threads)  # loop.threads changed it
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
+    """Finished runs over the same videos by two descriptors that nobody computed, and their ground truth.
+
+    Eight queries of 20 s each show seconds 5 to 15 of one of four references of 30 s, from their second 4 on.
+    """
+    root, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(5)
+    lines = [f"Q{query},R{query % 4},4,14,5,15\n" for query in range(8)]
+    truth = root / "truth.csv"
+    truth.write_text("query_id,ref_id,query_start,query_end,ref_start,ref_end\n" + "".join(lines), encoding="utf-8")
+    folders = [root / "by-24", root / "by-32"]
+    for run, dimensions in zip(folders, (24, 32), strict=True):
+        queries, references = rng.normal(size=(8, 20, dimensions)), rng.normal(size=(4, 30, dimensions))
+        queries[:, 4:14] = references[np.arange(8) % 4, 5:15] + 0.3 * rng.normal(size=(8, 10, dimensions))
+        indexes = indexed(queries, run, "queries"), indexed(references, run, "references")
+        match_videos(*indexes, run, VideoSettings.model_validate({"report": {"max_matches": 0}}))
+    return [(run, truth) for run in folders]
+
+
+def indexed(vectors: NDArray[np.float64], run: Path, role: Role) -> Path:
+    """Make an index, where a run keeps its own, of videos [N, seconds, D] with a frame per second."""
+    count, seconds, dimensions = vectors.shape
+    ids = [f"{role[0].upper()}{number}" for number in range(count) for _ in range(seconds)]
+    starts = np.tile(np.arange(seconds, dtype=np.float64), count)
+    file, times = run.with_name(f"{run.name}-{role}.npz"), np.stack([starts, starts + 1], axis=1)
+    write_npz(file, ids, times, vectors.reshape(-1, dimensions).astype(np.float32))
+    return import_npz(file, run / "work" / role, role, model=run.name).root
+
+
+def start(
+    network: Network, runs: list[tuple[Path, Path]], out: Path, environment: dict[str, str]
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"flows.{network.flow.fn.__name__}", *(str(path) for run in runs for path in run)]
+    command += [*QUICK, *network.small, f"loop.epochs={EPOCHS}", "--out", str(out)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def kill_after_a_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not (out / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def trained(
+    runs: list[tuple[Path, Path]], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Trained]:
+    """Both networks, by the names of their files; they are trained at the same time."""
+    outs = {network: tmp_path_factory.mktemp(network.file) for network in NETWORKS}
+    processes = {network: start(network, runs, out, environment) for network, out in outs.items()}
+    for network, process in processes.items():
+        kill_after_a_checkpoint(process, outs[network])
+    left = {
+        network: (read_history(out / "history.jsonl"), json.loads((out / "mlflow.json").read_text()))
+        for network, out in outs.items()
+    }
+    again = {network: start(network, runs, out, environment) for network, out in outs.items()}
+    told = {network: process.communicate(timeout=SECONDS)[0] for network, process in again.items()}
+    for network, process in again.items():
+        assert process.returncode == 0, told[network]
+    return {network.file: Trained(outs[network], *left[network], told[network]) for network in NETWORKS}
+
+
+@pytest.fixture(scope="module")
+def client(environment: dict[str, str]) -> MlflowClient:
+    """The registry."""
+    return MlflowClient(environment["MLFLOW_TRACKING_URI"])
+
+
+@each_network
+def test_a_killed_training_goes_on_from_its_checkpoint_in_the_same_mlflow_run(
+    network: Network, trained: dict[str, Trained], client: MlflowClient
+) -> None:
+    done = trained[network.file]
+    history = read_history(done.out / "history.jsonl")
+    assert 1 <= len(done.epochs) < EPOCHS
+    assert [line["epoch"] for line in history] == list(range(1, EPOCHS + 1))
+    assert history[0] == done.epochs[0]  # its seconds too, so it was not done again
+    assert json.loads((done.out / "mlflow.json").read_text()) == done.receipt
+    run = client.get_run(done.receipt["run_id"])
+    score = json.loads((done.out / "result.json").read_text())["score"]
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, score)]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["attempts"] == "2"
+    assert run.data.tags["prefect.flow_name"] == network.flow.name
+    assert sorted(set(steps)) == list(range(1, EPOCHS + 1))
+    assert len(steps) <= EPOCHS + 1  # the epoch in which it died may have been told twice
+
+
+@each_network
+def test_the_run_tells_which_runs_were_learned_from(
+    network: Network, trained: dict[str, Trained], runs: list[tuple[Path, Path]], client: MlflowClient
+) -> None:
+    run = client.get_run(trained[network.file].receipt["run_id"])
+    result = json.loads((trained[network.file].out / "result.json").read_text())
+    assert run.data.params["loop.batch_size"] == "8"
+    assert run.data.params["folds"] == "2"
+    assert run.data.tags["dataset_digest"] == result["dataset_digest"]
+    assert run.data.tags["validation_digest"] == result["validation_digest"]
+    sources = [given.dataset.source for given in run.inputs.dataset_inputs]
+    assert all(str(folder) in source for source in sources for folder, _ in runs)
+
+
+@each_network
+def test_the_first_version_is_the_champion_and_has_weights_graph_and_card(
+    network: Network, trained: dict[str, Trained], client: MlflowClient
+) -> None:
+    done = trained[network.file]
+    assert f"{network.model} version 1: there was no champion" in done.told
+    assert client.get_model_version_by_alias(network.model, "champion").version == "1"
+    folder = download(network.champion)
+    weights, graph = (folder / f"{network.file}{suffix}" for suffix in (".safetensors", ".onnx"))
+    assert sorted(folder.iterdir()) == sorted([folder / "README.md", graph, weights])
+    assert weights.read_bytes() == (done.out / weights.name).read_bytes()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == [LOGITS]
+
+
+@each_network
+def test_a_worse_version_is_refused(
+    network: Network,
+    trained: dict[str, Trained],
+    runs: list[tuple[Path, Path]],
+    client: MlflowClient,
+    tmp_path: Path,
+) -> None:
+    words = [*QUICK, *network.small, "loop.epochs=1", "loop.learning_rate=1.0"]
+    # As the server starts a deployment: plain JSON.
+    parameters = {
+        "runs": [{"run": str(run), "ground_truth": str(truth)} for run, truth in runs],
+        "out": str(tmp_path / "worse"),
+        **chosen_by(network.schema, "cpu", None, words),
+    }
+    decision = network.flow(**parameters)
+
+    best = json.loads((trained[network.file].out / "result.json").read_text())
+    assert decision["metrics"][best["score"]] < best["metrics"][best["score"]]
+    assert (decision["version"], decision["promoted"]) == (2, False)
+    worse = client.get_model_version(network.model, "2")
+    assert worse.tags["promotion"] == "refused"
+    assert worse.tags["validation_digest"] == client.get_model_version(network.model, "1").tags["validation_digest"]
+    assert client.get_model_version_by_alias(network.model, "champion").version == "1"
+
+
+def test_matching_aligns_with_both_champions_and_tells_which_they_were(
+    trained: dict[str, Trained], runs: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
+    aligner, classifier = NETWORKS
+    alignment = {"aligner": "network", "model": aligner.champion, "pair_filter": classifier.champion}
+    indexes = runs[0][0] / "work"
+    settings = VideoSettings.model_validate({"alignment": alignment, "report": {"max_matches": 0}})
+
+    run = match_videos(indexes / "queries", indexes / "references", tmp_path / "run", settings)
+
+    with (tmp_path / "run" / "segments.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    right = [row for row in found if int(row["query_id"][1:]) % 4 == int(row["ref_id"][1:])]
+    assert len({row["query_id"] for row in right}) >= 6
+    assert found[0] in right
+    times = [float(found[0][name]) for name in ("query_start", "query_end", "ref_start", "ref_end")]
+    assert times == pytest.approx([4, 14, 5, 15], abs=2)
+    assert run["models"]["alignment"] == {
+        "aligner": digest_of_file(trained["aligner"].out / "aligner.safetensors"),
+        "pair_filter": digest_of_file(trained["pair_classifier"].out / "pair_classifier.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_the_champion_of_each_kind_of_model_is_found(kind: Kind, environment: dict[str, str], tmp_path: Path) -> None:
+    name, weights = f"copytrace-found-{kind}", tmp_path / file_name(kind)
+    weights.write_bytes(kind.encode())
+    weights.with_suffix(".onnx").write_bytes(b"graph")
+    with open_run(tmp_path, "train", {}) as run:
+        version = register(run, name, [weights, weights.with_suffix(".onnx")], {"recall": 0.5}, score="recall")
+    promote(name, version, min_improvement=0.0)
+    found = locate(f"models:/{name}@champion", kind)
+    assert found != weights
+    assert found.read_bytes() == kind.encode()
+
+
+def test_a_model_without_a_champion_stops_matching_before_any_video_is_looked_at(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    alignment = {"aligner": "network", "model": "models:/copytrace-nobody@champion"}
+    with pytest.raises(InputError, match="no model 'copytrace-nobody' is registered"):
+        match_videos("queries", "references", tmp_path / "out", VideoSettings.model_validate({"alignment": alignment}))
+    assert not (tmp_path / "out").exists()
