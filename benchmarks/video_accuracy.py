@@ -38,6 +38,8 @@ ROWS = {
     "  without panes": WHOLE_FRAMES,
     "  without normalisation": NO_NORMALIZATION,
     "  pairs by their best frame": ["search.aggregate=best"],
+    "  its network's heat alone": ["alignment.reading=heat"],
+    "  by Hough voting, untrained": ["alignment.aligner=hough"],
     "  by dynamic programming": ["alignment.aligner=dynamic_programming"],
     "  by temporal network": ["alignment.aligner=temporal_network"],
 }
