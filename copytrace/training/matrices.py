@@ -18,6 +18,7 @@ from copytrace.alignment.pairs import similarity_of
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
+from copytrace.features.media_index import is_index
 from copytrace.features.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.search.video_candidates import read_video_candidates
@@ -158,12 +159,17 @@ def _candidates(paths: VideoMatchPaths, shard: int) -> list[tuple[str, str, floa
 
 def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
     """Open the indexes of queries and references, which a run may have been given."""
-    told = _told_by(run).get("indexes", {})
-    paths = VideoMatchPaths(run)
-    return (
-        VideoIndex.open(Path(told.get("queries", paths.queries))),
-        VideoIndex.open(Path(told.get("references", paths.references))),
+    told, paths = _told_by(run).get("indexes", {}), VideoMatchPaths(run)
+    queries, references = (
+        Path(told.get(role, default))
+        for role, default in (("queries", paths.queries), ("references", paths.references))
     )
+    for index in (queries, references):
+        if not is_index(index):
+            raise InputError(
+                f"{index} is no finished index; give a folder that match-videos wrote, its indexes still there"
+            )
+    return VideoIndex.open(queries), VideoIndex.open(references)
 
 
 def _noise_weight(run: Path) -> float:

@@ -58,8 +58,9 @@ def _card(outcome: Outcome, settings: Settings) -> str:
     changed = settings.model_dump(mode="json", exclude_defaults=True)
     return f"""# {outcome.title}
 
-- **Data.** {outcome.images:,} {outcome.unit} (digest `{outcome.dataset_digest}`), and {outcome.validation_images:,}
-  others to validate on (digest `{outcome.validation_digest}`). What licence they are under is for you to say.
+- **Data.** {outcome.images:,} {outcome.unit} (digest `{outcome.dataset_digest}`), and
+  {outcome.validation_images:,} others to validate on (digest
+  `{outcome.validation_digest}`). What licence they are under is for you to say.
 - **Training.** {outcome.seconds / 3600:.2f} hours on {outcome.device}, torch {torch.__version__}; the weights kept are
   those after epoch {outcome.best_epoch}, the best by {outcome.score.replace("_", " ")}.
 - **Settings** other than the defaults: `{json.dumps(changed)}`
