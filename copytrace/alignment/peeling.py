@@ -68,7 +68,7 @@ class PeelingAligner(ABC):
     A cell's evidence is its similarity less `threshold`, but never below `-max_penalty`, so that a few unseen frames
     do not end a segment. Along a path it adds up, per second of the query. Paths with less than `min_evidence` are
     not reported. The score is eᵏ / (eᵏ + hᵏ) with e the evidence, h `half_evidence` and k `sharpness`: a logistic model
-    of the logarithm of the evidence. The two are fitted to the shipped descriptor (see docs/videos.md): a segment that
+    of the logarithm of the evidence. The two are fitted to the shipped descriptor: a segment that
     scores 0.7 is a copy seven times in ten.
     Backwards paths keep only `backwards_share` of theirs: a still shot fits both directions. Segments that overlap a
     better one by more than `max_overlap` (intersection over union) are dropped; at most `max_segments` are returned.
