@@ -9,6 +9,10 @@ class InputError(CopytraceError):
     """The inputs cannot be used: a missing path, an empty folder, a duplicate id, a bad table."""
 
 
+class StorageError(CopytraceError):
+    """A place in a store cannot be used: access is denied, its bucket is missing, or the store does not answer."""
+
+
 class ConfigError(CopytraceError):
     """A setting is unknown or out of range."""
 

@@ -11,6 +11,7 @@ from copytrace.features.media_index import Role, is_index
 from copytrace.image_stages import MatchPaths
 from copytrace.progress import PartOf, Progress, SilentProgress
 from copytrace.search.candidates import BRANCHES
+from copytrace.storage import located, writable
 
 
 def match_images(
@@ -23,13 +24,14 @@ def match_images(
     """Find which references the queries were copied from, and write tables and a report into the folder `out`.
 
     `queries` is whatever `list_media` takes; so is `references`, which may also be an index (`index_images`). Returns
-    what stands in `run.json`. What an earlier run into `out` has done is not done again. Raises `InputError`,
-    `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the cure.
+    what stands in `run.json`. What an earlier run into `out` has done is not done again. Each place may be local or in
+    a store (`s3://…`). Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or
+    `TooManyFailuresError`, each with the cure.
     """
     settings, progress = settings or ImageSettings(), progress or SilentProgress()
-    paths = MatchPaths(Path(out))
-    indexed = is_index(Path(references))
-    reference_index = Path(references) if indexed else paths.references
+    paths = MatchPaths(writable(out))
+    indexed = is_index(located(references))
+    reference_index = located(references) if indexed else paths.references
     stages.check(settings, [reference_index] if indexed else [])
     built = [paths.queries] if indexed else [paths.queries, paths.references]
     sides: list[tuple[str | Path, Path, Role]] = [(queries, paths.queries, "queries")]
@@ -61,7 +63,7 @@ def index_images(
     Raises `ModelMismatchError` if it was made with other settings; else as `match_images`.
     """
     settings, progress = settings or ImageSettings(), progress or SilentProgress()
-    root = Path(out)
+    root = writable(out)
     shards = stages.plan(str(references), root, "references", settings, replace=False)
     return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
 

@@ -45,11 +45,24 @@ def recorded(path: Path, stage: str, count: int) -> Iterator[dict[str, Any]]:
     write_json(path, asdict(record) | extra)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what `recorded` wrote to `path`, an empty dict where there is no such file."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return record
+
+
 def summarise(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Add up the records of each stage over its shards: counts and seconds summed, memory at its largest."""
+    """Add up the records of each stage over its shards: counts and seconds summed, memory at its largest.
+
+    Those that do not exist are passed over.
+    """
     stages: dict[str, dict[str, float]] = {}
     for path in sorted(paths):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        if not (record := read_record(path)):
+            continue
         total = stages.setdefault(record["stage"], {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
         total["count"] += record["count"]
         total["seconds"] = round(total["seconds"] + record["seconds"], 3)

@@ -1,42 +1,99 @@
-"""Files that are whole or absent: write to a temporary name in the same folder, then move into place."""
+"""Files that are whole or absent, on disk or in a store such as S3.
+
+On disk a file is written under a temporary name in the same folder, then moved into place; for a store it is written
+to a local temporary folder, then uploaded, and an object is there as a whole or not at all.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from copytrace.places import StoredPath, is_uri, store_of, stored
+
 STAMP_KEY = b"copytrace.stamp"
+
+FETCHED_AT_ONCE = 1 << 20  # bytes of a table in a store, by the first request: most tables are smaller
+FOOTER = 64 << 10  # bytes at the end of a Parquet file that mostly hold its schema and all that is known of its rows
+
+
+def located(place: str | Path) -> Path:
+    """Return a local path, or for a URI that fsspec knows (`s3://…`) what does of a path all that Copytrace needs.
+
+    The latter is a `StoredPath`, a `upath.UPath` and no `Path`: nearly all code asks of either the same few things, and
+    the functions here know the difference. Nothing is looked up yet. Raises `InputError` for an unknown scheme.
+    """
+    text = str(place)
+    if not is_uri(text):
+        return Path(text)
+    _, path = store_of(text)
+    return Path(path) if text.startswith("file://") else cast(Path, StoredPath(text))
+
+
+def writable(place: str | Path) -> Path:
+    """Return `located(place)`; of a place in a store, prove first that something can be written below it.
+
+    For the start of hours of work. Raises `StorageError`, with the cure, where keys, bucket or endpoint are wrong.
+    """
+    path = located(place)
+    if remote := stored(path):
+        remote.prove_writable()
+    return path
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it replaces `path`, on an error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if not error.errno:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name the file
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a local temporary path; on a clean exit it becomes `path`, on an error it is removed."""
+    with _beside(path) if (remote := stored(path)) is None else _apart(path) as temporary:
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            if remote is None:
+                temporary.chmod(0o644)
+                temporary.replace(path)
+        except OSError as error:
+            if not error.errno:
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name the file
+        if remote is not None:
+            remote.upload(temporary)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yield `path` itself or, of what lies in a store, a local copy that goes when the block ends.
+
+    For what only reads real files. Raises `FileNotFoundError` where there is none.
+    """
+    remote = stored(path)
+    if remote is None:
+        yield path
+        return
+    with _apart(path) as copy:
+        remote.download(copy)
+        yield copy
+
+
+def remove_tree(root: Path) -> None:
+    """Delete a folder, or all objects below a name, with all that is in it."""
+    remote = stored(root)
+    if remote is None:
+        shutil.rmtree(root)
+    else:
+        remote.remove_all()
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -68,10 +125,36 @@ def write_csv(path: Path, table: pa.Table) -> Path:
     return path
 
 
+def read_table(path: Path, **options: Any) -> pa.Table:
+    """Read a Parquet file; `options` are those of `pyarrow.parquet.read_table`: columns, schema, filters.
+
+    Of a large file in a store, only the row groups and columns that are asked for travel.
+    """
+    with _source(path) as source:
+        return pq.read_table(source, **options)
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to be read bit by bit."""
+    with _source(path) as source, pq.ParquetFile(source, pre_buffer=stored(path) is not None) as file:
+        yield file
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the schema of a Parquet file, its metadata with it; nothing but the end of the file is read."""
+    return pq.read_schema(_footer(path))
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file; nothing but its end is read."""
+    return int(pq.read_metadata(_footer(path)).num_rows)
+
+
 def read_stamp(path: Path) -> str | None:
     """Return the stamp of a Parquet file, or None if the file does not exist or is not readable Parquet."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = read_schema(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
     stamp: bytes = metadata.get(STAMP_KEY, b"")
@@ -88,3 +171,37 @@ def digest_of_file(path: Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _source(path: Path) -> Any:
+    """Return a context manager of what pyarrow reads: a local path, or a stream of an object."""
+    remote = stored(path)
+    return nullcontext(path) if remote is None else remote.stream(FETCHED_AT_ONCE)
+
+
+def _footer(path: Path) -> Path | io.BytesIO:
+    """Return what pyarrow reads all but rows from: a local path, or the end of an object."""
+    remote = stored(path)
+    if remote is None:
+        return path
+    end = remote.read_range(-FOOTER)
+    length = int.from_bytes(end[-8:-4], "little") + 8  # the last eight bytes are the footer's length and PAR1
+    return io.BytesIO(end if length <= len(end) or len(end) < FOOTER else remote.read_range(-length))
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _apart(path: Path) -> Iterator[Path]:
+    """Yield a name as that of `path` in a temporary folder: by its suffix a store tells browsers what is in it."""
+    with tempfile.TemporaryDirectory(prefix="copytrace-") as folder:
+        yield Path(folder) / path.name

@@ -10,6 +10,7 @@ from copytrace import video_stages as stages
 from copytrace.features.media_index import read_plan
 from copytrace.media.failures import write_failures
 from copytrace.progress import PartOf, Progress, SilentProgress
+from copytrace.storage import writable
 from copytrace.video_stages import VideoMatchPaths
 
 
@@ -23,11 +24,12 @@ def match_videos(
     """Find which seconds of which references the queries show, and write tables and a report into the folder `out`.
 
     Both are whatever `list_media` takes, or an index (`index_videos`, or imported descriptors). Returns what stands in
-    `run.json`. What an earlier run into `out` has done is not done again. Raises `InputError`,
-    `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the cure.
+    `run.json`. What an earlier run into `out` has done is not done again. Each place may be local or in a store
+    (`s3://…`). Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each
+    with the cure.
     """
     settings, progress = settings or VideoSettings(), progress or SilentProgress()
-    paths = VideoMatchPaths(Path(out))
+    paths = VideoMatchPaths(writable(out))
     sides = paths.sides(queries, references)
     query_index, reference_index = (root for _, root, _, _ in sides)
     stages.check(settings, [root for _, root, _, to_make in sides if not to_make])
@@ -64,7 +66,7 @@ def index_videos(
     Raises `ModelMismatchError` if it was made with other settings; else as `match_videos`.
     """
     settings, progress = settings or VideoSettings(), progress or SilentProgress()
-    root = Path(out)
+    root = writable(out)
     shards = stages.plan(str(references), root, "references", settings, replace=False)
     return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
 

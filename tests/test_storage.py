@@ -1,14 +1,45 @@
-"""Files are whole or absent."""
+"""Files are whole or absent, on disk and in a store."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from copytrace.storage import atomic_path, digest_of, read_stamp, write_json, write_table
+from copytrace.errors import InputError
+from copytrace.storage import (
+    FETCHED_AT_ONCE,
+    FOOTER,
+    atomic_path,
+    count_rows,
+    digest_of,
+    digest_of_file,
+    local_copy,
+    located,
+    open_parquet,
+    read_schema,
+    read_stamp,
+    read_table,
+    remove_tree,
+    writable,
+    write_csv,
+    write_json,
+    write_table,
+    write_text,
+)
+
+
+@pytest.fixture
+def remote() -> Iterator[Path]:
+    """A place in a store that is empty, and that lives as long as the process."""
+    root = located("memory://storage")
+    yield root
+    if root.exists():
+        remove_tree(root)
 
 
 def test_a_file_that_could_not_be_written_is_absent_and_so_is_its_part(tmp_path: Path) -> None:
@@ -43,3 +74,87 @@ def test_a_table_carries_its_stamp_and_what_is_no_table_has_none(tmp_path: Path)
 def test_a_digest_changes_with_any_part_and_not_with_the_order_of_names() -> None:
     assert digest_of({"a": 1, "b": 2}, 3) == digest_of({"b": 2, "a": 1}, 3)
     assert len({digest_of(1, 2), digest_of(2, 1), digest_of([1, 2]), digest_of(1)}) == 4
+
+
+def test_places_are_local_paths_or_uris(tmp_path: Path) -> None:
+    assert located(tmp_path / "a") == tmp_path / "a"
+    assert located(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert str(located("s3://bucket/run") / "matches.csv") == "s3://bucket/run/matches.csv"
+    assert located(located("s3://bucket/run")) == located("s3://bucket/run")
+    with pytest.raises(InputError, match="fsspec knows no nowhere://"):
+        located("nowhere://bucket/run")
+
+
+def test_files_in_a_store_have_the_bytes_of_those_on_disk(remote: Path, tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "b": ["x, y", None]})
+    for root in (remote, tmp_path):
+        write_table(root / "deep" / "t.parquet", table, stamp="made of this")
+        write_csv(root / "t.csv", table)
+        write_text(root / "t.txt", "one\r\ntwo\n")
+    for name in ("deep/t.parquet", "t.csv", "t.txt"):
+        assert (remote / name).read_bytes() == (tmp_path / name).read_bytes()
+        assert digest_of_file(remote / name) == digest_of_file(tmp_path / name)
+
+
+def test_a_failed_write_leaves_nothing_in_a_store(remote: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_path(remote / "t.parquet") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert not (remote / "t.parquet").exists()
+    assert not temporary.parent.exists()
+
+
+@pytest.mark.parametrize("rows", [3, FETCHED_AT_ONCE // 4])
+def test_a_table_in_a_store_is_read_as_one_on_disk(remote: Path, rows: int) -> None:
+    values = np.random.default_rng(0).random(rows)
+    table = pa.table({"number": range(rows), "value": values})
+    path = write_table(remote / "t.parquet", table, stamp="made of this")
+    assert read_stamp(path) == "made of this"
+    assert count_rows(path) == rows
+    assert read_schema(path).names == ["number", "value"]
+    assert read_table(path, columns=["value"]).column("value").to_numpy().tolist() == values.tolist()
+    assert read_table(path, filters=[("number", "==", 2)]).to_pylist() == [{"number": 2, "value": values[2]}]
+    with open_parquet(path) as file:
+        assert sum(batch.num_rows for batch in file.iter_batches(columns=["number"])) == rows
+
+
+def test_the_schema_of_a_table_with_a_long_footer_is_read(remote: Path) -> None:
+    names = [f"column {number:04} {'x' * 40}" for number in range(FOOTER // 100)]
+    path = write_table(remote / "wide.parquet", pa.table({name: [1] for name in names}), stamp="wide")
+    assert read_schema(path).names == names
+    assert read_stamp(path) == "wide"
+
+
+def test_what_is_no_table_in_a_store_has_no_stamp(remote: Path) -> None:
+    assert read_stamp(remote / "absent.parquet") is None
+    assert read_stamp(write_text(remote / "broken.parquet", "nothing of the kind")) is None
+    assert read_stamp(write_text(remote / "empty.parquet", "")) is None
+
+
+def test_a_local_copy_goes_when_it_was_used(remote: Path, tmp_path: Path) -> None:
+    write_text(remote / "weights.bin", "weights")
+    with local_copy(remote / "weights.bin") as file:
+        assert file.name == "weights.bin"
+        assert file.read_text() == "weights"
+    assert not file.exists()
+    with pytest.raises(FileNotFoundError), local_copy(remote / "absent"):
+        pass
+    here = write_text(tmp_path / "here", "")
+    with local_copy(here) as file:
+        assert file == here
+    assert here.exists()
+
+
+def test_a_tree_in_a_store_is_removed_and_its_neighbour_is_not(remote: Path) -> None:
+    for name in ("run/a", "run/b/c", "run2/a"):
+        write_text(remote / name, "")
+    remove_tree(remote / "run")
+    assert not (remote / "run").exists()
+    assert (remote / "run2" / "a").exists()
+
+
+def test_proving_that_a_place_can_be_written_leaves_nothing(remote: Path, tmp_path: Path) -> None:
+    assert writable(remote / "run") == remote / "run"
+    assert list((remote / "run").iterdir()) == []
+    assert writable(tmp_path / "run") == tmp_path / "run"
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from configs.load import SettingsError
-from copytrace.errors import CopytraceError
+from copytrace.errors import CopytraceError, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,12 +30,12 @@ def clearly(command: Callable[P, R]) -> Callable[P, R]:
         )
         try:
             return command(*args, **kwargs)
-        except (CopytraceError, SettingsError) as error:
-            print(f"copytrace: {error}", file=sys.stderr)
-            raise typer.Exit(1) from error
-        except OSError as error:
+        except (OSError, StorageError) as error:
             kept = "what was finished is kept, and the same command goes on from there"
             print(f"copytrace: {error}; {kept}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        except (CopytraceError, SettingsError) as error:
+            print(f"copytrace: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
 
     return run

@@ -18,7 +18,7 @@ from copytrace.cli.options import Config, Images, Overrides, Preset
 def match_images(
     queries: Annotated[str, Images],
     references: Annotated[str, typer.Argument(help="The same, or an index made by index-images.")],
-    out: Annotated[Path, typer.Option(help="Folder for matches.csv, report.html and the rest.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for matches.csv, report.html and the rest.")],
     overrides: Overrides = None,
     preset: Preset = "cpu",
     config: Config = None,
@@ -27,15 +27,16 @@ def match_images(
     settings = _settings(preset, config, overrides)
     from copytrace.image_matching import match_images as match  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
     begin = time.perf_counter()
     run = match(queries, references, out, settings, TerminalProgress())
-    _tell(run, out, time.perf_counter() - begin)
+    _tell(run, located(out), time.perf_counter() - begin)
 
 
 def index_images(
     references: Annotated[str, Images],
-    out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
     overrides: Overrides = None,
     preset: Preset = "cpu",
     config: Config = None,
@@ -52,14 +53,15 @@ def index_images(
 
 
 def evaluate_images(
-    ground_truth: Annotated[Path, typer.Argument(help="CSV query_id,reference_id[,kind]; no reference means no copy.")],
-    matches: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet with query_id,reference_id,score.")],
+    ground_truth: Annotated[str, typer.Argument(help="CSV query_id,reference_id[,kind]; no reference means no copy.")],
+    matches: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with query_id,reference_id,score.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print micro-AP, recall at 90 % precision with its threshold, and recall per kind of edit (ISC 2021 rules)."""
     from copytrace.metrics.evaluation import evaluate_images as measure  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
-    evaluation = measure(ground_truth, matches)
+    evaluation = measure(located(ground_truth), located(matches))
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:

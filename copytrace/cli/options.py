@@ -12,7 +12,10 @@ _MEDIA = "folder, glob, file, URI (s3://…), or CSV/Parquet manifest with colum
 Images = typer.Argument(help=f"Images: a {_MEDIA}")
 Videos = typer.Argument(help=f"Videos: a {_MEDIA}")
 Photos = typer.Argument(help=f"Photos to learn from: a {_MEDIA}")
-TrainingFolder = typer.Option(help="Folder for weights, figures and checkpoints; a run that died goes on from it.")
+# Places are texts, not paths, as pathlib would make s3:/bucket of s3://bucket.
+TrainingFolder = typer.Option(
+    help="Folder or s3://… for weights, figures and checkpoints; a run that died goes on from it."
+)
 
 Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
 VideoPreset = Annotated[

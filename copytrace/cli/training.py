@@ -25,7 +25,7 @@ _SETTING = re.compile(r"[a-z_.]+=")  # a path that looks like one can be given a
 
 def train_descriptor(
     photos: Annotated[str, Photos],
-    out: Annotated[Path, TrainingFolder],
+    out: Annotated[str, TrainingFolder],
     overrides: Overrides = None,
     preset: TrainingPreset = "cpu",
     config: Config = None,
@@ -41,7 +41,7 @@ def train_descriptor(
 
 def train_overlay_detector(
     photos: Annotated[str, Photos],
-    out: Annotated[Path, TrainingFolder],
+    out: Annotated[str, TrainingFolder],
     overrides: Overrides = None,
     preset: TrainingPreset = "cpu",
     config: Config = None,
@@ -57,7 +57,7 @@ def train_overlay_detector(
 
 def train_aligner(
     runs: Runs,
-    out: Annotated[Path, TrainingFolder],
+    out: Annotated[str, TrainingFolder],
     preset: TrainingPreset = "cpu",
     config: Config = None,
 ) -> None:
@@ -73,7 +73,7 @@ def train_aligner(
 
 def train_pair_classifier(
     runs: Runs,
-    out: Annotated[Path, TrainingFolder],
+    out: Annotated[str, TrainingFolder],
     preset: TrainingPreset = "cpu",
     config: Config = None,
 ) -> None:
@@ -81,15 +81,16 @@ def train_pair_classifier(
     pairs, overrides = runs_and_settings(runs)
     settings = load(PairTraining, preset, config, overrides)
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import writable  # noqa: PLC0415
     from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415
 
-    train(pairs, out, settings, progress=TerminalProgress())
+    train(pairs, writable(out), settings, progress=TerminalProgress())
     _tell(out, "alignment.pair_filter", "match-videos")
 
 
 def calibrate(
-    runs: Annotated[list[Path], typer.Argument(help="RUN GROUND_TRUTH pairs: a match-images folder and its truth.")],
-    out: Annotated[Path, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
+    runs: Annotated[list[str], typer.Argument(help="RUN GROUND_TRUTH pairs: a match-images folder and its truth.")],
+    out: Annotated[str, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
 ) -> None:
     """Fit the score, as a probability, to your own photos with known copies."""
     if len(runs) % 2:
@@ -105,7 +106,7 @@ def edit_images(
     donors: Annotated[
         str, typer.Argument(help="Other photos: what copies are pasted onto, and queries that are none.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for queries/, ground_truth.csv and boxes.csv.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and boxes.csv.")],
     copies: Annotated[int, typer.Option(min=0)] = 200,
     distractors: Annotated[int, typer.Option(min=0, help="Queries that are copies of none of the photos.")] = 100,
     difficulty: Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")] = "mixed",
@@ -115,12 +116,13 @@ def edit_images(
     from copytrace.features.devices import usable_cores  # noqa: PLC0415
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import writable  # noqa: PLC0415
     from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
 
-    write_edited_set(
+    folder = write_edited_set(
         list_media(photos),
         list_media(donors),
-        out,
+        writable(out),
         copies=copies,
         distractors=distractors,
         difficulty=difficulty,
@@ -128,20 +130,21 @@ def edit_images(
         workers=usable_cores(),
         progress=TerminalProgress(),
     )
-    typer.echo(f"{copies + distractors:,} queries are in {out / 'queries'}, their answers in ground_truth.csv")
+    typer.echo(f"{copies + distractors:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
 
 
 def video_stills(
     videos: Annotated[str, typer.Argument(help="Videos: folder, glob or manifest.")],
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder of JPEGs per video.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… that gets a folder of JPEGs per video.")],
     every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
 ) -> None:
     """Write stills of VIDEOS to learn from; train on them with photos.grouped=folder."""
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import writable  # noqa: PLC0415
 
-    written, failures = write_stills(list_media(videos), out, every=every, progress=TerminalProgress())
+    written, failures = write_stills(list_media(videos), writable(out), every=every, progress=TerminalProgress())
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
     if not written:
@@ -151,18 +154,22 @@ def video_stills(
 
 def runs_and_settings(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Tell the pairs of a run and its ground truth from the settings behind them. Raises `CopytraceError`."""
+    from copytrace.storage import located  # noqa: PLC0415
+
     overrides = [word for word in words if _SETTING.match(word)]
-    paths = [Path(word) for word in words if not _SETTING.match(word)]
+    paths = [located(word) for word in words if not _SETTING.match(word)]
     if not paths or len(paths) % 2:
         raise CopytraceError("give pairs of a match-videos folder and its ground truth CSV, then settings")
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
 
 
-def _tell(out: Path, setting: str, command: str = "match-images") -> None:
+def _tell(out: str, setting: str, command: str = "match-images") -> None:
+    from copytrace.storage import located  # noqa: PLC0415
     from copytrace.training.outcome import CARD, read_outcome  # noqa: PLC0415
 
-    outcome = read_outcome(out)
+    folder = located(out)
+    outcome = read_outcome(folder)
     figure = outcome.metrics[outcome.score]
     typer.echo(f"{outcome.score} {figure:.4f} after epoch {outcome.best_epoch}, in {outcome.seconds / 60:,.0f} minutes")
-    typer.echo(f"  card   {out / CARD}")
+    typer.echo(f"  card   {folder / CARD}")
     typer.echo(f"  use it copytrace {command} QUERIES REFERENCES --out RUN {setting}={out}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -16,13 +15,13 @@ from copytrace.cli.matching import tell_failures
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
 
-Npz = Annotated[Path, typer.Argument(help="File with video_ids, timestamps and features, as in the 2022 challenge.")]
+Npz = Annotated[str, typer.Argument(help="File with video_ids, timestamps and features, as in the 2022 challenge.")]
 
 
 def match_videos(
     queries: Annotated[str, Videos],
     references: Annotated[str, typer.Argument(help="The same, or an index made by index-videos.")],
-    out: Annotated[Path, typer.Option(help="Folder for segments.csv, report.html and the rest.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for segments.csv, report.html and the rest.")],
     overrides: Overrides = None,
     preset: VideoPreset = "cpu",
     config: Config = None,
@@ -30,6 +29,7 @@ def match_videos(
     """Find which seconds of which REFERENCES the QUERIES show."""
     settings = load(VideoSettings, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
     from copytrace.video_matching import match_videos as match  # noqa: PLC0415
 
     begin = time.perf_counter()
@@ -38,15 +38,16 @@ def match_videos(
         f"{counts['copied_segments']:,} copied segments in {counts['queries_with_copies']:,} of {counts['queries']:,}"
         f" queries, from {counts['references']:,} references, in {time.perf_counter() - begin:,.0f} s"
     )
-    typer.echo(f"  segments {out / 'segments.csv'}")
-    if (out / "report.html").exists():
-        typer.echo(f"  report   {out / 'report.html'}")
-    tell_failures(out / "failures.csv")
+    folder = located(out)
+    typer.echo(f"  segments {folder / 'segments.csv'}")
+    if (folder / "report.html").exists():
+        typer.echo(f"  report   {folder / 'report.html'}")
+    tell_failures(folder / "failures.csv")
 
 
 def index_videos(
     references: Annotated[str, Videos],
-    out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
     overrides: Overrides = None,
     preset: VideoPreset = "cpu",
     config: Config = None,
@@ -63,15 +64,16 @@ def index_videos(
 
 
 def evaluate_videos(
-    ground_truth: Annotated[Path, typer.Argument(help="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end.")],
-    segments: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet with the same columns and score.")],
-    edits: Annotated[Path | None, typer.Option(help="CSV query_id,edits, for figures by kind of edit.")] = None,
+    ground_truth: Annotated[str, typer.Argument(help="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end.")],
+    segments: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns and score.")],
+    edits: Annotated[str | None, typer.Option(help="CSV query_id,edits, for figures by kind of edit.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print segment AP and pair micro-AP (VSC 2022 rules)."""
     from copytrace.metrics.video_evaluation import evaluate_videos as measure  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
-    evaluation = measure(ground_truth, segments, edits)
+    evaluation = measure(located(ground_truth), located(segments), located(edits) if edits else None)
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
@@ -79,20 +81,22 @@ def evaluate_videos(
 
 
 def export_descriptors(
-    index: Annotated[Path, typer.Argument(help="An index made by index-videos, or a run's work/queries.")],
-    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    index: Annotated[str, typer.Argument(help="An index made by index-videos, or a run's work/queries.")],
+    out: Annotated[str, typer.Option(help="The .npz file to write.")],
     panes: Annotated[bool, typer.Option(help="Also the panes of queries, as further rows.")] = False,
 ) -> None:
     """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
     from copytrace.features.descriptor_exchange import export_npz  # noqa: PLC0415
     from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
-    typer.echo(f"{export_npz(VideoIndex.open(index), out, panes=panes):,} descriptors are in {out}")
+    count = export_npz(VideoIndex.open(located(index)), located(out), panes=panes)
+    typer.echo(f"{count:,} descriptors are in {out}")
 
 
 def import_descriptors(
     npz: Npz,
-    out: Annotated[Path, typer.Option(help="Folder of the index to make; match-videos takes it.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index to make; match-videos takes it.")],
     model: Annotated[str, typer.Option(help="What made them; only descriptors of one model are compared.")],
     typical_noise: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Mean cosine of a frame to its nearest unrelated ones.")
@@ -101,14 +105,15 @@ def import_descriptors(
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
     from copytrace.features.descriptor_exchange import import_npz  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
-    index = import_npz(npz, out, role, model=model, typical_noise=typical_noise)
+    index = import_npz(located(npz), located(out), role, model=model, typical_noise=typical_noise)
     typer.echo(f"{len(index.items):,} videos are in {out}")
 
 
 def fit_pca(
-    index: Annotated[Path, typer.Argument(help="An index made by index-videos, of videos as yours are.")],
-    out: Annotated[Path, typer.Option(help="The file to write; use it by descriptor.pca=FILE.")],
+    index: Annotated[str, typer.Argument(help="An index made by index-videos, of videos as yours are.")],
+    out: Annotated[str, typer.Option(help="The file to write; use it by descriptor.pca=FILE.")],
     dimensions: Annotated[int, typer.Option(min=1, help="Length of the shortened vectors.")] = 512,
 ) -> None:
     """Fit the principal components that shorten the vectors of an ensemble of descriptors."""
@@ -116,10 +121,11 @@ def fit_pca(
 
     from copytrace.features.ensemble import fit_projection, write_projection  # noqa: PLC0415
     from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
 
-    opened = VideoIndex.open(index)
+    opened = VideoIndex.open(located(index))
     if not opened.shards:
         raise InputError(f"{index} holds no frames; index some videos first")
     vectors = np.concatenate([opened.vectors(shard) for shard in opened.shards])
-    write_projection(out, fit_projection(vectors, dimensions))
+    write_projection(located(out), fit_projection(vectors, dimensions))
     typer.echo(f"{out} shortens {vectors.shape[1]} numbers to {dimensions}; fitted to {len(vectors):,} frames")

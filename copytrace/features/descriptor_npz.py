@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from copytrace.errors import InputError
-from copytrace.storage import atomic_path
+from copytrace.storage import atomic_path, local_copy
 
 ARRAYS = ("video_ids", "timestamps", "features")
 LAST_FRAME_SECONDS = 1.0  # what the last frame of a video stands for where only times are given: 1 frame per second
@@ -61,7 +61,11 @@ def _load(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"no such file: {path}; give an .npz file with {', '.join(ARRAYS)}")
     try:
-        with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
+        with (
+            local_copy(path) as file,
+            zipfile.ZipFile(file) as members,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             if missing := [name for name in ARRAYS if name not in arrays.files]:
                 found = ", ".join(arrays.files) or "none"
                 raise InputError(f"{path} lacks the array {missing[0]}; its arrays are {found}; {_RESAVE}")

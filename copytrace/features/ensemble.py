@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from configs.videos import FrameDescriptorSettings
 from copytrace.errors import ConfigError, InputError
 from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
-from copytrace.storage import atomic_path, digest_of, digest_of_file
+from copytrace.storage import atomic_path, digest_of, digest_of_file, local_copy, located
 
 Floats = NDArray[np.float32]
 
@@ -86,7 +86,7 @@ def load_frame_descriptor(settings: FrameDescriptorSettings) -> Descriptor:
     ]
     if len(parts) == 1 and settings.pca is None:
         return parts[0]
-    return Ensemble(parts, read_projection(Path(settings.pca)) if settings.pca else None)
+    return Ensemble(parts, read_projection(located(settings.pca)) if settings.pca else None)
 
 
 def fit_projection(vectors: Floats, dimensions: int) -> Projection:
@@ -121,7 +121,8 @@ def write_projection(path: Path, projection: Projection) -> Path:
 def read_projection(path: Path) -> Projection:
     """Read what `write_projection` wrote. Raises `ConfigError` for any other file."""
     try:
-        tensors = load_file(path)
+        with local_copy(path) as file:
+            tensors = load_file(file)
         mean, components = tensors["mean"], tensors["components"]
     except (OSError, SafetensorError, KeyError) as error:
         raise ConfigError(f"descriptor.pca={path} cannot be read; make it with: copytrace fit-pca") from error

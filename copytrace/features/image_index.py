@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.features.descriptor_table import vectors_of
@@ -19,6 +18,7 @@ from copytrace.features.media_index import Kind, MediaIndex, Role, describe_mode
 from copytrace.features.overlay import OverlayDetector
 from copytrace.features.point_files import View, read_points
 from copytrace.search.global_recall import Descriptors
+from copytrace.storage import count_rows, read_table
 
 FORMAT = 1
 
@@ -59,7 +59,7 @@ class ImageIndex(MediaIndex):
 
     def descriptors(self, shard: int) -> Descriptors:
         """Return the descriptors of the living images of a shard."""
-        table = pq.read_table(ShardPaths.of(self.root, shard).descriptors, columns=["id", "pane", "vector"])
+        table = read_table(ShardPaths.of(self.root, shard).descriptors, columns=["id", "pane", "vector"])
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         vectors = vectors_of(table)
         rows = [row for row, image in enumerate(ids) if self.lives(image, shard)]
@@ -67,4 +67,4 @@ class ImageIndex(MediaIndex):
 
     def point_count(self, shard: int) -> int:
         """Return the number of points in a shard, those of images that are gone included."""
-        return int(pq.read_metadata(ShardPaths.of(self.root, shard).points).num_rows)
+        return count_rows(ShardPaths.of(self.root, shard).points)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.errors import MediaError
@@ -25,7 +24,7 @@ from copytrace.media.failures import Failure
 from copytrace.media.ingest import MediaItem
 from copytrace.media.prefetch import prefetch
 from copytrace.progress import Stage
-from copytrace.storage import write_table
+from copytrace.storage import read_table, write_table
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ def find_overlays(
 def read_overlays(path: Path) -> dict[str, list[Box]]:
     """Return the boxes of each image that has some, best first."""
     boxes: dict[str, list[Box]] = {}
-    for row in pq.read_table(path, schema=OVERLAY_SCHEMA).to_pylist():
+    for row in read_table(path, schema=OVERLAY_SCHEMA).to_pylist():
         boxes.setdefault(row.pop("id"), []).append(Box(**row))
     return boxes
 

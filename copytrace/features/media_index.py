@@ -13,20 +13,18 @@ over; a shard of which nothing is left is deleted.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from copytrace.errors import InputError, ModelMismatchError
+from copytrace.errors import InputError, ModelMismatchError, StorageError
 from copytrace.features.descriptors import Descriptor
 from copytrace.media.failures import Failure, write_failures
 from copytrace.media.ingest import MediaItem
-from copytrace.storage import digest_of, read_stamp, write_json, write_table
+from copytrace.storage import digest_of, read_stamp, read_table, remove_tree, write_json, write_table
 
 Kind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
@@ -73,11 +71,12 @@ def plan_index(
 
     An index made with other settings is an error that says which (`ModelMismatchError`), or starts anew with `replace`.
     """
-    if (root / "index.json").exists() and read_index_settings(root) != made_with:
+    before = read_index_settings(root)
+    if before is not None and before != made_with:
         if not replace:
-            raise ModelMismatchError(_difference(root, read_index_settings(root), made_with))
-        shutil.rmtree(root)
-    present = _read_manifest(root)
+            raise ModelMismatchError(_difference(root, before, made_with))
+        remove_tree(root)
+    present = _read_manifest(root) or {}
     wanted = {item.id: item for item in items}
     kept = {i: (wanted[i], shard) for i, (item, shard) in present.items() if wanted.get(i) == item and item.stamp}
     new = [item for item in items if item.id not in kept]
@@ -98,8 +97,8 @@ def write_plan(plan: IndexPlan) -> Path:
 
 def read_plan(root: Path) -> IndexPlan:
     """Return the plan written last at `root`."""
-    table = pq.read_table(root / "plan.parquet", schema=PLAN_SCHEMA)
-    made_with = json.loads(pq.read_schema(root / "plan.parquet").metadata[MADE_WITH_KEY])
+    table = read_table(root / "plan.parquet")
+    made_with = json.loads(table.schema.metadata[MADE_WITH_KEY])
     kept: dict[str, tuple[MediaItem, int]] = {}
     new: dict[int, list[MediaItem]] = {}
     for row in table.to_pylist():
@@ -114,11 +113,10 @@ def read_plan(root: Path) -> IndexPlan:
 
 def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
     """Return one shard of the plan at `root` and what its index is made with, without going through the others."""
-    path = root / "plan.parquet"
-    made_with = json.loads(pq.read_schema(path).metadata[MADE_WITH_KEY])
     chosen = [("shard", "==", number), ("kept", "==", False)]
-    rows = pq.read_table(path, columns=["id", "path", "stamp"], filters=chosen).to_pylist()
-    return _shard(number, [MediaItem(**row) for row in rows], made_with), made_with
+    table = read_table(root / "plan.parquet", columns=["id", "path", "stamp"], filters=chosen)
+    made_with = json.loads(table.schema.metadata[MADE_WITH_KEY])
+    return _shard(number, [MediaItem(**row) for row in table.to_pylist()], made_with), made_with
 
 
 def descriptors_path(root: Path, number: int) -> Path:
@@ -184,14 +182,14 @@ class MediaIndex:
     def open(cls, root: Path) -> Self:
         """Open the index at `root`. Raises `InputError` where there is none of this kind."""
         make = f"make one with: copytrace index-{cls.kind} REFERENCES --out {root}"
-        if not is_index(root):
+        made_with, items = read_index_settings(root), _read_manifest(root)
+        if made_with is None or items is None:
             raise InputError(f"{root} is not an index; {make}")
-        made_with = read_index_settings(root)
         if made_with.get("kind", cls.kind) != cls.kind:
             raise InputError(
                 f"{root} is an index of {made_with['kind']}, and one of {cls.kind} is needed; {make}.{cls.kind}"
             )
-        return cls(root, made_with, _read_manifest(root))
+        return cls(root, made_with, items)
 
     @property
     def shards(self) -> list[int]:
@@ -234,16 +232,24 @@ def check_planned(root: Path, what: str, planned: object, found: object) -> None
 
 def is_index(root: Path) -> bool:
     """Say whether a finished index lies at `root`."""
-    return (root / "index.json").is_file() and (root / "manifest.parquet").is_file()
+    try:
+        return (root / "index.json").is_file() and (root / "manifest.parquet").is_file()
+    except StorageError:
+        return False  # it may be media, and listing them tells why it cannot be reached
 
 
-def read_index_settings(root: Path) -> dict[str, Any]:
-    """Return what the index at `root` was made with. Raises `InputError` if its `index.json` is damaged."""
+def read_index_settings(root: Path) -> dict[str, Any] | None:
+    """Return what the index at `root` was made with, None where is none.
+
+    Raises `InputError` if its `index.json` is damaged.
+    """
     path = root / "index.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("not a table of settings")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except ValueError as error:
         raise InputError(f"{path} is damaged; delete {root} and index again") from error
     return settings
@@ -257,12 +263,12 @@ def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     return pa.table(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema=schema)
 
 
-def _read_manifest(root: Path) -> dict[str, tuple[MediaItem, int]]:
+def _read_manifest(root: Path) -> dict[str, tuple[MediaItem, int]] | None:
     path = root / "manifest.parquet"
-    if not path.exists():
-        return {}
     try:
-        rows = pq.read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
+        rows = read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is damaged; delete {root} and index again") from error
     return {row["id"]: (MediaItem(row["id"], row["path"], row["stamp"]), row["shard"]) for row in rows}

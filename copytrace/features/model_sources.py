@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 import models
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.media.ingest import shown
+from copytrace.places import shown, store_of
 from copytrace.storage import atomic_path, digest_of
 
 Kind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
@@ -100,7 +100,7 @@ def _plugin(scheme: str) -> Callable[[str], Path] | None:
 
 def _downloaded(source: str, kind: Kind) -> Path:
     with _explained(source, kind):
-        store, path = url_to_fs(source)
+        store, path = store_of(source)
         store.invalidate_cache()  # what another process replaced counts as new
         detail = store.info(path)
         if detail["type"] == "directory":

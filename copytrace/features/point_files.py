@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from copytrace.features.points import DIMENSIONS, Points
-from copytrace.storage import write_table
+from copytrace.storage import read_table, write_table
 
 POINT_SCHEMA = pa.schema(
     [
@@ -64,12 +63,12 @@ def write_points(points_path: Path, views_path: Path, views: Sequence[View], *, 
 
 def read_points(points_path: Path, views_path: Path) -> Iterator[View]:
     """Yield the views of a shard in the order in which they were written."""
-    table = pq.read_table(points_path, columns=["x", "y", "scale", "angle", "descriptor"], schema=POINT_SCHEMA)
+    table = read_table(points_path, columns=["x", "y", "scale", "angle", "descriptor"], schema=POINT_SCHEMA)
     x, y, scale, angle = (table.column(name).to_numpy() for name in ("x", "y", "scale", "angle"))
     lists = table.column("descriptor").combine_chunks()
     descriptors = lists.flatten().to_numpy().reshape(-1, DIMENSIONS)
     start = 0
-    for row in pq.read_table(views_path, schema=VIEW_SCHEMA).to_pylist():
+    for row in read_table(views_path, schema=VIEW_SCHEMA).to_pylist():
         part = slice(start, start + row["points"])
         box = (row["x0"], row["y0"], row["x1"], row["y1"])
         points = Points(x[part], y[part], scale[part], angle[part], descriptors[part], row["width"], row["height"], box)

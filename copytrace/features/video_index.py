@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
@@ -20,6 +19,7 @@ from copytrace.features.descriptor_table import vectors_of
 from copytrace.features.descriptors import Descriptor
 from copytrace.features.media_index import Kind, MediaIndex, Role, describe_model, descriptors_path
 from copytrace.features.overlay import OverlayDetector
+from copytrace.storage import read_table
 
 Floats = NDArray[np.float32]
 
@@ -141,7 +141,7 @@ class VideoIndex(MediaIndex):
 
     def _living(self, path: Path, shard: int, **options: Any) -> pa.Table:
         try:
-            table = pq.read_table(path, **options)
+            table = read_table(path, **options)
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             raise InputError(f"{path} is missing or damaged; delete {self.root} and index again") from error
         ids = table.column("id")

@@ -30,7 +30,7 @@ from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
 from copytrace.progress import Progress
 from copytrace.records import recorded
-from copytrace.storage import read_stamp
+from copytrace.storage import located, read_stamp
 
 
 def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
@@ -43,7 +43,7 @@ def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
-    for root in [*indexes, *([Path(settings.global_.noise)] if settings.global_.noise else [])]:
+    for root in [*indexes, *([located(settings.global_.noise)] if settings.global_.noise else [])]:
         check_model(ImageIndex.open(root), describe_model(descriptor))
 
 

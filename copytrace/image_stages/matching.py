@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
 from copytrace.features.media_index import check_model
 from copytrace.image_stages.paths import MatchPaths
-from copytrace.matching.calibration import SHIPPED
+from copytrace.matching.calibration import calibration_file
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge
 from copytrace.progress import Progress
 from copytrace.records import VERSION, recorded
 from copytrace.search.candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
-from copytrace.storage import digest_of, digest_of_file, read_stamp
+from copytrace.storage import digest_of, digest_of_file, located, read_stamp, read_table
 
 
 def recall(
@@ -25,7 +24,7 @@ def recall(
 ) -> Path:
     """Write the candidates of a branch. Raises `ModelMismatchError` for indexes that other models made."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    noise = ImageIndex.open(Path(settings.global_.noise)) if settings.global_.noise else None
+    noise = ImageIndex.open(located(settings.global_.noise)) if settings.global_.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.made_with["descriptor"])
     asked = settings.global_ if branch == "global" else settings.local
@@ -53,10 +52,11 @@ def score_shard(
     path = paths.evidence(shard)
     files = [paths.candidates(branch) for branch in BRANCHES]
     asked = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
-    stamp = digest_of(VERSION, shard, [read_stamp(file) for file in files], asked)
+    ids = sorted(image for image, (_, home) in query_index.items.items() if home == shard)
+    stamp = digest_of(VERSION, shard, ids, [read_stamp(file) for file in files], asked)
     if read_stamp(path) == stamp:
         return path
-    candidates = read_candidates(files, [image for image, (_, home) in query_index.items.items() if home == shard])
+    candidates = read_candidates(files, ids)
     pairs = len({(c.query_id, c.reference_id) for c in candidates})
     with (
         recorded(path.with_suffix(".json"), "score pairs", pairs),
@@ -67,7 +67,7 @@ def score_shard(
 
 def count_pairs(paths: MatchPaths) -> int:
     """Return the number of pairs that the branches propose together."""
-    tables = [pq.read_table(paths.candidates(b), columns=["query_id", "reference_id"]) for b in BRANCHES]
+    tables = [read_table(paths.candidates(b), columns=["query_id", "reference_id"]) for b in BRANCHES]
     return len(pa.concat_tables(tables).group_by(["query_id", "reference_id"]).aggregate([]))
 
 
@@ -76,7 +76,7 @@ def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: I
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     evidence = [paths.evidence(shard) for shard in query_index.shards]
     rules = settings.merge
-    calibration = digest_of_file(SHIPPED if rules.calibration == "shipped" else Path(rules.calibration))
+    calibration = digest_of_file(calibration_file(rules.calibration))
     stamp = digest_of(
         VERSION, [read_stamp(path) for path in evidence], rules.model_dump(exclude={"threshold"}), calibration
     )

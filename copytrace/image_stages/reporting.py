@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
 from copytrace.image_stages.paths import MatchPaths
 from copytrace.media.failures import read_failures
+from copytrace.places import shown_in
 from copytrace.progress import Progress
-from copytrace.records import VERSION, recorded, summarise, versions
+from copytrace.records import VERSION, read_record, recorded, summarise, versions
 from copytrace.report.images import write_image_report
 from copytrace.search.candidates import BRANCHES
-from copytrace.storage import digest_of, read_stamp, write_json
+from copytrace.storage import count_rows, digest_of, read_stamp, read_table, write_json
 
 
 def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings, progress: Progress) -> Path:
     """Write `report.html`, unless the one there shows these very matches."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    record = paths.out / "work" / "report.json"
-    shown = digest_of(VERSION, read_stamp(paths.matches), settings.report.model_dump(), settings.merge.threshold)
-    if paths.report.exists() and record.exists() and json.loads(record.read_text())["shown"] == shown:
+    record, threshold = paths.out / "work" / "report.json", settings.merge.threshold
+    failures = len(read_failures(paths.failures))
+    state = digest_of(VERSION, read_stamp(paths.matches), settings.report.model_dump(), threshold, failures)
+    if paths.report.exists() and read_record(record).get("shown") == state:
         return paths.report
-    pairs = pq.read_metadata(paths.matches).num_rows
+    pairs = count_rows(paths.matches)
     with recorded(record, "report", min(pairs, settings.report.max_matches)) as entry:
-        entry["shown"] = shown
+        entry["shown"] = state
         return write_image_report(
             paths.matches,
             paths.report,
@@ -38,11 +37,11 @@ def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSe
                 "queries": len(query_index.items),
                 "references": len(reference_index.items),
                 "pairs": pairs,
-                "failures": len(read_failures(paths.failures)),
+                "failures": failures,
                 "score_kind": "points" if settings.merge.rule == "sum" else "probability",
                 "version": VERSION,
             },
-            threshold=settings.merge.threshold,
+            threshold=threshold,
             max_matches=settings.report.max_matches,
             picture_side=settings.report.picture_side,
             progress=progress,
@@ -52,7 +51,7 @@ def report(queries: Path, references: Path, paths: MatchPaths, settings: ImageSe
 def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings) -> dict[str, Any]:
     """Write `run.json`: settings, versions, models, counts, seconds and peak memory per stage; and return it."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    matches = pq.read_table(paths.matches, columns=["query_id", "score"])
+    matches = read_table(paths.matches, columns=["query_id", "score"])
     scores = matches.column("score").to_numpy()
     copies = scores >= settings.merge.threshold
     found = {query for query, copy in zip(matches.column("query_id").to_pylist(), copies, strict=True) if copy}
@@ -61,7 +60,7 @@ def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: 
     records += [paths.candidates(branch).with_suffix(".json") for branch in BRANCHES]
     records += [paths.evidence(shard).with_suffix(".json") for shard in query_index.shards]
     run = {
-        "settings": settings.model_dump(by_alias=True),
+        "settings": shown_in(settings.model_dump(by_alias=True)),
         "versions": versions(),
         "models": {"descriptor": query_index.made_with["descriptor"]},
         "counts": {
@@ -72,7 +71,7 @@ def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: 
             "copies": int(copies.sum()),
             "queries_with_copies": len(found),
         },
-        "stages": summarise(path for path in records if path.exists()),
+        "stages": summarise(records),
     }
     write_json(paths.out / "run.json", run)
     return run

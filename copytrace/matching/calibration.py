@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import models
 from copytrace.errors import ConfigError
+from copytrace.storage import located
 
 Matrix = NDArray[np.float64]
 
@@ -61,9 +62,14 @@ def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.sign(logit) * (np.minimum(np.abs(logit), SURE_LOGIT) + beyond))))
 
 
+def calibration_file(name: str) -> Path:
+    """Return where the calibration lies that the setting `merge.calibration` names: shipped, a path or `s3://…`."""
+    return SHIPPED if name == "shipped" else located(name)
+
+
 def load_calibration(name: str = "shipped") -> Calibration:
     """Read a calibration file: JSON with `features`, `weights`, `bias`. Raises `ConfigError` when it does not fit."""
-    path = SHIPPED if name == "shipped" else Path(name)
+    path = calibration_file(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         weights = np.array([content["weights"][feature] for feature in FEATURES], np.float64)

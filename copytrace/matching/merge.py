@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.schema import MergeSettings
 from copytrace.matching.calibration import features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.storage import write_csv, write_table
+from copytrace.storage import read_table, write_csv, write_table
 
 SCORE_DECIMALS = 9
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
@@ -37,7 +36,7 @@ def merge(
 
     Where queries and references share files, the pairs (a, b) and (b, a) are one: the better-scored one stays.
     """
-    parts = [_scored(pq.read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), settings) for path in evidence]
+    parts = [_scored(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), settings) for path in evidence]
     empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
     pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
     pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")

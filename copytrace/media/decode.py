@@ -15,12 +15,11 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from fsspec.core import url_to_fs
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError
-from copytrace.media.ingest import is_uri
+from copytrace.places import is_uri, open_file
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -116,8 +115,7 @@ def _open(path: str) -> IO[bytes]:
 def _download(uri: str) -> bytes:
     """Return all bytes of an image, or the first ones of what is none: a video must not travel to be refused."""
     try:
-        store, path = url_to_fs(uri)
-        with store.open(path, "rb") as stream:
+        with open_file(uri) as stream:
             prefix: bytes = stream.read(_PREFIX_BYTES)
             return prefix + stream.read() if _match_format(prefix) else prefix
     except FileNotFoundError as error:

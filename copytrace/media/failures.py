@@ -47,7 +47,13 @@ def read_failures(path: Path) -> list[Failure]:
 
 def gather_failures(lists: Iterable[Path], path: Path) -> Path:
     """Write at `path` what the lists hold together, those that do not exist passed over."""
-    return write_failures(path, [failure for each in lists if each.exists() for failure in read_failures(each)])
+    failures: list[Failure] = []
+    for each in lists:
+        try:
+            failures += read_failures(each)
+        except FileNotFoundError:
+            continue
+    return write_failures(path, failures)
 
 
 def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path) -> None:

@@ -7,12 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -20,6 +18,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import InputError
+from copytrace.places import explained, is_uri, open_file, shown, store_of
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])
@@ -63,17 +62,12 @@ def list_media(source: str | Path) -> list[MediaItem]:
     text = os.fspath(source)
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
-    with _explained(text):
+    with explained(text):
         items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
     if not items:
         raise InputError(f"no files in {shown(text)}; give a folder, a glob, a bucket or a manifest that has some")
     _check_encodable(items)
     return sorted(items, key=lambda item: item.id)
-
-
-def is_uri(path: str) -> bool:
-    """Tell whether `path` is for fsspec (`s3://bucket/key`), not a local path."""
-    return "://" in path
 
 
 def to_table(items: Iterable[MediaItem]) -> pa.Table:
@@ -104,10 +98,7 @@ def _list_local(path: Path) -> list[MediaItem]:
 
 
 def _list_uri(uri: str) -> list[MediaItem]:
-    scheme = uri.partition("://")[0]
-    if scheme not in fsspec.available_protocols():
-        raise InputError(f"{shown(uri)}: fsspec knows no {scheme}://; check the address")
-    store, path = url_to_fs(uri)
+    store, path = store_of(uri)
     if _MAGIC.search(path):
         root, pattern, depth = _split_glob(path)
     elif Path(path).suffix.lower() in MANIFEST_SUFFIXES and store.isfile(path):
@@ -115,7 +106,7 @@ def _list_uri(uri: str) -> list[MediaItem]:
     else:
         root, pattern, depth = path.rstrip("/"), None, None
     details = store.find(root, maxdepth=depth, detail=True)
-    if pattern is None and list(details) == [root]:
+    if pattern is None and list(details) == [root] and details[root]["type"] == "file":
         return [MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))]
     if not details:
         store.ls(root)  # `find` passes over a folder that is missing or denied; this raises
@@ -200,7 +191,7 @@ def _manifest_table(path: str) -> pa.Table:
     """Return columns `id` and `path` as strings, `007` still `007`."""
     wanted = {"id": pa.string(), "path": pa.string()}
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_file(path) as stream:
             if path.lower().endswith(".parquet"):
                 return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
             return pyarrow.csv.read_csv(
@@ -223,8 +214,8 @@ def _stamps(paths: list[str]) -> Iterator[str]:
 
 
 def _stamp_of_uri(uri: str) -> str:
-    with _explained(uri):
-        store, path = url_to_fs(uri)
+    with explained(uri):
+        store, path = store_of(uri)
         try:
             return _stamp_of_object(store.info(path))
         except (FileNotFoundError, PermissionError):
@@ -262,34 +253,6 @@ def _check_encodable(items: list[MediaItem]) -> None:
             except UnicodeEncodeError as error:
                 name = item.path.encode(errors="backslashreplace").decode()
                 raise InputError(f"the name of {name} is not UTF-8; rename the file") from error
-
-
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Turn what the disk or a store's client raises into one line, without the texts that may hold keys."""
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{shown(source)} does not exist; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"access to {shown(source)} is denied; check the permissions or credentials") from error
-    except ImportError as error:
-        raise InputError(f"{shown(source)} needs a package that is missing: {error}") from error
-    except Exception as error:
-        if not is_uri(source) and not isinstance(error, OSError):
-            raise
-        reason = type(error).__name__
-        raise InputError(
-            f"{shown(source)} cannot be reached ({reason}); check the address, the credentials and the network"
-        ) from error
-
-
-def shown(source: str) -> str:
-    """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
-    source = re.sub(r"://[^/@]*@", "://", source)
-    return source.partition("?")[0] if source.startswith("http") else source
 
 
 def _first(names: list[str]) -> str:

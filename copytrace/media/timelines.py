@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 import av
-import fsspec
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
@@ -23,7 +22,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
-from copytrace.media.ingest import is_uri
+from copytrace.places import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs
@@ -249,7 +248,7 @@ def _area(stream: VideoStream) -> int:
 def _open(path: str) -> Iterator[IO[bytes]]:
     if not is_uri(path) and Path(path).exists() and not Path(path).is_file():
         raise MediaError("a folder, not a file" if Path(path).is_dir() else "not a regular file")
-    with fsspec.open(path, "rb") if is_uri(path) else Path(path).open("rb") as file:
+    with open_file(path) as file:
         if not file.read(1):
             raise MediaError("empty file")
         file.seek(0)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 
 from copytrace.errors import InputError
+from copytrace.storage import open_parquet, read_schema
 
 # A first line with one of these words, or with the name of a column that is wanted, is a header, perhaps of another
 # tool; any other first line is already data.
@@ -83,10 +83,11 @@ def read_numbers(path: Path, table: pa.Table, name: str, meaning: str) -> NDArra
 
 
 def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str], aliases: Mapping[str, str]) -> pa.Table:
-    own_names = pq.read_schema(path).names
+    own_names = read_schema(path).names
     names = _rename(own_names, aliases)
     chosen = _choose_columns(path, names, required, optional)
-    table = pq.ParquetFile(path).read(columns=[own_names[names.index(name)] for name in chosen])
+    with open_parquet(path) as file:
+        table = file.read(columns=[own_names[names.index(name)] for name in chosen])
     return table.rename_columns(_rename(table.column_names, aliases)).select(chosen)
 
 
@@ -105,13 +106,16 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
     chosen = _choose_columns(path, names, required, optional)
     if has_header and not _has_data(path, lines_before):
         return pa.table({name: pa.array([], pa.string()) for name in chosen})
-    return pa_csv.read_csv(
-        path,
-        # Only a single-threaded reader names the row at fault.
-        read_options=pa_csv.ReadOptions(column_names=names, skip_rows=lines_before, use_threads=False),
-        parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-        convert_options=pa_csv.ConvertOptions(include_columns=chosen, column_types=dict.fromkeys(chosen, pa.string())),
-    )
+    with path.open("rb") as file:
+        return pa_csv.read_csv(
+            file,
+            # Only a single-threaded reader names the row at fault.
+            read_options=pa_csv.ReadOptions(column_names=names, skip_rows=lines_before, use_threads=False),
+            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=chosen, column_types=dict.fromkeys(chosen, pa.string())
+            ),
+        )
 
 
 def _first_line(path: Path) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from copytrace.errors import ConfigError, InputError
 from copytrace.progress import Progress
 from copytrace.report.page import ScoreKind, Selection, score_kind, score_text, write_page
 from copytrace.report.pictures import Unreadable, make_thumbnails
+from copytrace.storage import open_parquet
 
 COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes"),
@@ -104,7 +105,7 @@ def write_image_report(
 
 def _select(matches: Path, threshold: float | None, max_matches: int) -> Selection:
     try:
-        with pq.ParquetFile(matches) as file:
+        with open_parquet(matches) as file:
             return _select_from(file, threshold, max_matches)
     except (OSError, pa.ArrowInvalid, _WrongTableError) as error:
         raise InputError(f"unreadable matches {matches}: {error}; run the matching again") from error

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from fsspec.core import url_to_fs
 
-from copytrace.media.ingest import is_uri, shown
+from copytrace.places import is_uri, shown, stored
 
 TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 
@@ -74,6 +74,8 @@ def media_link(path: str, page: Path) -> str | None:
         path = url_to_fs(path)[1]
     if is_uri(path):
         return None
+    if stored(page):
+        return None  # who opens the page has a file of it, or a web address, and neither is beside a local file
     file, folder = Path(path).absolute(), page.absolute().parent
     if file.drive != folder.drive:
         return file.as_uri()

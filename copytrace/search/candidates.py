@@ -14,7 +14,6 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.schema import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.features.image_index import ImageIndex
@@ -29,7 +28,7 @@ from copytrace.search.local_recall import (
     recall_by_hough,
 )
 from copytrace.search.point_index import PointIndex, build_point_index
-from copytrace.storage import write_table
+from copytrace.storage import read_table, write_table
 
 Branch = Literal["global", "local", "crop-local"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
@@ -88,7 +87,7 @@ def find_candidates(
 def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candidate]:
     """Return the candidates that several branches have for some of the queries."""
     of_these = pc.field("query_id").isin(pa.array(queries, pa.string()))
-    tables = [pq.read_table(path, schema=CANDIDATE_SCHEMA, filters=of_these) for path in paths]
+    tables = [read_table(path, schema=CANDIDATE_SCHEMA, filters=of_these) for path in paths]
     rows = pa.concat_tables(tables).to_pylist()
     return [Candidate(**row) for row in rows]
 

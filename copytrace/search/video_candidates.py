@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
@@ -19,7 +18,7 @@ from copytrace.features.video_index import FrameDescriptors, VideoIndex
 from copytrace.progress import Stage
 from copytrace.search.candidates import UNKNOWN_NOISE
 from copytrace.search.frame_search import MOST_NEIGHBOURS, FrameSearch, build_frame_search
-from copytrace.storage import digest_of, write_table
+from copytrace.storage import digest_of, read_table, write_table
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -158,13 +157,13 @@ def find_video_candidates(
 
 def read_video_candidates(path: Path) -> list[tuple[str, str, float]]:
     """Return query, reference and score of each candidate pair."""
-    table = pq.read_table(path, columns=["query_id", "reference_id", "score"])
+    table = read_table(path, columns=["query_id", "reference_id", "score"])
     return list(zip(*(table.column(n).to_pylist() for n in range(3)), strict=True))
 
 
 def read_noise_levels(path: Path) -> Floats:
     """Return the noise level of each frame of a shard of queries, float32 [N], in the order of its descriptors."""
-    level: Floats = pq.read_table(path, columns=["level"]).column("level").to_numpy()
+    level: Floats = read_table(path, columns=["level"]).column("level").to_numpy()
     return level
 
 

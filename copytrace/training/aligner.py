@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from configs.training import AlignerTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
-from copytrace.storage import digest_of
+from copytrace.storage import atomic_path, digest_of, writable
 from copytrace.training.aligner_trainee import AlignerNetwork, AlignerTrainee
 from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
 from copytrace.training.distributed import is_leader, launch
@@ -21,7 +21,7 @@ from copytrace.training.loop import fit
 from copytrace.training.matrices import read_labelled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
 from copytrace.training.outcome import Outcome, write_outcome
-from copytrace.training.starting import MAY_CHANGE, device_of
+from copytrace.training.starting import MAY_CHANGE, device_of, weights_at
 from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
 from models.aligner_network import build_aligner
 from models.pretrained import ModelFileError
@@ -33,7 +33,7 @@ SAMPLES_SHOWN = 32
 
 def train_aligner(
     runs: Sequence[tuple[Path, Path]],
-    out: Path,
+    out: str | Path,
     settings: AlignerTraining,
     log: TrainingLog | None = None,
     progress: Progress | None = None,
@@ -48,7 +48,7 @@ def train_aligner(
     Raises `InputError` for runs that cannot be used, `ConfigError` for settings that do not fit or a folder of another
     run, and `CopytraceError` when the loss is no number.
     """
-    return launch(_train, runs, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(_train, runs, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(
@@ -100,7 +100,8 @@ def _train(
         settings=settings.model_dump(mode="json"),
         unit="pairs of videos",
     )
-    save_aligner(result.network, out / FILE, notes=outcome.facts())
+    with atomic_path(out / FILE) as file:
+        save_aligner(result.network, file, notes=outcome.facts())
     write_outcome(out, outcome, settings)
     return out / FILE
 
@@ -111,7 +112,7 @@ def starting_network(settings: AlignerTraining) -> AlignerNetwork:
     if settings.start == "random":
         return build_aligner(AlignerConfig(settings.backbone))
     try:
-        network = load_aligner_network(Path(settings.start))
+        network = load_aligner_network(weights_at(settings.start, "aligner"))
     except ModelFileError as error:
         raise ConfigError(f"start: {error}") from error
     if network.config.backbone != settings.backbone:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -18,7 +17,7 @@ from copytrace.image_stages import MatchPaths
 from copytrace.matching.calibration import FEATURES, features_of, probability
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.metrics.evaluation import read_ground_truth
-from copytrace.storage import write_json
+from copytrace.storage import located, read_table, write_json
 
 BINS = 15
 LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
@@ -32,14 +31,14 @@ class Labelled:
     labels: NDArray[np.bool_]
 
 
-def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
+def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Path) -> float:
     """Fit a logistic model to finished runs and their ground truths, write it to `out`, return its calibration error.
 
     `runs` are pairs of a `match_images` output folder and its ground truth CSV. Every true pair counts twice: as it is,
     and as if its reference were stored twice, when nothing leads it. Otherwise the score would rest on the lead, which
     collections with near-duplicates do not have. The error is the expected calibration error on the pairs as they are.
     """
-    sets = [_labelled(Path(run), Path(truth)) for run, truth in runs]
+    sets = [_labelled(located(run), located(truth)) for run, truth in runs]
     features = np.concatenate([part.features for part in sets])
     labels = np.concatenate([part.labels for part in sets])
     if labels.all() or not labels.any():
@@ -56,7 +55,7 @@ def fit_calibration(runs: Sequence[tuple[Path, Path]], out: Path) -> float:
         "true_pairs": int(labels.sum()),
         "expected_calibration_error": round(error, 5),
     }
-    write_json(out, content)
+    write_json(located(out), content)
     return error
 
 
@@ -98,7 +97,7 @@ def _labelled(run: Path, ground_truth: Path) -> Labelled:
         )
     truth = read_ground_truth(ground_truth)
     true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
-    frames = [pq.read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
+    frames = [read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
     features = np.concatenate([features_of(frame) for frame in frames])
     pairs = pd.concat(frames)[["query_id", "reference_id"]].itertuples(index=False, name=None)
     return Labelled(features, np.array([pair in true for pair in pairs]))

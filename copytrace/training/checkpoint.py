@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from copytrace.errors import ConfigError
-from copytrace.storage import atomic_path
+from copytrace.storage import atomic_path, local_copy
 
 
 def write_checkpoint(path: Path, stamp: str, state: dict[str, Any]) -> Path:
@@ -27,7 +27,8 @@ def read_checkpoint(path: Path, stamp: str, device: torch.device) -> dict[str, A
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        with local_copy(path) as file:
+            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
         found = state.pop("stamp")
     except (
         pickle.UnpicklingError,

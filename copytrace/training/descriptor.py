@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from configs.training import DescriptorTraining
 from copytrace.progress import Progress
-from copytrace.storage import digest_of
+from copytrace.storage import atomic_path, digest_of, writable
 from copytrace.training.contrastive import ContrastiveTrainee
 from copytrace.training.descriptor_start import check_architecture, describe_photos, pca, starting_network
 from copytrace.training.descriptor_validation import ValidationSet, describe
@@ -34,7 +34,7 @@ Vectors = NDArray[np.float32]
 
 def train_descriptor(
     photos: str,
-    out: Path,
+    out: str | Path,
     settings: DescriptorTraining,
     log: TrainingLog | None = None,
     progress: Progress | None = None,
@@ -49,7 +49,7 @@ def train_descriptor(
     `CopytraceError` when the loss is no number.
     """
     check_architecture(settings)
-    return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(_train, photos, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
@@ -95,14 +95,15 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
         device=str(device),
         settings=settings.model_dump(mode="json"),
     )
-    save_descriptor(
-        kept.cpu(),
-        out / FILE,
-        architecture=settings.architecture,
-        input_size=settings.described_size,
-        typical_noise=noise,
-        notes=outcome.facts(),
-    )
+    with atomic_path(out / FILE) as file:
+        save_descriptor(
+            kept.cpu(),
+            file,
+            architecture=settings.architecture,
+            input_size=settings.described_size,
+            typical_noise=noise,
+            notes=outcome.facts(),
+        )
     write_outcome(out, outcome, settings)
     return out / FILE
 

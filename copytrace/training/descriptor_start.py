@@ -21,7 +21,7 @@ from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
-from copytrace.training.starting import device_of, packaged_weights
+from copytrace.training.starting import device_of, packaged_weights, weights_at
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
 from models.descriptor_files import HEADER_KEY, load_descriptor_file, read_config
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
@@ -52,8 +52,10 @@ def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> Descrip
     the architecture as timm publishes them. Raises `ConfigError` when it does not go with the other settings, and
     `InputError` when none of the photos can be read.
     """
-    if settings.start not in {"imagenet", "random"} and _is_descriptor(Path(settings.start)):
-        return _continued(Path(settings.start), settings)
+    if settings.start not in {"imagenet", "random"}:
+        file = weights_at(settings.start, "descriptor")
+        if _is_descriptor(file):
+            return _continued(file, settings)
     network = _without_projection(settings)
     if network.dimensions < settings.dimensions:
         raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
@@ -105,7 +107,7 @@ def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
     backbone = _built(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    _load_published(backbone, Path(settings.start), settings.architecture)
+    _load_published(backbone, weights_at(settings.start, "descriptor"), settings.architecture)
     published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
 

@@ -17,7 +17,7 @@ from PIL import Image
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.media.decode import decode_image
 from copytrace.progress import Progress, SilentProgress
-from copytrace.storage import write_text
+from copytrace.storage import atomic_path, write_text
 from copytrace.training.edit_tracking import Draw, Edited, Strength
 from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of
 
@@ -184,7 +184,8 @@ def _write_query(query: _Query, donors: Sequence[Photo], levels: Sequence[Diffic
 
     difficulty = levels[int(rng.integers(len(levels)))]
     edited, names = edit_copy(_read(query.photo), difficulty, rng, donor_of)
-    edited.image.save(folder / f"{query.query_id}.jpg", "JPEG", quality=int(rng.integers(75, 96)))
+    with atomic_path(folder / f"{query.query_id}.jpg") as file:
+        edited.image.save(file, "JPEG", quality=int(rng.integers(75, 96)))
     return _Written(query, names, edited.box)
 
 

@@ -10,7 +10,7 @@ import torch
 from configs.training import OverlayTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
-from copytrace.storage import digest_of
+from copytrace.storage import atomic_path, digest_of, writable
 from copytrace.training.composites import Composites
 from copytrace.training.distributed import is_leader, launch
 from copytrace.training.log import SilentLog, TrainingLog
@@ -19,7 +19,7 @@ from copytrace.training.outcome import Outcome, write_outcome
 from copytrace.training.overlay_trainee import OverlayTrainee
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
-from copytrace.training.starting import MAY_CHANGE, device_of, freeze, packaged_weights
+from copytrace.training.starting import MAY_CHANGE, device_of, freeze, packaged_weights, weights_at
 from models.efficientnet_lite import load_backbone
 from models.overlay_files import OverlayConfig, load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
@@ -35,7 +35,7 @@ PRECISION = 0.92
 
 def train_overlay_detector(
     photos: str,
-    out: Path,
+    out: str | Path,
     settings: OverlayTraining,
     log: TrainingLog | None = None,
     progress: Progress | None = None,
@@ -49,7 +49,7 @@ def train_overlay_detector(
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
     `CopytraceError` when the loss is no number.
     """
-    return launch(_train, photos, out, settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(_train, photos, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress | None) -> Path:
@@ -98,7 +98,8 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
         settings=settings.model_dump(mode="json"),
     )
     kept.resize(settings.detected_size)
-    save_overlay(kept, out / FILE, notes=outcome.facts())
+    with atomic_path(out / FILE) as file:
+        save_overlay(kept, file, notes=outcome.facts())
     write_outcome(out, outcome, settings)
     return out / FILE
 
@@ -110,7 +111,7 @@ def starting_network(settings: OverlayTraining) -> OverlayNetwork:
     """
     torch.manual_seed(settings.loop.seed)
     if settings.start not in {"imagenet", "random"}:
-        network = _started_from(Path(settings.start), settings)
+        network = _started_from(weights_at(settings.start, "overlay"), settings)
     elif settings.start == "random":
         config = OverlayConfig(settings.architecture, settings.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         network = _built(config)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
+from copytrace.features.model_sources import Kind, locate
+from copytrace.places import is_uri
 from copytrace.training.distributed import rank
 from models.pretrained import DescriptorConfig, efficientnet_lite0
 
@@ -42,6 +46,11 @@ def _named(name: str, gpus: int) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ConfigError(f"loop.device={name}, but torch finds {gpus} GPUs here; set it to cpu, or leave it out")
     return device
+
+
+def weights_at(start: str, kind: Kind) -> Path:
+    """Return the local file that the setting `start` names: a path as it is, a URI as `locate` downloads it."""
+    return locate(start, kind) if is_uri(start) else Path(start)
 
 
 def packaged_weights(architecture: str, input_size: int) -> DescriptorConfig:

@@ -31,6 +31,7 @@ from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
 from copytrace.progress import Progress
 from copytrace.records import recorded
+from copytrace.storage import located
 
 
 def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
@@ -45,7 +46,7 @@ def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
         model = describe_model(descriptor)
     else:
         model = opened[0].made_with["descriptor"]
-    noise = [VideoIndex.open(Path(settings.search.noise))] if settings.search.noise else []
+    noise = [VideoIndex.open(located(settings.search.noise))] if settings.search.noise else []
     for index in [*opened, *noise]:
         check_model(index, model)
 

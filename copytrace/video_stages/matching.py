@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
@@ -23,7 +22,7 @@ from copytrace.features.video_index import VideoIndex
 from copytrace.progress import Progress
 from copytrace.records import VERSION, recorded
 from copytrace.search.video_candidates import find_video_candidates, read_noise_levels, read_video_candidates
-from copytrace.storage import digest_of, read_stamp, write_csv, write_table
+from copytrace.storage import count_rows, digest_of, located, read_stamp, read_table, write_csv, write_table
 from copytrace.video_stages.paths import VideoMatchPaths
 
 SEGMENT_SCHEMA = pa.schema(
@@ -53,7 +52,7 @@ def count_frames(index: Path) -> int:
 def count_pairs(queries: Path, paths: VideoMatchPaths) -> int:
     """Return the number of candidate pairs of all shards."""
     candidates = [paths.candidates(shard) for shard in VideoIndex.open(queries).shards]
-    return sum(int(pq.read_metadata(path).num_rows) for path in candidates)
+    return sum(count_rows(path) for path in candidates)
 
 
 def search_shard(
@@ -65,7 +64,7 @@ def search_shard(
     id with the references: what it calls noise could be what was copied.
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
-    noise = VideoIndex.open(Path(settings.search.noise)) if settings.search.noise else None
+    noise = VideoIndex.open(located(settings.search.noise)) if settings.search.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.made_with["descriptor"])
     if noise and (shared := noise.items.keys() & reference_index.items.keys()):
@@ -104,12 +103,13 @@ def align_shard(
 ) -> Path:
     """Write the segments of all candidate pairs of a shard of queries."""
     path, asked = paths.segments_of(shard), settings.alignment
-    made_by = [asked.model_dump(exclude={"threshold"}), digests_of_models(asked)]
+    models = digests_of_models(asked)
+    made_by = [asked.model_dump(exclude={"threshold"}), models]
     stamp = digest_of(VERSION, shard, read_stamp(paths.candidates(shard)), made_by)
     if read_stamp(path) == stamp:
         return path
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(paths.candidates(shard))]
-    aligner = chosen_aligner(asked, settings.descriptor)
+    aligner = chosen_aligner(asked, settings.descriptor, models)
 
     def align(rows: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         return rows[0], align_pair(rows[1], rows[2], aligner, weight=asked.noise_weight)
@@ -157,7 +157,7 @@ def merge_segments(queries: Path, references: Path, paths: VideoMatchPaths) -> P
     if read_stamp(paths.segments) == stamp and csv.exists():
         return paths.segments
     with recorded(paths.out / "work" / "merge.json", "merge", len(parts)):
-        tables = [pq.read_table(part, schema=SEGMENT_SCHEMA) for part in parts]
+        tables = [read_table(part, schema=SEGMENT_SCHEMA) for part in parts]
         table = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).sort_by(BEST_FIRST)
         table = _once_each(table, query_index.paths, reference_index.paths)
         write_csv(csv, _rounded(table))

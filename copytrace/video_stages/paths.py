@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copytrace.features.media_index import Role, is_index
+from copytrace.storage import located
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class VideoMatchPaths:
             (references, self.references, "references"),
         ]
         for source, root, role in chosen:
-            given = is_index(Path(source))
-            sides.append((str(source), Path(source) if given else root, role, not given))
+            place = located(source)
+            given = is_index(place)
+            sides.append((str(source), place if given else root, role, not given))
         return sides
 
     def candidates(self, shard: int) -> Path:

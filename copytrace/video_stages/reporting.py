@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
@@ -20,10 +18,11 @@ from copytrace.alignment.pairs import similarity_of
 from copytrace.alignment.segments import Segment
 from copytrace.features.video_index import VideoIndex
 from copytrace.media.failures import read_failures
+from copytrace.places import shown, shown_in
 from copytrace.progress import Progress
-from copytrace.records import VERSION, recorded, summarise, versions
+from copytrace.records import VERSION, read_record, recorded, summarise, versions
 from copytrace.report.videos import PaneSegment, VideoMatch, write_video_report
-from copytrace.storage import digest_of, read_stamp, write_json
+from copytrace.storage import digest_of, read_stamp, read_table, write_json
 from copytrace.video_stages.matching import SEGMENT_SCHEMA, Pair, rows_of_pairs
 from copytrace.video_stages.paths import VideoMatchPaths
 
@@ -39,12 +38,12 @@ def report(
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     record, threshold = paths.out / "work" / "report.json", settings.alignment.threshold
     failures = len(read_failures(paths.failures))
-    shown = digest_of(VERSION, read_stamp(paths.segments), settings.report.model_dump(), threshold, failures)
-    if paths.report.exists() and record.exists() and json.loads(record.read_text())["shown"] == shown:
+    state = digest_of(VERSION, read_stamp(paths.segments), settings.report.model_dump(), threshold, failures)
+    if paths.report.exists() and read_record(record).get("shown") == state:
         return paths.report
     chosen = _best_pairs(paths.segments, settings.report.max_matches)
     with recorded(record, "report", len(chosen)) as entry:
-        entry["shown"] = shown
+        entry["shown"] = state
         return write_video_report(
             _matches(chosen, query_index, references, paths, settings.alignment.noise_weight),
             paths.report,
@@ -66,7 +65,7 @@ def report(
 def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, settings: VideoSettings) -> dict[str, Any]:
     """Write `run.json`: settings, versions, models, counts, seconds and peak memory per stage; and return it."""
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
-    scores = pq.read_table(paths.segments, columns=["score"]).column("score").to_numpy()
+    scores = read_table(paths.segments, columns=["score"]).column("score").to_numpy()
     counted = _count_pairs(paths.segments, settings.alignment.threshold)
     records = [*(queries / "receipts").glob("*.json"), *(references / "receipts").glob("*.json")]
     records += paths.out.glob("work/*.json")
@@ -74,13 +73,13 @@ def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, setti
         records += [paths.candidates(shard).with_suffix(".json"), paths.segments_of(shard).with_suffix(".json")]
     facts = [index.facts().values() for index in (query_index, reference_index)]
     run = {
-        "settings": settings.model_dump(by_alias=True),
+        "settings": shown_in(settings.model_dump(by_alias=True)),
         "versions": versions(),
         "models": {
             "descriptor": query_index.made_with["descriptor"],
             "alignment": digests_of_models(settings.alignment),
         },
-        "indexes": {"queries": str(queries.absolute()), "references": str(references.absolute())},
+        "indexes": {"queries": shown(str(queries.absolute())), "references": shown(str(references.absolute()))},
         "counts": {
             "queries": len(query_index.items),
             "references": len(reference_index.items),
@@ -91,7 +90,7 @@ def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, setti
             "copied_segments": int((scores >= settings.alignment.threshold).sum()),
             **counted,
         },
-        "stages": summarise(path for path in records if path.exists()),
+        "stages": summarise(records),
     }
     write_json(paths.out / "run.json", run)
     return run
@@ -99,7 +98,7 @@ def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, setti
 
 def _count_pairs(segments: Path, threshold: float) -> dict[str, int]:
     """Count the pairs, those whose best segment is a copy, and the queries of these."""
-    table = pq.read_table(segments, columns=["query_id", "ref_id", "score"])
+    table = read_table(segments, columns=["query_id", "ref_id", "score"])
     pairs = table.group_by(["query_id", "ref_id"]).aggregate([("score", "max")])
     copies = pairs.filter(pa.array(pairs.column("score_max").to_numpy() >= threshold))
     queries = pc.count_distinct(copies.column("query_id")).as_py()
@@ -109,7 +108,7 @@ def _count_pairs(segments: Path, threshold: float) -> dict[str, int]:
 def _best_pairs(path: Path, limit: int) -> dict[Pair, list[tuple[Segment, str]]]:
     """Return the segments of the pairs whose best segment scores highest; the file has the best first."""
     chosen: dict[Pair, list[tuple[Segment, str]]] = {}
-    for row in pq.read_table(path, schema=SEGMENT_SCHEMA).to_pylist():
+    for row in read_table(path, schema=SEGMENT_SCHEMA).to_pylist():
         pair = (row["query_id"], row["ref_id"])
         if row["score"] >= LEAST_SHOWN if pair in chosen else len(chosen) < limit:
             box = (row["query_start"], row["query_end"], row["ref_start"], row["ref_end"])

@@ -8,6 +8,7 @@ from copytrace.features.descriptor_exchange import export_npz, import_npz
 from copytrace.features.descriptor_npz import read_npz, write_npz
 from copytrace.features.media_index import IndexPlan, finish_index
 from copytrace.features.video_index import VideoFacts, VideoIndex
+from copytrace.storage import located, remove_tree
 
 TWO_VIDEOS = {
     "ids": ["V2", "V1", "V1"],
@@ -94,3 +95,16 @@ def test_an_import_never_overwrites_anything(tmp_path: Path):
         with pytest.raises(InputError, match="is not an empty folder; import into a new one"):
             import_npz(tmp_path / "index.npz", tmp_path / taken, "references", model="theirs")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_descriptors_are_exchanged_through_a_store(tmp_path: Path):
+    root = located("memory://exchange")
+    before = imported(root, WITH_PANES)
+    assert export_npz(before, root / "out.npz", panes=True) == 3
+    export_npz(before, tmp_path / "out.npz", panes=True)
+    assert (root / "out.npz").read_bytes() == (tmp_path / "out.npz").read_bytes()
+    with pytest.raises(InputError, match=r"memory://exchange/index is not an empty folder; import into a new one"):
+        imported(root, TWO_VIDEOS)
+    with pytest.raises(InputError, match=r"no such file: memory://exchange/absent\.npz"):
+        read_npz(root / "absent.npz")
+    remove_tree(root)

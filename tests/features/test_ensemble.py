@@ -15,6 +15,7 @@ from copytrace.features.ensemble import (
     read_projection,
     write_projection,
 )
+from copytrace.storage import located
 
 
 class CornerDescriptor:
@@ -126,6 +127,15 @@ def test_a_projection_is_read_back_as_written_with_a_digest_of_its_file(tmp_path
     np.testing.assert_array_equal(found.mean, FIRST_TWO.mean)
     again = write_projection(tmp_path / "other", Projection(FIRST_TWO.mean + 1, FIRST_TWO.components, ""))
     assert len({found.digest, read_projection(again).digest, ""}) == 3
+
+
+def test_a_projection_is_kept_in_a_store(tmp_path: Path):
+    path = write_projection(located("memory://projections/pca.safetensors"), FIRST_TWO)
+    here = write_projection(tmp_path / "pca", FIRST_TWO)
+    assert read_projection(path).digest == read_projection(here).digest
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"pca=memory://projections/pca\.safetensors cannot be read"):
+        read_projection(path)
 
 
 def write_text(path: Path) -> None:

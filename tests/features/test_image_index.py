@@ -24,6 +24,7 @@ from copytrace.features.media_index import (
 )
 from copytrace.media.failures import read_failures
 from copytrace.media.ingest import list_media
+from copytrace.storage import located, remove_tree
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -140,6 +141,37 @@ def test_an_index_grown_in_two_steps_equals_one_built_at_once(
     assert grown.items["astronaut"][1] != at_once.items["astronaut"][1]
     assert grown.stamp == at_once.stamp
     assert contents(grown) == contents(at_once)
+
+
+def test_an_index_in_a_store_grows_and_shrinks_as_one_on_disk_does(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    roots = (folder.parent / "index", located("memory://index-test/index"))
+    away = folder.parent / "away"
+    for step in ("all", "fewer", "all again"):
+        if step == "fewer":
+            away.mkdir()
+            for name in ("astronaut", "chelsea"):
+                shutil.move(folder / f"{name}.png", away / f"{name}.png")
+        if step == "all again":
+            shutil.move(away / "chelsea.png", folder / "chelsea.png")
+        (local, described), (remote, described_there) = (
+            build_index(folder, root, "references", image_settings) for root in roots
+        )
+        assert described_there == described
+        assert remote.items == local.items
+        assert contents(remote) == contents(local)
+        names = sorted(path.relative_to(roots[0]).as_posix() for path in roots[0].rglob("*.*"))
+        there = roots[1].glob("**/*.*")
+        assert sorted(str(path).removeprefix(f"{roots[1]}/") for path in there) == names
+        for name in names:
+            assert (roots[1] / name).read_bytes() == (roots[0] / name).read_bytes(), name
+    other = with_points(image_settings, 20)
+    with pytest.raises(ModelMismatchError, match="memory://index-test/index was made otherwise"):
+        build_index(folder, roots[1], "references", other)
+    replaced, described = build_index(folder, roots[1], "references", other, replace=True)
+    assert described == replaced.shards == [0, 1]
+    remove_tree(roots[1])
 
 
 def test_a_killed_run_goes_on_where_it_stopped(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:

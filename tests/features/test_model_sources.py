@@ -13,7 +13,7 @@ import pytest
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features import model_sources
 from copytrace.features.model_sources import cache_folder, locate
-from copytrace.media.ingest import shown
+from copytrace.places import shown
 
 PLUGIN = """
 from pathlib import Path

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from copytrace.errors import ConfigError
 from copytrace.matching.calibration import FEATURES, Calibration, features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
+from copytrace.storage import located, write_json
 
 GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
 
@@ -97,6 +98,14 @@ def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
     calibration = load_calibration(str(tmp_path / "c.json"))
     assert calibration.weights.tolist() == list(range(len(FEATURES)))[::-1]
     assert calibration.bias == -1
+
+
+def test_a_calibration_is_read_from_a_store() -> None:
+    path = write_json(located("memory://calibrations/c.json"), {"weights": dict.fromkeys(FEATURES, 2.0), "bias": -1})
+    assert load_calibration(str(path)).weights.tolist() == [2.0] * len(FEATURES)
+    path.unlink()
+    with pytest.raises(ConfigError, match="no calibration file at memory://calibrations"):
+        load_calibration(str(path))
 
 
 def test_a_missing_calibration_says_what_to_give(tmp_path: Path) -> None:

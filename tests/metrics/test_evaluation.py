@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from copytrace.errors import InputError
 from copytrace.metrics.evaluation import evaluate_images, read_ground_truth, read_predictions
+from copytrace.storage import located, remove_tree
 
 DISC21 = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "disc21"
 
@@ -185,3 +187,17 @@ def test_ids_are_plain_strings(write):
     queries = read_predictions(write("p.csv", PREDICTIONS)).queries
     assert isinstance(queries, np.ndarray)
     assert {type(query) for query in queries} == {str}
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.parquet"])
+def test_files_in_a_store_give_the_figures_of_those_on_disk(write, tmp_path, name):
+    truth, predictions = write("truth.csv", TRUTH), write("predictions.csv", PREDICTIONS)
+    table = pa.csv.read_csv(predictions)
+    pq.write_table(table, tmp_path / "predictions.parquet")
+    there = located("memory://evaluation")
+    for path in (truth, tmp_path / name):
+        (there / path.name).write_bytes(path.read_bytes())
+    assert evaluate_images(there / "truth.csv", there / name).overall == evaluate_images(truth, predictions).overall
+    with pytest.raises(InputError, match="no such file: memory://evaluation/absent"):
+        evaluate_images(there / "absent", there / name)
+    remove_tree(there)

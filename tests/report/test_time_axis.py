@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copytrace.report.time_axis import TimeAxis, clock, lanes, media_link
+from copytrace.storage import located
 
 PAGE = Path("/shared/run/report.html")
 
@@ -68,3 +69,10 @@ def test_web_addresses_are_linked_without_what_gives_access():
 @pytest.mark.parametrize("address", ["s3://bucket/a.mp4", "gs://bucket/a.mp4", "javascript://%0aalert(1)"])
 def test_what_browsers_cannot_or_must_not_open_is_not_linked(address):
     assert media_link(address, PAGE) is None
+
+
+def test_a_page_in_a_store_links_no_local_file():
+    page = located("s3://bucket/run/report.html")
+    assert media_link("/shared/videos/a.mp4", page) is None
+    assert media_link("s3://bucket/a.mp4", page) is None
+    assert media_link("https://host/a.mp4", page) == "https://host/a.mp4"

@@ -1,0 +1,296 @@
+"""Places that are no local paths: what a store such as S3 is asked for, and what went wrong there in one line."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any, Literal
+from uuid import uuid4
+
+import fsspec
+from fsspec.core import url_to_fs
+from upath.extensions import ProxyUPath
+
+from copytrace.errors import CopytraceError, InputError, StorageError
+
+# botocore asks four times for what fails to connect or answers 5xx (half a second, one and two between, on average),
+# and s3fs five times for that: a store that restarts is waited for some twenty seconds.
+_RETRIES = {"mode": "standard", "max_attempts": 4}
+_S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 60}}
+
+PART = 8 << 20  # bytes that are fetched at a time of an object that is read from its start
+
+
+def is_uri(path: str) -> bool:
+    """Tell whether `path` is for fsspec (`s3://bucket/key`), not a local path."""
+    return "://" in path
+
+
+def shown(source: str) -> str:
+    """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
+    source = re.sub(r"://[^/@]*@", "://", source)
+    return source.partition("?")[0] if source.startswith("http") else source
+
+
+def shown_in(value: Any) -> Any:
+    """Return a JSON-able value with every text in it as `shown` gives it."""
+    if isinstance(value, dict):
+        return {name: shown_in(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown_in(part) for part in value]
+    return shown(value) if isinstance(value, str) else value
+
+
+def store_of(uri: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URI, and the path in it.
+
+    Keys and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on) or from
+    `fsspec.config.conf["s3"]`, which may also set other numbers than ours for retries and timeouts. Raises `InputError`
+    for a scheme that fsspec does not know.
+    """
+    scheme = uri.partition("://")[0].rpartition("::")[2]
+    if scheme not in fsspec.available_protocols():
+        raise InputError(f"{shown(uri)}: fsspec knows no {scheme}://; check the address")
+    found: tuple[Any, str] = url_to_fs(uri, **({} if "::" in uri else _options_of(scheme)))
+    return found
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a local file or a URI for reading. Raises whatever the disk or the store's client does."""
+    if not is_uri(path):
+        return Path(path).open("rb")
+    store, key = store_of(path)
+    opened: IO[bytes] = store.open(key, "rb")
+    return opened
+
+
+def _options_of(scheme: str) -> dict[str, Any]:
+    if scheme.startswith("http"):
+        return {}
+    # Listings are not remembered: another process may just have written there.
+    options: dict[str, Any] = {"use_listings_cache": False, **(_S3 if scheme in {"s3", "s3a"} else {})}
+    return {name: value for name, value in options.items() if name not in fsspec.config.conf.get(scheme, {})}
+
+
+@contextmanager
+def explained(place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False) -> Iterator[None]:
+    """Turn what the disk or a store's client raises into one line, without the texts that may hold keys.
+
+    With `may_be_missing`, `FileNotFoundError` stays what it is.
+    """
+    try:
+        yield
+    except CopytraceError:
+        raise
+    except FileNotFoundError as error:
+        if may_be_missing:
+            raise
+        raise kind(f"{shown(place)} does not exist; check the path") from error
+    except PermissionError as error:
+        raise kind(f"access to {shown(place)} is denied; check the permissions or credentials") from error
+    except ImportError as error:
+        raise kind(f"{shown(place)} needs a package that is missing: {error}") from error
+    except Exception as error:
+        if not is_uri(place) and not isinstance(error, OSError):
+            raise
+        reason = type(error).__name__
+        raise kind(
+            f"{shown(place)} cannot be reached ({reason}); check the address, the credentials and the network"
+        ) from error
+
+
+class StoredPath(ProxyUPath):
+    """A place in a store that does of a `pathlib.Path` what this package needs of one, in few requests.
+
+    A store has no folders: `mkdir` does nothing. It pickles, and works in forked processes. What asks the store raises
+    `StorageError` with the cure when that denies access or does not answer.
+    """
+
+    __slots__ = ()
+
+    @property
+    def fs(self) -> Any:
+        """The file system; asked for anew each time, because one from before a fork would not do."""
+        return store_of(str(self))[0]
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Say whether there is an object of this name, or some below it."""
+        with self._explained():
+            return bool(self.fs.exists(self.path))
+
+    def is_file(self) -> bool:
+        """Say whether there is an object of this name."""
+        with self._explained():
+            return bool(self.fs.isfile(self.path))
+
+    def is_dir(self) -> bool:
+        """Say whether there are objects below this name."""
+        with self._explained():
+            return bool(self.fs.isdir(self.path))
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing."""
+
+    def iterdir(self) -> Iterator[StoredPath]:
+        """Yield what lies directly below."""
+        yield from self._below(lambda: self.fs.ls(self.path, detail=False))
+
+    def glob(self, pattern: str, **_: Any) -> Iterator[StoredPath]:
+        """Yield what below has a name that fits; of a pattern without a slash in one listing."""
+        if "/" in pattern:
+            yield from self._below(lambda: self.fs.glob(f"{self.path}/{pattern}"))
+        else:
+            yield from (found for found in self.iterdir() if fnmatchcase(found.name, pattern))
+
+    def open(  # type: ignore[override]
+        self,
+        mode: Literal["r", "rb"] = "r",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open the object for reading, from its start to its end in long parts; a store is written by `upload`."""
+        stream = self.stream(PART)
+        binary = stream if isinstance(stream, io.BytesIO) else io.BufferedReader(stream, PART)
+        return binary if mode == "rb" else io.TextIOWrapper(binary, encoding or "utf-8", errors, newline)
+
+    def read_bytes(self) -> bytes:
+        """Return the whole object, in one request."""
+        with self._explained():
+            content: bytes = self.fs.cat_file(self.path, max_concurrency=1)
+        return content
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
+        """Return the whole object as text."""
+        return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding or "utf-8", errors, newline).read()
+
+    def write_bytes(self, data: bytes) -> int:
+        """Write the object, whole or not at all."""
+        with self._writing():
+            self.fs.pipe_file(self.path, data)
+        return len(data)
+
+    def prove_writable(self) -> None:
+        """Write a tiny object below this name and delete it. Raises `StorageError` where that cannot be."""
+        with self._writing():
+            if self.protocol in {"s3", "s3a"}:
+                with suppress(PermissionError):  # keys that may write need not be allowed to ask this
+                    self.fs.call_s3("head_bucket", Bucket=self.drive)  # some stores make a bucket that is missing
+            probe = f"{self.path}/.copytrace-{uuid4().hex}"
+            self.fs.pipe_file(probe, b"")
+            self.fs.rm_file(probe)
+
+    def upload(self, file: Path) -> None:
+        """Copy a local file here, whole or not at all, a large one in parts."""
+        with self._writing():
+            self.fs.put_file(str(file), self.path)
+
+    def download(self, file: Path) -> None:
+        """Copy the object into a local file."""
+        with self._explained():
+            self.fs.get_file(self.path, str(file))
+
+    def read_range(self, start: int, end: int | None = None) -> bytes:
+        """Return the bytes from `start`, counted from the end if negative, up to `end`; of a short object what is."""
+        with self._explained():
+            try:
+                part: bytes = self.fs.cat_file(self.path, start=start, end=end)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # S3's answer where an object ends before the range starts
+                    raise
+                return b""
+        return part
+
+    def stream(self, at_once: int) -> io.BytesIO | ObjectReader:
+        """Return the bytes as a seekable stream: `at_once` of them in one request, the others as they are read."""
+        head = self.read_range(0, at_once)
+        if len(head) < at_once:
+            return io.BytesIO(head)
+        with self._explained():
+            size = int(self.fs.info(self.path)["size"])
+        return ObjectReader(self, size, head)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the object."""
+        with self._explained():
+            try:
+                self.fs.rm_file(self.path)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+    def remove_all(self) -> None:
+        """Delete everything below this name."""
+        with self._explained():
+            self.fs.rm(self.path, recursive=True)
+
+    def _below(self, ask: Any) -> Iterator[StoredPath]:
+        try:
+            with self._explained():
+                names = ask()
+        except FileNotFoundError:
+            return  # an empty folder and none are the same
+        for name in names:
+            if relative := name[len(self.path) :].strip("/"):
+                yield self / relative
+
+    def _explained(self) -> Any:
+        return explained(str(self), StorageError, may_be_missing=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self._explained():
+                yield
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{shown(str(self))} cannot be written: there is no such bucket; create it, or check the address"
+            ) from error
+
+
+class ObjectReader(io.RawIOBase):
+    """An object of `size` bytes as a stream that has its `head`; a read beyond it is a request for just that."""
+
+    def __init__(self, place: StoredPath, size: int, head: bytes) -> None:
+        super().__init__()
+        self._place, self._size, self._head, self._position = place, size, head, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next read starts."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to `offset` from the start, from here, or from the end."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the object goes, and return how many bytes that were."""
+        view = memoryview(buffer).cast("B")
+        end = min(self._position + len(view), self._size)
+        part = self._head[self._position : end]
+        if (start := self._position + len(part)) < end:
+            part += self._place.read_range(start, end)
+        view[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
+def stored(path: Path) -> StoredPath | None:
+    """Return `path` if it lies in a store, as what it is behind its type; None for a local path."""
+    behind: object = path
+    return behind if isinstance(behind, StoredPath) else None
