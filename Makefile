@@ -6,14 +6,16 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # `make EXTRAS=gpu,dev install` on a machine with an NVIDIA GPU.
 EXTRAS ?= cpu,dev
+# Where `make stack` keeps data, logs and keys.
+STACK ?= stack
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: help install demo test bench clean
+.PHONY: help install demo stack test test-stack bench clean
 
 help: ## list these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## create .venv and install Copytrace into it (EXTRAS=gpu,dev for a GPU)
 
@@ -30,6 +32,15 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
 
+# PostgreSQL does not come from PyPI, as the other servers do.
+stack: $(INSTALLED) ## start all servers and workers on this machine, without Docker, until Ctrl-C
+	@if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && ! command -v postgres >/dev/null \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing PostgreSQL"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends postgresql; } \
+	    >/dev/null 2>&1 || true; fi
+	@exec $(BIN)/copytrace stack --folder $(STACK)
+
 # The report's pages are looked at in a real browser. Without one those tests are skipped, and say so.
 test: $(INSTALLED) ## run all checks and all tests
 	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
@@ -41,6 +52,9 @@ test: $(INSTALLED) ## run all checks and all tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+test-stack: $(INSTALLED) ## run the tests that start all servers
+	$(BIN)/python -m pytest tests/integration/test_servers.py tests/integration/test_stack.py
 
 bench: $(INSTALLED) ## measure speed and accuracy against named peers
 	@for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done

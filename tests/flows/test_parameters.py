@@ -13,7 +13,9 @@ from configs.load import SettingsError, load_settings, preset_names
 from configs.schema import ImageSettings
 from configs.training import AlignerTraining
 from flows.index_images import index_images
+from flows.index_videos import index_videos
 from flows.match_images import match_images
+from flows.match_videos import match_videos
 from flows.parameters import Preset, chosen_by, settings_of
 from flows.train_aligner import train_aligner
 from flows.train_pair_classifier import train_pair_classifier
@@ -67,11 +69,28 @@ def test_the_server_takes_parameters_that_make_sense() -> None:
         ({"overrides": {"local": {"query_points": {"first_octave": 5}}}}, "5 is not one of"),
         ({"overrides": {"local": {"neighbors": 4}}}, "'neighbors' was unexpected"),
         ({"overrides": {"local.neighbours": 4}}, "'local.neighbours' was unexpected"),
+        ({"runner": {"kind": "processes"}}, "'processes' is not one of"),
+        ({"runner": {"kind": "dask", "workers": 0}}, "runner.workers"),
+        ({"runner": {"kind": "dask", "adress": "tcp://dask:8786"}}, "'adress' was unexpected"),
+        ({"runner": {"kind": "dask", "address": "dask:8786"}}, "does not match"),
+        ({"runner": {"kind": "threads", "address": "tcp://dask:8786"}}, "'dask' was expected"),
+        ({"runner": {"address": "tcp://dask:8786"}}, "'kind' is a required property"),
     ],
 )
 def test_the_server_refuses_parameters_that_make_no_sense(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         check(PATHS | change)
+
+
+@pytest.mark.parametrize("flow", [match_images, index_images, match_videos, index_videos])
+def test_a_run_may_choose_what_works_on_its_shards(flow: Any) -> None:
+    paths = {name: value for name, value in PATHS.items() if name in flow.fn.__annotations__}
+    for runner in (
+        {"kind": "threads", "workers": 2},
+        {"kind": "dask", "workers": 4, "address": None},
+        {"kind": "dask", "address": "tcp://dask:8786"},
+    ):
+        check({**paths, "runner": runner}, flow)
 
 
 def test_a_flow_started_without_the_server_refuses_unknown_settings() -> None:

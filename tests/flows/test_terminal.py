@@ -35,10 +35,22 @@ def test_the_settings_of_the_project_hold_in_any_folder(tmp_path: Path, elsewher
     assert run(tmp_path, mine, "-c", script).stdout == "120 False 4321\n"
 
 
-def test_a_bad_setting_is_refused_before_any_server_is_started(tmp_path: Path, elsewhere: dict[str, str]) -> None:
-    done = run(tmp_path, elsewhere, "-m", "flows.match_images", "q", "r", "--out", "o", "local.neighbours=0")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["local.neighbours=0"], "local.neighbours=0: input should be greater than or equal to 1"),
+        (
+            ["--runner", "dusk:2"],
+            "--runner 'dusk:2' is none; write threads, threads:2, dask:2, or an address such as tcp://dask:8786",
+        ),
+    ],
+)
+def test_a_bad_setting_is_refused_before_any_server_is_started(
+    words: list[str], told: str, tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
+    done = run(tmp_path, elsewhere, "-m", "flows.match_images", "q", "r", "--out", "o", *words)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "copytrace: local.neighbours=0: input should be greater than or equal to 1\n"
+    assert done.stderr == f"copytrace: {told}\n"
     assert not (tmp_path / "o").exists()
 
 

@@ -1,0 +1,37 @@
+"""A client of Prefect's server whose failures are one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
+
+from tasks.service.setup import SetupError
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """Yield a client of the server at PREFECT_API_URL.
+
+    Raises `SetupError` where none is set, it does not answer, or it refuses.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise SetupError(
+            "PREFECT_API_URL is not set: start the servers with `make stack` and `source stack/environment`, "
+            "or export the address of yours, such as http://127.0.0.1:4200/api"
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except PrefectHTTPStatusError as error:
+        refused = f"{error.response.status_code} {error.response.reason_phrase}"
+        raise SetupError(f"Prefect's server at {url} answers {refused} to {error.request.url.path}") from error
+    except httpx.TransportError as error:
+        raise SetupError(
+            f"no Prefect server answers at {url} (PREFECT_API_URL): start one with `make stack`"
+        ) from error

@@ -1,0 +1,201 @@
+"""All servers that Copytrace works with, on one machine, started and stopped in their order."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.service.mlflow_server import MlflowServer
+from tasks.service.ports import Ports
+from tasks.service.postgresql import PostgreSQL
+from tasks.service.prefect_server import PrefectServer
+from tasks.service.seaweedfs import SeaweedFS
+from tasks.service.secrets import write_private
+from tasks.service.server_process import PIDS, ServerError, ServerProcess, end_leftovers
+from tasks.service.setup import CPU_POOL, GPU_POOL, set_up, wanted
+from tasks.service.worker import Worker
+
+PROJECT = Path(__file__).parents[2]
+SECONDS_TO_DEPLOY = 300
+
+
+class Stack:
+    """PostgreSQL, an object store, Prefect's and MLflow's servers, the deployments, and a worker per pool.
+
+    Everything lies in `folder`, and a second start goes on with it. As a context manager the stack runs for the length
+    of the block; `environment` is what a client needs to find it, keys of the object store included.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ports: Ports | None = None,
+        gpus: Sequence[str] = (),
+        project: Path = PROJECT,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Plan it and start nothing.
+
+        Each of `gpus`, by the name that CUDA_VISIBLE_DEVICES has for it, gets a worker of its own. `project` is the
+        folder of prefect.yaml and the flows. `say` is told how far the start is.
+        """
+        self.folder, self.logs, self._project, self._say = folder.resolve(), folder.resolve() / "logs", project, say
+        self._ports, self._gpus = ports, gpus
+        self.bucket = ""
+        self.environment: dict[str, str] = {}
+        self.addresses: dict[str, str] = {}
+        self.processes: list[ServerProcess] = []
+        self._lock = FileLock(self.folder / "lock", timeout=0)
+
+    def start(self) -> None:
+        """Start all of it, and return when it is ready. Raises `ServerError`, with no process left behind."""
+        if not (self._project / "prefect.yaml").exists():
+            raise ServerError(f"there is no prefect.yaml in {self._project}: run this in the project")
+        # Others may pass through, to their own folder in it; what is in it is for its owner.
+        self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for private in (self.logs, self.folder / "secrets"):
+            private.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ServerError(
+                f"a stack runs in {self.folder} already: stop that one, or give another folder"
+            ) from error
+        try:
+            for record in sorted(self.logs.glob(f"*{PIDS}"), reverse=True):  # workers before what they work with
+                end_leftovers(record)
+            self._start(self._ports or Ports.usual())
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, ports: Ports) -> None:
+        began, secrets = time.monotonic(), self.folder / "secrets"
+        database = PostgreSQL(
+            self.folder / "postgresql", ports.postgresql, secrets=secrets, log=self._log("postgresql")
+        )
+        store = SeaweedFS(self.folder / "objects", ports.s3, secrets=secrets, log=self._log("seaweedfs"))
+        self._begin("PostgreSQL and SeaweedFS", database, store)
+        inherited = {**os.environ, **database.environment_of_clients}
+        prefect = PrefectServer(
+            *(self._made("prefect"), ports.prefect, database.url("prefect", "asyncpg")),
+            log=self._log("prefect"),
+            environment=inherited,
+        )
+        mlflow = MlflowServer(
+            *(self._made("mlflow"), ports.mlflow, database.url("mlflow", "psycopg"), f"s3://{store.bucket}/mlflow"),
+            log=self._log("mlflow"),
+            environment={**inherited, **store.environment_of_clients},
+        )
+        self._begin("the servers of Prefect and MLflow", prefect, mlflow)
+        self.bucket = store.bucket
+        clients = {"PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.uri}
+        self.environment = {**clients, **store.environment_of_clients}
+        self.addresses = {
+            "Prefect": prefect.ui,
+            "MLflow": mlflow.uri,
+            "S3": f"{store.endpoint}, bucket {store.bucket}",
+            "PostgreSQL": f"PGPASSFILE={database.passfile} {database.shell('prefect')}",
+        }
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
+        write_private(self.folder / "environment", exports)
+        self._say("setting up pools, limits and the watch over runs; deploying the flows")
+        with temporary_settings({PREFECT_API_URL: prefect.url}), get_client(sync_client=True) as client:
+            set_up(client, wanted(gpus=len(self._gpus) or None))
+        self._deploy()
+        workers = [self._worker(CPU_POOL, {})]
+        workers += [self._worker(GPU_POOL, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in self._gpus]
+        self._begin(" and ".join(worker.name for worker in workers), *workers)
+        self._say(f"ready after {time.monotonic() - began:.0f} s")
+
+    def stop(self) -> None:
+        """Stop all of it: first who uses the servers, the databases last. What was stored stays."""
+        for kind in (Worker, (PrefectServer, MlflowServer), ServerProcess):
+            going = [process for process in self.processes if isinstance(process, kind)]
+            for process in going:
+                process.tell_to_stop()
+            for process in going:
+                process.stop()
+                self.processes.remove(process)
+        self._lock.release()
+
+    def watch(self, every: float = 1.0) -> None:
+        """Stay until one of the servers has ended, and raise the `ServerError` that says which."""
+        while True:
+            for process in self.processes:
+                if process.code is not None:
+                    raise ServerError(process.obituary())
+            time.sleep(every)
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop it."""
+        self.stop()
+
+    def _begin(self, what: str, *servers: ServerProcess) -> None:
+        self._say(f"starting {what}")
+        self.processes += servers
+        for server in servers:
+            server.start()
+        for server in servers:
+            server.wait()
+
+    def _worker(self, pool: str, own: Mapping[str, str]) -> Worker:
+        name = "-".join([pool, *own.values()])
+        environment = {**os.environ, **self.environment, "PREFECT_HOME": str(self._made("prefect")), **own}
+        return Worker(name, pool, project=self._project, log=self._log(f"worker-{name}"), environment=environment)
+
+    def _deploy(self) -> None:
+        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        environment = {**os.environ, **self.environment}
+        with self._log("deploy").open("wb") as log:
+            done = subprocess.run(  # noqa: S603 - the command is ours
+                deploy,
+                cwd=self._project,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=SECONDS_TO_DEPLOY,
+                check=False,
+            )
+        if done.returncode:
+            raise ServerError(f"the flows were not deployed: see {self._log('deploy')}")
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def _made(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them: those it names, else all."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return []
+    listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if not listed.returncode else 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None and count:
+        return [name for name in chosen.split(",") if name]
+    return [str(number) for number in range(count)]

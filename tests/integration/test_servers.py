@@ -1,0 +1,128 @@
+"""All servers that Copytrace works with, started as `make stack` starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import httpx
+import mlflow
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.service.ports import Ports
+from tasks.service.server_process import ServerError
+from tasks.service.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def stack(stack_folder: Path) -> Iterator[Stack]:
+    """The stack, as the user's for the length of this module."""
+    with Stack(stack_folder, ports=Ports.free()) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prefect(stack: Stack) -> Iterator[SyncPrefectClient]:
+    """A client of its Prefect server."""
+    url = stack.environment["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def secrets_of(stack: Stack) -> set[str]:
+    names = ("s3-access-key", "s3-secret-key", "postgresql-password")
+    return {(stack.folder / "secrets" / name).read_text() for name in names}
+
+
+def test_each_server_answers_at_its_address(stack: Stack) -> None:
+    assert httpx.get(stack.environment["PREFECT_API_URL"] + "/health").json() is True
+    assert "<title>Prefect" in httpx.get(stack.addresses["Prefect"], follow_redirects=True).text
+    assert httpx.get(stack.environment["MLFLOW_TRACKING_URI"] + "/health").text == "OK"
+    assert boto3.client("s3").list_buckets()["Buckets"][0]["Name"] == stack.bucket == "copytrace"
+    asked = f"{stack.addresses['PostgreSQL']} -c 'select extname from pg_extension'"
+    assert "pg_trgm" in subprocess.run(asked, shell=True, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_flows_are_deployed_and_a_worker_takes_their_runs(prefect: SyncPrefectClient) -> None:
+    deployments = prefect.read_deployments()
+    assert len(deployments) == 16
+    assert {deployment.work_queue_name for deployment in deployments} == {"matching", "training"}
+    [worker] = prefect.read_workers_for_work_pool("cpu")
+    assert worker.status == "ONLINE"
+
+
+def test_a_second_setup_changes_nothing(stack: Stack) -> None:
+    command = [str(Path(sys.executable).with_name("copytrace")), "setup"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **stack.environment})
+    assert done.stdout.startswith("nothing to change at http://127.0.0.1:")
+
+
+def test_a_limit_and_a_paused_automation_are_left_by_setup_until_a_limit_is_given(
+    stack: Stack, prefect: SyncPrefectClient
+) -> None:
+    [watch] = prefect.read_automations_by_name("copytrace: runs whose worker died")
+    prefect.pause_automation(watch.id)
+    command = [str(Path(sys.executable).with_name("copytrace")), "setup", "--gpus", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **stack.environment})
+    assert done.stdout.splitlines() == [
+        "updated limit of work pool gpu-a100",
+        "updated limit copytrace-gpu to 3",
+    ]
+    assert prefect.read_work_pool("gpu-a100").concurrency_limit == 3
+    assert prefect.read_global_concurrency_limit_by_name("copytrace-gpu").limit == 3
+    [watch] = prefect.read_automations_by_name("copytrace: runs whose worker died")
+    assert not watch.enabled
+
+
+def test_an_artifact_goes_through_mlflow_into_the_bucket(stack: Stack) -> None:
+    client = mlflow.MlflowClient(stack.environment["MLFLOW_TRACKING_URI"])
+    run = client.create_run(client.create_experiment("stored"))
+    client.log_text(run.info.run_id, "kept", "note.txt")
+    [stored] = boto3.client("s3").list_objects_v2(Bucket=stack.bucket)["Contents"]
+    assert stored["Key"].startswith("mlflow/")
+    assert stored["Key"].endswith(f"{run.info.run_id}/artifacts/note.txt")
+
+
+def test_no_secret_stands_in_a_command_or_a_log_or_a_file_that_others_can_read(stack: Stack) -> None:
+    secrets = secrets_of(stack)
+    assert len(secrets) == 3
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "weed server" in listed
+    logs = {path: path.read_text(errors="replace") for path in stack.logs.glob("*.log")}
+    assert {path.stem for path in logs} == {"deploy", "mlflow", "postgresql", "prefect", "seaweedfs", "worker-cpu"}
+    for secret in secrets:
+        assert secret not in listed
+        assert not [path for path, text in logs.items() if secret in text]
+    environment = stack.folder / "environment"
+    for path in (environment, *(stack.folder / "secrets").iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, path
+    for private in ("secrets", "logs", "objects", "postgresql"):
+        assert (stack.folder / private).stat().st_mode & 0o077 == 0
+    sourced = subprocess.run(
+        ["bash", "-c", f"source {environment}; env"], capture_output=True, text=True, check=True, env={}
+    )
+    assert {f"{name}={value}" for name, value in stack.environment.items()} <= set(sourced.stdout.splitlines())
+
+
+def test_when_a_server_dies_it_is_named_and_the_rest_stops_without_leaving_a_process(stack: Stack) -> None:
+    family = psutil.Process().children(recursive=True)
+    [server] = [one for one in family if "mlflow" in one.cmdline() and "server" in one.cmdline()]
+    server.send_signal(signal.SIGKILL)
+    with pytest.raises(ServerError, match=r"MLflow ended with exit code -9; see .*/logs/mlflow\.log"):
+        stack.watch(every=0.2)
+    stack.stop()
+    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not list(stack.logs.glob("*.pid"))
+    assert list((stack.folder / "objects").glob("*.dat"))
