@@ -26,7 +26,7 @@ from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import PairFilter
 from models.aligner_files import HRNET_CANVAS, AlignerConfig, Backbone, load_aligner_network, save_aligner
 from models.aligner_network import build_aligner
-from models.pair_files import CANVAS, load_pair_classifier, save_pair_classifier
+from models.pair_files import load_pair_classifier, save_pair_classifier
 from models.pair_network import build_pair_classifier
 
 Matrices = list[SimilarityMatrix]
@@ -35,7 +35,7 @@ PEER = "hrnet_w18 heat map"  # heat maps are means of the matrix and its transpo
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed, and what its network costs once at 128x128 (the filter's: 160x160), and weighs."""
+    """What is timed, and what its network costs once at 128x128 (a picture classifier: 160x160), and weighs."""
 
     name: str
     work: Callable[[SimilarityMatrix], object]
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--light", type=Path, help="a trained light aligner")
     parser.add_argument("--hrnet", type=Path, help="a trained aligner on hrnet_w18")
-    parser.add_argument("--filter", type=Path, help="a trained classifier of pairs")
+    parser.add_argument("--filter", type=Path, help="a trained classifier of pairs, the light one by default")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -61,7 +61,8 @@ def main() -> None:
             Row("hough segments", load_aligner("hough").align),
             *aligner_rows("light", options.light, Path(folder)),
             *aligner_rows("hrnet_w18", options.hrnet, Path(folder)),
-            filter_row(options.filter or fresh_filter(Path(folder))),
+            filter_row(options.filter or fresh_filter("light", Path(folder))),
+            filter_row(fresh_filter("mobilenetv3_small_100", Path(folder))),
         ]
         made = [[matrix for matrix, _ in pairs(size, options.pairs)] for size in options.sizes]
         times = {row.name: [milliseconds(row.work, matrices, options.rounds) for matrices in made] for row in rows}
@@ -84,9 +85,10 @@ def aligner_rows(backbone: Backbone, trained: Path | None, folder: Path) -> list
 
 def filter_row(weights: Path) -> Row:
     """Return the row of a classifier of pairs."""
-    pair_filter = PairFilter(str(weights), backend="onnx")
-    cost = f"{giga_multiply_adds(load_pair_classifier(weights), CANVAS):.3f}"
-    return Row("pair filter", lambda matrix: pair_filter.probability([matrix]), cost, megabytes(weights))
+    pair_filter, network = PairFilter(str(weights), backend="onnx"), load_pair_classifier(weights)
+    cost = f"{giga_multiply_adds(network, network.config.canvas or HRNET_CANVAS):.3f}"
+    name = f"{network.config.architecture} pair filter"
+    return Row(name, lambda matrix: pair_filter.probability([matrix]), cost, megabytes(weights))
 
 
 def fresh_aligner(backbone: Backbone, folder: Path) -> Path:
@@ -96,11 +98,11 @@ def fresh_aligner(backbone: Backbone, folder: Path) -> Path:
     return save_aligner(network, folder / backbone / "aligner.safetensors")
 
 
-def fresh_filter(folder: Path) -> Path:
+def fresh_filter(architecture: str, folder: Path) -> Path:
     """Write a classifier of pairs with random weights and return its path."""
-    network = build_pair_classifier()
-    settle(network, CANVAS)
-    return save_pair_classifier(network, folder / "pair_classifier.safetensors")
+    network = build_pair_classifier(architecture)
+    settle(network, network.config.canvas or HRNET_CANVAS)
+    return save_pair_classifier(network, folder / architecture / "pair_classifier.safetensors")
 
 
 def settle(network: nn.Module, side: int) -> None:

@@ -4,49 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from prefect import flow
-from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from configs.schema import ImageSettings
 from copytrace.cli import options
 from copytrace.features.media_index import Role
 from flows.parameters import Media, Out, Overrides, Preset, chosen_by, settings_of
-from flows.terminal import at_the_terminal
+from flows.terminal import RunnerOption, at_the_terminal, runner_of
 from tasks.describe import describe, finish
 from tasks.ingest import ingest
+from tasks.outputs import show_outputs
 from tasks.preprocess import preprocess
-
-# The cast: Prefect's own types do not let its runners be passed to its flows.
-ONE_SHARD_AT_A_TIME = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1))
-"""In one process: a stage uses all cores and the GPU by itself. A `DaskTaskRunner` here gives each machine a shard."""
+from tasks.runners import Shards, shards_on
+from tasks.storage_access import writable
 
 
-@flow(name="index-images", flow_run_name="index {references}", task_runner=ONE_SHARD_AT_A_TIME)
-def index_images(references: Media, out: Out, preset: Preset = "cpu", overrides: Overrides = {}) -> str:  # noqa: B006
+@flow(name="index-images", flow_run_name="index {references}")
+def index_images(
+    references: Media,
+    out: Out,
+    preset: Preset = "cpu",
+    overrides: Overrides = {},  # noqa: B006
+    runner: Runner = ONE_SHARD_AT_A_TIME,
+) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
     Raises what `copytrace.image_matching.index_images` raises, and `SettingsError`.
     """
-    settings, root = settings_of(ImageSettings, preset, overrides), Path(out)
-    shards = ingest(references, root, "references", settings, replace=False)
-    return str(describe_index(root, "references", shards, settings, failures=root / "failures.csv", indexes=[root]))
+    settings, root = settings_of(ImageSettings, preset, overrides), writable(out)
+    with shards_on(runner) as shards:
+        planned = ingest(references, root, "references", settings, replace=False)
+        describe_index(shards, root, "references", planned, settings)
+    finish(root, settings, failures=root / "failures.csv", indexes=[root])
+    show_outputs(root, "index-images")
+    return str(root)
 
 
-def describe_index(
-    root: Path, role: Role, shards: Sequence[int], settings: ImageSettings, *, failures: Path, indexes: Sequence[Path]
-) -> Path:
-    """Run the tasks that describe the planned shards of an index, and return the finished index."""
-    receipts = []
-    for shard in shards:
-        overlays = [preprocess.submit(root, shard, settings)] if role == "queries" else []
-        receipts.append(describe.submit(root, shard, settings, return_state=False, wait_for=overlays))
-    for receipt in receipts:
-        receipt.result()
-    return finish(root, settings, failures=failures, indexes=indexes)
+def describe_index(shards: Shards, root: Path, role: Role, planned: Sequence[int], settings: ImageSettings) -> None:
+    """Run the stages that describe the planned shards of an index."""
+    stages = [preprocess, describe] if role == "queries" else [describe]
+    shards.each(planned, *stages, root=root, settings=settings)
 
 
 def main(
@@ -55,10 +56,12 @@ def main(
     overrides: options.Overrides = None,
     preset: options.Preset = "cpu",
     config: options.Config = None,
+    runner: RunnerOption = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with at_the_terminal():
-        index = index_images(references, str(out), **chosen_by(ImageSettings, preset, config, overrides))
+        chosen = chosen_by(ImageSettings, preset, config, overrides)
+        index = index_images(references, str(out), **chosen, runner=runner_of(runner))
         typer.echo(f"the references are in {index}")
 
 

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from prefect import flow
 
+from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from configs.videos import VideoSettings
 from copytrace.cli import options
-from flows.index_images import ONE_SHARD_AT_A_TIME
 from flows.parameters import Media, Out, VideoOverrides, VideoPreset, chosen_by, settings_of
-from flows.terminal import at_the_terminal
+from flows.terminal import RunnerOption, at_the_terminal, runner_of
 from tasks.describe import describe_videos, finish_videos
 from tasks.ingest import ingest_videos
+from tasks.outputs import show_outputs
+from tasks.runners import shards_on
+from tasks.storage_access import writable
 
 
-@flow(name="index-videos", flow_run_name="index {references}", task_runner=ONE_SHARD_AT_A_TIME)
-def index_videos(references: Media, out: Out, preset: VideoPreset = "cpu", overrides: VideoOverrides = {}) -> str:  # noqa: B006
+@flow(name="index-videos", flow_run_name="index {references}")
+def index_videos(
+    references: Media,
+    out: Out,
+    preset: VideoPreset = "cpu",
+    overrides: VideoOverrides = {},  # noqa: B006
+    runner: Runner = ONE_SHARD_AT_A_TIME,
+) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
     Raises what `copytrace.video_matching.index_videos` raises, and `SettingsError`.
     """
-    settings, root = settings_of(VideoSettings, preset, overrides), Path(out)
-    shards = ingest_videos(references, root, "references", settings, replace=False)
-    return str(describe_index(root, shards, settings, failures=root / "failures.csv", indexes=[root]))
-
-
-def describe_index(
-    root: Path, shards: Sequence[int], settings: VideoSettings, *, failures: Path, indexes: Sequence[Path]
-) -> Path:
-    """Run the tasks that describe the planned shards of an index, and return the finished index."""
-    receipts = [describe_videos.submit(root, shard, settings) for shard in shards]
-    for receipt in receipts:
-        receipt.result()
-    return finish_videos(root, settings, failures=failures, indexes=indexes)
+    settings, root = settings_of(VideoSettings, preset, overrides), writable(out)
+    with shards_on(runner) as shards:
+        planned = ingest_videos(references, root, "references", settings, replace=False)
+        shards.each(planned, describe_videos, root=root, settings=settings)
+    finish_videos(root, settings, failures=root / "failures.csv", indexes=[root])
+    show_outputs(root, "index-videos")
+    return str(root)
 
 
 def main(
@@ -45,10 +47,12 @@ def main(
     overrides: options.Overrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
+    runner: RunnerOption = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with at_the_terminal():
-        index = index_videos(references, str(out), **chosen_by(VideoSettings, preset, config, overrides))
+        chosen = chosen_by(VideoSettings, preset, config, overrides)
+        index = index_videos(references, str(out), **chosen, runner=runner_of(runner))
         typer.echo(f"the references are in {index}")
 
 

@@ -7,17 +7,37 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import temporary_settings
+from pydantic import ValidationError
 
 from configs.load import SettingsError
+from configs.runner import Runner
 from copytrace.errors import CopytraceError
 
 EXPECTED = (CopytraceError, SettingsError, OSError)
 SETTINGS_FILE = Path(__file__).parents[1] / "prefect.toml"
+
+RunnerOption = Annotated[
+    str,
+    typer.Option(
+        help="What works on the shards: threads, threads:2 (two shards at once), dask:2 (two processes), or the "
+        "address of a Dask scheduler."
+    ),
+]
+
+
+def runner_of(text: str) -> Runner:
+    """Return the runner that `--runner` asks for. Raises `SettingsError` for what is none."""
+    try:
+        return Runner.parse(text)
+    except ValidationError as error:
+        raise SettingsError(
+            f"--runner {text!r} is none; write threads, threads:2, dask:2, or an address such as tcp://dask:8786"
+        ) from error
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from flows.parameters import (
     settings_of,
 )
 from flows.terminal import at_the_terminal
+from tasks.storage_access import located, writable
 from tasks.train import ALIGNER, promote, train
 
 
@@ -37,8 +38,9 @@ def train_aligner(
 
     Raises what `copytrace.training.aligner.train_aligner` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(AlignerTraining, preset, overrides), Path(out)
-    version = train(ALIGNER, [(Path(each.run), Path(each.ground_truth)) for each in runs], folder, settings)
+    settings, folder = settings_of(AlignerTraining, preset, overrides), writable(out)
+    pairs = [(located(each.run), located(each.ground_truth)) for each in runs]
+    version = train(ALIGNER, pairs, folder, settings)
     return promote(ALIGNER, version, folder, min_improvement)
 
 

@@ -12,6 +12,7 @@ from configs.training import DescriptorTraining
 from copytrace.cli import options
 from flows.parameters import DescriptorOverrides, MinImprovement, Out, Photos, TrainingPreset, chosen_by, settings_of
 from flows.terminal import at_the_terminal
+from tasks.storage_access import writable
 from tasks.train import DESCRIPTOR, promote, train
 
 
@@ -27,7 +28,7 @@ def train_descriptor(
 
     Raises what `copytrace.training.descriptor.train_descriptor` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(DescriptorTraining, preset, overrides), Path(out)
+    settings, folder = settings_of(DescriptorTraining, preset, overrides), writable(out)
     version = train(DESCRIPTOR, photos, folder, settings)
     return promote(DESCRIPTOR, version, folder, min_improvement)
 

@@ -12,6 +12,7 @@ from configs.training import OverlayTraining
 from copytrace.cli import options
 from flows.parameters import MinImprovement, Out, OverlayOverrides, Photos, TrainingPreset, chosen_by, settings_of
 from flows.terminal import at_the_terminal
+from tasks.storage_access import writable
 from tasks.train import OVERLAY_DETECTOR, promote, train
 
 
@@ -27,7 +28,7 @@ def train_overlay_detector(
 
     Raises what `copytrace.training.overlay.train_overlay_detector` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(OverlayTraining, preset, overrides), Path(out)
+    settings, folder = settings_of(OverlayTraining, preset, overrides), writable(out)
     version = train(OVERLAY_DETECTOR, photos, folder, settings)
     return promote(OVERLAY_DETECTOR, version, folder, min_improvement)
 

@@ -22,6 +22,7 @@ from flows.parameters import (
     settings_of,
 )
 from flows.terminal import at_the_terminal
+from tasks.storage_access import located, writable
 from tasks.train import PAIR_CLASSIFIER, promote, train
 
 
@@ -37,8 +38,10 @@ def train_pair_classifier(
 
     Raises what `copytrace.training.pair_classifier.train_pair_classifier` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(PairTraining, preset, overrides), Path(out)
-    version = train(PAIR_CLASSIFIER, [(Path(each.run), Path(each.ground_truth)) for each in runs], folder, settings)
+    settings, folder = settings_of(PairTraining, preset, overrides), writable(out)
+    version = train(
+        PAIR_CLASSIFIER, [(located(each.run), located(each.ground_truth)) for each in runs], folder, settings
+    )
     return promote(PAIR_CLASSIFIER, version, folder, min_improvement)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from configs.videos import VideoSettings
 from copytrace import video_stages as stages
 from copytrace.video_stages import VideoMatchPaths
+from tasks.limits import of_aligner
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
 
-@stage_task("align {shard:05}")
+@stage_task("align {shard:05}", of_aligner)
 def align(shard: int, queries: Path, references: Path, out: Path, settings: VideoSettings) -> Path:
     """Write the segments of a shard of queries and return them; see `video_stages.align_shard`."""
     progress = ArtifactProgress(f"{shard:05}")

@@ -8,11 +8,12 @@ from pathlib import Path
 from configs.schema import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
+from tasks.limits import of_descriptor
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
 
-@stage_task("describe {root.name} {shard:05}")
+@stage_task("describe {root.name} {shard:05}", of_descriptor)
 def describe(root: Path, shard: int, settings: ImageSettings) -> Path:
     """Write descriptors and points of a shard and return its receipt; see `image_stages.describe_shard`."""
     return image_stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))
@@ -24,7 +25,7 @@ def finish(root: Path, settings: ImageSettings, *, failures: Path, indexes: Sequ
     return image_stages.finish(root, settings, failures=failures, indexes=indexes)
 
 
-@stage_task("describe {root.name} {shard:05}")
+@stage_task("describe {root.name} {shard:05}", of_descriptor)
 def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
     """Write descriptors of a shard's frames and panes, and return its receipt; see `video_stages.describe_shard`."""
     return video_stages.describe_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))

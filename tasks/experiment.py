@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking.context.registry import resolve_tags
 from numpy.typing import NDArray
-from prefect.artifacts import create_link_artifact
 from prefect.exceptions import CancelledRun
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
-from copytrace.media.ingest import shown
+from copytrace.places import shown
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
-from tasks.mlflow_store import asking, connect, entity_name, experiment_id, leaves, run_link, tracking_uri
+from tasks.linking import describe_run, link_from_flow_run
+from tasks.mlflow_store import asking, connect, entity_name, experiment_id, run_link, tracking_uri
 
 RECEIPT = "mlflow.json"
 SECONDS_BETWEEN_SAMPLES = 30
 """Of the machine's load. MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
-
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +73,16 @@ class TrainingRun:
         """The run's page on the server, or the database file that it is in."""
         return run_link(self.uri, self.experiment, self.id)
 
-    def log_dataset(self, source: str, digest: str, context: Literal["training", "validation"]) -> None:
-        """Say which photos are learned from, or validated on: where they are, and a digest of which they are.
+    def log_dataset(
+        self, source: str, digest: str, context: Literal["training", "validation"], *, of: str = "photos"
+    ) -> None:
+        """Say what is learned from, or validated on: what it is `of`, where it is, and a digest of which that are.
 
         The digest also becomes the tag `dataset_digest` or `validation_digest`. Raises `TrackingError`.
         """
         scheme = source.partition("://")[0] if "://" in source else "local"
         data = Dataset(
-            name=f"{context} photos", digest=digest, source_type=scheme, source=json.dumps({"uri": shown(source)})
+            name=f"{context} {of}", digest=digest, source_type=scheme, source=json.dumps({"uri": shown(source)})
         )
         client = connect(self.uri)
         with asking(self.uri):
@@ -135,19 +129,16 @@ def open_run(
         attempt = 1
         if run is None:
             group = experiment_id(client, uri, experiment)
-            run = client.create_run(group, run_name=flow_run.name or out.resolve().name)
+            run = client.create_run(group, run_name=flow_run.name or out.name)
             # At once, so that whatever happens next happens to this run.
             write_json(out / RECEIPT, {"uri": shown(uri), "experiment": experiment, "run_id": run.info.run_id})
         else:
             attempt = int(run.data.tags.get("attempts", 1)) + 1
             client.update_run(run.info.run_id, status="RUNNING")
             _send_missing(client, run.info.run_id, out / "history.jsonl")
-        evidence = {**_origin(), **(tags or {}), "attempts": str(attempt)}
-        _log_settings(client, run, settings, resolve_tags(evidence))
-    opened = TrainingRun(uri, run.info.experiment_id, run.info.run_id, out)
-    if flow_run.id:
-        create_link_artifact(opened.link, f"MLflow run {opened.id}", key="mlflow-run")
-    return opened
+        describe_run(client, run, settings, {**(tags or {}), "attempts": str(attempt)})
+    link_from_flow_run(uri, run)
+    return TrainingRun(uri, run.info.experiment_id, run.info.run_id, out)
 
 
 def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
@@ -167,47 +158,6 @@ def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
         logger.warning("the MLflow run %s of %s was deleted; it goes on as a new one", receipt["run_id"], out)
         return None
     return run
-
-
-def _log_settings(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    given = {name: str(value) for name, value in leaves(settings)}
-    known = run.data.params
-    changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
-    client.log_batch(
-        run.info.run_id,
-        params=[Param(name, text) for name, text in given.items() if name not in known],
-        tags=[RunTag(name, text) for name, text in {**tags, **changed}.items()],
-    )
-
-
-def _origin() -> dict[str, str]:
-    """Where a run comes from: code, libraries, machine, and the flow run that it belongs to."""
-    tags = {"host": platform.node(), **_code()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            tags[f"version.{package}"] = version(package)
-    if flow_run.id:
-        tags["prefect.flow_run_id"] = str(flow_run.id)
-        tags["prefect.flow_name"] = flow_run.flow_name or ""
-        tags["prefect.flow_run_url"] = flow_run.ui_url or ""
-        tags["prefect.deployment"] = deployment.name or ""
-    return tags
-
-
-def _code() -> dict[str, str]:
-    git = shutil.which("git")
-    # An installed package has no repository of its own, and must not name the one that it happens to lie in.
-    if git is None or not (ROOT / ".git").exists():
-        return {}
-
-    def answer(*question: str) -> str:
-        done = subprocess.run([git, *question], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    if not (commit := answer("rev-parse", "HEAD")):
-        return {}
-    dirty = bool(answer("status", "--porcelain"))
-    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
 def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:

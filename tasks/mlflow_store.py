@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import CopytraceError
-from copytrace.media.ingest import shown
+from copytrace.places import shown
 
 # MLflow would try for four minutes before it says that nobody answers; what the user has set holds.
 DEFAULT_ENVIRONMENT = {

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from configs.schema import ImageSettings
 from copytrace import image_stages as stages
+from tasks.limits import cores
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
 
-@stage_task("preprocess {root.name} {shard:05}")
+@stage_task("preprocess {root.name} {shard:05}", cores)
 def preprocess(root: Path, shard: int, settings: ImageSettings) -> Path:
     """Write the overlay boxes of a shard of queries and return their file; see `image_stages.preprocess_shard`."""
     return stages.preprocess_shard(root, shard, settings, ArtifactProgress(f"{shard:05}"))

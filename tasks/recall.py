@@ -7,11 +7,12 @@ from pathlib import Path
 from configs.schema import ImageSettings
 from copytrace import image_stages as stages
 from copytrace.search.candidates import Branch
+from tasks.limits import cores
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
 
-@stage_task("recall {branch}")
+@stage_task("recall {branch}", cores)
 def recall(branch: Branch, queries: Path, references: Path, path: Path, settings: ImageSettings) -> Path:
     """Write the candidates of a branch to `path` and return it; see `image_stages.recall`."""
     return stages.recall(branch, queries, references, path, settings, ArtifactProgress())

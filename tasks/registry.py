@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from copytrace.errors import InputError
 from copytrace.features.model_sources import cache_folder
-from copytrace.media.ingest import shown
+from copytrace.places import shown
 from copytrace.storage import digest_of, digest_of_file
 from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
 
@@ -33,7 +33,10 @@ CARD = "README.md"
 DESCRIPTION_LENGTH = 5000
 """Characters that MLflow's database keeps of a version's description."""
 
-_COPIED_TAGS = ("git_commit", "git_dirty", "dataset_digest", "validation_digest", "prefect.flow_run_id")
+_COPIED_TAGS = (
+    *("git_commit", "git_dirty", "dataset_digest", "validation_digest"),
+    *("prefect.flow_run_id", "prefect.flow_name", "prefect.flow_run_url", "prefect.deployment"),
+)
 _MODEL_URI = re.compile(
     r"models:/+(?:(?P<id>m-[0-9a-f]{32})|(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[\w-]+)))"
 )

@@ -14,6 +14,8 @@ from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
 from copytrace.image_stages import MatchPaths
 from copytrace.video_stages import VideoMatchPaths
+from tasks.limits import cores
+from tasks.outputs import uri_of
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
@@ -22,7 +24,7 @@ MATCH_COLUMNS = ("query_id", "reference_id", "score", "branches", "inliers", "mi
 SEGMENT_COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score")
 
 
-@stage_task("report")
+@stage_task("report", cores)
 def report(queries: Path, references: Path, out: Path, settings: ImageSettings) -> Path:
     """Write `report.html`, link to it from the run, and return it; see `image_stages.report`."""
     page = image_stages.report(queries, references, MatchPaths(out), settings, ArtifactProgress())
@@ -30,7 +32,7 @@ def report(queries: Path, references: Path, out: Path, settings: ImageSettings) 
     return page
 
 
-@stage_task("report")
+@stage_task("report", cores)
 def report_videos(queries: Path, references: Path, out: Path, settings: VideoSettings) -> Path:
     """Write `report.html`, link to it from the run, and return it; see `video_stages.report`."""
     page = video_stages.report(queries, references, VideoMatchPaths(out), settings, ArtifactProgress())
@@ -59,12 +61,13 @@ def summarise_videos(queries: Path, references: Path, out: Path, settings: Video
 def top_rows(csv: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the first rows of a table that is sorted by score, with the columns worth a glance."""
     options = pyarrow.csv.ConvertOptions(include_columns=list(columns))
-    rows: list[dict[str, Any]] = pyarrow.csv.read_csv(csv, convert_options=options).slice(0, TOP_ROWS).to_pylist()
+    with csv.open("rb") as file:
+        rows: list[dict[str, Any]] = pyarrow.csv.read_csv(file, convert_options=options).slice(0, TOP_ROWS).to_pylist()
     return rows
 
 
 def _link(page: Path, key: str, description: str) -> None:
-    create_link_artifact(page.resolve().as_uri(), "report.html", key=key, description=description)
+    create_link_artifact(uri_of(page), "report.html", key=key, description=description)
 
 
 def _show(flow: str, run: dict[str, Any], csv: Path, columns: Sequence[str]) -> None:

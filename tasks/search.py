@@ -7,11 +7,12 @@ from pathlib import Path
 from configs.videos import VideoSettings
 from copytrace import video_stages as stages
 from copytrace.video_stages import VideoMatchPaths
+from tasks.limits import cores
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 
 
-@stage_task("search {shard:05}")
+@stage_task("search {shard:05}", cores)
 def search(shard: int, queries: Path, references: Path, out: Path, settings: VideoSettings) -> Path:
     """Write the candidates of a shard of queries and return them; see `video_stages.search_shard`."""
     progress = ArtifactProgress(f"{shard:05}")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_link_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from copytrace.media.ingest import shown
+from copytrace.storage import local_copy
 from tasks.policy import stage_task
 
 FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
@@ -22,7 +20,8 @@ FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
     """Log a finished run to MLflow and return its id there; without MLFLOW_TRACKING_URI do nothing.
 
-    The results lie in `out` already, so a tracking server that fails costs a warning and no more.
+    However often a flow run is tried again, it is one run there. The results lie in `out` already, so a tracking server
+    that fails costs a warning and no more.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -39,28 +38,27 @@ def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
 
 
 def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
-    from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
+    from mlflow.entities import Metric  # noqa: PLC0415
 
-    from tasks.mlflow_store import connect, experiment_id, leaves, run_link  # noqa: PLC0415
+    from tasks.linking import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
+    from tasks.mlflow_store import connect, experiment_id, leaves  # noqa: PLC0415
 
     client = connect(uri)
-    tags = {
-        "prefect.flow_run_id": str(flow_run.id or ""),
-        "prefect.flow_run_url": flow_run.ui_url or "",
-        "host": platform.node(),
-    }
-    entry = client.create_run(experiment_id(client, uri, experiment), run_name=flow_run.name, tags=tags)
+    group = experiment_id(client, uri, experiment)
+    # The tags at once: they are how another attempt finds the run.
+    entry = run_of_this_flow_run(client, group) or client.create_run(
+        group, run_name=flow_run.name, tags=tags_of_origin()
+    )
     identity: str = entry.info.run_id
+    describe_run(client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()})
     metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in leaves(_figures(run))]
-    params = [Param(name, str(value)) for name, value in leaves(run["settings"])]
-    versions = [RunTag(f"version.{name}", text) for name, text in run["versions"].items()]
-    client.log_batch(identity, metrics=metrics, params=params, tags=versions)
+    client.log_batch(identity, metrics=metrics)
     for name in FILES:
         if (out / name).exists():
-            client.log_artifact(identity, str(out / name))
+            with local_copy(out / name) as file:
+                client.log_artifact(identity, str(file))
     client.set_terminated(identity)
-    link = run_link(uri, entry.info.experiment_id, identity)
-    create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {shown(uri)}")
+    link_from_flow_run(uri, entry)
     return identity
 
 

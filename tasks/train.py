@@ -15,6 +15,8 @@ from copytrace.progress import Progress
 from copytrace.training.log import TrainingLog
 from copytrace.training.outcome import CARD, read_outcome
 from tasks.experiment import open_run
+from tasks.limits import of_training
+from tasks.outputs import show_outputs
 from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 from tasks.promotion import promote as move_champion
@@ -29,11 +31,13 @@ Runs = Sequence[tuple[Path, Path]]
 class Training(Generic[D, S]):
     """A way to train: its MLflow experiment, the name its models are registered under, and the work itself.
 
-    `run(data, out, settings, log, progress)` returns the weights, of which `export` makes an ONNX file.
+    `learns_from` names the data to people; `run(data, out, settings, log, progress)` returns the weights, of which
+    `export` makes an ONNX file.
     """
 
     experiment: str
     model: str
+    learns_from: str
     run: Callable[[D, Path, S, TrainingLog, Progress], Path]
     export: Callable[[Path], Path | None]
 
@@ -90,17 +94,19 @@ def _export_pair_classifier(weights: Path) -> Path | None:
     return export_pair_classifier(weights)
 
 
-DESCRIPTOR = Training("train-descriptor", "copytrace-descriptor", _train_descriptor, _export_descriptor)
+RUNS = "runs of match-videos"
+
+DESCRIPTOR = Training("train-descriptor", "copytrace-descriptor", "photos", _train_descriptor, _export_descriptor)
 OVERLAY_DETECTOR = Training(
-    "train-overlay-detector", "copytrace-overlay", _train_overlay_detector, _export_overlay_detector
+    "train-overlay-detector", "copytrace-overlay", "photos", _train_overlay_detector, _export_overlay_detector
 )
-ALIGNER = Training("train-aligner", "copytrace-aligner", _train_aligner, _export_aligner)
+ALIGNER = Training("train-aligner", "copytrace-aligner", RUNS, _train_aligner, _export_aligner)
 PAIR_CLASSIFIER = Training(
-    "train-pair-classifier", "copytrace-pair-classifier", _train_pair_classifier, _export_pair_classifier
+    "train-pair-classifier", "copytrace-pair-classifier", RUNS, _train_pair_classifier, _export_pair_classifier
 )
 
 
-@stage_task("train {training.model}")
+@stage_task("train {training.model}", of_training)
 def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     """Train on `data` in the folder `out`, and return the version under which the model is registered.
 
@@ -110,10 +116,11 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
         weights = training.run(data, out, settings, run.log, ArtifactProgress())
         outcome = read_outcome(out)
-        run.log_dataset(_where(data), outcome.dataset_digest, "training")
-        run.log_dataset(_where(data), outcome.validation_digest, "validation")
+        run.log_dataset(_where(data), outcome.dataset_digest, "training", of=training.learns_from)
+        run.log_dataset(_where(data), outcome.validation_digest, "validation", of=training.learns_from)
         graph = training.export(weights)
         files = [weights, *([graph] if graph else []), out / CARD]
+        show_outputs(out, training.experiment)
         return register(run, training.model, files, outcome.metrics, score=outcome.score)
 
 

@@ -13,6 +13,9 @@ from copytrace.errors import ConfigError
 
 Backend = Literal["auto", "onnx", "torch"]
 
+CORES = "COPYTRACE_CORES"
+"""Environment variable that holds a process to its share of the cores, where several work on one machine."""
+
 
 def runs_by_onnx(backend: Backend, device: str | None) -> bool:
     """Say whether ONNX Runtime is to run a network: where asked to, or on a machine without CUDA.
@@ -30,10 +33,24 @@ def runs_by_onnx(backend: Backend, device: str | None) -> bool:
     return backend == "onnx" or device == "cpu" or not _has_cuda()
 
 
+def runs_on_cuda(backend: Backend, device: str | None) -> bool:
+    """Say whether a network runs on a GPU here. Raises `ConfigError` as `runs_by_onnx` does."""
+    if runs_by_onnx(backend, device):
+        return False
+    return _has_cuda() if device is None else device.startswith("cuda")
+
+
 def usable_cores() -> int:
-    """Return how many physical cores this process may use, at least 1."""
+    """Return how many physical cores this process may use, at least 1, and at most `COPYTRACE_CORES` if that is set.
+
+    Raises `ConfigError` when that is no number of cores.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    share = os.environ.get(CORES, "")
+    if share and not (share.isdecimal() and int(share)):
+        raise ConfigError(f"{CORES}={share!r} is no number of cores; set it to 1 or more, or not at all")
+    return min(cores, int(share)) if share else cores
 
 
 def _has_cuda() -> bool:

@@ -1,0 +1,72 @@
+"""Threads against Dask with one and two worker processes: the same job, its seconds, and whether its bytes are equal.
+
+python -m benchmarks.runners QUERIES REFERENCES [--videos] [--shard-size 10] [NAME=VALUE]...
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
+from rich.console import Console
+from rich.table import Table
+
+from configs.runner import Runner
+from configs.schema import ImageSettings
+from configs.videos import VideoSettings
+from flows.match_images import match_images
+from flows.match_videos import match_videos
+from flows.parameters import chosen_by
+
+RUNNERS = ("threads", "threads:2", "dask:1", "dask:2")
+Bytes = dict[str, bytes]
+
+
+def main(
+    queries: str,
+    references: str,
+    overrides: Annotated[list[str] | None, typer.Argument()] = None,
+    videos: bool = False,
+    shard_size: int = 10,
+) -> None:
+    """Print the seconds of each runner, its ratio to threads, and whether it wrote the same bytes."""
+    schema = VideoSettings if videos else ImageSettings
+    flow: Callable[..., Any] = match_videos if videos else match_images
+    chosen = chosen_by(schema, "cpu", None, [f"media.shard_size={shard_size}", *(overrides or [])])
+    table = Table("runner", "seconds", "of threads", "seconds of its stages, added up", "bytes")
+    table.caption = f"{queries} against {references}, {shard_size} files per shard"
+    # A server of its own, so that figures do not hang on a database that has grown.
+    server = nullcontext() if PREFECT_API_URL.value() else prefect_test_harness(server_startup_timeout=120)
+    with tempfile.TemporaryDirectory() as folder, server:
+        flow(queries, references, f"{folder}/warm", **chosen)  # graphs are exported, files are in the page cache
+        first: tuple[float, Bytes] | None = None
+        for name in RUNNERS:
+            begin = time.perf_counter()
+            run = flow(queries, references, f"{folder}/{name}", **chosen, runner=Runner.parse(name))
+            seconds, written = time.perf_counter() - begin, _written(Path(folder) / name)
+            first = first or (seconds, written)
+            stages = sum(stage["seconds"] for stage in run["stages"].values())
+            same = "the same" if written == first[1] else f"{len(_differing(written, first[1]))} files differ"
+            table.add_row(name, f"{seconds:.1f}", f"{seconds / first[0]:.2f}", f"{stages:.1f}", same)
+    Console().print(table)
+
+
+def _written(out: Path) -> Bytes:
+    """All files but the JSON ones, which tell the seconds."""
+    files = (path for path in out.rglob("*") if path.suffix in {".csv", ".parquet", ".html"})
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def _differing(some: Bytes, others: Bytes) -> set[str]:
+    return {name for name in some.keys() | others.keys() if some.get(name) != others.get(name)}
+
+
+if __name__ == "__main__":
+    typer.run(main)

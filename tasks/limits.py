@@ -1,0 +1,97 @@
+"""Limits: how many stages use a GPU, or the cores, at once, over all the runs of a Prefect server.
+
+The server counts in two global concurrency limits, which `copytrace setup` makes. A stage holds a slot only while it
+works, so one run's decoding, points and scores never keep the GPU from another run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.context import TaskRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
+
+from configs.schema import ImageSettings
+from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
+from configs.videos import VideoSettings
+from copytrace.features.devices import runs_on_cuda
+
+GPU = "copytrace-gpu"
+"""One slot per GPU."""
+
+CPU = "copytrace-cpu"
+"""One slot per stage that may use the cores at a time."""
+
+WORTH_TELLING = 1.0
+"""Seconds of waiting for a slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """So many slots of a limit."""
+
+    limit: str
+    count: int = 1
+
+
+Needs = Callable[[Any], Slots]
+"""Says from a stage's settings which slots it needs."""
+
+
+def cores(settings: object) -> Slots:
+    """Slots of a stage that never needs a GPU for long.
+
+    Among them is the detector of pasted pictures: it looks at one at a time, and a GPU idles while they are decoded.
+    """
+    return Slots(CPU)
+
+
+def of_descriptor(settings: ImageSettings | VideoSettings) -> Slots:
+    """Slots of a stage that describes."""
+    return Slots(GPU if runs_on_cuda(settings.descriptor.backend, settings.descriptor.device) else CPU)
+
+
+def of_aligner(settings: VideoSettings) -> Slots:
+    """Slots of a stage that aligns: networks run where the descriptor does, lines are sought on the CPU."""
+    networks = settings.alignment.aligner == "network" or settings.alignment.pair_filter != "none"
+    return of_descriptor(settings) if networks else Slots(CPU)
+
+
+def of_training(settings: DescriptorTraining | OverlayTraining | AlignerTraining | PairTraining) -> Slots:
+    """Slots of a training: as many GPUs as it trains on."""
+    return Slots(GPU, settings.loop.devices) if runs_on_cuda("torch", settings.loop.device) else Slots(CPU)
+
+
+@contextmanager
+def held(slots: Slots) -> Iterator[None]:
+    """Hold slots in the block; a server without that limit, or no task run at all, holds nobody up."""
+    most = _size_of(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
+    if not most:
+        yield
+        return
+    begin = time.monotonic()
+    # Work of hours goes on when the server could not be told in time that the slot is still in use.
+    with concurrency(slots.limit, min(slots.count, most), strict=False, raise_on_lease_renewal_failure=False):
+        if (waited := time.monotonic() - begin) > WORTH_TELLING:
+            get_run_logger().info("waited %.0f s for a slot of %s", waited, slots.limit)
+        yield
+
+
+@lru_cache
+def _size_of(limit: str, server: str) -> int:
+    """Slots of a limit on that server, 0 without one; asked once per process, as Prefect warns of each missing one."""
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_global_concurrency_limit_by_name(limit)
+        except ObjectNotFound:
+            return 0
+    return found.limit if found.active else 0

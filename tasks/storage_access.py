@@ -1,0 +1,72 @@
+"""Access to S3: the environment of the process gives it, or a Prefect block whose name the environment gives."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec.config
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from copytrace import storage
+from copytrace.errors import ConfigError
+
+BLOCK = "COPYTRACE_S3_BLOCK"
+"""Environment variable with the name of an `S3Access` block; without it, AWS_ACCESS_KEY_ID and its like hold."""
+
+
+class S3Access(Block):
+    """Where an object store is, and the keys to it, which the Prefect server keeps encrypted; they are never logged."""
+
+    _block_type_name = "S3 access"
+    _block_type_slug = "s3-access"
+
+    endpoint_url: str | None = Field(None, description="of a store other than Amazon's, such as http://seaweed:8333")
+    region: str | None = Field(None, description="such as eu-central-1")
+    access_key_id: SecretStr
+    secret_access_key: SecretStr
+
+    def open(self) -> None:
+        """Let every `s3://` of this process be read and written with these keys."""
+        client = {"endpoint_url": self.endpoint_url, "region_name": self.region}
+        fsspec.config.conf["s3"] = {
+            "key": self.access_key_id.get_secret_value(),
+            "secret": self.secret_access_key.get_secret_value(),
+            "client_kwargs": {name: value for name, value in client.items() if value},
+        }
+
+
+def located(place: str | Path) -> Path:
+    """Return a place that a run's parameters name as a path, and see to it that this process has access there."""
+    open_access()
+    return storage.located(place)
+
+
+def writable(place: str | Path) -> Path:
+    """Return where a run is to write, having proved that it can; see `copytrace.storage.writable`."""
+    open_access()
+    return storage.writable(place)
+
+
+def open_access() -> None:
+    """Take the keys from the block that `COPYTRACE_S3_BLOCK` names, once per process; without it, do nothing.
+
+    Raises `ConfigError` when there is no such block.
+    """
+    if name := os.environ.get(BLOCK):
+        _open(name)
+
+
+@lru_cache
+def _open(name: str) -> None:
+    try:
+        access: Any = S3Access.load(name)
+    except ValueError as error:  # Prefect's way to say that there is none
+        raise ConfigError(
+            f"{BLOCK} names {name!r}, and the Prefect server has no S3Access block of that name; "
+            "make it (tasks.storage_access.S3Access), or give the keys in the environment"
+        ) from error
+    access.open()

@@ -1,0 +1,207 @@
+"""Shards on a real Dask cluster of two processes: the same bytes as by threads, errors as they are, killed workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from distributed import LocalCluster
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.runtime import flow_run
+from prefect.testing.utilities import prefect_test_harness
+
+from configs.runner import Runner
+from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.features.devices import usable_cores
+from flows.index_videos import index_videos
+from flows.match_images import match_images
+from flows.match_videos import match_videos
+from tasks import dask_cluster
+from tasks.policy import stage_task
+from tasks.runners import shards_on
+
+TWO_PROCESSES = Runner(kind="dask", workers=2)
+POINTS = {"short_side": 120, "max_points": 150}
+VIEWS = ("reference_points", "query_points", "crop_points", "stretched_points")
+IMAGES: dict[str, Any] = {
+    "media": {"shard_size": 2},
+    "local": {**dict.fromkeys(VIEWS, POINTS), "stretches": []},
+    "overlay": {"detector": "edges"},
+}
+VIDEOS: dict[str, Any] = {"media": {"shard_size": 2}, "panes": {"detector": "none"}, "report": {"max_matches": 5}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(server: None) -> Iterator[Runner]:
+    """A scheduler that is there already, with two worker processes."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as started:
+        yield Runner(kind="dask", address=started.scheduler_address)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> dict[str, str]:
+    """Three references and three queries, two shards of each."""
+    root = tmp_path_factory.mktemp("photos")
+    references = {name: photos[name] for name in ("astronaut", "chelsea", "coffee")}
+    queries = {"flipped": photos["chelsea"][:, ::-1], "cropped": photos["coffee"][20:160, 30:250]}
+    for side, pictures in {"references": references, "queries": queries | {"other": photos["rocket"]}}.items():
+        (root / side).mkdir()
+        for name, pixels in pictures.items():
+            cv2.imwrite(str(root / side / f"{name}.png"), pixels[..., ::-1])
+    return {"queries": str(root / "queries"), "references": str(root / "references")}
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    """All that a run leaves but the seconds that it took, and the plan of what this time was to be done."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.suffix in {".csv", ".parquet", ".html"} and path.name != "plan.parquet"
+    }
+
+
+def test_dask_writes_the_same_images_bytes_as_threads(cluster: Runner, images: dict[str, str], tmp_path: Path) -> None:
+    match_images(**images, out=str(tmp_path / "threads"), overrides=IMAGES)
+    match_images(**images, out=str(tmp_path / "dask"), overrides=IMAGES, runner=cluster)
+    by_threads, by_dask = bytes_of(tmp_path / "threads"), bytes_of(tmp_path / "dask")
+    assert {"matches.csv", "matches.parquet", "work/evidence/00001.parquet"} <= by_threads.keys()
+    assert b'"flipped","chelsea"' in by_threads["matches.csv"]
+    assert by_dask == by_threads
+
+
+def test_dask_writes_the_same_video_bytes_as_threads_and_goes_on_with_what_those_began(
+    cluster: Runner, video_sides: Path, tmp_path: Path
+) -> None:
+    sides = {side: str(video_sides / side) for side in ("queries", "references")}
+    match_videos(**sides, out=str(tmp_path / "threads"), overrides=VIDEOS)
+    index = index_videos(sides["references"], str(tmp_path / "index"), overrides=VIDEOS, runner=cluster)
+    match_videos(sides["queries"], index, str(tmp_path / "dask"), overrides=VIDEOS, runner=cluster)
+    by_threads, by_dask = bytes_of(tmp_path / "threads"), bytes_of(tmp_path / "dask")
+    assert by_threads["segments.csv"].count(b"\n") > 1
+    assert {name: by_threads[name] for name in by_dask} == by_dask
+    of_index = bytes_of(tmp_path / "threads" / "work" / "references")
+    assert {name: of_index[name] for name in bytes_of(Path(index))} == bytes_of(Path(index))
+
+    (tmp_path / "threads" / "work" / "segments" / "00001.parquet").unlink()
+    match_videos(**sides, out=str(tmp_path / "threads"), overrides=VIDEOS, runner=cluster)
+    assert bytes_of(tmp_path / "threads") == by_threads
+
+
+@stage_task("note {shard}")
+def note(shard: int, folder: Path) -> None:
+    logging.getLogger("copytrace.noting").warning("noting shard %d", shard)
+    threads = os.environ["OMP_NUM_THREADS"]
+    (folder / f"{shard}.json").write_text(json.dumps({"cores": usable_cores(), "threads": threads, "pid": os.getpid()}))
+    time.sleep(0.5)  # so that one process cannot take all shards
+
+
+@stage_task("refuse {shard}")
+def refuse(shard: int, folder: Path) -> None:
+    if shard == 1:
+        raise InputError(f"{folder} is empty; give another")
+
+
+@flow
+def note_and_refuse(folder: Path) -> None:
+    (folder / "flow_run").write_text(str(flow_run.id))
+    (folder / "second").mkdir()
+    with shards_on(TWO_PROCESSES) as shards:
+        shards.each(range(4), note, folder=folder)
+        shards.each(range(4), refuse, note, folder=folder / "second")
+
+
+def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stage_does(
+    server: None, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="is empty; give another"):
+        note_and_refuse(tmp_path)
+
+    notes = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
+    share = max(1, usable_cores() // 2)
+    assert len(notes) == 4
+    assert {(each["cores"], each["threads"]) for each in notes} == {(share, str(share))}
+    assert len({each["pid"] for each in notes} - {os.getpid()}) == 2
+    assert {f"noting shard {shard}" for shard in range(4)} <= lines_of((tmp_path / "flow_run").read_text())
+
+
+def lines_of(identity: str) -> set[str]:
+    """What the server was told of a flow run; it hears of the last lines a little later."""
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[identity]))
+    deadline, lines = time.monotonic() + 20, set[str]()
+    with get_client(sync_client=True) as client:
+        while sum(line.startswith("noting") for line in lines) < 4 and time.monotonic() < deadline:
+            lines = {log.message for log in client.read_logs(log_filter=only)}
+            time.sleep(0.2)
+    return lines
+
+
+@stage_task("stop at {shard}")
+def stop_at_one(shard: int, folder: Path) -> None:
+    if shard == 1:
+        raise InputError("the second shard is bad")
+    time.sleep(0.2)
+    (folder / str(shard)).touch()
+
+
+@flow
+def stopping(runner: Runner, folder: Path) -> None:
+    with shards_on(runner) as shards:
+        shards.each(range(200), stop_at_one, folder=folder)
+
+
+@pytest.mark.parametrize("kind", ["threads", "dask"])
+def test_the_first_error_is_told_and_what_was_not_begun_is_dropped(kind: str, cluster: Runner, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the second shard is bad"):
+        stopping(cluster if kind == "dask" else Runner(workers=2), tmp_path)
+    assert len(list(tmp_path.iterdir())) < 100
+
+
+@stage_task("die {shard}")
+def die(shard: int, folder: Path, times: int) -> None:
+    """Kill the process of shard 1, as the kernel does when memory runs out, the first so many times."""
+    marks = list(folder.glob("died*"))
+    if shard == 1 and len(marks) < times:
+        (folder / f"died{len(marks)}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"done{shard}").touch()
+
+
+@flow
+def dying(runner: Runner, folder: Path, times: int) -> None:
+    with shards_on(runner) as shards:
+        shards.each(range(3), die, folder=folder, times=times)
+
+
+def test_a_shard_whose_worker_was_killed_is_done_by_another(cluster: Runner, tmp_path: Path) -> None:
+    dying(cluster, tmp_path, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["died0", "done0", "done1", "done2"]
+
+
+def test_a_shard_that_workers_die_of_over_and_over_is_told_in_one_line(cluster: Runner, tmp_path: Path) -> None:
+    with pytest.raises(CopytraceError, match="4 Dask workers died in a row of the same shard; if memory ran out"):
+        dying(cluster, tmp_path, 99)
+
+
+def test_a_scheduler_that_does_not_answer_is_told_in_one_line(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 1)
+    with pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9; start"):
+        dying(Runner(kind="dask", address="tcp://127.0.0.1:9"), tmp_path, 0)
+    assert not list(tmp_path.iterdir())

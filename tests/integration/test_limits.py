@@ -1,0 +1,140 @@
+"""Global concurrency limits on a real Prefect server: who waits for whom, and who for nobody."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from configs.runner import Runner
+from configs.schema import ImageSettings
+from tasks import limits
+from tasks.limits import CPU, GPU, cores, of_descriptor
+from tasks.policy import stage_task
+from tasks.runners import shards_on
+
+ON_CUDA = ImageSettings.model_validate({"descriptor": {"backend": "torch", "device": "cuda:0"}})
+Span = tuple[str, float, float]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def no_limits(server: None) -> Iterator[None]:
+    limits._size_of.cache_clear()
+    yield
+    limits._size_of.cache_clear()
+
+
+@pytest.fixture
+def one_gpu(no_limits: None) -> Iterator[None]:
+    """One slot for GPU stages, and three for CPU stages."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(GPU, 1)
+        client.upsert_global_concurrency_limit_by_name(CPU, 3)
+        yield
+        for name in (GPU, CPU):
+            client.delete_global_concurrency_limit_by_name(name)
+
+
+def slots_taken(name: str) -> int:
+    with get_client(sync_client=True) as client:
+        return int(client.read_global_concurrency_limit_by_name(name).active_slots)
+
+
+@stage_task("look", of_descriptor)
+def look(settings: ImageSettings) -> tuple[int, int]:
+    return slots_taken(GPU), slots_taken(CPU)
+
+
+@stage_task("fail", of_descriptor)
+def fail(settings: ImageSettings) -> None:
+    raise ValueError("broken")
+
+
+@flow
+def alone(stage: Any, settings: ImageSettings) -> Any:
+    return stage(settings)
+
+
+def test_a_stage_on_the_gpu_holds_its_slot_only_while_it_works(one_gpu: None) -> None:
+    assert alone(look, ON_CUDA) == (1, 0)
+    assert (slots_taken(GPU), slots_taken(CPU)) == (0, 0)
+
+
+def test_without_a_gpu_the_same_stage_takes_the_cores(one_gpu: None) -> None:
+    on_cpu = ImageSettings.model_validate({"descriptor": {"device": "cpu"}})
+    assert alone(look, on_cpu) == (0, 1)
+
+
+def test_a_stage_that_fails_gives_its_slot_back(one_gpu: None) -> None:
+    with pytest.raises(ValueError, match="broken"):
+        alone(fail, ON_CUDA)
+    assert slots_taken(GPU) == 0
+
+
+def test_two_shards_never_share_the_gpu_but_one_decodes_while_the_other_is_on_it(one_gpu: None) -> None:
+    spans: list[Span] = []
+
+    def taking(name: str, seconds: float) -> None:
+        begin = time.monotonic()
+        time.sleep(seconds)
+        spans.append((name, begin, time.monotonic()))
+
+    @stage_task("decode {shard}", cores)
+    def decode(shard: int, settings: ImageSettings) -> None:
+        taking("cpu", 0.5)
+
+    @stage_task("network {shard}", of_descriptor)
+    def network(shard: int, settings: ImageSettings) -> None:
+        taking("gpu", 0.5)
+
+    @flow
+    def run() -> None:
+        with shards_on(Runner(workers=2)) as shards:
+            shards.each(range(3), decode, network, settings=ON_CUDA)
+
+    run()
+
+    on_cpu, on_gpu = ([span for span in spans if span[0] == name] for name in ("cpu", "gpu"))
+    assert (len(on_cpu), len(on_gpu)) == (3, 3)
+    assert not any(overlap(a, b) for a, b in combinations(on_gpu, 2))
+    assert any(overlap(a, b) for a, b in product(on_cpu, on_gpu))
+
+
+def overlap(one: Span, other: Span) -> bool:
+    return one[1] < other[2] and other[1] < one[2]
+
+
+@pytest.mark.usefixtures("no_limits")
+def test_a_server_without_limits_holds_nobody_up_and_says_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    @stage_task("nothing", cores)
+    def nothing(settings: ImageSettings) -> str:
+        return "done"
+
+    with caplog.at_level(logging.DEBUG):
+        assert alone(nothing, ON_CUDA) == "done"
+    assert not told_of_limits(caplog.records)
+
+
+def told_of_limits(records: Sequence[logging.LogRecord]) -> list[str]:
+    return [record.getMessage() for record in records if "oncurrency limit" in record.getMessage()]
+
+
+def test_a_training_on_more_gpus_than_there_are_slots_takes_them_all(one_gpu: None) -> None:
+    @stage_task("train", lambda settings: limits.Slots(GPU, 4))
+    def train(settings: ImageSettings) -> int:
+        return slots_taken(GPU)
+
+    assert alone(train, ON_CUDA) == 1
