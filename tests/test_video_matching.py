@@ -37,7 +37,8 @@ def quick(**sections: dict[str, Any]) -> VideoSettings:
     base = {
         "media": {"shard_size": 2, "threads": 2},
         "panes": {"detector": "none"},
-        "alignment": {"aligner": "hough"},  # it reports doubtful segments too, which the network does not see
+        # Doubtful segments are reported too, which networks do not see.
+        "alignment": {"aligner": "hough", "pair_filter": "none"},
         "report": {"max_matches": 0},
     }
     names = base.keys() | sections.keys()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -13,9 +14,11 @@ from torch import nn
 from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import load_descriptor
+from copytrace.storage import located, remove_tree
 from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
 from copytrace.training.descriptor_start import pca, starting_network
 from copytrace.training.descriptor_validation import ValidationSet, describe
+from copytrace.training.export import export_descriptor
 from copytrace.training.log import read_history
 from copytrace.training.outcome import read_outcome
 from copytrace.training.photos import PhotoSplit
@@ -65,6 +68,36 @@ def test_the_file_that_training_leaves_describes_as_the_trained_network_does(
     np.testing.assert_allclose(found.describe(validation.copies), describe(kept, validation.copies), atol=3e-3)
     assert found.typical_noise == read_header(out / "descriptor.safetensors", "descriptor")["typical_noise"]
     assert -1 < (found.typical_noise or 0) < 1
+
+
+def test_training_into_a_store_leaves_the_same_network_which_another_training_and_matching_take_up(
+    trained: tuple[Path, Pictures],
+    source: str,
+    split: PhotoSplit,
+    settings_of: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
+    out = located("memory://training/out")
+    weights = train_descriptor(source, str(out), settings_of(whitening="off"))
+    assert weights == out / "descriptor.safetensors"
+    assert {path.name for path in out.iterdir()} == {path.name for path in trained[0].iterdir()}
+    there, here = load_file(weights), load_file(trained[0] / "descriptor.safetensors")
+    assert there.keys() == here.keys()
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    assert read_outcome(out).metrics == read_outcome(trained[0]).metrics
+    assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
+    continued = starting_network(settings_of(start=str(weights)), split).state_dict()
+    assert continued["projection.weight"].shape == (16, 256)
+    graph = export_descriptor(weights)
+    assert graph == out / "descriptor.onnx"
+    assert graph.is_file()
+    remove_tree(out)
+
+
+def load_file(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(path.read_bytes())
 
 
 def test_training_leaves_its_figures_a_card_and_pictures(

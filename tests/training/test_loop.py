@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.storage import located, remove_tree
 from copytrace.training.log import read_history
 from copytrace.training.loop import FitResult, Trainee, fit
 
@@ -172,6 +173,19 @@ def test_a_run_that_broke_off_ends_with_the_weights_of_one_that_did_not(
     kept = ("epoch", "loss", "score")
     lines = [read_history(tmp_path / name / "history.jsonl") for name in ("whole", "broken")]
     assert [[line[name] for name in kept] for line in lines[0]] == [[line[name] for name in kept] for line in lines[1]]
+
+
+def test_a_run_that_broke_off_goes_on_from_a_store(tmp_path: Path) -> None:
+    settings, out = settings_of(checkpoint_minutes=0), located("memory://loop/run")
+    expected = trained(tmp_path, settings)
+    with pytest.raises(InputError, match="the photos are gone"):
+        trained(out, settings, examples=Points(fails_at=30))
+    rest = Points()
+    result = trained(out, settings, examples=rest)
+    assert rest.asked <= 48 - 28
+    assert_same(state_of(result.network), state_of(expected.network))
+    assert [line["epoch"] for line in read_history(out / "history.jsonl")] == [1, 2, 3]
+    remove_tree(out)
 
 
 @pytest.mark.parametrize("minutes", [0, 5])
