@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 import warnings
@@ -27,6 +28,10 @@ from copytrace.training.log import SilentLog, TrainingLog, append_history
 from copytrace.training.precision import Precision
 
 N = TypeVar("N", bound=nn.Module)
+
+logger = logging.getLogger(__name__)
+
+LEAST_BATCH = 2  # examples: contrast needs another one
 
 
 class Trainee(nn.Module, Generic[N]):
@@ -86,8 +91,11 @@ def fit(
     on one CPU thread ends with the same weights as if it had not been interrupted. `out/history.jsonl` has a line per
     epoch. Every process of a distributed group calls this; the first one validates, writes and logs.
 
+    Where CUDA's memory does not hold a batch, it goes through in halves, quarters and so on, whose gradients are
+    summed; losses that compare the examples of a batch then see the others of their part only.
+
     Raises `ConfigError` when `out` holds a run with another `stamp` or another network, and `CopytraceError` when the
-    loss is no number.
+    loss is no number, or the memory does not hold two examples.
     """
     loop = _Loop(trainee.to(device), examples, settings, device)
     path, log = out / "checkpoint.pt", log or SilentLog()
@@ -121,6 +129,7 @@ class _Loop(Generic[N]):
         self.precision = Precision(settings.precision, device)
         self.steps = steps_per_epoch(examples, settings)
         self._waited = self._worked = 0.0
+        self._parts = 1
         self._first, self._saved = 0, time.monotonic()
         self._batches: Iterator[dict[str, Tensor]] | None = None
         pretrained = {id(parameter) for parameter in trainee.pretrained_parameters()}
@@ -190,18 +199,48 @@ class _Loop(Generic[N]):
         on_device = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         hold = nullcontext() if moves or world_size() == 1 else self._running.no_sync()  # type: ignore[operator]
         with hold:
-            with self.precision.autocast():
-                figures: dict[str, Tensor] = self._running(on_device)
-            self.precision.backward(figures["loss"] / settings.accumulate)
+            values = self._with_gradients(on_device)
         if moves:
             self._move(whole)
-        values = {name: float(value.detach()) for name, value in figures.items()}
         if not math.isfinite(values["loss"]):
             raise CopytraceError(
                 f"the loss became {values['loss']} in step {step + 1} of epoch {epoch + 1}; start anew in another "
                 "folder with a lower loop.learning_rate, or with loop.precision=float32"
             )
         return values
+
+    def _with_gradients(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Run the trainee forward and back, in as many parts as the device's memory asks for."""
+        while True:
+            try:
+                return self._in_parts(batch)
+            except torch.OutOfMemoryError as error:
+                self._halve(max(map(len, batch.values())), error)
+
+    def _in_parts(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        means: dict[str, float] = {}
+        pieces = zip(*(value.chunk(self._parts) for value in batch.values()), strict=True)
+        for piece in pieces:
+            share = len(piece[0]) / max(map(len, batch.values()))
+            with self.precision.autocast():
+                figures: dict[str, Tensor] = self._running(dict(zip(batch, piece, strict=True)))
+            self.precision.backward(figures["loss"] * share / self.settings.accumulate)
+            for name, value in figures.items():
+                means[name] = means.get(name, 0.0) + float(value.detach()) * share
+        return means
+
+    def _halve(self, size: int, error: Exception) -> None:
+        half = size // (2 * self._parts)
+        if half < LEAST_BATCH or world_size() > 1:  # one process must not do what the others do not know of
+            raise CopytraceError(
+                f"{self.device} has too little free memory for a batch of {size // self._parts}; stop what else runs "
+                f"there, or give loop.batch_size={size // 2} loop.accumulate={2 * self.settings.accumulate}"
+            ) from error
+        self._parts *= 2
+        self.optimizer.zero_grad()  # what the parts before had added; with loop.accumulate the batches before, once
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning("%s ran out of memory; going on with batches in parts of %d", self.device, half)
 
     def _move(self, whole: int) -> None:
         factor = rate_factor(whole + 1, self.settings, self.steps)

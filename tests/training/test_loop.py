@@ -71,6 +71,20 @@ class Broken(Regression):
         return {"loss": super().forward(batch)["loss"] * (1.0 if len(self.states) < 3 else torch.inf)}
 
 
+class Scarce(Regression):
+    """As on a device whose memory holds only so many examples."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(dropout=0.0)
+        self.room, self.sizes = room, list[int]()
+
+    def forward(self, batch: State) -> State:
+        self.sizes.append(len(batch["x"]))
+        if self.sizes[-1] > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(batch)
+
+
 @dataclass
 class Scores:
     """Gives these scores, one after another, and keeps the networks that it was shown; None raises."""
@@ -246,6 +260,27 @@ def test_accumulated_batches_move_the_weights_as_one_large_batch_does(tmp_path: 
     states = [state_of(result.network) for result in results]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_too_large_for_the_memory_goes_on_in_parts_and_teaches_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = trained(tmp_path / "whole", settings_of(batch_size=8), trainee=Regression(dropout=0.0))
+    scarce = Scarce(room=2)
+    with caplog.at_level("WARNING", "copytrace"):
+        parts = trained(tmp_path / "parts", settings_of(batch_size=8), trainee=scarce)
+    assert scarce.sizes == [8, 4] + [2] * (3 * 8)
+    assert "going on with batches in parts of 2" in caplog.text
+    for name, value in state_of(parts.network).items():
+        torch.testing.assert_close(value, state_of(whole.network)[name])
+    losses = [[line["loss"] for line in read_history(tmp_path / run / "history.jsonl")] for run in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_two_examples_that_do_not_fit_are_an_error_with_the_cure(tmp_path: Path) -> None:
+    cure = r"for a batch of 2; .* loop.batch_size=4 loop.accumulate=2"
+    with pytest.raises(CopytraceError, match=cure):
+        trained(tmp_path, settings_of(batch_size=8), trainee=Scarce(room=1))
 
 
 def test_without_averaging_the_network_of_the_last_step_is_kept(tmp_path: Path) -> None:
