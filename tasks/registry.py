@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from copytrace.errors import InputError
 from copytrace.features.model_sources import cache_folder
 from copytrace.places import shown
-from copytrace.storage import digest_of, digest_of_file
+from copytrace.storage import digest_of, digest_of_file, local_copy
 from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def _logged_model(
     if model.status == "READY":
         return model
     for file in files:
-        client.log_model_artifact(model.model_id, str(file))
+        with local_copy(file) as here:
+            client.log_model_artifact(model.model_id, str(here))
     now, identity = int(datetime.now(UTC).timestamp() * 1000), model.model_id
     figures = [
         Metric(f"best.{entity_name(metric)}", value, now, 0, model_id=identity) for metric, value in metrics.items()
