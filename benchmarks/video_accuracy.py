@@ -39,7 +39,8 @@ ROWS = {
     "  without normalisation": NO_NORMALIZATION,
     "  pairs by their best frame": ["search.aggregate=best"],
     "  its network's heat alone": ["alignment.reading=heat"],
-    "  by Hough voting, untrained": ["alignment.aligner=hough"],
+    "  all candidates aligned": ["alignment.pair_filter=none"],
+    "  by Hough voting, untrained": ["alignment.aligner=hough", "alignment.pair_filter=none"],
     "  by dynamic programming": ["alignment.aligner=dynamic_programming"],
     "  by temporal network": ["alignment.aligner=temporal_network"],
 }

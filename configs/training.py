@@ -128,7 +128,15 @@ class AlignerTraining(MatrixTraining):
 class PairTraining(MatrixTraining):
     """Everything that `train-pair-classifier` can be told."""
 
-    architecture: str = Field("mobilenetv3_small_100", description="a timm model that takes one channel")
-    synthetic_share: float = Field(0.3, ge=0, le=1, description="share of the examples that are synthetic")
+    architecture: str = Field(
+        "light", description="light: ours; or a timm model that takes one channel, mobilenetv3_small_100 as published"
+    )
+    side: int = Field(64, ge=16, le=1024, description="rows and columns of the light one's canvas while it is trained")
+    cell_weight: float = Field(
+        3.0, ge=0, description="of the light one's loss that tells which cells are copied; 0: only whether any is"
+    )
+    cross_validated: bool = Field(
+        False, description="train one for each fold: the threshold then rests on all pairs, not on those of one fold"
+    )
     true_share: float = Field(0.4, ge=0, le=1, description="share of the others that are true pairs")
-    loop: LoopSettings = LoopSettings(batch_size=32, learning_rate=1e-3)
+    loop: LoopSettings = LoopSettings(batch_size=32, learning_rate=2e-3)

@@ -83,8 +83,8 @@ class AlignmentSettings(Settings):
         description="of the trained aligner: lines in its heat and the similarity, in its heat, or as published",
     )
     pair_filter: str = Field(
-        "none",
-        description="classifier that drops candidate pairs before they are aligned: none, a path, s3://…, or "
+        "shipped",
+        description="classifier that drops candidate pairs before they are aligned: shipped, none, a path, s3://…, or "
         "models:/copytrace-pair-classifier@champion",
     )
     noise_weight: float = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,11 @@ import numpy as np
 from models.onnx_files import answers, check_difference, traced, write_sealed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from models.aligner_network import HrnetAligner, LightAligner
     from models.overlay_network import OverlayNetwork
-    from models.pair_network import PairClassifier
+    from models.pair_network import PairNetwork
 
 INPUT, PROPOSALS, VALUES = "images", "proposals", "values"
 DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS, LOGITS = "descriptors", ("boxes", "confidence"), "logits"
@@ -24,7 +23,7 @@ DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS, LOGITS = "descriptors", ("boxes", "confidenc
 DESCRIPTOR_GRAPH_VERSION = 1
 OVERLAY_GRAPH_VERSION = 1
 ALIGNER_GRAPH_VERSION = 1
-PAIR_GRAPH_VERSION = 1
+PAIR_GRAPH_VERSION = 2
 
 # Largest differences between torch and ONNX Runtime, on the CPU.
 DESCRIPTOR_TOLERANCE = 1e-4  # of any coordinate of a unit vector
@@ -84,53 +83,27 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
 
     side = network.config.canvas_side
     values = torch.rand(2, 1, side(61), side(139), generator=torch.Generator().manual_seed(0)) - 0.2
-    graph, expected = _traced_at_any_size(network, values, network.config.multiple)
+    graph, (expected,) = traced(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
     (found,) = answers(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
     return write_sealed(path, graph)
 
 
-def export_pair_classifier(network: PairClassifier, path: Path) -> Path:
-    """Write a classifier of pairs as ONNX, atomically, and return `path`: see `PairClassifier.forward`; N is free.
+def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
+    """Write a classifier of pairs as ONNX, atomically, and return `path`: "values" [N, 1, H, W] to "logits" [N].
 
-    Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's probabilities differ from
-    torch's by more than `PROBABILITY_TOLERANCE`.
+    N is free, and so are H and W of the light one; the others take canvases. Raises `RuntimeError` when the network
+    cannot be exported, and when ONNX Runtime's probabilities differ from torch's by more than `PROBABILITY_TOLERANCE`.
     """
     import torch  # noqa: PLC0415
 
-    from models.pair_files import CANVAS  # noqa: PLC0415
-
-    canvas = torch.rand(3, 1, CANVAS, CANVAS, generator=torch.Generator().manual_seed(0)) - 0.2
-    graph, (expected,) = traced(network, {VALUES: canvas}, [LOGITS])
-    (found,) = answers(graph, {VALUES: canvas}, [LOGITS])
+    canvas = network.config.canvas
+    sides = (61, 139) if canvas is None else (canvas, canvas)
+    values = torch.rand(3, 1, *sides, generator=torch.Generator().manual_seed(0)) - 0.2
+    graph, (expected,) = traced(network, {VALUES: values}, [LOGITS], side_multiple=1 if canvas is None else None)
+    (found,) = answers(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
     return write_sealed(path, graph)
-
-
-def _traced_at_any_size(network: nn.Module, values: Tensor, multiple: int) -> tuple[bytes, np.ndarray]:
-    """Return an ONNX graph of free N, H and W, the sides multiples of `multiple`, and torch's own answer to `values`.
-
-    As `traced`, but for the sides: the exporter folds BatchNorm all the same, as no layer pads by what it is given.
-    """
-    import torch  # noqa: PLC0415
-
-    network = copy.deepcopy(network).cpu().eval()
-    count, rows, columns = (torch.export.Dim(name) for name in ("matrices", "rows", "columns"))
-    program = torch.onnx.export(
-        network,
-        (values,),
-        input_names=[VALUES],
-        output_names=[LOGITS],
-        dynamic_shapes=({0: count, 2: multiple * rows, 3: multiple * columns},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program; the installed torch has no dynamo exporter")
-    with torch.inference_mode():
-        expected = network(values).numpy()
-    return program.model_proto.SerializeToString(), expected
 
 
 def _largest_change(found: np.ndarray, expected: np.ndarray) -> float:

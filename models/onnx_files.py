@@ -22,17 +22,26 @@ _SEAL_HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _SEAL_LENGTH = len(_SEAL_HEAD) + 64
 
 
-def traced(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
+def traced(
+    network: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    side_multiple: int | None = None,
+) -> tuple[bytes, list[np.ndarray]]:
     """Return an ONNX graph of `network` in eval mode on the CPU, and what torch itself answers to `inputs`.
 
     The graph's inputs have the names, shapes and types of `inputs`, but for their first axis, which is free: only the
-    first two rows are traced. With fixed sides the exporter folds BatchNorm and 'same' padding into the convolutions,
-    which leaves 97 % of the time in them. Raises `RuntimeError` when the network cannot be exported.
+    first two rows are traced. With `side_multiple` the sides, axes 2 and 3 of [N, C, H, W], are free multiples of it.
+    With fixed ones the exporter folds BatchNorm and 'same' padding into the convolutions, which leaves 97 % of the time
+    in them; with free ones it folds BatchNorm. Raises `RuntimeError` when the network cannot be exported.
     """
     import torch  # here, not above: reading a cached file must not cost the seconds that importing torch takes  # noqa: PLC0415
 
     network = copy.deepcopy(network).cpu().eval()
-    batch = torch.export.Dim("batch")
+    free = {0: torch.export.Dim("batch")}
+    if side_multiple is not None:
+        free |= {2: side_multiple * torch.export.Dim("rows"), 3: side_multiple * torch.export.Dim("columns")}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name: batch")  # said of every second input
         program = torch.onnx.export(
@@ -40,7 +49,7 @@ def traced(network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
             tuple(value[:2] for value in inputs.values()),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(free for _ in inputs),
             dynamo=True,
             external_data=False,
             verbose=False,

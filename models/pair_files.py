@@ -12,25 +12,31 @@ from models.network_files import fill_network, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
-    from models.pair_network import PairClassifier
+    from models.pair_network import PairNetwork
 
 KIND = "pair-classifier"
-CANVAS = 160  # cells along each side of what the network sees
+LIGHT = "light"
+CANVAS = 160  # cells along each side of what a picture classifier sees, as published
 
 
 @dataclass(frozen=True)
 class PairConfig:
-    """What a classifier of pairs is, told without torch: `architecture` is a model of timm."""
+    """What a classifier of pairs is, told without torch: `architecture` is "light", ours, or a model of timm."""
 
-    architecture: str = "mobilenetv3_small_100"
+    architecture: str = LIGHT
+
+    @property
+    def canvas(self) -> int | None:
+        """Side of the square that every matrix is put on; None where each is looked at as large as it is."""
+        return None if self.architecture == LIGHT else CANVAS
 
 
-def save_pair_classifier(network: PairClassifier, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
+def save_pair_classifier(network: PairNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
     """Write `network` atomically and return `path`; see `save_network`."""
     return save_network(network, path, KIND, asdict(network.config), notes)
 
 
-def load_pair_classifier(path: Path) -> PairClassifier:
+def load_pair_classifier(path: Path) -> PairNetwork:
     """Return the network that `save_pair_classifier` wrote, float32, in eval mode, on the CPU.
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from copytrace.alignment.network_aligner import JointRules
 from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.errors import ConfigError
 from copytrace.features.model_sources import locate
 from copytrace.storage import digest_of_file
 
@@ -39,12 +40,17 @@ class FilteringAligner:
         return self.aligner.align(matrix)
 
 
-def chosen_aligner(settings: AlignmentSettings, runtime: DescriptorSettings) -> Aligner:
-    """Load the aligner that `settings` ask for, on the backend and device of the descriptor.
+def chosen_aligner(
+    settings: AlignmentSettings, runtime: DescriptorSettings, digests: Mapping[str, str] | None = None
+) -> Aligner:
+    """Load the aligner that `settings` ask for, and its filter, on the backend and device of the descriptor.
 
-    Raises `ConfigError` for models that are missing or damaged.
+    `digests` are of `digests_of_models`, by whoever is to say later which models these were. Raises `ConfigError` for
+    models that are missing or damaged, and for those that others take the place of meanwhile.
     """
+    digests = digests_of_models(settings) if digests is None else digests
     rules = {name: value for name in _RULES if (value := getattr(settings, name)) is not None}
+    aligner: Aligner
     if settings.aligner == "network":
         aligner = load_aligner(
             "network",
@@ -55,11 +61,13 @@ def chosen_aligner(settings: AlignmentSettings, runtime: DescriptorSettings) -> 
         )
     else:
         aligner = load_aligner(settings.aligner, **rules)
-    if settings.pair_filter == "none":
-        return aligner
-    return FilteringAligner(
-        aligner, load_pair_filter(settings.pair_filter, backend=runtime.backend, device=runtime.device)
-    )
+    if settings.pair_filter != "none":
+        aligner = FilteringAligner(
+            aligner, load_pair_filter(settings.pair_filter, backend=runtime.backend, device=runtime.device)
+        )
+    if digests_of_models(settings) != digests:
+        raise ConfigError("a model of the alignment was replaced while it was loaded; run the same command again")
+    return aligner
 
 
 def digests_of_models(settings: AlignmentSettings) -> dict[str, str]:

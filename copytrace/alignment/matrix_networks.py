@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,25 @@ from numpy.typing import NDArray
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features.graphs import cached_graph
 from models.export import LOGITS, VALUES
+from models.network_files import digest_of_network
 
 if TYPE_CHECKING:
     from torch import nn
 
 Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
+N = TypeVar("N", bound="nn.Module")
+
+
+def load_as_digested(path: Path, digest: str, load: Callable[[Path], N]) -> N:
+    """Return the network that `load` reads, of a file that still has the digest by which its graph will be kept.
+
+    Raises `ConfigError` if another file took its place meanwhile.
+    """
+    network = load(path)
+    if digest_of_network(path) != digest:
+        raise ConfigError(f"{path} was replaced while it was read; run the same command again")
+    return network
 
 
 def run_by_onnx(name: str, export: Callable[[Path], Path]) -> Run:

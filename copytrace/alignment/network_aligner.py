@@ -17,7 +17,7 @@ from scipy.special import expit
 from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
 from copytrace.alignment.heat_maps_vsc22 import segments_by_vsc22_rule
 from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.matrix_networks import Run, run_by_onnx, run_by_torch
+from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_onnx, run_by_torch
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
@@ -68,10 +68,10 @@ class NetworkAligner:
             self._run: Run = (
                 run_by_onnx(
                     f"aligner-{self.digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-                    lambda cached: export_aligner(load_aligner_network(path), cached),
+                    lambda cached: export_aligner(load_as_digested(path, self.digest, load_aligner_network), cached),
                 )
                 if runs_by_onnx(backend, device)
-                else run_by_torch(load_aligner_network(path), device)
+                else run_by_torch(load_as_digested(path, self.digest, load_aligner_network), device)
             )
         except ModelFileError as error:
             raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from copytrace.alignment.matrix_networks import Run, run_by_onnx, run_by_torch
-from copytrace.alignment.pair_canvas import pair_canvas
+from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_onnx, run_by_torch
+from copytrace.alignment.pair_canvas import pair_canvases
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from copytrace.features.devices import Backend, runs_by_onnx
@@ -20,8 +20,6 @@ from models.pair_files import load_pair_classifier, read_pair_config, read_thres
 from models.pretrained import ModelFileError
 
 Floats = NDArray[np.float32]
-
-PAIRS_PER_RUN = 8  # each seen twice; larger runs measured no faster
 
 
 class PairFilter:
@@ -41,26 +39,29 @@ class PairFilter:
             self._run: Run = (
                 run_by_onnx(
                     f"pair-classifier-{self.digest}-v{PAIR_GRAPH_VERSION}.onnx",
-                    lambda cached: export_pair_classifier(load_pair_classifier(path), cached),
+                    lambda cached: export_pair_classifier(
+                        load_as_digested(path, self.digest, load_pair_classifier), cached
+                    ),
                 )
                 if runs_by_onnx(backend, device)
-                else run_by_torch(load_pair_classifier(path), device)
+                else run_by_torch(load_as_digested(path, self.digest, load_pair_classifier), device)
             )
         except ModelFileError as error:
-            raise ConfigError(f"no pair classifier at {path}: {error}") from error
+            raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error
 
     def probability(self, matrices: Sequence[SimilarityMatrix]) -> Floats:
-        """Return how probably each pair shares a segment, float32 [N] of 0..1.
+        """Return how probably each pair shares a segment, float32 [N] of 0..1; empty matrices share none.
 
         It is the mean of what the network says of the matrix and of its transpose.
         """
-        found = np.empty(len(matrices), np.float32)
-        for start in range(0, len(matrices), PAIRS_PER_RUN):
-            part = slice(start, start + PAIRS_PER_RUN)
-            canvases = np.stack([pair_canvas(matrix.values) for matrix in matrices[part]])
-            both = np.concatenate([canvases, canvases.transpose(0, 2, 1)])
-            found[part] = expit(self._run(both[:, None])).reshape(2, -1).mean(axis=0)
-        return found
+        return np.array([self._probability(matrix.values) for matrix in matrices], np.float32)
+
+    def _probability(self, values: Floats) -> float:
+        return max((self._mean_of_both_ways(look) for look in pair_canvases(values, self.config)), default=0.0)
+
+    def _mean_of_both_ways(self, values: Floats) -> float:
+        logits = [self._run(np.ascontiguousarray(way)[None, None])[0] for way in (values, values.T)]
+        return float(np.mean(expit(logits)))
 
 
 def load_pair_filter(source: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> PairFilter:

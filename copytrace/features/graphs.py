@@ -47,6 +47,7 @@ def _made(path: Path, make: Callable[[Path], Path]) -> bytes | None:
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CopytraceError(
-                f"{path.stem} cannot be exported to ONNX: {reason}; set descriptor.backend to torch"
+                f"{path.stem} cannot be exported to ONNX: {reason}; set descriptor.backend to torch, which goes for "
+                "every network"
             ) from error
         return read_sealed(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from copytrace.storage import atomic_path, local_copy
 from models import export
 from models.aligner_files import load_aligner_network
 from models.descriptor_files import load_descriptor_file, read_config
@@ -20,9 +21,9 @@ def export_descriptor(weights: Path) -> Path | None:
     uint8 "images" [N, S, S, 3] go in, float32 "descriptors" [N, D] come out.
     """
     try:
-        return export.export_descriptor(
-            load_descriptor_file(weights), weights.with_suffix(".onnx"), read_config(weights).input_size
-        )
+        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
+            export.export_descriptor(load_descriptor_file(file), graph, read_config(file).input_size)
+        return weights.with_suffix(".onnx")
     except RuntimeError as error:
         _tell(weights, error)
         return None
@@ -31,7 +32,9 @@ def export_descriptor(weights: Path) -> Path | None:
 def export_overlay_detector(weights: Path) -> Path | None:
     """Write the overlay detector beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
     try:
-        return export.export_overlay(load_overlay(weights), weights.with_suffix(".onnx"))
+        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
+            export.export_overlay(load_overlay(file), graph)
+        return weights.with_suffix(".onnx")
     except RuntimeError as error:
         _tell(weights, error)
         return None
@@ -40,7 +43,9 @@ def export_overlay_detector(weights: Path) -> Path | None:
 def export_aligner(weights: Path) -> Path | None:
     """Write the aligner beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
     try:
-        return export.export_aligner(load_aligner_network(weights), weights.with_suffix(".onnx"))
+        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
+            export.export_aligner(load_aligner_network(file), graph)
+        return weights.with_suffix(".onnx")
     except RuntimeError as error:
         _tell(weights, error)
         return None
@@ -49,7 +54,9 @@ def export_aligner(weights: Path) -> Path | None:
 def export_pair_classifier(weights: Path) -> Path | None:
     """Write the classifier of pairs beside its weights, as `.onnx`; None where torch cannot export it."""
     try:
-        return export.export_pair_classifier(load_pair_classifier(weights), weights.with_suffix(".onnx"))
+        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
+            export.export_pair_classifier(load_pair_classifier(file), graph)
+        return weights.with_suffix(".onnx")
     except RuntimeError as error:
         _tell(weights, error)
         return None

@@ -22,7 +22,7 @@ from copytrace.features.media_index import is_index
 from copytrace.features.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.search.video_candidates import read_video_candidates
-from copytrace.storage import digest_of, digest_of_file, read_stamp
+from copytrace.storage import digest_of, digest_of_file, located, read_stamp
 from copytrace.training.aligner_labels import label_map
 from copytrace.video_stages.matching import rows_of_pairs
 from copytrace.video_stages.paths import VideoMatchPaths
@@ -161,7 +161,7 @@ def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
     """Open the indexes of queries and references, which a run may have been given."""
     told, paths = _told_by(run).get("indexes", {}), VideoMatchPaths(run)
     queries, references = (
-        Path(told.get(role, default))
+        located(told.get(role, default))
         for role, default in (("queries", paths.queries), ("references", paths.references))
     )
     for index in (queries, references):

@@ -13,7 +13,6 @@ from copytrace.training.aligner_labels import label_map
 from copytrace.training.matrices import LabelledPair
 from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
 from copytrace.training.synthetic_matrices import SyntheticMatrices
-from models.pair_files import CANVAS
 
 Floats = NDArray[np.float32]
 
@@ -81,10 +80,16 @@ class AlignerExamples:
 
 @dataclass(frozen=True, slots=True)
 class PairExamples:
-    """`matrix` float32 [160, 160] (see `pair_canvas`), and `label` float32 [], 1 if anything is copied."""
+    """`matrix`, `inside` and `cells`, each float32 [side, side], and `label` float32 [], 1 if anything is copied.
+
+    `cells` is 1 where the copy's line is, 0 to 1 beside it, and `inside` is 1 where the matrix is. Of matrices of up to
+    `drawn` rows and columns a `side` shorter than that sees the largest values, see `pair_canvas`.
+    """
 
     source: MatrixSource
     count: int
+    side: int
+    drawn: int
     seed: int
 
     def __len__(self) -> int:
@@ -93,5 +98,16 @@ class PairExamples:
 
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
         """Make one; the same epoch and index give the same arrays."""
-        values, label = self.source.draw(np.random.default_rng((self.seed, epoch, index)), 2 * CANVAS)
-        return {"matrix": pair_canvas(values), "label": np.array(label.any(), np.float32)}
+        rng = np.random.default_rng((self.seed, epoch, index))
+        values, label = self.source.draw(rng, self.drawn)
+        while label.any() and not _shows_a_copy(label):
+            values, label = self.source.draw(rng, self.drawn)
+        parts = {"matrix": values, "inside": np.ones_like(values), "cells": label}
+        canvases = {name: pair_canvas(part, self.side) for name, part in parts.items()}
+        return {**canvases, "label": np.array(label.any(), np.float32)}
+
+
+def _shows_a_copy(label: Floats) -> bool:
+    """Whether two frames of either video are copied: of less, as an edge of the matrix may leave, nobody can tell."""
+    hot = label > 0.5
+    return bool(min(hot.any(axis=0).sum(), hot.any(axis=1).sum()) >= 2)

@@ -17,6 +17,7 @@ from torch import nn
 from configs.videos import AlignmentSettings, FrameDescriptorSettings, VideoSettings
 from copytrace.alignment.aligners import TiledAligner
 from copytrace.alignment.choosing import FilteringAligner, chosen_aligner, digests_of_models
+from copytrace.alignment.matrix_networks import load_as_digested
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import load_pair_filter
 from copytrace.alignment.similarity import SimilarityMatrix
@@ -28,14 +29,16 @@ from copytrace.video_matching import match_videos
 from copytrace.video_stages import VideoMatchPaths
 from models.aligner_files import save_aligner
 from models.aligner_network import build_aligner
-from models.pair_files import save_pair_classifier
-from models.pair_network import build_pair_classifier
+from models.network_files import digest_of_network
+from models.pair_files import load_pair_classifier, save_pair_classifier
+from models.pair_network import PairNetwork, build_pair_classifier
 
 Found = tuple[list[tuple[str, str]], dict[str, Any]]
 ON_TORCH = FrameDescriptorSettings(backend="torch", device="cpu")
 ARCHITECTURE = "test_efficientnet"
 COPY = np.eye(20, dtype=np.float32)
 NO_COPY = np.random.default_rng(0).uniform(-0.3, 0.1, (20, 20)).astype(np.float32)
+NOTHING_ALIKE = np.zeros((30, 40), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,11 @@ def match(indexes: tuple[Path, Path], tmp_path: Path) -> Callable[..., Found]:
 
     def run(**alignment: Any) -> Found:
         settings = VideoSettings.model_validate(
-            {"alignment": alignment, "report": {"max_matches": 0}, "descriptor": {"backend": "torch", "device": "cpu"}}
+            {
+                "alignment": {"pair_filter": "none"} | alignment,
+                "report": {"max_matches": 0},
+                "descriptor": {"backend": "torch", "device": "cpu"},
+            }
         )
         match_videos(*indexes, tmp_path / "run", settings)
         with (tmp_path / "run" / "segments.csv").open(newline="") as file:
@@ -92,8 +99,9 @@ def test_the_aligner_has_the_rules_that_the_settings_ask_for(tmp_path: Path) -> 
     model = write_aligner(tmp_path / "aligner.safetensors", 0.0)
     asked = AlignmentSettings(aligner="network", model=str(model), backwards=False, max_segments=3, half_evidence=7.0)
     chosen = chosen_aligner(asked, ON_TORCH)
-    assert isinstance(chosen, TiledAligner) and isinstance(chosen.aligner, NetworkAligner)
-    rules = chosen.aligner.rules
+    assert isinstance(chosen, FilteringAligner)
+    assert isinstance(chosen.aligner, TiledAligner) and isinstance(chosen.aligner.aligner, NetworkAligner)
+    rules = chosen.aligner.aligner.rules
     assert (rules.backwards, rules.max_segments, rules.half_evidence) == (False, 3, 7.0)
     assert rules.sharpness == type(rules)().sharpness  # not asked for: what was fitted
 
@@ -112,13 +120,28 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
     assert not aligned(float(chances[0]) + 1e-4)
 
 
+@pytest.mark.parametrize("aligner", ["network", "hough"])
+def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_nothing_alike(aligner: str) -> None:
+    chosen = chosen_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
+    assert isinstance(chosen, FilteringAligner)
+    for values, kept in ((COPY, True), (NOTHING_ALIKE, False)):
+        chance = float(chosen.filter.probability([matrix(values)])[0])
+        assert (chance >= chosen.filter.threshold) == kept
+    assert chosen.align(matrix(COPY))
+    assert chosen.align(matrix(NOTHING_ALIKE)) == []
+
+
+def test_without_a_filter_the_aligner_stands_alone() -> None:
+    assert isinstance(chosen_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH), TiledAligner)
+
+
 def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_it_is(tmp_path: Path) -> None:
     pairs = [matrix(COPY), matrix(np.maximum(NO_COPY, COPY))]
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
     chances = load_pair_filter(str(path), backend="torch", device="cpu").probability(pairs)
     write_filter(path, float(chances.mean()))
     filtering = chosen_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
-    plain = chosen_aligner(AlignmentSettings(), ON_TORCH)
+    plain = chosen_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)
     kept, dropped = (pairs[int(index)] for index in (chances.argmax(), chances.argmin()))
     assert filtering.align(kept) == plain.align(kept) != []
     assert filtering.align(dropped) == []
@@ -136,11 +159,34 @@ def test_only_models_that_are_used_have_a_digest(tmp_path: Path) -> None:
     aligner = write_aligner(tmp_path / "aligner.safetensors", 0.0)
     pairs = write_filter(tmp_path / "pair_classifier.safetensors", 0.5)
     folder = str(tmp_path)
-    assert digests_of_models(AlignmentSettings(aligner="hough", model=folder)) == {}
+    assert digests_of_models(AlignmentSettings(aligner="hough", model=folder, pair_filter="none")) == {}
+    assert set(digests_of_models(AlignmentSettings())) == {"aligner", "pair_filter"}
     assert digests_of_models(AlignmentSettings(aligner="network", model=folder, pair_filter=folder)) == {
         "aligner": digest_of_file(aligner),
         "pair_filter": digest_of_file(pairs),
     }
+
+
+def test_a_model_that_was_replaced_since_its_digest_was_taken_is_not_used(tmp_path: Path) -> None:
+    path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
+    asked = AlignmentSettings(aligner="hough", pair_filter=str(path))
+    digests = digests_of_models(asked)
+    chosen_aligner(asked, ON_TORCH, digests)
+    write_filter(path, 0.5)
+    with pytest.raises(ConfigError, match="a model of the alignment was replaced while it was loaded; run the same"):
+        chosen_aligner(asked, ON_TORCH, digests)
+
+
+def test_a_network_is_not_kept_under_the_digest_of_the_file_before_it(tmp_path: Path) -> None:
+    path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
+    before = digest_of_network(path)
+
+    def load(file: Path) -> PairNetwork:
+        write_filter(path, 0.5)  # as another process may, just then
+        return load_pair_classifier(file)
+
+    with pytest.raises(ConfigError, match=r"pair_classifier\.safetensors was replaced while it was read"):
+        load_as_digested(path, before, load)
 
 
 def test_a_run_tells_the_digests_of_its_models(match: Callable[..., Found], tmp_path: Path) -> None:

@@ -7,18 +7,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from copytrace.alignment.pair_canvas import pair_canvas
-from copytrace.alignment.pair_filter import PAIRS_PER_RUN, PairFilter, load_pair_filter
+from copytrace.alignment.network_aligner import TILE
+from copytrace.alignment.pair_canvas import pair_canvas, pair_canvases
+from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from models.pair_files import save_pair_classifier
+from models.pair_files import CANVAS, PairConfig, save_pair_classifier
 from models.pair_network import build_pair_classifier
 
+ARCHITECTURES = ("light", "test_efficientnet")
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    classifier = build_pair_classifier("test_efficientnet").eval()
+    classifier = build_pair_classifier(request.param).eval()
     return save_pair_classifier(classifier, tmp_path_factory.mktemp("weights") / "pair_classifier.safetensors")
 
 
@@ -40,7 +43,7 @@ def matrix(rows: int, columns: int) -> SimilarityMatrix:
 
 def test_a_small_matrix_lies_in_the_upper_left_corner_of_zeros() -> None:
     values = np.full((3, 5), 0.5, np.float32)
-    canvas = pair_canvas(values)
+    canvas = pair_canvas(values, CANVAS)
     assert canvas.shape == (160, 160)
     assert canvas[:3, :5].tolist() == values.tolist()
     assert canvas.sum() == pytest.approx(7.5)
@@ -50,14 +53,29 @@ def test_a_small_matrix_lies_in_the_upper_left_corner_of_zeros() -> None:
 def test_a_long_matrix_is_reduced_and_keeps_its_faintest_peak(length: int) -> None:
     values = np.full((2, length), -0.3, np.float32)
     values[1, length - 1] = 0.8
-    canvas = pair_canvas(values)
+    canvas = pair_canvas(values, CANVAS)
     assert canvas[1, 159] == np.float32(0.8)
     assert (canvas[0] == np.float32(-0.3)).all()
 
 
 def test_a_long_axis_is_cut_into_even_runs() -> None:
     values = np.arange(320, dtype=np.float32)[:, None]
-    assert pair_canvas(values)[:, 0].tolist() == list(range(1, 320, 2))
+    assert pair_canvas(values, CANVAS)[:, 0].tolist() == list(range(1, 320, 2))
+
+
+def test_the_light_classifier_sees_a_matrix_as_it_is_and_the_others_its_canvas() -> None:
+    values = matrix(12, 300).values
+    (seen,) = pair_canvases(values, PairConfig("light"))
+    assert seen.tolist() == values.tolist()
+    (canvas,) = pair_canvases(values, PairConfig("mobilenetv3_small_100"))
+    assert canvas.tolist() == pair_canvas(values, CANVAS).tolist()
+
+
+def test_the_light_classifier_sees_every_cell_of_a_long_matrix() -> None:
+    values = np.arange(3 * (TILE + 200), dtype=np.float32).reshape(3, -1)
+    tiles = list(pair_canvases(values, PairConfig("light")))
+    assert max(tile.shape[1] for tile in tiles) <= TILE
+    assert set(np.concatenate([tile.ravel() for tile in tiles])) == set(values.ravel())
 
 
 def test_no_pairs_have_no_probabilities(by_onnx: PairFilter) -> None:
@@ -71,13 +89,27 @@ def test_a_pair_and_its_exchange_are_equally_probable(by_onnx: PairFilter) -> No
     assert 0 < there < 1
 
 
+def test_an_empty_matrix_is_not_probable(by_onnx: PairFilter) -> None:
+    assert by_onnx.probability([matrix(0, 5)]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("weights", ["light"], indirect=True)
+def test_a_long_pair_is_as_probable_as_its_surest_tile(by_onnx: PairFilter) -> None:
+    long = matrix(20, TILE + 300)
+    tiles = [
+        SimilarityMatrix(tile, seconds(20), seconds(tile.shape[1]))
+        for tile in pair_canvases(long.values, by_onnx.config)
+    ]
+    assert by_onnx.probability([long])[0] == by_onnx.probability(tiles).max()
+
+
 def test_a_pair_is_as_probable_alone_as_among_others(by_onnx: PairFilter) -> None:
-    pairs = [matrix(20 + number, 30) for number in range(PAIRS_PER_RUN + 3)]
+    pairs = [matrix(20 + number, 30) for number in range(4)]
     alone = [by_onnx.probability([pair])[0] for pair in pairs]
     together = by_onnx.probability(pairs)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, alone, atol=1e-6)
-    assert len(set(together.round(5))) > 1
+    assert len(set(together.round(6))) > 1
 
 
 def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter, weights: Path) -> None:

@@ -6,38 +6,78 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.aligner_files import AlignerConfig, save_aligner
 from models.aligner_network import build_aligner
 from models.export import LOGITS, VALUES, export_pair_classifier
 from models.pair_files import CANVAS, PairConfig, load_pair_classifier, read_pair_config, save_pair_classifier
-from models.pair_network import PairClassifier, build_pair_classifier
+from models.pair_network import PairNetwork, build_pair_classifier
 from models.pretrained import ModelFileError
 
 SMALL = "test_efficientnet"
 
 
-@pytest.fixture(scope="module")
-def classifier() -> PairClassifier:
+def classifier_of(architecture: str) -> PairNetwork:
+    """Random weights, with statistics of BatchNorm that fit them: without any, every logit is nearly the same."""
     torch.manual_seed(0)
-    return build_pair_classifier(SMALL).eval()
+    network = build_pair_classifier(architecture)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network.train()(values(8, CANVAS, CANVAS))
+    return network.eval()
 
 
-def canvases(count: int) -> Tensor:
-    return torch.rand(count, 1, CANVAS, CANVAS, generator=torch.Generator().manual_seed(count)) - 0.3
+def values(count: int, rows: int, columns: int) -> Tensor:
+    return torch.rand(count, 1, rows, columns, generator=torch.Generator().manual_seed(count)) - 0.3
 
 
-def test_every_canvas_gets_one_logit(classifier: PairClassifier) -> None:
+@pytest.fixture(scope="module", params=["light", SMALL])
+def classifier(request: pytest.FixtureRequest) -> PairNetwork:
+    return classifier_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def light() -> PairNetwork:
+    return classifier_of("light")
+
+
+def test_every_canvas_gets_one_logit(classifier: PairNetwork) -> None:
     with torch.inference_mode():
-        logits = classifier(canvases(3))
+        logits = classifier(values(3, CANVAS, CANVAS))
     assert logits.shape == (3,)
     assert logits.dtype == torch.float32
     assert len(set(logits.tolist())) == 3
 
 
-def test_the_default_is_the_published_classifier_in_a_file_of_few_megabytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 7), (30, 45), (129, 64)])
+def test_the_light_one_looks_at_matrices_of_any_size(light: PairNetwork, rows: int, columns: int) -> None:
+    with torch.inference_mode():
+        logits = light(values(2, rows, columns))
+    assert logits.shape == (2,)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 14), (30, 45), (31, 2)])
+def test_the_light_one_answers_alike_alone_and_on_a_canvas(light: PairNetwork, rows: int, columns: int) -> None:
+    matrix = values(2, rows, columns)
+    canvas, inside = torch.zeros(2, 2, 1, 48, 48)
+    canvas[..., :rows, :columns], inside[..., :rows, :columns] = matrix, 1.0
+    with torch.inference_mode():
+        torch.testing.assert_close(light(canvas, inside), light(matrix), atol=1e-5, rtol=1e-5)
+
+
+def test_the_default_is_the_light_one_in_a_file_of_some_kilobytes(tmp_path: Path) -> None:
     path = save_pair_classifier(build_pair_classifier(), tmp_path / "pair_classifier.safetensors")
+    assert read_pair_config(path) == PairConfig("light")
+    assert path.stat().st_size < 100_000
+
+
+def test_the_published_classifier_is_a_file_of_few_megabytes(tmp_path: Path) -> None:
+    published = build_pair_classifier("mobilenetv3_small_100")
+    path = save_pair_classifier(published, tmp_path / "pair_classifier.safetensors")
     assert read_pair_config(path) == PairConfig("mobilenetv3_small_100")
     assert path.stat().st_size < 3_500_000
 
@@ -47,10 +87,11 @@ def test_an_architecture_that_timm_lacks_is_refused() -> None:
         build_pair_classifier("no_such_model")
 
 
-def test_a_saved_classifier_gives_the_same_answers(classifier: PairClassifier, tmp_path: Path) -> None:
+def test_a_saved_classifier_gives_the_same_answers(classifier: PairNetwork, tmp_path: Path) -> None:
     again = load_pair_classifier(save_pair_classifier(classifier, tmp_path / "pairs.safetensors"))
+    matrices = values(2, CANVAS, CANVAS)
     with torch.inference_mode():
-        torch.testing.assert_close(again(canvases(2)), classifier(canvases(2)), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(again(matrices), classifier(matrices), atol=1e-2, rtol=1e-2)
 
 
 def test_a_file_of_an_aligner_is_refused(tmp_path: Path) -> None:
@@ -59,10 +100,18 @@ def test_a_file_of_an_aligner_is_refused(tmp_path: Path) -> None:
         load_pair_classifier(path)
 
 
-def test_the_exported_graph_agrees_with_torch(classifier: PairClassifier, tmp_path: Path) -> None:
-    path = export_pair_classifier(classifier, tmp_path / "pairs.onnx")
+@pytest.mark.parametrize(
+    ("architecture", "shapes"),
+    [("light", [(1, 8, 5), (1, 64, 300), (3, 90, 61)]), (SMALL, [(1, CANVAS, CANVAS), (5, CANVAS, CANVAS)])],
+)
+def test_the_exported_graph_agrees_with_torch(
+    architecture: str, shapes: list[tuple[int, int, int]], tmp_path: Path
+) -> None:
+    network = classifier_of(architecture)
+    path = export_pair_classifier(network, tmp_path / "pairs.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for count in (1, 5):
-        (found,) = session.run([LOGITS], {VALUES: canvases(count).numpy()})
+    for shape in shapes:
+        matrices = values(*shape)
+        (found,) = session.run([LOGITS], {VALUES: matrices.numpy()})
         with torch.inference_mode():
-            np.testing.assert_allclose(found, classifier(canvases(count)).numpy(), atol=1e-4)
+            np.testing.assert_allclose(found, network(matrices).numpy(), atol=1e-4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.search.video_candidates import CANDIDATE_SCHEMA
+from copytrace.storage import located, remove_tree, write_json
 from copytrace.training.matrices import LabelledPair, LabelledPairs, fold_of, read_labelled_pairs, with_direction
 from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource, PairExamples
@@ -50,6 +52,20 @@ def test_a_run_gives_every_candidate_pair_with_its_true_segments(labelled: Label
     on_line = [pair.matrix.values[range(4, 14), range(5, 15)].mean() for pair in true]
     assert min(on_line) > 0.7
     assert not any(segment.reversed for pair in true for segment in pair.segments)
+
+
+def test_a_run_in_a_store_gives_the_same_pairs(video_run: Run, labelled: LabelledPairs) -> None:
+    (run, truth), there = video_run, located("memory://matrices")
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        (there / path.relative_to(run).as_posix()).write_bytes(path.read_bytes())
+    told = json.loads((run / "run.json").read_text())
+    indexes = {role: str(there / "work" / role) for role in ("queries", "references")}
+    write_json(there / "run.json", told | {"indexes": indexes})
+    (there / "truth.csv").write_bytes(truth.read_bytes())
+    found = read_labelled_pairs([(there, there / "truth.csv")])
+    assert found.digest == labelled.digest
+    assert len(found.pairs) == len(labelled.pairs)
+    remove_tree(there)
 
 
 def test_a_true_pair_that_the_search_missed_is_there_without_a_score(video_run: Run, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from configs.training import PairTraining
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.log import SilentLog
 from copytrace.training.matrices import fold_of, read_labelled_pairs
+from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.outcome import read_outcome
 from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
-from copytrace.training.pair_validation import PairValidation, pair_metrics, probabilities, threshold_keeping
+from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
 from models.descriptor_files import read_header
-from models.pair_files import KIND, load_pair_classifier
+from models.pair_files import CANVAS, KIND, load_pair_classifier, read_threshold
 from models.pair_network import build_pair_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,7 +30,7 @@ LOOP: dict[str, Any] = {
 
 
 def settings_of(**changes: Any) -> PairTraining:
-    quick = {"folds": 2, "examples_per_epoch": 24, "synthetic_share": 0.0, "true_share": 0.5}
+    quick = {"folds": 2, "examples_per_epoch": 24, "synthetic_share": 0.0, "true_share": 0.5, "side": 32}
     return PairTraining.model_validate(quick | changes | {"loop": LOOP | changes.get("loop", {})})
 
 
@@ -43,9 +44,10 @@ class Dying(SilentLog):
 
 @pytest.fixture(scope="module")
 def folds(video_run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A classifier for each of two folds."""
-    root = tmp_path_factory.mktemp("folds")
-    return [train_pair_classifier([video_run], root / str(fold), settings_of(fold=fold)) for fold in range(2)]
+    """A classifier for each of two folds, trained by one call."""
+    out = tmp_path_factory.mktemp("folds")
+    first = train_pair_classifier([video_run], out, settings_of(cross_validated=True))
+    return [first, out / "folds" / "1" / first.name]
 
 
 def test_the_threshold_is_the_greatest_that_keeps_the_share_of_true_pairs() -> None:
@@ -60,12 +62,19 @@ def test_of_a_hundred_true_pairs_one_may_go() -> None:
     assert threshold_keeping(chances, np.ones(100, bool), 0.99) == pytest.approx(0.02)
 
 
+def test_the_threshold_is_a_little_below_what_the_faintest_true_pairs_reach() -> None:
+    chances, labels = np.array([0.9, 0.5, 0.1], np.float32), np.array([True, True, False])
+    assert safe_threshold(chances, labels) == pytest.approx(0.8 / 1.8)  # odds of 1 to 1, and 0.8 of them
+    assert safe_threshold(np.ones(1, np.float32), np.ones(1, np.bool_)) <= 1.0
+
+
 def test_figures_of_six_pairs_worked_out_by_hand() -> None:
     chances = np.array([0.8, 0.5, 0.9, 0.2, 0.2, 0.1], np.float32)
     labels = np.array([True, True, False, False, False, False])
     figures = pair_metrics(chances, labels)
     assert figures["dropped"] == pytest.approx(3 / 4)
     assert figures["dropped_of_all"] == pytest.approx(3 / 6)
+    assert figures["kept"] == 1.0
     assert figures["average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     true, false = (0.8 * 0.5) ** (1 / 2), (0.1 * 0.8 * 0.8 * 0.9) ** (1 / 4)
     assert figures["likelihood"] == pytest.approx((true * false) ** 0.5, abs=1e-6)
@@ -90,11 +99,52 @@ def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_t
     assert losses[-1] < losses[0]
     notes = read_header(path, KIND)["notes"]
     assert (notes["fold"], notes["folds"], notes["seed"]) == (0, 2, 0)
-    assert set(notes["metrics"]) == {"likelihood", "dropped", "dropped_of_all", "average_precision"}
+    figures = {"likelihood", "dropped", "dropped_of_all", "kept", "average_precision"}
+    assert set(notes["metrics"]) == figures | {f"out_of_fold_{name}" for name in figures}
     assert read_outcome(path.parent).metrics == notes["metrics"]
+
+
+def test_the_threshold_keeps_the_true_pairs_of_all_folds_by_the_weights_in_their_files(
+    folds: list[Path], video_run: Run
+) -> None:
+    found = out_of_fold_probabilities(folds, [video_run])
+    labels, chances = np.array([pair.is_true for pair, _ in found]), np.array([chance for _, chance in found])
+    threshold = safe_threshold(chances, labels)
+    assert [read_threshold(path) for path in folds] == pytest.approx([threshold, threshold], abs=1e-6)
+    metrics = read_header(folds[0], KIND)["notes"]["metrics"]
+    assert metrics["out_of_fold_dropped"] == pytest.approx(float((chances[~labels] < threshold).mean()))
+    assert metrics["out_of_fold_kept"] == 1.0
+
+
+def test_without_the_other_folds_the_threshold_keeps_the_true_pairs_of_one(
+    folds: list[Path], video_run: Run, tmp_path: Path
+) -> None:
+    path = train_pair_classifier([video_run], tmp_path, settings_of())
+    assert not (tmp_path / "folds").exists()
+    alike = zip(*(load_pair_classifier(file).state_dict().values() for file in (path, folds[0])), strict=True)
+    assert all(torch.equal(one, other) for one, other in alike)
     _, kept_out = read_labelled_pairs([video_run]).split(0, 2, 0)
-    found = PairValidation(tuple(kept_out)).threshold(load_pair_classifier(path))
-    assert notes["threshold"] == pytest.approx(found, abs=0.01)  # weights are stored in half precision
+    chances = probabilities(load_pair_classifier(path), kept_out)
+    assert read_threshold(path) == safe_threshold(chances, np.array([pair.is_true for pair in kept_out]))
+
+
+def test_the_published_architecture_learns_too(video_run: Run, tmp_path: Path) -> None:
+    quick = settings_of(architecture="test_efficientnet", examples_per_epoch=8, loop={"epochs": 1})
+    path = train_pair_classifier([video_run], tmp_path, quick)
+    assert 0 < read_threshold(path) < 1
+    assert load_pair_classifier(path).config.canvas == CANVAS
+
+
+def test_no_example_shows_less_than_two_copied_frames_of_either_video(video_run: Run) -> None:
+    source = MatrixSource.of(read_labelled_pairs([video_run]).pairs, synthetic_share=0.0, true_share=1.0)
+    examples = PairExamples(source, 200, side=12, drawn=12, seed=0)
+    for index in range(len(examples)):
+        parts = examples.example(0, index)
+        hot = parts["cells"] > 0.5
+        assert parts["label"] == hot.any()
+        if hot.any():
+            assert min(hot.any(axis=0).sum(), hot.any(axis=1).sum()) >= 2
+        assert not (hot & (parts["inside"] == 0)).any()
 
 
 def test_a_training_that_died_goes_on_and_ends_with_the_same_weights(
@@ -122,7 +172,7 @@ def test_every_pair_is_scored_by_the_classifier_that_has_not_learned_from_its_qu
 
 def test_files_that_are_not_one_set_of_folds_are_refused(folds: list[Path], video_run: Run) -> None:
     for files in ([], folds[:1], [folds[0], folds[0]]):
-        with pytest.raises(ConfigError, match="do not make up one set of folds; train one for each fold"):
+        with pytest.raises(ConfigError, match="do not make up one set of folds; train them with cross_validated=true"):
             out_of_fold_probabilities(files, [video_run])
 
 
@@ -134,7 +184,7 @@ def test_a_file_that_is_no_classifier_is_refused(video_run: Run) -> None:
 def test_a_start_that_does_not_fit_is_refused(folds: list[Path]) -> None:
     with pytest.raises(ConfigError, match="timm builds no swinish"):
         starting_network(settings_of(architecture="swinish"))
-    with pytest.raises(ConfigError, match="holds a mobilenetv3_small_100; set architecture to that"):
+    with pytest.raises(ConfigError, match="holds a light; set architecture to that"):
         starting_network(settings_of(start=str(folds[0]), architecture="test_efficientnet"))
     with pytest.raises(ConfigError, match="start: absent"):
         starting_network(settings_of(start="absent.safetensors"))
