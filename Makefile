@@ -11,8 +11,9 @@ STACK ?= stack
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
+OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
 
-.PHONY: help install demo stack test test-stack bench clean
+.PHONY: help install demo stack postgresql test test-stack bench clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -32,17 +33,19 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
 
+stack: $(INSTALLED) postgresql ## start all servers and workers on this machine, without Docker, until Ctrl-C
+	@exec $(BIN)/copytrace stack --folder $(STACK)
+
 # PostgreSQL does not come from PyPI, as the other servers do.
-stack: $(INSTALLED) ## start all servers and workers on this machine, without Docker, until Ctrl-C
+postgresql:
 	@if ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && ! command -v postgres >/dev/null \
 	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing PostgreSQL"; \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends postgresql; } \
 	    >/dev/null 2>&1 || true; fi
-	@exec $(BIN)/copytrace stack --folder $(STACK)
 
 # The report's pages are looked at in a real browser. Without one those tests are skipped, and say so.
-test: $(INSTALLED) ## run all checks and all tests
+test: $(INSTALLED) ## run all checks, and all tests but those of test-stack
 	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
 	    && command -v apt-get >/dev/null; then \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } \
@@ -51,10 +54,10 @@ test: $(INSTALLED) ## run all checks and all tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(OF_ALL_SERVERS))
 
-test-stack: $(INSTALLED) ## run the tests that start all servers
-	$(BIN)/python -m pytest tests/integration/test_servers.py tests/integration/test_stack.py
+test-stack: $(INSTALLED) postgresql ## run the tests that start all servers: some eight minutes
+	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
 bench: $(INSTALLED) ## measure speed and accuracy against named peers
 	@for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
