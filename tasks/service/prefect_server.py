@@ -26,6 +26,8 @@ class PrefectServer(ServerProcess):
             "PREFECT_UI_API_URL": self.url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # As in prefect.toml, which only a server started in the project's folder reads.
+            "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
         }
         super().__init__(
             name="Prefect's server",

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitCreate,
@@ -23,6 +24,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from copytrace.errors import CopytraceError
 from tasks.service.pool_templates import Template, container_template, process_template, updated
 from tasks.service.run_watch import watches
+from tasks.storage_access import S3Access
 
 CPU_POOL, GPU_POOL = "cpu", "gpu-a100"
 KUBERNETES_POOL, DOCKER_POOL = "kubernetes-gpu", "docker-gpu"
@@ -68,7 +70,19 @@ class Limit:
     slots: Slots
 
 
-Thing = Pool | Queue | Limit | AutomationCore
+@dataclass(frozen=True)
+class BlockType:
+    """A kind of block, which people then fill in on the server's pages."""
+
+    block: type[Block]
+
+    @property
+    def slug(self) -> str:
+        """What the server knows it by."""
+        return self.block.get_block_type_slug()
+
+
+Thing = Pool | Queue | Limit | BlockType | AutomationCore
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Found:
     pools: dict[str, Pool] = field(default_factory=dict)
     queues: dict[tuple[str, str], Queue] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
+    blocks: set[str] = field(default_factory=set)
     watches: dict[str, Automation] = field(default_factory=dict)
 
 
@@ -108,7 +123,8 @@ def wanted(
     queues = [
         queue for pool in pools for queue in (Queue(pool.name, "matching", 1), Queue(pool.name, "training", 2, 1))
     ]
-    return [*pools, *queues, Limit("copytrace-gpu", on_gpu), Limit("copytrace-cpu", on_cpu), *watches()]
+    limits = [Limit("copytrace-gpu", on_gpu), Limit("copytrace-cpu", on_cpu)]
+    return [*pools, *queues, *limits, BlockType(S3Access), *watches()]
 
 
 def plan(things: list[Thing], found: Found) -> list[Step]:
@@ -123,6 +139,8 @@ def plan(things: list[Thing], found: Found) -> list[Step]:
                 step = None if known else Step("create", thing, f"queue {thing.name} of work pool {thing.pool}")
             case Limit():
                 step = _limit_step(thing, found.limits.get(thing.name))
+            case BlockType():
+                step = None if thing.slug in found.blocks else Step("create", thing, f"block type {thing.slug}")
             case AutomationCore():
                 step = _watch_step(thing, found.watches.get(thing.name))
         steps += [step] if step else []
@@ -183,7 +201,8 @@ def find(client: SyncPrefectClient, things: list[Thing]) -> Found:
         for watch in things
         if isinstance(watch, AutomationCore) and (there := client.read_automations_by_name(watch.name))
     }
-    return Found(pools, queues, limits, found)
+    blocks = {block.slug for block in client.read_block_types()}
+    return Found(pools, queues, limits, blocks, found)
 
 
 def _known(limit: int | None) -> Slots | None:
@@ -209,6 +228,8 @@ def apply(client: SyncPrefectClient, step: Step) -> None:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots.count))
         case Limit(name, slots):
             client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots.count))
+        case BlockType(block):
+            block.register_type_and_schema()
         case Automation(id=known) as watch:
             client.update_automation(known, AutomationCore(**watch.model_dump(exclude={"id"})))
         case AutomationCore() as watch:

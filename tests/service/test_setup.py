@@ -9,7 +9,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 
 from tasks import limits
 from tasks.service.pool_templates import merged
-from tasks.service.setup import Found, Limit, Pool, Queue, SetupError, Slots, Thing, plan, wanted
+from tasks.service.setup import BlockType, Found, Limit, Pool, Queue, SetupError, Slots, Thing, plan, wanted
 
 
 def having(things: list[Thing]) -> Found:
@@ -23,6 +23,8 @@ def having(things: list[Thing]) -> Found:
                 found.queues[pool, name] = thing
             case Limit(name, slots):
                 found.limits[name] = Limit(name, Slots(slots.count))
+            case BlockType():
+                found.blocks.add(thing.slug)
             case AutomationCore(name=name):
                 found.watches[name] = Automation(id=uuid4(), **thing.model_dump())
     return found
@@ -42,6 +44,7 @@ def test_an_empty_server_gets_all_of_it_pools_before_their_queues() -> None:
         "create queue training of work pool gpu-a100",
         "create limit copytrace-gpu of 1",
         "create limit copytrace-cpu of 8",
+        "create block type s3-access",
         "create automation 'copytrace: runs whose worker died'",
         "create automation 'copytrace: runs that never began'",
     ]
