@@ -67,7 +67,7 @@ def _open(name: str) -> None:
     except ValueError as error:  # Prefect's way to say that there is none
         raise ConfigError(
             f"{BLOCK} names {name!r}, and the Prefect server has no S3Access block of that name; "
-            "make it on the server's page of blocks, of the type S3 access that `copytrace setup` adds, or give the keys "
-            "in the environment"
+            "make it on the server's page of blocks, of the type S3 access that `copytrace setup` adds, or give the "
+            "keys in the environment"
         ) from error
     access.open()

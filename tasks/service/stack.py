@@ -88,7 +88,7 @@ class Stack:
             self.folder / "postgresql", ports.postgresql, secrets=secrets, log=self._log("postgresql")
         )
         store = SeaweedFS(self.folder / "objects", ports.s3, secrets=secrets, log=self._log("seaweedfs"))
-        self._begin("PostgreSQL and SeaweedFS", database, store)
+        self._begin(f"PostgreSQL, on {database.data}, and SeaweedFS", database, store)
         inherited = {**os.environ, **database.environment_of_clients}
         prefect = PrefectServer(
             *(self._made("prefect"), ports.prefect, database.url("prefect", "asyncpg")),
