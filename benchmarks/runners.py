@@ -1,6 +1,6 @@
 """Threads against Dask with one and two worker processes: the same job, its seconds, and whether its bytes are equal.
 
-python -m benchmarks.runners QUERIES REFERENCES [--videos] [--shard-size 10] [NAME=VALUE]...
+python -m benchmarks.runners [QUERIES REFERENCES] [--videos] [--shard-size 10]     by default samples
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from rich.table import Table
 from configs.runner import Runner
 from configs.schema import ImageSettings
 from configs.videos import VideoSettings
+from copytrace.media.sample_photos import write_demo_set
+from copytrace.media.sample_videos import write_demo_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
 from flows.parameters import chosen_by
@@ -30,27 +32,35 @@ Bytes = dict[str, bytes]
 
 
 def main(
-    queries: str,
-    references: str,
-    overrides: Annotated[list[str] | None, typer.Argument()] = None,
+    queries: Annotated[str, typer.Argument()] = "",
+    references: Annotated[str, typer.Argument()] = "",
     videos: bool = False,
     shard_size: int = 10,
 ) -> None:
     """Print the seconds of each runner, its ratio to threads, and whether it wrote the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not references:
+            samples = (write_demo_videos if videos else write_demo_set)(Path(folder) / "samples")
+            queries, references = str(samples / "queries"), str(samples / "references")
+        compare(queries, references, Path(folder), videos=videos, shard_size=shard_size)
+
+
+def compare(queries: str, references: str, folder: Path, *, videos: bool, shard_size: int) -> None:
+    """Run the job once by each runner, into folders in `folder`, and print the table."""
     schema = VideoSettings if videos else ImageSettings
     flow: Callable[..., Any] = match_videos if videos else match_images
-    chosen = chosen_by(schema, "cpu", None, [f"media.shard_size={shard_size}", *(overrides or [])])
+    chosen = chosen_by(schema, "cpu", None, [f"media.shard_size={shard_size}"])
     table = Table("runner", "seconds", "of threads", "seconds of its stages, added up", "bytes")
     table.caption = f"{queries} against {references}, {shard_size} files per shard"
     # A server of its own, so that figures do not hang on a database that has grown.
     server = nullcontext() if PREFECT_API_URL.value() else prefect_test_harness(server_startup_timeout=120)
-    with tempfile.TemporaryDirectory() as folder, server:
+    with server:
         flow(queries, references, f"{folder}/warm", **chosen)  # graphs are exported, files are in the page cache
         first: tuple[float, Bytes] | None = None
         for name in RUNNERS:
             begin = time.perf_counter()
             run = flow(queries, references, f"{folder}/{name}", **chosen, runner=Runner.parse(name))
-            seconds, written = time.perf_counter() - begin, _written(Path(folder) / name)
+            seconds, written = time.perf_counter() - begin, _written(folder / name)
             first = first or (seconds, written)
             stages = sum(stage["seconds"] for stage in run["stages"].values())
             same = "the same" if written == first[1] else f"{len(_differing(written, first[1]))} files differ"
