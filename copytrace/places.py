@@ -18,9 +18,10 @@ from upath.extensions import ProxyUPath
 
 from copytrace.errors import CopytraceError, InputError, StorageError
 
-# botocore asks four times for what fails to connect or answers 5xx (half a second, one and two between, on average),
-# and s3fs five times for that: a store that restarts is waited for some twenty seconds.
-_RETRIES = {"mode": "standard", "max_attempts": 4}
+# botocore asks five times for what fails to connect or answers 5xx (half a second to four between, on average), and
+# s3fs five times for that: a store that restarts is waited for some twenty seconds. The first is counted too:
+# botocore would turn `max_attempts`, which leaves it out, into this one, in this very table.
+_RETRIES = {"mode": "standard", "total_max_attempts": 5}
 _S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 60}}
 
 PART = 8 << 20  # bytes that are fetched at a time of an object that is read from its start

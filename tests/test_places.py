@@ -74,10 +74,10 @@ def test_a_place_is_the_same_in_another_process(root: StoredPath) -> None:
 
 def test_settings_of_the_user_go_before_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = store_of("s3://bucket/key")
-    assert ours.config_kwargs["retries"]["max_attempts"] == 4
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"max_attempts": 9}}})
+    assert ours.config_kwargs["retries"]["total_max_attempts"] == 5
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"total_max_attempts": 9}}})
     theirs, path = store_of("s3://bucket/key")
-    assert theirs.config_kwargs == {"retries": {"max_attempts": 9}}
+    assert theirs.config_kwargs == {"retries": {"total_max_attempts": 9}}
     assert path == "bucket/key"
 
 

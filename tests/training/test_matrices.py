@@ -219,11 +219,11 @@ def test_examples_follow_from_seed_epoch_and_index_in_every_process() -> None:
 
 
 def test_pairs_are_labelled_by_whether_anything_is_copied_in_what_is_seen() -> None:
-    true = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 1.0), 20, 0)
-    false = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 0.0), 20, 0)
+    true = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 1.0), 20, 64, 96, 0)
+    false = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 0.0), 20, 64, 96, 0)
     assert [float(true.example(0, n)["label"]) for n in range(20)] == [1.0] * 20
     assert [float(false.example(0, n)["label"]) for n in range(20)] == [0.0] * 20
-    assert true.example(0, 0)["matrix"].shape == (160, 160)
+    assert true.example(0, 0)["matrix"].shape == (64, 64)
 
 
 def test_of_false_pairs_those_that_the_search_liked_come_more_often() -> None:
