@@ -54,7 +54,10 @@ def test_training_tells_what_came_out_and_how_to_use_it(folder: Path, tmp_path: 
         (["train-aligner", "run", "truth.csv", "--out", "out"], "run/work/queries is no finished index"),
         (["train-aligner", "run", "truth.csv", "loop.epoch=3", "--out", "out"], "there is no setting loop.epoch"),
         (["train-aligner", "run", "truth.csv", "fold=5", "--out", "out"], "fold=5 does not exist among folds=5"),
-        (["train-pair-classifier", "run", "truth.csv", "dice_weight=0", "--out", "out"], "no setting dice_weight"),
+        (
+            ["train-pair-classifier", "run", "truth.csv", "backbone=light", "--out", "out"],
+            "there is no setting backbone",
+        ),
         (["train-pair-classifier", "run", "truth.csv", "./a=b", "--out", "out"], "give pairs of a match-videos folder"),
         (["video-stills", "nowhere", "--out", "out"], "nowhere does not exist"),
     ],
