@@ -82,6 +82,11 @@ class AlignmentSettings(Settings):
         "joint",
         description="of the trained aligner: lines in its heat and the similarity, in its heat, or as published",
     )
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="of the trained aligner: resolutions of the matrix whose heat maps are averaged, such as [1, 0.5]",
+    )
     pair_filter: str = Field(
         "shipped",
         description="classifier that drops candidate pairs before they are aligned: shipped, none, a path, s3://…, or "

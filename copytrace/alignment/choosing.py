@@ -58,6 +58,7 @@ def chosen_aligner(
             backend=runtime.backend,
             device=runtime.device,
             rules=_READINGS[settings.reading](**rules),
+            scales=settings.scales,
         )
     else:
         aligner = load_aligner(settings.aligner, **rules)

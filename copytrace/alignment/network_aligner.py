@@ -6,10 +6,11 @@ in their sum, which finds more than either alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -47,7 +48,8 @@ class NetworkAligner:
     """Finds segments by a network that `train_aligner` wrote, and `rules` for what its heat maps say.
 
     `JointRules` read lines off the sum of similarity and heat, `HeatMapRules` off the heat alone, and "vsc22" is the
-    published rule (`segments_by_vsc22_rule`).
+    published rule (`segments_by_vsc22_rule`). Heat maps are means over `scales`: at each, the matrix is looked at with
+    so many times as many rows and columns.
     `model` is "shipped", a path or a URI, see `locate`. `backend` auto takes torch where there is CUDA, else ONNX
     Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
     threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
@@ -60,7 +62,11 @@ class NetworkAligner:
         backend: Backend = "auto",
         device: str | None = None,
         rules: JointRules | HeatMapRules | Literal["vsc22"] | None = None,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
+        if not scales or min(scales) <= 0:
+            raise ConfigError(f"scales {list(scales)} must be one or more numbers above 0, such as 1.0, 0.5")
+        self.scales = tuple(scales)
         path = locate(model, "aligner")
         self.rules: JointRules | HeatMapRules | Literal["vsc22"] = rules or JointRules()
         try:
@@ -88,9 +94,21 @@ class NetworkAligner:
     def heat_map(self, values: Floats) -> Floats:
         """Return how probably each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
 
-        It is the mean of what the network says of the matrix and of its transpose. Large matrices are looked at in
-        tiles, each with what is around it.
+        It is the mean of what the network says of the matrix and of its transpose, at each of the scales. Large
+        matrices are looked at in tiles, each with what is around it.
         """
+        heat = self._heat_at(values, self.scales[0])
+        for scale in self.scales[1:]:
+            heat = heat + self._heat_at(values, scale)
+        return np.asarray(heat / np.float32(len(self.scales)), np.float32)
+
+    def _heat_at(self, values: Floats, scale: float) -> Floats:
+        if scale == 1 or not values.size:
+            return self._heat_in_tiles(values)
+        sides = [max(1, round(side * scale)) for side in values.shape]
+        return resized(self._heat_in_tiles(resized(values, *sides)), *values.shape)
+
+    def _heat_in_tiles(self, values: Floats) -> Floats:
         heat = np.empty(values.shape, np.float32)
         for rows in spans(values.shape[0]):
             for columns in spans(values.shape[1]):
@@ -130,6 +148,12 @@ def spans(length: int) -> Iterator[Span]:
     for start in range(0, length, step):
         stop = min(start + step, length)
         yield Span(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
+
+
+def resized(values: Floats, rows: int, columns: int) -> Floats:
+    """Return values float32 [Q, R] as [rows, columns]: means of the cells where these are fewer, else interpolated."""
+    how = cv2.INTER_AREA if rows * columns < values.size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(values, (columns, rows), interpolation=how).reshape(rows, columns), np.float32)
 
 
 def canvas_with(values: Floats, config: AlignerConfig) -> Floats:
