@@ -28,6 +28,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     training.train_pair_classifier,
     training.calibrate,
     training.edit_images,
+    training.edit_videos,
     training.video_stills,
     videos.fit_pca,
     videos.export_descriptors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ Runs = Annotated[
         help="match-videos folders, each with its ground truth CSV, such as several descriptors left; then settings.",
     ),
 ]
+Copies = Annotated[int, typer.Option(min=0, help="Queries that are copies.")]
+Distractors = Annotated[int, typer.Option(min=0, help="Queries that are copies of nothing.")]
+Level = Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 _SETTING = re.compile(r"[a-z_.]+=")  # a path that looks like one can be given as ./path
 
 
@@ -107,30 +112,32 @@ def edit_images(
         str, typer.Argument(help="Other photos: what copies are pasted onto, and queries that are none.")
     ],
     out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and boxes.csv.")],
-    copies: Annotated[int, typer.Option(min=0)] = 200,
-    distractors: Annotated[int, typer.Option(min=0, help="Queries that are copies of none of the photos.")] = 100,
-    difficulty: Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")] = "mixed",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    copies: Copies = 200,
+    distractors: Distractors = 100,
+    difficulty: Level = "mixed",
+    seed: Seed = 0,
 ) -> None:
     """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
-    from copytrace.features.devices import usable_cores  # noqa: PLC0415
-    from copytrace.media.ingest import list_media  # noqa: PLC0415
-    from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.storage import writable  # noqa: PLC0415
     from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
 
-    folder = write_edited_set(
-        list_media(photos),
-        list_media(donors),
-        writable(out),
-        copies=copies,
-        distractors=distractors,
-        difficulty=difficulty,
-        seed=seed,
-        workers=usable_cores(),
-        progress=TerminalProgress(),
-    )
-    typer.echo(f"{copies + distractors:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
+    _edit(write_edited_set, photos, donors, out, copies, distractors, difficulty, seed)
+
+
+def edit_videos(
+    videos: Annotated[str, typer.Argument(help="Videos to copy from: folder, glob, URI or manifest.")],
+    donors: Annotated[
+        str, typer.Argument(help="Other videos: what copies are shown between, and queries that are none.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and edits.csv.")],
+    copies: Copies = 100,
+    distractors: Distractors = 30,
+    difficulty: Level = "mixed",
+    seed: Seed = 0,
+) -> None:
+    """Write videos that show edited stretches of VIDEOS, with the seconds, to measure or train on your own footage."""
+    from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
+
+    _edit(write_edited_videos, videos, donors, out, copies, distractors, difficulty, seed)
 
 
 def video_stills(
@@ -161,6 +168,35 @@ def runs_and_settings(words: list[str]) -> tuple[list[tuple[Path, Path]], list[s
     if not paths or len(paths) % 2:
         raise CopytraceError("give pairs of a match-videos folder and its ground truth CSV, then settings")
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
+
+
+def _edit(
+    write: Callable[..., Path],
+    sources: str,
+    donors: str,
+    out: str,
+    copies: int,
+    distractors: int,
+    difficulty: str,
+    seed: int,
+) -> None:
+    from copytrace.features.devices import usable_cores  # noqa: PLC0415
+    from copytrace.media.ingest import list_media  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import writable  # noqa: PLC0415
+
+    folder = write(
+        list_media(sources),
+        list_media(donors),
+        writable(out),
+        copies=copies,
+        distractors=distractors,
+        difficulty=difficulty,
+        seed=seed,
+        workers=usable_cores(),
+        progress=TerminalProgress(),
+    )
+    typer.echo(f"{copies + distractors:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
 
 
 def _tell(out: str, setting: str, command: str = "match-images") -> None:

@@ -58,9 +58,18 @@ class Video:
     breaks_off: bool  # the file makes no sense after its last packet
     max_pixels: int
 
-    def frames(self, *, per_second: float = 1.0, short_side: int | None = None, threads: int = 0) -> Iterator[Frame]:
+    def frames(
+        self,
+        *,
+        per_second: float = 1.0,
+        short_side: int | None = None,
+        threads: int = 0,
+        start: float = 0.0,
+        end: float = np.inf,
+    ) -> Iterator[Frame]:
         """Yield the frames of the intervals [k / per_second, (k + 1) / per_second), the last to the end of the video.
 
+        Only intervals that begin from second `start` on and before `end` count, and what they need is decoded.
         With `short_side` (pixels), pictures whose shorter side is longer are reduced to that; none is enlarged.
         `threads` decode; 0 for as many as there are cores. Memory does not grow with the length of the video.
 
@@ -70,6 +79,10 @@ class Video:
         if not per_second > 0 or (short_side is not None and short_side < 1):
             raise ValueError(f"per_second must be above 0 and short_side at least 1, not {per_second} and {short_side}")
         starts, ends = intervals(self.info.duration, per_second)
+        wanted = (starts >= start) & (starts < end)
+        if not wanted.any():
+            return
+        starts, ends = starts[wanted], ends[wanted]
         middles = (starts + ends) / 2
         due = self.timeline.shown_at(middles)
         with opened(self.path) as (container, stream):

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from copytrace.errors import InputError
 from copytrace.media.decode import Pixels, decode_image
+from copytrace.media.encode import filling, write_video
 from copytrace.media.frames import read_frames
 from copytrace.media.sample_photos import sample_photos
-from copytrace.storage import atomic_path, write_text
+from copytrace.storage import write_text
 
 _CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 # What else there is to copy from: cameras that move over photos, several one after the other.
@@ -33,7 +33,6 @@ _RATE = 12  # pictures per second
 _WIDTH, _HEIGHT = 320, 240
 _SECONDS_PER_PHOTO = 5
 _PHOTO_SIDE = 480  # pixels; the camera sees half of it
-_QUALITY = 4  # quantiser of MPEG-4, 1 to 31
 _COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end")
 
 
@@ -102,15 +101,15 @@ def write_demo_videos(out: Path) -> Path:
     for clip in clips:
         shutil.copyfile(clip, references / clip.name)
         frames = read_frames(str(clip), per_second=_RATE, short_side=_HEIGHT)
-        footage[clip.stem] = _Footage([_fill(frame.pixels, _WIDTH, _HEIGHT) for frame in frames])
+        footage[clip.stem] = _Footage([filling(frame.pixels, _WIDTH, _HEIGHT) for frame in frames])
     for name, photos in _TOURS.items():
         footage[name] = _tour(photos)
-        _write(footage[name], references / f"{name}.mp4")
+        write_video(footage[name].pictures, references / f"{name}.mp4", rate=_RATE)
     rows = []
     for make in (_mirrored_and_faster, _side_by_side, _barred, _picture_in_picture, _unrelated):
         query_id = make.__name__.strip("_")
         query, copies = make(footage)
-        _write(query, out / "queries" / f"{query_id}.mp4")
+        write_video(query.pictures, out / "queries" / f"{query_id}.mp4", rate=_RATE)
         rows += [(query_id, copy.ref_id, *copy.query, *copy.reference) for copy in copies]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
@@ -126,7 +125,7 @@ def _mirrored_and_faster(footage: Mapping[str, _Footage]) -> _Query:
 
 def _side_by_side(footage: Mapping[str, _Footage]) -> _Query:
     def join(left: Pixels, right: Pixels) -> Pixels:
-        return np.hstack([_fill(half, _WIDTH // 2, _HEIGHT) for half in (left, right)])
+        return np.hstack([filling(half, _WIDTH // 2, _HEIGHT) for half in (left, right)])
 
     query = footage["journey"].cut(3, 13).over(footage["faces"].cut(8, 18), join)
     return query, [_Copied("journey", (0.0, 10.0), (3.0, 13.0)), _Copied("faces", (0.0, 10.0), (8.0, 18.0))]
@@ -136,7 +135,7 @@ def _barred(footage: Mapping[str, _Footage]) -> _Query:
     def edit(picture: Pixels) -> Pixels:
         warm = np.clip(picture * np.array([1.15, 0.95, 0.7]) + 12, 0, 255).astype(np.uint8)
         canvas = np.zeros_like(picture)
-        canvas[36:204] = _fill(warm, _WIDTH, 168)
+        canvas[36:204] = filling(warm, _WIDTH, 168)
         cv2.putText(canvas, "you will not believe this", (24, 190), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (255, 255, 255), 2)
         return canvas
 
@@ -147,7 +146,7 @@ def _barred(footage: Mapping[str, _Footage]) -> _Query:
 def _picture_in_picture(footage: Mapping[str, _Footage]) -> _Query:
     def join(inset: Pixels, around: Pixels) -> Pixels:
         canvas = around.copy()
-        canvas[24:156, 128:304] = _fill(inset, 176, 132)
+        canvas[24:156, 128:304] = filling(inset, 176, 132)
         return canvas
 
     around = _tour(_UNRELATED[2:])
@@ -161,15 +160,6 @@ def _unrelated(_: Mapping[str, _Footage]) -> _Query:
 
 def _mirror(picture: Pixels) -> Pixels:
     return np.ascontiguousarray(picture[:, ::-1])
-
-
-def _fill(picture: Pixels, width: int, height: int) -> Pixels:
-    """Cut the middle of a picture to the shape of another size, and scale it to that."""
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    across, down = round(width / scale), round(height / scale)
-    left, top = (picture.shape[1] - across) // 2, (picture.shape[0] - down) // 2
-    part = picture[top : top + down, left : left + across]
-    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _tour(names: Sequence[str]) -> _Footage:
@@ -190,17 +180,3 @@ def _tour(names: Sequence[str]) -> _Footage:
             x = across - x if order % 2 else x
             pictures.append(np.ascontiguousarray(photo[y : y + _HEIGHT, x : x + _WIDTH]))
     return _Footage(pictures)
-
-
-def _write(footage: _Footage, path: Path) -> None:
-    options = {"flags": "+qscale+bitexact", "global_quality": str(_QUALITY * 118)}  # 118: FF_QP2LAMBDA
-    with (
-        atomic_path(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container,
-    ):
-        stream = container.add_stream("mpeg4", rate=_RATE, options=options)
-        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
-        stream.codec_context.thread_count = 1  # what is written must not depend on the machine
-        for picture in footage.pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        container.mux(stream.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +62,9 @@ DIFFICULTIES: dict[str, tuple[Difficulty, ...]] = {"mild": (MILD,), "hard": (HAR
 
 
 @dataclass(frozen=True)
-class _Query:
+class PlannedQuery:
+    """A query to be written: what it is made of, and the id of the reference that it copies, "" for a distractor."""
+
     query_id: str
     photo: Photo
     reference_id: str
@@ -71,7 +73,7 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Written:
-    query: _Query
+    query: PlannedQuery
     edits: list[str]
     box: tuple[float, float, float, float]
 
@@ -116,13 +118,13 @@ def write_edited_set(
         ConfigError: an unknown difficulty or kind, or an impossible number.
         MediaError: a photo cannot be read.
     """
-    levels = _levels(difficulty, edits_per_copy, kinds)
-    queries = _plan(photos, donors, copies, distractors, seed)
+    levels = levels_of(difficulty, edits_per_copy, kinds)
+    queries = plan_queries(photos, donors, copies, distractors, seed)
     folder = out / "queries"
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_strangers(folder, {f"{query.query_id}.jpg" for query in queries})
+    refuse_strangers(folder, {f"{query.query_id}.jpg" for query in queries})
 
-    def write(query: _Query) -> _Written:
+    def write(query: PlannedQuery) -> _Written:
         return _write_query(query, donors, levels, folder)
 
     with (progress or SilentProgress()).stage("edit photos", len(queries), "images") as stage:
@@ -134,9 +136,9 @@ def write_edited_set(
     boxes = [
         [done.query.query_id, *(f"{edge:.5f}" for edge in done.box)] for done in written if "onto_photo" in done.edits
     ]
-    write_text(out / "boxes.csv", _csv_text(["query_id", "x0", "y0", "x1", "y1"], boxes))
+    write_text(out / "boxes.csv", csv_text(["query_id", "x0", "y0", "x1", "y1"], boxes))
     truth = [[d.query.query_id, d.query.reference_id, kind_of(d.edits), " ".join(d.edits)] for d in written]
-    write_text(out / "ground_truth.csv", _csv_text(["query_id", "reference_id", "kind", "edits"], truth))
+    write_text(out / "ground_truth.csv", csv_text(["query_id", "reference_id", "kind", "edits"], truth))
     return out
 
 
@@ -175,7 +177,7 @@ def _choose_edits(difficulty: Difficulty, draw: Draw) -> list[str]:
     return sorted(order, key=lambda name: name != "crop")
 
 
-def _write_query(query: _Query, donors: Sequence[Photo], levels: Sequence[Difficulty], folder: Path) -> _Written:
+def _write_query(query: PlannedQuery, donors: Sequence[Photo], levels: Sequence[Difficulty], folder: Path) -> _Written:
     rng = np.random.default_rng(query.seed)
     others = [donor for donor in donors if donor.id != query.photo.id] or list(donors)
 
@@ -198,29 +200,42 @@ def _read(photo: Photo) -> Image.Image:
     return image
 
 
-def _plan(photos: Sequence[Photo], donors: Sequence[Photo], copies: int, distractors: int, seed: int) -> list[_Query]:
+def plan_queries(
+    photos: Sequence[Photo], donors: Sequence[Photo], copies: int, distractors: int, seed: int, *, kind: str = "photo"
+) -> list[PlannedQuery]:
+    """Plan the queries of a set in their order, copies among distractors; each photo gets as many as any other.
+
+    `kind` is what errors call what is copied. Raises `InputError` without photos or donors, or when they share an id,
+    and `ConfigError` for numbers that make no set.
+    """
     if not photos or not donors:
         raise InputError(
-            f"{len(photos)} photos and {len(donors)} donors given; an edited set needs at least one of each"
+            f"{len(photos)} {kind}s and {len(donors)} donors given; an edited set needs at least one of each"
         )
     if copies < 0 or distractors < 0 or copies + distractors == 0:
         raise ConfigError(f"{copies} copies and {distractors} distractors make no set; ask for at least one query")
     shared = {photo.id for photo in photos} & {donor.id for donor in donors}
     if shared:
-        raise InputError(f"{min(shared)} is both a photo and a donor, so its distractors would be copies; give it once")
+        raise InputError(
+            f"{min(shared)} is both a {kind} and a donor, so its distractors would be copies; give it once"
+        )
     rng = np.random.default_rng(seed)
     turns = [rng.permutation(len(photos)), rng.permutation(len(donors))]
     queries = []
     for number, place in enumerate(rng.permutation(copies + distractors)):
         is_copy = bool(place < copies)
         source = photos[turns[0][place % len(photos)]] if is_copy else donors[turns[1][(place - copies) % len(donors)]]
-        queries.append(_Query(f"Q{number:05d}", source, source.id if is_copy else "", (seed, number)))
+        queries.append(PlannedQuery(f"Q{number:05d}", source, source.id if is_copy else "", (seed, number)))
     return queries
 
 
-def _levels(
-    difficulty: str, edits_per_copy: tuple[int, int] | None, kinds: Mapping[str, float] | None
+def levels_of(
+    difficulty: str, edits_per_copy: tuple[int, int] | None = None, kinds: Mapping[str, float] | None = None
 ) -> list[Difficulty]:
+    """Return the difficulties of that name, with other numbers of edits or weights of kinds if they are given.
+
+    Raises `ConfigError` for an unknown name or kind, or an impossible number.
+    """
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"unknown difficulty {difficulty!r}; it must be one of {', '.join(DIFFICULTIES)}")
     if edits_per_copy and not 1 <= edits_per_copy[0] <= edits_per_copy[1] <= 6:
@@ -233,13 +248,15 @@ def _levels(
     ]
 
 
-def _refuse_strangers(folder: Path, expected: set[str]) -> None:
+def refuse_strangers(folder: Path, expected: set[str]) -> None:
+    """Raise `InputError` when a folder holds files other than those that will be written."""
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in expected)
     if strangers:
         raise InputError(f"{folder} holds {strangers[0]}, which is not of this set; give an empty folder")
 
 
-def _csv_text(header: list[str], rows: list[list[str]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a CSV file as text."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
