@@ -138,5 +138,10 @@ class PairTraining(MatrixTraining):
     cross_validated: bool = Field(
         False, description="train one for each fold: the threshold then rests on all pairs, not on those of one fold"
     )
+    threshold_runs: int = Field(
+        0,
+        ge=0,
+        description="the first so many runs alone choose the threshold, such as real ones before edited ones; 0: all",
+    )
     true_share: float = Field(0.4, ge=0, le=1, description="share of the others that are true pairs")
     loop: LoopSettings = LoopSettings(batch_size=32, learning_rate=2e-3)

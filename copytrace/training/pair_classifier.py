@@ -40,6 +40,7 @@ from models.pretrained import ModelFileError
 
 FILE = "pair_classifier.safetensors"
 SCORE = "likelihood"
+DECIDED_LATER = {"cross_validated": True, "threshold_runs": True}  # settings that change no fold's weights
 COPIED_WEIGHT = 3.0  # of coarse cells that hold a copy, against those that hold none
 
 Floats = NDArray[np.float32]
@@ -82,6 +83,7 @@ def train_pair_classifier(
     The file's notes tell the fold that was kept out, and its `threshold` (`safe_threshold`). With `cross_validated`
     settings the other folds are trained too, in `out/folds/`, and the threshold is that of all pairs, each judged by
     the classifier that has not learned from its query; the figures of that are among the metrics, as `out_of_fold_…`.
+    With `threshold_runs` only pairs of the first runs count for these. Both can be changed without training anew.
     Runs, other files and errors are as of `train_aligner`.
     """
     return launch(_train, runs, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
@@ -124,7 +126,12 @@ def _train(
     if not is_leader():
         return out / FILE
     networks = {one.settings.fold: one.network for one in trained}
-    judged = [pair for pair in labelled.pairs if fold_of(pair.query, settings.folds, settings.loop.seed) in networks]
+    judged = [
+        pair
+        for pair in labelled.pairs
+        if fold_of(pair.query, settings.folds, settings.loop.seed) in networks
+        and (pair.run < settings.threshold_runs or not settings.threshold_runs)
+    ]
     labels, chances = labels_of(judged), _out_of_fold(networks, judged, settings.folds, settings.loop.seed)
     threshold, figures = safe_threshold(chances, labels), pair_metrics(chances, labels)
     told = {f"out_of_fold_{name}": value for name, value in figures.items()} if settings.cross_validated else {}
@@ -155,7 +162,7 @@ def _train_fold(
         settings.loop,
         out,
         score=SCORE,
-        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE, "cross_validated": True}), labelled.digest),
+        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE, **DECIDED_LATER}), labelled.digest),
         device=device,
         log=log,
         progress=progress,

@@ -128,6 +128,25 @@ def test_without_the_other_folds_the_threshold_keeps_the_true_pairs_of_one(
     assert read_threshold(path) == safe_threshold(chances, np.array([pair.is_true for pair in kept_out]))
 
 
+def test_the_first_runs_alone_may_choose_the_threshold_and_changing_that_trains_nothing(
+    video_run: Run, tmp_path: Path
+) -> None:
+    run, truth = video_run
+    header, *lines = truth.read_text(encoding="utf-8").splitlines()
+    wrong = [line.replace(f"R{number % 5},", f"R{(number + 2) % 5},") for number, line in enumerate(lines)]
+    (tmp_path / "wrong.csv").write_text("\n".join([header, *wrong]) + "\n", encoding="utf-8")
+    runs = [video_run, (run, tmp_path / "wrong.csv")]  # of the second, nobody can see what is said to be copied
+    path = train_pair_classifier(runs, tmp_path / "out", settings_of())
+    of_all, learned = read_threshold(path), (path.parent / "checkpoint.pt").stat().st_mtime_ns
+    train_pair_classifier(runs, tmp_path / "out", settings_of(threshold_runs=1))
+    assert (path.parent / "checkpoint.pt").stat().st_mtime_ns == learned
+    _, kept_out = read_labelled_pairs(runs).split(0, 2, 0)
+    for threshold, deciding in ((of_all, kept_out), (read_threshold(path), [p for p in kept_out if p.run == 0])):
+        chances = probabilities(load_pair_classifier(path), deciding)
+        assert threshold == safe_threshold(chances, np.array([pair.is_true for pair in deciding]))
+    assert of_all < read_threshold(path)
+
+
 def test_the_published_architecture_learns_too(video_run: Run, tmp_path: Path) -> None:
     quick = settings_of(architecture="test_efficientnet", examples_per_epoch=8, loop={"epochs": 1})
     path = train_pair_classifier([video_run], tmp_path, quick)
