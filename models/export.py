@@ -21,7 +21,7 @@ DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS, LOGITS = "descriptors", ("boxes", "confidenc
 
 # Raise one when its exported graph changes, so that cached files of older versions are not used.
 DESCRIPTOR_GRAPH_VERSION = 1
-OVERLAY_GRAPH_VERSION = 1
+OVERLAY_GRAPH_VERSION = 2
 ALIGNER_GRAPH_VERSION = 1
 PAIR_GRAPH_VERSION = 2
 

@@ -32,19 +32,26 @@ def save_network(
     return path
 
 
-def fill_network(network: nn.Module, path: Path, name: str) -> None:
-    """Load the tensors of a file into `network`, which an error calls `name`.
+def fill_network(network: nn.Module, path: Path, name: str, *, partly: bool = False) -> None:
+    """Load the tensors of a file into `network`, which an error calls `name`; `partly` those only that fit.
 
     Raises `ModelFileError` when the file holds those of another network.
     """
     import safetensors.torch  # noqa: PLC0415
 
     tensors = safetensors.torch.load_file(path)
+    if partly:
+        own = network.state_dict()
+        tensors = {key: tensors[key] if _fits(tensors.get(key), own[key]) else own[key] for key in own}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(f"{path} does not fit {name}: {reason}; train it anew") from error
+
+
+def _fits(tensor: Tensor | None, own: Tensor) -> bool:
+    return tensor is not None and tensor.shape == own.shape
 
 
 def digest_of_network(path: Path) -> str:

@@ -3,7 +3,9 @@
 The first stage is CenterNet's (Zhou et al., "Objects as Points", 2019) with FCOS's distances (Tian et al., 2019): a
 heat map of centres, and at each centre how far the sides are. Its feature map has a cell per 8 pixels, too coarse for
 exact borders, so a second stage looks at a band along each side of a found box on a finer map, and says where across
-the band the border runs, and how sure it is of the box. It is a small relative of BorderDet (Qiu et al., 2020).
+the band the border runs: a small relative of BorderDet (Qiu et al., 2020). It looks twice, the second time at the box
+that the first has drawn, as cascades do (Cai and Vasconcelos, 2018). Last, a judge compares what is in the box with
+what is round it, and says how sure it is that somebody pasted a picture there.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ ACROSS, ALONG = 15, 12  # samples across a side, and along it
 REACH = 0.16  # how far off a side may be, either way
 FIXED_REACH = 0.02  # and this share of the picture besides
 OVERHANG = 0.12  # the band goes on beyond the corners: there the border must stop
+PASSES = 2  # looks at the borders of a box
+
+AROUND, GRID = 0.5, 8  # shares of a box's sides that the judge sees beyond it, and samples along each side of all that
 
 
 class Centres(NamedTuple):
@@ -41,14 +46,16 @@ class Centres(NamedTuple):
 
 
 class Bordered(NamedTuple):
-    """What the second stage says of boxes: where they are [N, K, 4], how surely [N, K] (logits), and why.
+    """What one look at the borders says of boxes [N, K, 4]: where they are, and why.
 
-    `places` [N, K, 4, ACROSS] are the logits of where across its band each side runs.
+    `places` [N, K, 4, ACROSS] are the logits of where across its band each side of `looked_at` runs, `boxes` is that
+    box with its sides there, and `evidence` [N, K, 8 C] is what was seen of them.
     """
 
+    looked_at: Tensor
     boxes: Tensor
-    logits: Tensor
     places: Tensor
+    evidence: Tensor
 
 
 class OverlayNetwork(nn.Module):
@@ -68,6 +75,7 @@ class OverlayNetwork(nn.Module):
         self.centre = nn.Conv2d(config.width, 1, 1)
         self.distances = nn.Conv2d(config.width, 4, 1)
         self.borders = Borders(config.width // 2)
+        self.judge = Judge(config.width, 4 * config.width)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         # Added to the logit of every box; set after training so that 0.5 is where matching should believe a box.
@@ -87,10 +95,10 @@ class OverlayNetwork(nn.Module):
         boxes, heat = strongest(centres, CANDIDATES)
         boxes = torch.cat([boxes, proposals], dim=1)
         heat = torch.cat([heat, logits_at(centres.logits, proposals)], dim=1)
-        found = self.borders(fine, boxes, heat)
-        logits = torch.where(boxes[..., 2] > boxes[..., 0], found.logits, IMPOSSIBLE)
+        looks, judged = self.second_stage(coarse, fine, boxes, heat)
+        logits = torch.where(boxes[..., 2] > boxes[..., 0], judged, IMPOSSIBLE)
         confidence, order = torch.sigmoid(logits + self.confidence_shift).topk(CANDIDATES, dim=1)
-        return found.boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence
+        return looks[-1].boxes.gather(1, order[..., None].expand(-1, -1, 4)), confidence
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 [N, S, S, 3] into what the backbone takes, float32 [N, 3, S, S]."""
@@ -110,6 +118,17 @@ class OverlayNetwork(nn.Module):
         x = ((torch.arange(columns, device=logits.device) + 0.5) / columns).view(1, 1, -1)
         y = ((torch.arange(rows, device=logits.device) + 0.5) / rows).view(1, -1, 1)
         return Centres(logits, torch.stack([x - left, y - top, x + right, y + bottom], dim=-1).clamp(0.0, 1.0))
+
+    def second_stage(self, coarse: Tensor, fine: Tensor, boxes: Tensor, heat: Tensor) -> tuple[list[Bordered], Tensor]:
+        """Look at the borders of boxes [N, K, 4] `PASSES` times, and judge the last: logits [N, K].
+
+        `heat` [N, K] are the first stage's logits. Gradients do not flow into boxes and heat.
+        """
+        looks: list[Bordered] = []
+        for _ in range(PASSES):
+            looks.append(self.borders(fine, (looks[-1].boxes if looks else boxes).detach()))
+        last = looks[-1]
+        return looks, self.judge(coarse, last.boxes.detach(), last.evidence, heat.detach())
 
     def resize(self, input_size: int) -> None:
         """Look at squares of another side from now on."""
@@ -145,7 +164,7 @@ class Pyramid(nn.Module):
 
 
 class Borders(nn.Module):
-    """The second stage: a band of samples along each side of a box tells where the side is, and if there is one."""
+    """A band of samples along each side of a box tells where the side is."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,21 +177,15 @@ class Borders(nn.Module):
             nn.GroupNorm(4, channels), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.place = nn.Conv1d(2 * channels, 1, 3, padding=1)
-        self.judge = nn.Sequential(nn.Linear(8 * channels + 1, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
         self.register_buffer("offsets", torch.linspace(-1.0, 1.0, ACROSS), persistent=False)
         nn.init.kaiming_uniform_(self.by_side, a=5**0.5)
 
     offsets: Tensor
 
-    def forward(self, fine: Tensor, boxes: Tensor, heat: Tensor) -> Bordered:
-        """Move boxes [N, K, 4] to the borders on the map [N, C, H, W]; `heat` [N, K] are the first stage's logits.
-
-        Gradients do not flow into `boxes` and `heat`.
-        """
-        boxes, heat = boxes.detach(), heat.detach()
+    def forward(self, fine: Tensor, boxes: Tensor) -> Bordered:
+        """Move boxes [N, K, 4] to the borders on the map [N, C, H, W]."""
         count, number = boxes.shape[:2]
-        points = band_points(boxes, self.offsets).flatten(1, 3)
-        samples = functional.grid_sample(fine, points.to(fine.dtype) * 2 - 1, align_corners=False)
+        samples = sampled(fine, band_points(boxes, self.offsets).flatten(1, 3))
         samples = samples.view(count, -1, number, 4, ACROSS, ALONG)
         mixed = torch.einsum("nckspq,scd->nksdpq", samples, self.by_side.to(samples.dtype))
         seen = self.look(mixed.reshape(count * number * 4, -1, ACROSS, ALONG))
@@ -182,8 +195,43 @@ class Borders(nn.Module):
         inwards = (chances.squeeze(1) * self.offsets).sum(dim=1).view(count, number, 4) * reach(boxes)
         moved = boxes + inwards * inwards.new_tensor([1.0, 1.0, -1.0, -1.0])
         evidence = (profile * chances.to(profile.dtype)).sum(dim=2).view(count, number, -1)
-        logits = self.judge(torch.cat([evidence, heat[..., None].to(evidence.dtype)], dim=2)).squeeze(2)
-        return Bordered(moved.clamp(0.0, 1.0), logits.float(), places.view(count, number, 4, ACROSS))
+        return Bordered(boxes, moved.clamp(0.0, 1.0), places.view(count, number, 4, ACROSS), evidence)
+
+
+class Judge(nn.Module):
+    """Says how surely a box is a pasted picture: by its borders, by its inside and what is round it, by the heat."""
+
+    def __init__(self, channels: int, evidence: int) -> None:
+        super().__init__()
+        width = channels // 2
+        self.compare = nn.Sequential(
+            nn.Conv2d(channels, width, 1), nn.GroupNorm(4, width), nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1),
+            nn.GroupNorm(4, width), nn.ReLU(inplace=True),
+            nn.Flatten(), nn.Linear(width * GRID * GRID, 64), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.decide = nn.Sequential(nn.Linear(evidence + 64 + 1, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
+        self.register_buffer("steps", torch.linspace(-AROUND, 1 + AROUND, GRID), persistent=False)
+
+    steps: Tensor
+
+    def forward(self, coarse: Tensor, boxes: Tensor, evidence: Tensor, heat: Tensor) -> Tensor:
+        """Judge boxes [N, K, 4] on the map [N, C, H, W], with `evidence` [N, K, E] and `heat` [N, K]: logits [N, K]."""
+        count, number = boxes.shape[:2]
+        x0, y0, x1, y1 = boxes[..., None, None].unbind(2)
+        whole = (count, number, GRID, GRID)
+        across = (x0 + self.steps.view(1, 1, 1, -1) * (x1 - x0)).expand(whole)
+        down = (y0 + self.steps.view(1, 1, -1, 1) * (y1 - y0)).expand(whole)
+        samples = sampled(coarse, torch.stack([across, down], dim=-1).flatten(1, 2))
+        samples = samples.view(count, -1, number, GRID, GRID).transpose(1, 2).flatten(0, 1)
+        compared = self.compare(samples).view(count, number, -1)
+        logits: Tensor = self.decide(torch.cat([evidence, compared, heat[..., None].to(evidence.dtype)], dim=2))
+        return logits.squeeze(2).float()
+
+
+def sampled(maps: Tensor, points: Tensor) -> Tensor:
+    """Read maps [N, C, H, W] at points x, y [N, A, B, 2] in shares of the picture, as [N, C, A, B]; 0 beyond it."""
+    return functional.grid_sample(maps, points.to(maps.dtype) * 2 - 1, align_corners=False)
 
 
 def reach(boxes: Tensor) -> Tensor:

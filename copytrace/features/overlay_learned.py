@@ -15,7 +15,8 @@ from copytrace.features.graphs import cached_graph
 from copytrace.features.overlay import Box
 from copytrace.features.overlay_edges import EdgeOverlayDetector
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
-from models.overlay_files import digest_of_overlay, load_overlay, read_overlay_config
+from models.network_files import digest_of_network
+from models.overlay_files import load_overlay, read_overlay_config
 from models.pretrained import ModelFileError
 
 Floats = NDArray[np.float32]
@@ -43,12 +44,12 @@ class LearnedOverlayDetector:
         threads: int = 1,
     ) -> None:
         try:
-            self.digest, self.input_size = digest_of_overlay(path), read_overlay_config(path).input_size
+            self.digest, self.input_size = digest_of_network(path), read_overlay_config(path).input_size
+            by_onnx = runs_by_onnx(backend, device)
+            self._run: Run = _by_onnx(path, self.digest, threads) if by_onnx else _by_torch(path, device)
         except (FileNotFoundError, ModelFileError) as error:
             raise ConfigError(f"no overlay detector at {path}: {error}; or set overlay.detector to edges") from error
         self._edges = EdgeOverlayDetector()
-        by_onnx = runs_by_onnx(backend, device)
-        self._run: Run = _by_onnx(path, self.digest, threads) if by_onnx else _by_torch(path, device)
 
     def detect(self, pixels: NDArray[np.uint8]) -> list[Box]:
         """Find the pictures inside uint8 [H, W, 3] RGB: at most 8 boxes, best first.

@@ -137,7 +137,7 @@ def calibrated(network: OverlayNetwork, validation: OverlayValidation) -> Overla
 
 def _started_from(path: Path, settings: OverlayTraining) -> OverlayNetwork:
     try:
-        network = load_overlay(path)
+        network = load_overlay(path, partly=True)
     except ModelFileError as error:
         raise ConfigError(f"start: {error}") from error
     if network.config.architecture != settings.architecture:

@@ -11,12 +11,12 @@ from copytrace.training.loop import Trainee
 from models.overlay_network import ACROSS, Centres, OverlayNetwork, logits_at, reach, strongest
 
 # Weights of the four parts of the loss; with them they are of one size after the first epochs.
-HEAT, BOXES, PLACES, TRUST = 1.0, 1.0, 0.5, 2.0
+HEAT, BOXES, PLACES, TRUST = 1.0, 1.0, 0.25, 2.0
 
 SPREAD = 0.1  # standard deviation of a heat spot, as a share of the box's side (TTFNet, Liu et al., 2020: 0.09)
 LEAST_SPREAD = 0.7  # and in cells at least
 NEAR_CENTRE = 0.3  # height of the spot over which a cell learns the box, too
-PROPOSALS = 4  # of the first stage's boxes that the second learns from
+PROPOSALS = 8  # of the first stage's boxes that the second learns from
 WRONG, RIGHT = 0.4, 0.8  # IoU of a box that is not to be trusted at all, and of one that is trusted fully
 
 
@@ -32,7 +32,7 @@ class OverlayTrainee(Trainee[OverlayNetwork]):
         return list(self.network.backbone.parameters())
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss` and its parts: heat, boxes (first stage), places and trust (second stage)."""
+        """Return `loss` and its parts: heat, boxes (first stage), places (of both looks) and trust (second stage)."""
         network, truth = self.network, batch["boxes"]
         coarse, fine = network.maps(network.normalise(batch["image"]))
         centres = network.centres(coarse)
@@ -40,9 +40,11 @@ class OverlayTrainee(Trainee[OverlayNetwork]):
         found, logits = strongest(centres, PROPOSALS)
         guesses = disturbed(truth)
         proposed = torch.cat([found.detach(), guesses], dim=1)
-        bordered = network.borders(fine, proposed, torch.cat([logits, logits_at(centres.logits, guesses)], dim=1))
-        places = place_loss(bordered.places, proposed, truth)
-        trust = trust_loss(bordered.logits, bordered.boxes.detach(), truth)
+        looks, trusted = network.second_stage(
+            coarse, fine, proposed, torch.cat([logits, logits_at(centres.logits, guesses)], dim=1)
+        )
+        places = sum((place_loss(look.places, look.looked_at, truth) for look in looks), boxes.new_zeros(()))
+        trust = trust_loss(trusted, looks[-1].boxes.detach(), truth)
         loss = HEAT * heat + BOXES * boxes + PLACES * places + TRUST * trust
         return {"loss": loss, "heat": heat, "boxes": boxes, "places": places, "trust": trust}
 

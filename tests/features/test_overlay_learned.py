@@ -11,8 +11,9 @@ from copytrace.errors import ConfigError, InputError
 from copytrace.features.overlay import load_overlay_detector
 from copytrace.features.overlay_learned import LearnedOverlayDetector, distinct_boxes
 from models.export import OVERLAY_GRAPH_VERSION
+from models.network_files import digest_of_network
 from models.onnx_files import read_sealed
-from models.overlay_files import OverlayConfig, digest_of_overlay, save_overlay
+from models.overlay_files import OverlayConfig, save_overlay
 from models.overlay_network import build_overlay
 
 Pixels = NDArray[np.uint8]
@@ -29,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which the detector's graph is damaged."""
     folder = tmp_path_factory.mktemp("cache")
-    (folder / f"overlay-{digest_of_overlay(weights)}-v{OVERLAY_GRAPH_VERSION}.onnx").write_bytes(b"damaged")
+    (folder / f"overlay-{digest_of_network(weights)}-v{OVERLAY_GRAPH_VERSION}.onnx").write_bytes(b"damaged")
     return folder
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from models.export import OVERLAY_OUTPUTS, export_overlay
+from models.network_files import digest_of_network
 from models.onnx_files import read_sealed
-from models.overlay_files import OverlayConfig, digest_of_overlay, load_overlay, read_overlay_config, save_overlay
+from models.overlay_files import OverlayConfig, load_overlay, read_overlay_config, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,
@@ -137,11 +139,50 @@ def test_a_saved_network_finds_the_same_boxes(network: OverlayNetwork, tmp_path:
         torch.testing.assert_close(again.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+def test_of_a_file_that_lacks_layers_the_others_can_be_taken(network: OverlayNetwork, tmp_path: Path) -> None:
+    path = save_overlay(network, tmp_path / "overlay.safetensors")
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("judge.")}
+    kept["centre.weight"] = tensors["centre.weight"][:, :1]  # of another shape
+    save_file(kept, path, header)
+    with pytest.raises(ModelFileError, match=r"does not fit test_efficientnet: .*judge\.compare.*; train it anew"):
+        load_overlay(path)
+    part = load_overlay(path, partly=True).state_dict()
+    assert torch.equal(part["pyramid.fine_lateral.weight"], tensors["pyramid.fine_lateral.weight"].float())
+    for name in ("judge.decide.0.weight", "centre.weight"):
+        assert part[name].shape == tensors[name].shape
+        assert not torch.equal(part[name], tensors[name].float())
+
+
+def test_the_second_look_starts_where_the_first_has_drawn_the_box(network: OverlayNetwork) -> None:
+    boxes = proposals_of(2)[:, :1]
+    with torch.inference_mode():
+        coarse, fine = network.maps(network.normalise(images_of(2)))
+        (first, second), logits = network.second_stage(coarse, fine, boxes, torch.zeros(2, 1))
+    assert torch.equal(first.looked_at, boxes)
+    assert torch.equal(second.looked_at, first.boxes)
+    assert logits.shape == (2, 1)
+
+
+def test_the_judge_sees_what_is_round_a_box_as_well_as_its_inside(network: OverlayNetwork) -> None:
+    """Two maps that differ only beyond the box are told apart, and two that differ only far from it are not."""
+    box, evidence, heat = torch.tensor([[[0.4, 0.4, 0.6, 0.6]]]), torch.zeros(1, 1, 64), torch.zeros(1, 1)
+    plain, near, far = (torch.zeros(1, 16, 32, 32) for _ in range(3))
+    near[..., 10:12, 10:12] = 9.0  # a third of the picture in: beside the box
+    far[..., 0:2, 0:2] = 9.0
+    with torch.inference_mode():
+        judged = [float(network.judge(maps, box, evidence, heat)) for maps in (plain, near, far)]
+    assert judged[1] != pytest.approx(judged[0], abs=1e-6)
+    assert judged[2] == pytest.approx(judged[0], abs=1e-6)
+
+
 def test_the_digest_changes_with_a_single_weight(network: OverlayNetwork, tmp_path: Path) -> None:
-    one = digest_of_overlay(save_overlay(network, tmp_path / "one.safetensors"))
+    one = digest_of_network(save_overlay(network, tmp_path / "one.safetensors"))
     with torch.no_grad():
         network.centre.bias += 0.5
-        other = digest_of_overlay(save_overlay(network, tmp_path / "other.safetensors"))
+        other = digest_of_network(save_overlay(network, tmp_path / "other.safetensors"))
         network.centre.bias -= 0.5
     assert one != other
 
