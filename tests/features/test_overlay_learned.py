@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.features.overlay import load_overlay_detector
@@ -78,6 +81,22 @@ def test_a_file_that_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "overlay.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"overlay\.safetensors is not a whole safetensors file") as refusal:
         LearnedOverlayDetector(tmp_path / "overlay.safetensors")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_file_of_an_older_network_is_refused_in_one_line(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Literal["onnx", "torch"]
+) -> None:
+    monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
+    with safe_open(weights, "pt") as file:
+        header = file.metadata()
+    kept = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("judge.")}
+    save_file(kept, tmp_path / "overlay.safetensors", header)
+    with pytest.raises(
+        ConfigError, match=r"does not fit .*train it anew; or set overlay\.detector to edges"
+    ) as refusal:
+        LearnedOverlayDetector(tmp_path / "overlay.safetensors", backend=backend, device="cpu")
     assert "\n" not in str(refusal.value)
 
 
