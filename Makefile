@@ -8,6 +8,8 @@ PYTHON ?= python3
 EXTRAS ?= cpu,dev
 # Where `make stack` keeps data, logs and keys.
 STACK ?= stack
+# Processes that tests run in; each takes a core, and up to 3 GB.
+TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
@@ -54,9 +56,9 @@ test: $(INSTALLED) ## run all checks, and all tests but those of test-stack
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(OF_ALL_SERVERS))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile $(addprefix --ignore=,$(OF_ALL_SERVERS))
 
-test-stack: $(INSTALLED) postgresql ## run the tests that start all servers: some eight minutes
+test-stack: $(INSTALLED) postgresql ## run the tests that start all servers: some ten minutes
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
 bench: $(INSTALLED) ## measure speed and accuracy against named peers
