@@ -65,7 +65,9 @@ class FrameSearchSettings(Settings):
         "robust", description="a pair's score: its best frame's, or the mean of its best few"
     )
     robust_frames: int = Field(3, ge=1, le=100, description="frames that the robust score averages")
-    references_per_query: int = Field(10, ge=1, description="references kept per query")
+    references_per_query: int = Field(
+        25, ge=1, description="references kept per query; the pair classifier drops most of them before alignment"
+    )
 
 
 class AlignmentSettings(Settings):
