@@ -44,7 +44,7 @@ from tasks.registry import download, register
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
-SECONDS = 500
+SECONDS = 240
 QUICK = """folds=2 examples_per_epoch=48 synthetic_share=0.2 loop.batch_size=8 loop.ema_decay=0.5 loop.warmup_epochs=0.5
 loop.workers=0 loop.threads=1 loop.device=cpu""".split()  # noqa: SIM905 - settings read better in lines
 

@@ -76,7 +76,7 @@ def test_threads_load_while_the_consumer_is_busy():
 
     results = prefetch([0, 1], load, threads=1, ahead=1)
     next(results)
-    assert second_began.wait(60)
+    assert second_began.wait(5)
     results.close()
 
 
@@ -164,7 +164,7 @@ def test_of_each_item_wait_no_more_parts_than_asked_for_beside_the_one_in_work()
 
     results = prefetch_parts([0, 1, 2, 3, 4], load, threads=2, ahead=3)
     next(results)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 5
     while len(made) < 8 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
@@ -183,7 +183,7 @@ def test_one_thread_goes_on_to_the_next_item_while_the_consumer_is_at_the_last_p
     results = prefetch_parts([0, 1], load, threads=1, ahead=1)
     _, parts = next(results)
     next(parts)
-    assert second_began.wait(60)
+    assert second_began.wait(5)
     results.close()
 
 
@@ -210,7 +210,7 @@ def test_closing_early_ends_endless_loads_closes_their_generators_and_leaves_no_
 
     results = prefetch_parts("abcdef", load, threads=3, ahead=1)
     next(results)
-    assert all(began.acquire(timeout=60) for _ in range(3))
+    assert all(began.acquire(timeout=5) for _ in range(3))
     results.close()
     assert set(closed) == {"a", "b", "c"}
     assert threads_left() == []
