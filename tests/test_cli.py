@@ -169,6 +169,22 @@ def test_edited_copies_of_own_photos_can_be_matched_and_calibrated_on(photos: Pa
     assert measured["overall"]["rank1"] >= 0.75
 
 
+def test_calibrating_tells_of_copies_that_the_ground_truth_does_not_list(photos: Path, tmp_path: Path) -> None:
+    """Three of the four queries are copies, each of them a sure one."""
+    assert match(photos, tmp_path / "run").returncode == 0
+    complete = copytrace("calibrate", tmp_path / "run", photos / "truth.csv", "--out", tmp_path / "calibration.json")
+    assert complete.returncode == 0, complete.stderr
+    assert complete.stderr == ""
+    with (photos / "truth.csv").open() as file:
+        (copy, reference), *listed = [tuple(row.values()) for row in csv.DictReader(file)]
+    with (tmp_path / "partial.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("query_id", "reference_id"), (copy, ""), *listed])
+    partial = copytrace("calibrate", tmp_path / "run", tmp_path / "partial.csv", "--out", tmp_path / "spoilt.json")
+    assert partial.returncode == 0, partial.stderr
+    told = f"1 of the pairs that no ground truth lists score 0.5 or more, the surest {copy} with {reference}"
+    assert told in partial.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -20,19 +20,33 @@ from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.storage import located, read_table, write_json
 
 BINS = 15
+DOUBTFUL = 0.5  # how high a pair scores that no ground truth lists, to be told of
 LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Features float64 [N, F] and labels bool [N] of candidate pairs."""
+    """Candidate pairs as `query_id` and `reference_id`, their features float64 [N, F] and labels bool [N]."""
 
+    pairs: pd.DataFrame
     features: NDArray[np.float64]
     labels: NDArray[np.bool_]
 
 
-def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Path) -> float:
-    """Fit a logistic model to finished runs and their ground truths, write it to `out`, return its calibration error.
+@dataclass(frozen=True, slots=True)
+class CalibrationFit:
+    """What a fit reached: its expected calibration error on the pairs that it was fitted to, in 0..1, and its doubts.
+
+    `doubtful` has `query_id, reference_id, score` of the pairs that score `DOUBTFUL` or more and that no ground truth
+    lists, highest first. Near-duplicates among the references are there, and they spoil a fit.
+    """
+
+    error: float
+    doubtful: pd.DataFrame
+
+
+def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Path) -> CalibrationFit:
+    """Fit a logistic model to finished runs and their ground truths, and write it to `out`.
 
     `runs` are pairs of a `match_images` output folder and its ground truth CSV. Every true pair counts twice: as it is,
     and as if its reference were stored twice, when nothing leads it. Otherwise the score would rest on the lead, which
@@ -47,7 +61,8 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
     twins[:, LEADS] = 0
     shown, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
     weights, bias = fit_logistic(shown, answers)
-    error = expected_calibration_error(probability(features @ weights + bias), labels)
+    scores = probability(features @ weights + bias)
+    error = expected_calibration_error(scores, labels)
     content = {
         "weights": {name: round(float(weight), 6) for name, weight in zip(FEATURES, weights, strict=True)},
         "bias": round(bias, 6),
@@ -56,7 +71,8 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
         "expected_calibration_error": round(error, 5),
     }
     write_json(located(out), content)
-    return error
+    doubtful = pd.concat([part.pairs for part in sets]).assign(score=scores)[~labels & (scores >= DOUBTFUL)]
+    return CalibrationFit(error, doubtful.sort_values("score", ascending=False, ignore_index=True))
 
 
 def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
@@ -99,5 +115,5 @@ def _labelled(run: Path, ground_truth: Path) -> Labelled:
     true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
     frames = [read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
     features = np.concatenate([features_of(frame) for frame in frames])
-    pairs = pd.concat(frames)[["query_id", "reference_id"]].itertuples(index=False, name=None)
-    return Labelled(features, np.array([pair in true for pair in pairs]))
+    pairs = pd.concat(frames)[["query_id", "reference_id"]]
+    return Labelled(pairs, features, np.array([pair in true for pair in pairs.itertuples(index=False, name=None)]))
