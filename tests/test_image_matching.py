@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from configs.schema import ImageSettings
+from configs.schema import ImageSettings, OverlaySettings
 from copytrace import image_stages as stages
 from copytrace.features.image_index import ImageIndex
 from copytrace.image_matching import match_images
@@ -49,6 +49,17 @@ def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, P
     assert ImageIndex.open(index).items["b"][1] == 2
     match_images(queries, references, out, settings)
     assert (out / "matches.csv").read_bytes() == expected
+
+
+def test_nothing_stays_of_shards_that_are_no_more(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    queries, references = sides
+    out = tmp_path / "out"
+    match_images(queries, references, out, quick())
+    assert ImageIndex.open(out / "work" / "queries").shards == [0, 1]
+    others = quick(shard_size=3).model_copy(update={"overlay": OverlaySettings(detector="edges")})
+    match_images(queries, references, out, others)
+    assert ImageIndex.open(out / "work" / "queries").shards == [0]
+    assert {path.name for path in (out / "work" / "evidence").iterdir()} == {"00000.parquet", "00000.json"}
 
 
 def test_the_page_tells_of_a_file_that_cannot_be_read(sides: tuple[Path, Path], tmp_path: Path) -> None:

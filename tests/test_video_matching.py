@@ -176,6 +176,16 @@ def test_other_search_settings_describe_nothing_again(finished: Path, video_side
     assert len({row["query_id"] for row in rows_of(out)}) == len({(r["query_id"], r["ref_id"]) for r in rows_of(out)})
 
 
+def test_nothing_stays_of_shards_that_are_no_more(finished: Path, video_sides: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    assert VideoIndex.open(out / "work" / "queries").shards == [0, 1]
+    others = quick(media={"shard_size": 8}, panes={"detector": "edges"})
+    match_videos(video_sides / "queries", video_sides / "references", out, others)
+    assert VideoIndex.open(out / "work" / "queries").shards == [0]
+    for folder in ("candidates", "segments"):
+        assert {path.name for path in (out / "work" / folder).iterdir()} == {"00000.parquet", "00000.json"}
+
+
 def test_an_index_gives_what_the_folder_gives(finished: Path, index: Path, video_sides: Path, tmp_path: Path) -> None:
     match_videos(video_sides / "queries", index, tmp_path, quick())
     assert (tmp_path / "segments.csv").read_bytes() == (finished / "segments.csv").read_bytes()

@@ -141,6 +141,13 @@ def remove_shard(root: Path, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_dead_shards(folder: Path, live: Sequence[int]) -> None:
+    """Delete from a folder with a file for each shard, as `00000.parquet`, those of shards that are no more."""
+    for path in folder.glob("[0-9]*.*"):
+        if int(path.stem) not in live:
+            path.unlink(missing_ok=True)
+
+
 def finish_index(plan: IndexPlan) -> list[Failure]:
     """Write the manifest and `failures.csv`, delete what is gone, and return the media that could not be read.
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from configs.schema import ImageSettings
 from copytrace.features.image_index import ImageIndex
-from copytrace.features.media_index import check_model
+from copytrace.features.media_index import check_model, remove_dead_shards
 from copytrace.image_stages.paths import MatchPaths
 from copytrace.matching.calibration import calibration_file
 from copytrace.matching.evidence import score_pairs
@@ -72,9 +72,11 @@ def count_pairs(paths: MatchPaths) -> int:
 
 
 def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: ImageSettings) -> Path:
-    """Write `matches.parquet` and `matches.csv`."""
+    """Write `matches.parquet` and `matches.csv`, and delete what an earlier run left of shards that are no more."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    evidence = [paths.evidence(shard) for shard in query_index.shards]
+    shards = query_index.shards
+    remove_dead_shards(paths.evidence(0).parent, shards)
+    evidence = [paths.evidence(shard) for shard in shards]
     rules = settings.merge
     calibration = digest_of_file(calibration_file(rules.calibration))
     stamp = digest_of(

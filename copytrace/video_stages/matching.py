@@ -17,7 +17,7 @@ from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError
 from copytrace.features.devices import usable_cores
-from copytrace.features.media_index import check_model
+from copytrace.features.media_index import check_model, remove_dead_shards
 from copytrace.features.video_index import VideoIndex
 from copytrace.progress import Progress
 from copytrace.records import VERSION, recorded
@@ -148,10 +148,14 @@ def rows_of_pairs(
 def merge_segments(queries: Path, references: Path, paths: VideoMatchPaths) -> Path:
     """Write `segments.parquet` and `segments.csv`, best first.
 
-    Where queries and references share files, the pairs (a, b) and (b, a) are one: the better-scored one stays.
+    Where queries and references share files, the pairs (a, b) and (b, a) are one: the better-scored one stays. What an
+    earlier run left of shards that are no more is deleted.
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
-    parts = [paths.segments_of(shard) for shard in query_index.shards]
+    shards = query_index.shards
+    for of_shard in (paths.candidates, paths.noise, paths.segments_of):
+        remove_dead_shards(of_shard(0).parent, shards)
+    parts = [paths.segments_of(shard) for shard in shards]
     stamp = digest_of(VERSION, [read_stamp(part) for part in parts])
     csv = paths.segments.with_suffix(".csv")
     if read_stamp(paths.segments) == stamp and csv.exists():
