@@ -100,14 +100,14 @@ def calibrate(
     """Fit the score, as a probability, to your own photos with known copies."""
     if len(runs) % 2:
         raise CopytraceError("give pairs of a run's folder and its ground truth CSV")
-    from copytrace.training.calibration import fit_calibration  # noqa: PLC0415
+    from copytrace.training.calibration import DOUBTFUL, fit_calibration  # noqa: PLC0415
 
     fit = fit_calibration(list(zip(runs[::2], runs[1::2], strict=True)), out)
     typer.echo(f"{out} written; expected calibration error {fit.error:.4f} on the pairs it was fitted to")
     if len(fit.doubtful):
         surest = fit.doubtful.iloc[0]
         typer.echo(
-            f"  {len(fit.doubtful):,} of the pairs that no ground truth lists score 0.5 or more, the surest "
+            f"  {len(fit.doubtful):,} of the pairs that no ground truth lists score {DOUBTFUL} or more, the surest "
             f"{surest.query_id} with {surest.reference_id}, {surest.score:.2f}. Where they show one picture, they "
             "spoil the fit: list them as copies, or match against references without near-duplicates, and fit again",
             err=True,
