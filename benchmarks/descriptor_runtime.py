@@ -14,8 +14,8 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from copytrace.features.devices import usable_cores
-from copytrace.features.runtimes import OnnxDescriptor, descriptor_graph
+from copytrace.features.descriptor_runtimes import OnnxDescriptor, descriptor_graph
+from copytrace.runtime.devices import usable_cores
 from models.export import DESCRIPTOR_OUTPUT, INPUT
 from models.pretrained import efficientnet_lite0
 

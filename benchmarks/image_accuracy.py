@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.load import load_settings
-from copytrace.image_matching import match_images
 from copytrace.image_stages import MatchPaths
+from copytrace.images import match_images
 from copytrace.media.ingest import list_media
-from copytrace.media.sample_photos import write_demo_set
 from copytrace.metrics.evaluation import evaluate_images
 from copytrace.progress import TerminalProgress
-from copytrace.search.candidates import BRANCHES
+from copytrace.search.image_candidates import BRANCHES
+from copytrace.training.sample_photos import write_demo_set
 
 Row = tuple[str, str, float, float, float, float]
 

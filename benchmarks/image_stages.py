@@ -18,13 +18,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import ImageSettings, PointSettings
+from configs.images import ImageSettings, PointSettings
 from copytrace.features.descriptors import load_descriptor, resize_for_descriptor
 from copytrace.features.points import find_points
 from copytrace.media.decode import decode_image
 from copytrace.media.ingest import list_media
 from copytrace.media.prefetch import prefetch
-from copytrace.media.sample_photos import write_demo_set
+from copytrace.training.sample_photos import write_demo_set
 
 ROUNDS = 5
 

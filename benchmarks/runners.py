@@ -18,11 +18,11 @@ from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 from rich.table import Table
 
+from configs.images import ImageSettings
 from configs.runner import Runner
-from configs.schema import ImageSettings
 from configs.videos import VideoSettings
-from copytrace.media.sample_photos import write_demo_set
-from copytrace.media.sample_videos import write_demo_videos
+from copytrace.training.sample_photos import write_demo_set
+from copytrace.training.sample_videos import write_demo_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
 from flows.parameters import chosen_by

@@ -19,16 +19,16 @@ from torch.utils.data import default_collate
 
 from configs.load import load
 from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
-from copytrace.media.sample_photos import sample_photos
 from copytrace.training.batches import Examples
 from copytrace.training.composites import Composites
 from copytrace.training.contrastive import ContrastiveTrainee
-from copytrace.training.descriptor_start import starting_network as starting_descriptor
+from copytrace.training.initial_descriptor import starting_network as starting_descriptor
+from copytrace.training.initial_weights import freeze
 from copytrace.training.loop import Trainee, fit
 from copytrace.training.overlay import starting_network as starting_detector
-from copytrace.training.overlay_trainee import OverlayTrainee
+from copytrace.training.overlay_module import OverlayTrainee
 from copytrace.training.photos import TrainingPhoto, split_photos
-from copytrace.training.starting import freeze
+from copytrace.training.sample_photos import sample_photos
 from copytrace.training.views import ViewExamples
 
 STEPS = 8

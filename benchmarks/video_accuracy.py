@@ -23,12 +23,12 @@ from benchmarks.alignment import overlap, peer_graph
 from configs.load import load
 from configs.videos import VideoSettings
 from copytrace.alignment.segments import Segment
-from copytrace.features.video_index import VideoIndex
-from copytrace.media.sample_videos import write_demo_videos
+from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import evaluate_videos
 from copytrace.progress import TerminalProgress
-from copytrace.video_matching import index_videos, match_videos
+from copytrace.training.sample_videos import write_demo_videos
 from copytrace.video_stages import VideoMatchPaths
+from copytrace.videos import index_videos, match_videos
 
 Row = tuple[str, float, float, float]
 WHOLE_FRAMES = ["panes.max_panes=0", "panes.detector=none"]

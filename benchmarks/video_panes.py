@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from copytrace.features.overlay import load_overlay_detector
-from copytrace.features.panes import find_panes
+from copytrace.overlays.boxes import load_overlay_detector
+from copytrace.panes.find_panes import find_panes
 
 FRAMES, HEIGHT, WIDTH = 60, 1080, 1920
 DIFFERENT = 12  # pictures that take turns: all 60 at once would be 373 MB

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from configs.schema import ImageSettings, Settings
+from configs.images import ImageSettings, Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Settings)
 
 FOLDER = Path(__file__).parent
 _PRESETS: dict[type[Settings], Path] = {
-    ImageSettings: FOLDER,
+    ImageSettings: FOLDER / "match_images",
     VideoSettings: FOLDER / "match_videos",
     DescriptorTraining: FOLDER / "train_descriptor",
     OverlayTraining: FOLDER / "train_overlay_detector",
@@ -92,5 +92,5 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name}; see configs/schema.py, videos.py and training.py for all of them"
+        return f"there is no setting {name}; see configs/images.py, videos.py and training.py for all of them"
     return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from configs.schema import Settings
+from configs.images import Settings
 
 
 def _as_word(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema import DescriptorSettings, MediaSettings, Settings
+from configs.images import DescriptorSettings, MediaSettings, Settings
 
 
 class FrameSettings(Settings):

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copytrace.image_matching import index_images, match_images
-    from copytrace.video_matching import index_videos, match_videos
+    from copytrace.images import index_images, match_images
+    from copytrace.videos import index_videos, match_videos
 
 __all__ = ["index_images", "index_videos", "match_images", "match_videos"]
 
@@ -21,6 +21,6 @@ __all__ = ["index_images", "index_videos", "match_images", "match_videos"]
 def __getattr__(name: str) -> Any:
     """Import the matching machinery only when it is asked for: the command line must start at once."""
     if name in __all__:
-        module = "copytrace.image_matching" if name.endswith("images") else "copytrace.video_matching"
+        module = "copytrace.images" if name.endswith("images") else "copytrace.videos"
         return getattr(import_module(module), name)
     raise AttributeError(f"module 'copytrace' has no attribute {name!r}")

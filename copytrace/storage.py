@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from copytrace.places import StoredPath, is_uri, store_of, stored
+from copytrace.object_store import StoredPath, is_uri, store_of, stored
 
 STAMP_KEY = b"copytrace.stamp"
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from prefect import flow
 
+from configs.images import ImageSettings
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
-from configs.schema import ImageSettings
 from copytrace.cli import options
-from copytrace.features.media_index import Role
+from copytrace.index.media_index import Role
 from flows.parameters import Media, Out, Overrides, Preset, chosen_by, settings_of
 from flows.terminal import RunnerOption, at_the_terminal, runner_of
 from tasks.describe import describe, finish
@@ -33,7 +33,7 @@ def index_images(
 ) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
-    Raises what `copytrace.image_matching.index_images` raises, and `SettingsError`.
+    Raises what `copytrace.images.index_images` raises, and `SettingsError`.
     """
     settings, root = settings_of(ImageSettings, preset, overrides), writable(out)
     with shards_on(runner) as shards:

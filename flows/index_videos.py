@@ -30,7 +30,7 @@ def index_videos(
 ) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
-    Raises what `copytrace.video_matching.index_videos` raises, and `SettingsError`.
+    Raises what `copytrace.videos.index_videos` raises, and `SettingsError`.
     """
     settings, root = settings_of(VideoSettings, preset, overrides), writable(out)
     with shards_on(runner) as shards:

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from prefect import flow
 
+from configs.images import ImageSettings
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
-from configs.schema import ImageSettings
 from copytrace.cli import options
-from copytrace.features.media_index import Role, is_index
 from copytrace.image_stages import MatchPaths, shards_of
-from copytrace.search.candidates import BRANCHES
+from copytrace.index.media_index import Role, is_index
+from copytrace.search.image_candidates import BRANCHES
 from flows.index_images import describe_index
 from flows.parameters import Media, Out, Overrides, Preset, References, chosen_by, settings_of
 from flows.terminal import RunnerOption, at_the_terminal, runner_of
@@ -40,7 +40,7 @@ def match_images(
 ) -> dict[str, Any]:
     """Write tables and a report of the matches into the folder `out`, and return what stands in `run.json`.
 
-    Raises what `copytrace.image_matching.match_images` raises, and `SettingsError`.
+    Raises what `copytrace.images.match_images` raises, and `SettingsError`.
     """
     settings, paths = settings_of(ImageSettings, preset, overrides), MatchPaths(writable(out))
     indexed = is_index(located(references))

@@ -38,7 +38,7 @@ def match_videos(
 ) -> dict[str, Any]:
     """Write tables and a report of the copied segments into the folder `out`, and return what stands in `run.json`.
 
-    Raises what `copytrace.video_matching.match_videos` raises, and `SettingsError`.
+    Raises what `copytrace.videos.match_videos` raises, and `SettingsError`.
     """
     settings, paths = settings_of(VideoSettings, preset, overrides), VideoMatchPaths(writable(out))
     sides = paths.sides(queries, references)

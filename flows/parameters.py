@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from configs.images import ImageSettings, Settings
 from configs.load import load
-from configs.schema import ImageSettings, Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
 from tasks.limits import of_descriptor
-from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
+from tasks.step_task import stage_task
 
 
 @stage_task("describe {root.name} {shard:05}", of_descriptor)

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 
-from copytrace.places import shown
+from copytrace.object_store import shown
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
-from tasks.linking import describe_run, link_from_flow_run
+from tasks.mlflow_links import describe_run, link_from_flow_run
 from tasks.mlflow_store import asking, connect, entity_name, experiment_id, run_link, tracking_uri
 
 RECEIPT = "mlflow.json"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from prefect.logging import get_run_logger
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
-from copytrace.features.media_index import Role
-from tasks.policy import stage_task
+from copytrace.index.media_index import Role
+from tasks.step_task import stage_task
 
 
 @stage_task("check")

@@ -20,10 +20,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
-from copytrace.features.devices import runs_on_cuda
+from copytrace.runtime.devices import runs_on_cuda
 
 GPU = "copytrace-gpu"
 """One slot per GPU."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from copytrace import image_stages, video_stages
 from copytrace.image_stages import MatchPaths
 from copytrace.video_stages import VideoMatchPaths
-from tasks.policy import stage_task
+from tasks.step_task import stage_task
 
 
 @stage_task("merge")

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import CopytraceError
-from copytrace.places import shown
+from copytrace.object_store import shown
 
 # MLflow would try for four minutes before it says that nobody answers; what the user has set holds.
 DEFAULT_ENVIRONMENT = {
@@ -33,7 +33,7 @@ class TrackingError(CopytraceError):
 
 
 class ServerUnavailableError(TrackingError, ConnectionError):
-    """The MLflow server does not answer; as a `ConnectionError` it is worth another attempt (see `tasks.policy`)."""
+    """The MLflow server does not answer; as a `ConnectionError` it is worth another attempt (see `tasks.step_task`)."""
 
 
 def tracking_uri() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
-from copytrace.places import shown, stored
+from copytrace.object_store import shown, stored
 
 
 def uri_of(path: Path) -> str:

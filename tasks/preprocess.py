@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from copytrace import image_stages as stages
 from tasks.limits import cores
-from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
+from tasks.step_task import stage_task
 
 
 @stage_task("preprocess {root.name} {shard:05}", cores)

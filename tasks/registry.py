@@ -18,8 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import InputError
-from copytrace.features.model_sources import cache_folder
-from copytrace.places import shown
+from copytrace.object_store import shown
+from copytrace.runtime.model_sources import cache_folder
 from copytrace.storage import digest_of, digest_of_file, local_copy
 from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
 

@@ -44,7 +44,7 @@ def models(
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from copytrace.places import shown  # noqa: PLC0415
+    from copytrace.object_store import shown  # noqa: PLC0415
     from tasks.mlflow_store import tracking_uri  # noqa: PLC0415
     from tasks.promotion import listed  # noqa: PLC0415
 

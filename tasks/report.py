@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow.csv
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
 from copytrace.image_stages import MatchPaths
 from copytrace.video_stages import VideoMatchPaths
 from tasks.limits import cores
 from tasks.outputs import uri_of
-from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
+from tasks.step_task import stage_task
 
 TOP_ROWS = 50
 MATCH_COLUMNS = ("query_id", "reference_id", "score", "branches", "inliers", "mirrored")

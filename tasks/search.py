@@ -8,8 +8,8 @@ from configs.videos import VideoSettings
 from copytrace import video_stages as stages
 from copytrace.video_stages import VideoMatchPaths
 from tasks.limits import cores
-from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
+from tasks.step_task import stage_task
 
 
 @stage_task("search {shard:05}", cores)

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from copytrace.storage import local_copy
-from tasks.policy import stage_task
+from tasks.step_task import stage_task
 
 FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 
@@ -40,7 +40,7 @@ def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
 def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric  # noqa: PLC0415
 
-    from tasks.linking import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
+    from tasks.mlflow_links import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
     from tasks.mlflow_store import connect, experiment_id, leaves  # noqa: PLC0415
 
     client = connect(uri)

@@ -9,18 +9,18 @@ from typing import Any, Generic, TypeVar
 
 from prefect.artifacts import create_table_artifact
 
-from configs.schema import Settings
+from configs.images import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.progress import Progress
 from copytrace.training.log import TrainingLog
-from copytrace.training.outcome import CARD, read_outcome
+from copytrace.training.training_result import CARD, read_outcome
 from tasks.experiment import open_run
 from tasks.limits import of_training
 from tasks.outputs import show_outputs
-from tasks.policy import stage_task
 from tasks.progress import ArtifactProgress
 from tasks.promotion import promote as move_champion
 from tasks.registry import register
+from tasks.step_task import stage_task
 
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D")

@@ -14,16 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from configs.schema import ImageSettings, PointSettings
-from copytrace.features.image_index import ImageIndex, settings_of_index
-from copytrace.features.image_shards import ShardPaths, describe, find_overlays
-from copytrace.features.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
-from copytrace.features.point_files import View
+from configs.images import ImageSettings, PointSettings
 from copytrace.features.points import Points
+from copytrace.index.image_index import ImageIndex, settings_of_index
+from copytrace.index.image_shards import ShardPaths, describe, find_overlays
+from copytrace.index.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
+from copytrace.index.point_files import View
 from copytrace.media.ingest import list_media
-from copytrace.media.sample_videos import sample_clips, write_demo_videos
 from copytrace.progress import SilentProgress
 from copytrace.storage import write_json
+from copytrace.training.sample_videos import sample_clips, write_demo_videos
 
 Pixels = NDArray[np.uint8]
 IMGFP_POINTS = PointSettings(

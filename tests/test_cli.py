@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from copytrace.media.sample_photos import sample_photos
+from copytrace.training.sample_photos import sample_photos
 
 COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
 QUICK = ["local.stretches=[]", "report.max_matches=20"]

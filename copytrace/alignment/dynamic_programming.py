@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
 from copytrace.alignment.lines import Array, Indices, fit_line
-from copytrace.alignment.peeling import Direction, Path, PeelingAligner
 
 # Ways to arrive at a cell: rows and columns since the last one. They hold the speed between 1/2 and 2.
 BEGIN, BOTH, TWO_COLUMNS, TWO_ROWS = range(4)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
 from copytrace.alignment.lines import Array, Plane
-from copytrace.alignment.peeling import Direction, Path, PeelingAligner
 
 PEAKS = 8  # lines of the vote that are cut and compared before the best is taken
 VOTES_AT_ONCE = 1_000_000  # bounds the memory of the vote: about 50 bytes each

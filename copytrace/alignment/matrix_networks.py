@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.features.graphs import cached_graph
+from copytrace.runtime.onnx_cache import cached_graph
 from models.export import LOGITS, VALUES
 from models.network_files import digest_of_network
 

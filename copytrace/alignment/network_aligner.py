@@ -22,8 +22,8 @@ from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_on
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.features.devices import Backend, runs_by_onnx
-from copytrace.features.model_sources import locate
+from copytrace.runtime.devices import Backend, runs_by_onnx
+from copytrace.runtime.model_sources import locate
 from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config
 from models.export import ALIGNER_GRAPH_VERSION, export_aligner
 from models.network_files import digest_of_network

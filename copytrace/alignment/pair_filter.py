@@ -12,8 +12,8 @@ from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_on
 from copytrace.alignment.pair_canvas import pair_canvases
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.features.devices import Backend, runs_by_onnx
-from copytrace.features.model_sources import locate
+from copytrace.runtime.devices import Backend, runs_by_onnx
+from copytrace.runtime.model_sources import locate
 from models.export import PAIR_GRAPH_VERSION, export_pair_classifier
 from models.network_files import digest_of_network
 from models.pair_files import load_pair_classifier, read_pair_config, read_threshold

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
 from copytrace.alignment.lines import Array, Indices, fit_line
-from copytrace.alignment.peeling import Direction, Path, PeelingAligner
 
 NOWHERE = -1
 FEWEST_FRAMES = 3.0  # that a step may always cover: speed 2, and a frame unseen

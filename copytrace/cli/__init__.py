@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import matching, training, videos
-from copytrace.cli.failing import clearly
+from copytrace.cli import images, training, videos
+from copytrace.cli.errors import clearly
 
 COMMANDS = "copytrace.commands"
 """Entry points of this group are commands that other packages add; each is a function with Typer's annotations."""
@@ -18,8 +18,8 @@ evaluate = typer.Typer(help="Measure matches against a ground truth.", no_args_i
 app.add_typer(evaluate, name="evaluate")
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    matching.match_images,
-    matching.index_images,
+    images.match_images,
+    images.index_images,
     videos.match_videos,
     videos.index_videos,
     training.train_descriptor,
@@ -36,7 +36,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in _COMMANDS:
     app.command()(clearly(command))
-evaluate.command("images")(clearly(matching.evaluate_images))
+evaluate.command("images")(clearly(images.evaluate_images))
 evaluate.command("videos")(clearly(videos.evaluate_videos))
 for added in entry_points(group=COMMANDS):
     app.command(added.name)(clearly(added.load()))

@@ -188,9 +188,9 @@ def _edit(
     difficulty: str,
     seed: int,
 ) -> None:
-    from copytrace.features.devices import usable_cores  # noqa: PLC0415
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.runtime.devices import usable_cores  # noqa: PLC0415
     from copytrace.storage import writable  # noqa: PLC0415
 
     folder = write(
@@ -209,7 +209,7 @@ def _edit(
 
 def _tell(out: str, setting: str, command: str = "match-images") -> None:
     from copytrace.storage import located  # noqa: PLC0415
-    from copytrace.training.outcome import CARD, read_outcome  # noqa: PLC0415
+    from copytrace.training.training_result import CARD, read_outcome  # noqa: PLC0415
 
     folder = located(out)
     outcome = read_outcome(folder)

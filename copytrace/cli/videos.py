@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs.load import load
 from configs.videos import VideoSettings
-from copytrace.cli.matching import tell_failures
+from copytrace.cli.images import tell_failures
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
 
@@ -30,7 +30,7 @@ def match_videos(
     settings = load(VideoSettings, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import located  # noqa: PLC0415
-    from copytrace.video_matching import match_videos as match  # noqa: PLC0415
+    from copytrace.videos import match_videos as match  # noqa: PLC0415
 
     begin = time.perf_counter()
     counts = match(queries, references, out, settings, TerminalProgress())["counts"]
@@ -54,9 +54,9 @@ def index_videos(
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-videos can search them."""
     settings = load(VideoSettings, preset, config, overrides or ())
-    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.video_matching import index_videos as index  # noqa: PLC0415
+    from copytrace.videos import index_videos as index  # noqa: PLC0415
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(VideoIndex.open(root).items):,} references are in {root}")
@@ -86,8 +86,8 @@ def export_descriptors(
     panes: Annotated[bool, typer.Option(help="Also the panes of queries, as further rows.")] = False,
 ) -> None:
     """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
-    from copytrace.features.descriptor_exchange import export_npz  # noqa: PLC0415
-    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.index.npz_exchange import export_npz  # noqa: PLC0415
+    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.storage import located  # noqa: PLC0415
 
     count = export_npz(VideoIndex.open(located(index)), located(out), panes=panes)
@@ -104,7 +104,7 @@ def import_descriptors(
     role: Annotated[Literal["queries", "references"], typer.Option(help="What they will be.")] = "references",
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
-    from copytrace.features.descriptor_exchange import import_npz  # noqa: PLC0415
+    from copytrace.index.npz_exchange import import_npz  # noqa: PLC0415
     from copytrace.storage import located  # noqa: PLC0415
 
     index = import_npz(located(npz), located(out), role, model=model, typical_noise=typical_noise)
@@ -120,7 +120,7 @@ def fit_pca(
     import numpy as np  # noqa: PLC0415
 
     from copytrace.features.ensemble import fit_projection, write_projection  # noqa: PLC0415
-    from copytrace.features.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.storage import located  # noqa: PLC0415
 
     opened = VideoIndex.open(located(index))

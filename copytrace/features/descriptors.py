@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.features.devices import Backend, runs_by_onnx
-from copytrace.features.model_sources import locate
-from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
+from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
+from copytrace.runtime.devices import Backend, runs_by_onnx
+from copytrace.runtime.model_sources import locate
 from models.descriptor_files import read_config
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError, efficientnet_lite0
 

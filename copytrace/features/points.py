@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import PointSettings
+from configs.images import PointSettings
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from configs.schema import DescriptorSettings, ImageSettings
+from configs.images import DescriptorSettings, ImageSettings
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import Descriptor, load_descriptor
-from copytrace.features.image_index import ImageIndex, settings_of_index
-from copytrace.features.image_shards import ShardPaths, describe, find_overlays
-from copytrace.features.media_index import (
+from copytrace.index.image_index import ImageIndex, settings_of_index
+from copytrace.index.image_shards import ShardPaths, describe, find_overlays
+from copytrace.index.media_index import (
     Role,
     check_model,
     check_planned,
@@ -24,12 +24,12 @@ from copytrace.features.media_index import (
     read_planned_shard,
     write_plan,
 )
-from copytrace.features.overlay import OverlayDetector, load_overlay_detector
 from copytrace.matching.calibration import load_calibration
 from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
+from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
 from copytrace.progress import Progress
-from copytrace.records import recorded
+from copytrace.step import recorded
 from copytrace.storage import located, read_stamp
 
 

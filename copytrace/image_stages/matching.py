@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from configs.schema import ImageSettings
-from copytrace.features.image_index import ImageIndex
-from copytrace.features.media_index import check_model, remove_dead_shards
-from copytrace.image_stages.paths import MatchPaths
+from configs.images import ImageSettings
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import check_model, remove_dead_shards
 from copytrace.matching.calibration import calibration_file
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge
 from copytrace.progress import Progress
-from copytrace.records import VERSION, recorded
-from copytrace.search.candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
+from copytrace.run_folder import MatchPaths
+from copytrace.search.image_candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
+from copytrace.step import VERSION, recorded
 from copytrace.storage import digest_of, digest_of_file, located, read_stamp, read_table
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ImageSettings
-from copytrace.features.image_index import ImageIndex
-from copytrace.image_stages.paths import MatchPaths
+from configs.images import ImageSettings
+from copytrace.index.image_index import ImageIndex
 from copytrace.media.failures import read_failures
-from copytrace.places import shown_in
+from copytrace.object_store import shown_in
 from copytrace.progress import Progress
-from copytrace.records import VERSION, read_record, recorded, summarise, versions
 from copytrace.report.images import write_image_report
-from copytrace.search.candidates import BRANCHES
+from copytrace.run_folder import MatchPaths
+from copytrace.search.image_candidates import BRANCHES
+from copytrace.step import VERSION, read_record, recorded, summarise, versions
 from copytrace.storage import count_rows, digest_of, read_stamp, read_table, write_json
 
 

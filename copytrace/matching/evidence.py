@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from configs.schema import ImageSettings
-from copytrace.features.devices import usable_cores
-from copytrace.features.image_index import ImageIndex
-from copytrace.features.point_files import View
+from configs.images import ImageSettings
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.point_files import View
 from copytrace.matching.geometry import Verification, verify
 from copytrace.matching.ratio_test import imgfp_score
 from copytrace.progress import Stage
-from copytrace.search.candidates import Candidate
+from copytrace.runtime.devices import usable_cores
+from copytrace.search.image_candidates import Candidate
 from copytrace.search.local_recall import VARIANTS, variants_of
 from copytrace.storage import write_table
 

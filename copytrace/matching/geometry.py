@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import VerificationSettings
+from configs.images import VerificationSettings
 from copytrace.features.points import Floats, Points
 from copytrace.matching.ratio_test import ratio_matches
 from copytrace.search.local_recall import Variant

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from configs.schema import MergeSettings
+from configs.images import MergeSettings
 from copytrace.matching.calibration import features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.storage import read_table, write_csv, write_table

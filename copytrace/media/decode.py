@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError
-from copytrace.places import is_uri, open_file
+from copytrace.object_store import is_uri, open_file
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import InputError
-from copytrace.places import explained, is_uri, open_file, shown, store_of
+from copytrace.object_store import explained, is_uri, open_file, shown, store_of
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])

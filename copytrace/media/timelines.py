@@ -22,7 +22,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
-from copytrace.places import is_uri, open_file
+from copytrace.object_store import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs

@@ -22,7 +22,7 @@ import pandas as pd
 from copytrace.errors import InputError
 from copytrace.metrics.curves import Floats, PrecisionRecallCurve, share
 from copytrace.metrics.images import Bools, Ids, Ints, Reals
-from copytrace.metrics.stretches import Stretches, cut_axis, first_overlaps
+from copytrace.metrics.intervals import Stretches, cut_axis, first_overlaps
 
 # The descriptor track's budgets, per query: hits of frames, then pairs of videos (vsc2022, descriptor_eval_lib.py).
 FRAME_HITS_PER_QUERY = 1200

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.places import shown
+from copytrace.object_store import shown
 from copytrace.progress import Progress
 from copytrace.report.film_strips import make_film_strips
 from copytrace.report.pictures import Unreadable

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import LocalSettings
-from copytrace.features.point_files import View
+from configs.images import LocalSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes, Floats
+from copytrace.index.point_files import View
 from copytrace.search.point_index import PointIndex
 
 ROTATION_BINS = 12

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import CopytraceError
-from copytrace.features.point_files import View
 from copytrace.features.points import DIMENSIONS, Bytes, Floats
+from copytrace.index.point_files import View
 
 try:
     import faiss

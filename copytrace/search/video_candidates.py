@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
-from copytrace.features.video_index import FrameDescriptors, VideoIndex
+from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.progress import Stage
-from copytrace.search.candidates import UNKNOWN_NOISE
-from copytrace.search.frame_search import MOST_NEIGHBOURS, FrameSearch, build_frame_search
+from copytrace.search.frame_index import MOST_NEIGHBOURS, FrameSearch, build_frame_search
+from copytrace.search.image_candidates import UNKNOWN_NOISE
 from copytrace.storage import digest_of, read_table, write_table
 
 Floats = NDArray[np.float32]

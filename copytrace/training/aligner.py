@@ -13,15 +13,15 @@ from configs.training import AlignerTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, writable
-from copytrace.training.aligner_trainee import AlignerNetwork, AlignerTrainee
+from copytrace.training.aligner_module import AlignerNetwork, AlignerTrainee
 from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
 from copytrace.training.distributed import is_leader, launch
+from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
 from copytrace.training.matrices import read_labelled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
-from copytrace.training.outcome import Outcome, write_outcome
-from copytrace.training.starting import MAY_CHANGE, device_of, weights_at
+from copytrace.training.training_result import Outcome, write_outcome
 from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
 from models.aligner_network import build_aligner
 from models.pretrained import ModelFileError

@@ -15,7 +15,7 @@ from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
 from copytrace.alignment.segments import Segment
 from copytrace.metrics.videos import Segments, evaluate_segments, judge_segments
 from copytrace.training.aligner_labels import label_map
-from copytrace.training.aligner_trainee import AlignerNetwork
+from copytrace.training.aligner_module import AlignerNetwork
 from copytrace.training.matrices import LabelledPair, true_segments
 from copytrace.training.matrix_edits import on_canvas
 from models.aligner_network import HIGHEST, LOWEST

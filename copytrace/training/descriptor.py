@@ -13,14 +13,14 @@ from configs.training import DescriptorTraining
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, writable
 from copytrace.training.contrastive import ContrastiveTrainee
-from copytrace.training.descriptor_start import check_architecture, describe_photos, pca, starting_network
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.distributed import is_leader, launch
+from copytrace.training.initial_descriptor import check_architecture, describe_photos, pca, starting_network
+from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
-from copytrace.training.outcome import Outcome, write_outcome
 from copytrace.training.photos import split_photos
-from copytrace.training.starting import MAY_CHANGE, device_of, freeze
+from copytrace.training.training_result import Outcome, write_outcome
 from copytrace.training.views import ViewExamples
 from models.descriptor import DescriptorNetwork
 from models.descriptor_files import save_descriptor

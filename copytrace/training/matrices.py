@@ -18,8 +18,8 @@ from copytrace.alignment.pairs import similarity_of
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
-from copytrace.features.media_index import is_index
-from copytrace.features.video_index import VideoIndex
+from copytrace.index.media_index import is_index
+from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.search.video_candidates import read_video_candidates
 from copytrace.storage import digest_of, digest_of_file, located, read_stamp

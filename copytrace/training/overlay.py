@@ -13,13 +13,13 @@ from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, writable
 from copytrace.training.composites import Composites
 from copytrace.training.distributed import is_leader, launch
+from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze, packaged_weights, weights_at
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
-from copytrace.training.outcome import Outcome, write_outcome
-from copytrace.training.overlay_trainee import OverlayTrainee
+from copytrace.training.overlay_module import OverlayTrainee
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
-from copytrace.training.starting import MAY_CHANGE, device_of, freeze, packaged_weights, weights_at
+from copytrace.training.training_result import Outcome, write_outcome
 from models.efficientnet_lite import load_backbone
 from models.overlay_files import OverlayConfig, load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay

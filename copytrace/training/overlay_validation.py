@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from copytrace.features.descriptors import resize_for_descriptor
-from copytrace.features.overlay import Box
-from copytrace.features.overlay_edges import EdgeOverlayDetector
-from copytrace.features.overlay_learned import distinct_boxes, proposed
 from copytrace.metrics.images import micro_average_precision
+from copytrace.overlays.boxes import Box
+from copytrace.overlays.edge_detector import EdgeOverlayDetector
+from copytrace.overlays.network_detector import distinct_boxes, proposed
 from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
 

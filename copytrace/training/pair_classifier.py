@@ -18,13 +18,13 @@ from configs.training import PairTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, local_copy, writable
-from copytrace.training.aligner_trainee import cell_loss
+from copytrace.training.aligner_module import cell_loss
 from copytrace.training.distributed import is_leader, launch
+from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import Trainee, fit
 from copytrace.training.matrices import LabelledPair, LabelledPairs, fold_of, read_labelled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
-from copytrace.training.outcome import Outcome, write_outcome
 from copytrace.training.pair_validation import (
     PairValidation,
     labels_of,
@@ -32,7 +32,7 @@ from copytrace.training.pair_validation import (
     probabilities,
     safe_threshold,
 )
-from copytrace.training.starting import MAY_CHANGE, device_of, weights_at
+from copytrace.training.training_result import Outcome, write_outcome
 from models.descriptor_files import read_header
 from models.pair_files import KIND, load_pair_classifier, save_pair_classifier
 from models.pair_network import COARSE, LightPairClassifier, PairNetwork, build_pair_classifier

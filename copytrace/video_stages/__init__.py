@@ -3,7 +3,7 @@
     plan → describe (per shard) → finish                       for queries and for references
     search → align (both per shard of queries) → merge → report → summarise
 
-The command line (`copytrace.video_matching`) and the Prefect flow call these same functions in this order.
+The command line (`copytrace.videos`) and the Prefect flow call these same functions in this order.
 """
 
 from __future__ import annotations

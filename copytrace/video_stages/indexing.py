@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
-from copytrace.alignment.choosing import chosen_aligner
+from copytrace.alignment.load import chosen_aligner
 from copytrace.features.descriptors import Descriptor
 from copytrace.features.ensemble import load_frame_descriptor
-from copytrace.features.media_index import (
+from copytrace.index.media_index import (
     Role,
     check_model,
     check_planned,
@@ -24,13 +24,13 @@ from copytrace.features.media_index import (
     receipt_path,
     write_plan,
 )
-from copytrace.features.overlay import OverlayDetector, load_overlay_detector
-from copytrace.features.video_index import VideoIndex, settings_of_index
-from copytrace.features.video_shards import describe_videos
+from copytrace.index.video_index import VideoIndex, settings_of_index
+from copytrace.index.video_shards import describe_videos
 from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
+from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
 from copytrace.progress import Progress
-from copytrace.records import recorded
+from copytrace.step import recorded
 from copytrace.storage import located
 
 

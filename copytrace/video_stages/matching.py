@@ -12,16 +12,16 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.choosing import chosen_aligner, digests_of_models
+from copytrace.alignment.load import chosen_aligner, digests_of_models
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError
-from copytrace.features.devices import usable_cores
-from copytrace.features.media_index import check_model, remove_dead_shards
-from copytrace.features.video_index import VideoIndex
+from copytrace.index.media_index import check_model, remove_dead_shards
+from copytrace.index.video_index import VideoIndex
 from copytrace.progress import Progress
-from copytrace.records import VERSION, recorded
+from copytrace.runtime.devices import usable_cores
 from copytrace.search.video_candidates import find_video_candidates, read_noise_levels, read_video_candidates
+from copytrace.step import VERSION, recorded
 from copytrace.storage import count_rows, digest_of, located, read_stamp, read_table, write_csv, write_table
 from copytrace.video_stages.paths import VideoMatchPaths
 

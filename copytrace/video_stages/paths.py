@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from copytrace.features.media_index import Role, is_index
+from copytrace.index.media_index import Role, is_index
 from copytrace.storage import located
 
 

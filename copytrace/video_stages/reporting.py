@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.alignment.choosing import digests_of_models
+from copytrace.alignment.load import digests_of_models
 from copytrace.alignment.pairs import similarity_of
 from copytrace.alignment.segments import Segment
-from copytrace.features.video_index import VideoIndex
+from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
-from copytrace.places import shown, shown_in
+from copytrace.object_store import shown, shown_in
 from copytrace.progress import Progress
-from copytrace.records import VERSION, read_record, recorded, summarise, versions
 from copytrace.report.videos import PaneSegment, VideoMatch, write_video_report
+from copytrace.step import VERSION, read_record, recorded, summarise, versions
 from copytrace.storage import digest_of, read_stamp, read_table, write_json
 from copytrace.video_stages.matching import SEGMENT_SCHEMA, Pair, rows_of_pairs
 from copytrace.video_stages.paths import VideoMatchPaths

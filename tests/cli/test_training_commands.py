@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
-from copytrace.training.outcome import read_outcome
+from copytrace.training.training_result import read_outcome
 
 Pixels = NDArray[np.uint8]
 QUICK = [

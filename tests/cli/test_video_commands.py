@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
-from copytrace.features.video_index import VideoIndex
+from copytrace.index.video_index import VideoIndex
 
 COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
 QUICK = ["panes.detector=none", "report.max_matches=5", "media.shard_size=1"]

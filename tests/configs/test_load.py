@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from configs.images import ImageSettings, Settings
 from configs.load import SettingsError, load, load_settings, preset_names
-from configs.schema import ImageSettings, Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -86,7 +86,7 @@ def test_values_are_what_one_means_by_them_on_the_command_line(override: str, ex
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loop.epoch=3"], r"there is no setting loop\.epoch; see configs/schema\.py, videos\.py and training\.py"),
+        (["loop.epoch=3"], r"there is no setting loop\.epoch; see configs/images\.py, videos\.py and training\.py"),
         (["loop.epochs=0"], r"loop\.epochs=0: input should be greater than or equal to 1"),
         (["loop.seed=-1"], r"loop\.seed=-1: input should be greater than or equal to 0"),
         (["whitening=maybe"], r"whitening='maybe': input should be 'auto', 'on' or 'off'"),

@@ -13,8 +13,8 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.features.descriptor_runtimes import TorchDescriptor
 from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
-from copytrace.features.runtimes import TorchDescriptor
 from models.onnx_files import read_sealed
 from models.pretrained import efficientnet_lite0
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from configs.schema import PointSettings
+from configs.images import PointSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Points, find_points, root_sift
 from copytrace.media.decode import decode_image
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
+from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
 from copytrace.features.descriptors import load_descriptor
-from copytrace.features.runtimes import OnnxDescriptor, TorchDescriptor
 from copytrace.image_stages import indexing
 from copytrace.progress import SilentProgress
 from models.descriptor import DescriptorNetwork, timm_backbone

@@ -9,8 +9,8 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from configs.images import ImageSettings
 from configs.load import SettingsError, load_settings, preset_names
-from configs.schema import ImageSettings
 from configs.training import AlignerTraining
 from flows.index_images import index_images
 from flows.index_videos import index_videos

@@ -27,13 +27,13 @@ from prefect.testing.utilities import prefect_test_harness
 from configs.training import AlignerTraining, PairTraining
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
-from copytrace.features.descriptor_exchange import import_npz
-from copytrace.features.descriptor_npz import write_npz
-from copytrace.features.media_index import Role
-from copytrace.features.model_sources import Kind, file_name, locate
+from copytrace.index.media_index import Role
+from copytrace.index.npz_exchange import import_npz
+from copytrace.index.npz_files import write_npz
+from copytrace.runtime.model_sources import Kind, file_name, locate
 from copytrace.storage import digest_of_file
 from copytrace.training.log import read_history
-from copytrace.video_matching import match_videos
+from copytrace.videos import match_videos
 from flows.parameters import chosen_by
 from flows.train_aligner import train_aligner
 from flows.train_pair_classifier import train_pair_classifier

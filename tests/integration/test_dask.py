@@ -22,13 +22,13 @@ from prefect.testing.utilities import prefect_test_harness
 
 from configs.runner import Runner
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.features.devices import usable_cores
+from copytrace.runtime.devices import usable_cores
 from flows.index_videos import index_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
 from tasks import dask_cluster
-from tasks.policy import stage_task
 from tasks.runners import shards_on
+from tasks.step_task import stage_task
 
 TWO_PROCESSES = Runner(kind="dask", workers=2)
 POINTS = {"short_side": 120, "max_points": 150}

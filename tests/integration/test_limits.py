@@ -13,12 +13,12 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+from configs.images import ImageSettings
 from configs.runner import Runner
-from configs.schema import ImageSettings
 from tasks import limits
 from tasks.limits import CPU, GPU, cores, of_descriptor
-from tasks.policy import stage_task
 from tasks.runners import shards_on
+from tasks.step_task import stage_task
 
 ON_CUDA = ImageSettings.model_validate({"descriptor": {"backend": "torch", "device": "cuda:0"}})
 SECONDS_TO_MEET = 120

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.cli import app
 from copytrace.errors import CopytraceError, InputError, StorageError
-from copytrace.image_matching import index_images, match_images
+from copytrace.images import index_images, match_images
 from copytrace.progress import SilentProgress, Stage
 from copytrace.storage import located, remove_tree, write_table
-from copytrace.video_matching import index_videos, match_videos
+from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
 
 Pixels = NDArray[np.uint8]

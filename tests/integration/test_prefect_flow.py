@@ -23,8 +23,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.testing.utilities import prefect_test_harness
 
-from configs.schema import ImageSettings
-from copytrace.image_matching import match_images as match_without_prefect
+from configs.images import ImageSettings
+from copytrace.images import match_images as match_without_prefect
 from flows.index_images import index_images
 from flows.match_images import match_images
 from flows.parameters import settings_of

@@ -21,7 +21,7 @@ from prefect.testing.utilities import prefect_test_harness
 from skimage import data
 
 from configs.load import load_settings
-from copytrace.image_matching import match_images
+from copytrace.images import match_images
 from copytrace.training.log import read_history
 from tasks.registry import download
 

@@ -17,8 +17,8 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.videos import VideoSettings
-from copytrace.features.video_index import VideoIndex
-from copytrace.video_matching import match_videos as match_without_prefect
+from copytrace.index.video_index import VideoIndex
+from copytrace.videos import match_videos as match_without_prefect
 from flows.index_videos import index_videos
 from flows.match_videos import match_videos
 from flows.parameters import settings_of

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from configs.schema import ImageSettings, VerificationSettings
-from copytrace.features.image_index import ImageIndex
+from configs.images import ImageSettings, VerificationSettings
+from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
 from copytrace.progress import SilentProgress
-from copytrace.search.candidates import Candidate
+from copytrace.search.image_candidates import Candidate
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]

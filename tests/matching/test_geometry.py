@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from configs.schema import VerificationSettings
+from configs.images import VerificationSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Points
 from copytrace.matching.geometry import (
     LOOSE_OCTAVES,

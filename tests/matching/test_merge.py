@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.schema import MergeSettings
+from configs.images import MergeSettings
 from copytrace.errors import ConfigError
 from copytrace.matching.calibration import FEATURES
 from copytrace.matching.evidence import EVIDENCE_SCHEMA

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from configs.schema import PointSettings
+from configs.images import PointSettings
 from copytrace.features.points import MIRRORED_ORDER, Points, find_points
 from copytrace.matching.ratio_test import imgfp_score, ratio_matches, squared_distances
 from copytrace.media.decode import decode_image

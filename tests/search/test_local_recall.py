@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from configs.schema import LocalSettings
-from copytrace.features.point_files import View
+from configs.images import LocalSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER
+from copytrace.index.point_files import View
 from copytrace.search.local_recall import (
     VARIANTS,
     LocalCandidate,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copytrace.features.point_files import View
+from copytrace.index.point_files import View
 from copytrace.search.point_index import SMALLEST_WITH_LISTS, PointIndex, build_point_index
 
 Bytes = NDArray[np.uint8]

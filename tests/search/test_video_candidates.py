@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.videos import FrameSearchSettings
-from copytrace.features.descriptor_exchange import import_npz
-from copytrace.features.descriptor_npz import write_npz
-from copytrace.features.descriptor_table import writing_descriptors
-from copytrace.features.media_index import IndexPlan, Role, descriptors_path, finish_index
-from copytrace.features.video_index import VideoIndex
+from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.media_index import IndexPlan, Role, descriptors_path, finish_index
+from copytrace.index.npz_exchange import import_npz
+from copytrace.index.npz_files import write_npz
+from copytrace.index.video_index import VideoIndex
 from copytrace.progress import SilentProgress
-from copytrace.search.frame_search import ListFrameSearch
+from copytrace.search.frame_index import ListFrameSearch
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
     best_per_video,

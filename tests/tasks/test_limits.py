@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import ImageSettings
+from configs.images import ImageSettings
 from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
 from tasks.limits import CPU, GPU, Slots, of_aligner, of_descriptor, of_training

@@ -14,11 +14,11 @@ from PIL import Image
 
 from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
-from copytrace.features.descriptor_exchange import import_npz
-from copytrace.features.descriptor_npz import write_npz
+from copytrace.index.npz_exchange import import_npz
+from copytrace.index.npz_files import write_npz
 from copytrace.training.descriptor_validation import ValidationSet
 from copytrace.training.photos import PhotoSplit, split_photos
-from copytrace.video_matching import match_videos
+from copytrace.videos import match_videos
 
 Pixels = NDArray[np.uint8]
 ARCHITECTURE = "test_efficientnet"

@@ -16,10 +16,10 @@ from copytrace.alignment.heat_maps import HeatMapRules
 from copytrace.cli import app
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.aligner import starting_network, train_aligner
-from copytrace.training.aligner_trainee import cell_loss, line_loss
+from copytrace.training.aligner_module import cell_loss, line_loss
 from copytrace.training.aligner_validation import AlignerValidation, heat_of, sheet
 from copytrace.training.matrices import LabelledPair, read_labelled_pairs
-from copytrace.training.outcome import read_outcome
+from copytrace.training.training_result import read_outcome
 from models.aligner_files import AlignerConfig, load_aligner_network
 from models.aligner_network import LightAligner, build_aligner
 

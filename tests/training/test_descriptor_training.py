@@ -16,12 +16,12 @@ from copytrace.errors import ConfigError
 from copytrace.features.descriptors import load_descriptor
 from copytrace.storage import located, remove_tree
 from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
-from copytrace.training.descriptor_start import pca, starting_network
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.export import export_descriptor
+from copytrace.training.initial_descriptor import pca, starting_network
 from copytrace.training.log import read_history
-from copytrace.training.outcome import read_outcome
 from copytrace.training.photos import PhotoSplit
+from copytrace.training.training_result import read_outcome
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.descriptor_files import load_descriptor_file, read_header
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from configs.training import DescriptorTraining, PhotoSettings
 from copytrace.errors import InputError
-from copytrace.training.descriptor_start import starting_network
 from copytrace.training.descriptor_validation import ValidationSet, describe
+from copytrace.training.initial_descriptor import starting_network
 from copytrace.training.photos import PhotoSplit, TrainingPhoto
 
 Pixels = NDArray[np.uint8]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from configs.training import LoopSettings, OverlayTraining, PhotoSettings
 from copytrace.errors import ConfigError
-from copytrace.features.overlay import Box
+from copytrace.overlays.boxes import Box
 from copytrace.training.overlay import starting_network, train_overlay_detector
-from copytrace.training.overlay_trainee import (
+from copytrace.training.overlay_module import (
     first_stage_losses,
     heat_spots,
     logits_at,

@@ -13,9 +13,9 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.log import SilentLog
 from copytrace.training.matrices import fold_of, read_labelled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
-from copytrace.training.outcome import read_outcome
 from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
 from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
+from copytrace.training.training_result import read_outcome
 from models.descriptor_files import read_header
 from models.pair_files import CANVAS, KIND, load_pair_classifier, read_threshold
 from models.pair_network import build_pair_classifier

@@ -1,0 +1,93 @@
+"""Commands that index, match and evaluate images."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from configs.images import ImageSettings
+from configs.load import load_settings
+from copytrace.cli.options import Config, Images, Overrides, Preset
+
+
+def match_images(
+    queries: Annotated[str, Images],
+    references: Annotated[str, typer.Argument(help="The same, or an index made by index-images.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for matches.csv, report.html and the rest.")],
+    overrides: Overrides = None,
+    preset: Preset = "cpu",
+    config: Config = None,
+) -> None:
+    """Find which REFERENCES the QUERIES were copied from."""
+    settings = _settings(preset, config, overrides)
+    from copytrace.images import match_images as match  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
+
+    begin = time.perf_counter()
+    run = match(queries, references, out, settings, TerminalProgress())
+    _tell(run, located(out), time.perf_counter() - begin)
+
+
+def index_images(
+    references: Annotated[str, Images],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
+    overrides: Overrides = None,
+    preset: Preset = "cpu",
+    config: Config = None,
+) -> None:
+    """Describe REFERENCES once, so that many runs of match-images can search them."""
+    settings = _settings(preset, config, overrides)
+    from copytrace.images import index_images as index  # noqa: PLC0415
+    from copytrace.index.image_index import ImageIndex  # noqa: PLC0415
+    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+
+    root = index(references, out, settings, TerminalProgress())
+    typer.echo(f"{len(ImageIndex.open(root).items):,} references are in {root}")
+    tell_failures(root / "failures.csv")
+
+
+def evaluate_images(
+    ground_truth: Annotated[str, typer.Argument(help="CSV query_id,reference_id[,kind]; no reference means no copy.")],
+    matches: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with query_id,reference_id,score.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print micro-AP, recall at 90 % precision with its threshold, and recall per kind of edit (ISC 2021 rules)."""
+    from copytrace.metrics.evaluation import evaluate_images as measure  # noqa: PLC0415
+    from copytrace.storage import located  # noqa: PLC0415
+
+    evaluation = measure(located(ground_truth), located(matches))
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+    else:
+        Console().print(evaluation.render())
+
+
+def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> ImageSettings:
+    return load_settings(preset, config, overrides or [])
+
+
+def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
+    counts = run["counts"]
+    typer.echo(
+        f"{counts['copies']:,} copies among {counts['queries']:,} queries and {counts['references']:,} references"
+        f" in {seconds:,.0f} s"
+    )
+    typer.echo(f"  matches  {out / 'matches.csv'}")
+    if (out / "report.html").exists():
+        typer.echo(f"  report   {out / 'report.html'}")
+    tell_failures(out / "failures.csv")
+
+
+def tell_failures(path: Path) -> None:
+    """Say how many files could not be read, if any."""
+    from copytrace.media.failures import read_failures  # noqa: PLC0415
+
+    failures = len(read_failures(path))
+    if failures:
+        typer.echo(f"  {failures:,} files could not be read: {path}")

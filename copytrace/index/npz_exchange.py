@@ -1,0 +1,97 @@
+"""Descriptors of videos to and from the Video Similarity Challenge's .npz files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from copytrace.errors import InputError
+from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path, finish_index, receipt_path
+from copytrace.index.npz_files import read_npz, write_npz
+from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoIndex, VideoPaths
+from copytrace.media.ingest import MediaItem
+from copytrace.step import Record
+from copytrace.storage import digest_of_file, write_json, write_table
+
+
+def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
+    """Write the descriptors of an index, those of panes too if `panes`, and return the number of rows.
+
+    The file holds a row per frame or pane: the challenge's own files have whole frames only. It is made in memory.
+    Raises `InputError` for an index without frames.
+    """
+    ids: list[str] = []
+    times, vectors = [], []
+    for shard in index.shards:
+        frames = index.frames(shard)
+        rows = np.array([row for row, pane in enumerate(frames.panes) if panes or pane == WHOLE], np.intp)
+        ids += [frames.ids[row] for row in rows]
+        times.append(frames.times[rows])
+        vectors.append(frames.vectors[rows])
+    if not ids:
+        raise InputError(f"{index.root} holds no frames; index some videos first")
+    write_npz(path, ids, np.concatenate(times), np.concatenate(vectors))
+    return len(ids)
+
+
+def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: float | None = None) -> VideoIndex:
+    """Make an index at `root` of the descriptors in a file, made by what the user calls `model`, and return it.
+
+    Only indexes of one model are compared. `typical_noise` is how alike a frame and its nearest unrelated ones usually
+    are by it (a cosine), which scores among few videos need. Vectors are brought to unit length. Where a video has
+    several rows of one start, the first is the whole frame, and the others are its panes. Raises `InputError` as
+    `read_npz` does, for a file without rows or with a row that ends when it starts, and where `root` is anything but an
+    empty folder.
+    """
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise InputError(f"{root} is not an empty folder; import into a new one")
+    names, times, vectors = read_npz(npz)
+    _check_rows(npz, names, times)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+    order = np.lexsort((times[:, 0], names))  # stable: rows of one start stay as they are filed
+    names, times, vectors = names[order], times[order], vectors[order]
+    made_with = {
+        "format": FORMAT,
+        "kind": "videos",
+        "role": role,
+        "descriptor": f"{model}, {vectors.shape[1]} numbers, imported",
+        "typical_noise": typical_noise,
+    }
+    stamp = digest_of_file(npz)
+    videos, starts = np.unique(names, return_index=True)
+    ends = np.maximum.reduceat(times[:, 1], starts)
+    items = tuple(MediaItem(str(video), f"{npz}#{video}", stamp) for video in videos)
+    paths = VideoPaths.of(root, 0)
+    unknown = np.zeros(len(videos), np.int32)
+    write_table(paths.videos, pa.table([videos, ends, unknown, unknown], schema=VIDEO_SCHEMA), stamp=stamp)
+    write_table(paths.panes, PANE_SCHEMA.empty_table(), stamp=stamp)
+    record = Record("import descriptors", len(videos), 0.0, 0.0)
+    write_json(receipt_path(root, 0), asdict(record) | {"failures": []})
+    with writing_descriptors(descriptors_path(root, 0), vectors.shape[1], stamp=stamp) as writer:
+        writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
+    finish_index(IndexPlan(root, role, made_with, {}, (Shard(0, items, stamp),)))
+    return VideoIndex.open(root)
+
+
+def _check_rows(npz: Path, names: NDArray[np.str_], times: NDArray[np.float64]) -> None:
+    if not len(names):
+        raise InputError(f"{npz} holds no rows; export some descriptors first")
+    if len(instants := np.flatnonzero(times[:, 0] == times[:, 1])):
+        row = instants[0]
+        raise InputError(
+            f"{npz}: row {row + 1} ({names[row]}) ends when it starts, at {times[row, 0]}; give the seconds that a row "
+            "stands for, or one time per row"
+        )
+
+
+def _panes(names: NDArray[np.str_], starts: NDArray[np.float64]) -> list[str]:
+    """Name the rows of each video and start, given sorted: the whole frame, then its panes."""
+    moments = zip(names.tolist(), starts.tolist(), strict=True)
+    return [f"pane{number - 1}" if number else WHOLE for _, rows in groupby(moments) for number, _ in enumerate(rows)]

@@ -1,0 +1,152 @@
+"""What an index of videos holds beside its manifest: descriptors of frames and panes, where panes lie, durations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from configs.videos import VideoSettings
+from copytrace.errors import InputError
+from copytrace.features.descriptors import Descriptor
+from copytrace.index.descriptor_files import vectors_of
+from copytrace.index.media_index import Kind, MediaIndex, Role, describe_model, descriptors_path
+from copytrace.overlays.boxes import OverlayDetector
+from copytrace.storage import read_table
+
+Floats = NDArray[np.float32]
+
+FORMAT = 1
+WHOLE = "whole"  # the pane that is all of a frame
+VIDEO_SCHEMA = pa.schema(
+    [("id", pa.string()), ("duration", pa.float64()), ("width", pa.int32()), ("height", pa.int32())]
+)
+PANE_SCHEMA = pa.schema(
+    [
+        *(("id", pa.string()), ("pane", pa.string()), ("start", pa.float64()), ("end", pa.float64())),
+        *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1")),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDescriptors:
+    """N pictures of videos: `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D], unit length.
+
+    The rows of a video are together, and those of a pane in the order of time.
+    """
+
+    ids: tuple[str, ...]
+    panes: tuple[str, ...]
+    times: NDArray[np.float64]
+    vectors: Floats
+
+    def part(self, rows: slice) -> FrameDescriptors:
+        """Return some of the rows; the arrays are views."""
+        return FrameDescriptors(self.ids[rows], self.panes[rows], self.times[rows], self.vectors[rows])
+
+    def rows_of_videos(self) -> dict[str, slice]:
+        """Return the rows of each video."""
+        rows, start = {}, 0
+        for identity, group in groupby(self.ids):
+            count = sum(1 for _ in group)
+            rows[identity] = slice(start, start + count)
+            start += count
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """Duration in seconds, and the size in pixels at which a video is shown; 0 where only descriptors are known."""
+
+    duration: float
+    width: int
+    height: int
+
+
+def settings_of_index(
+    settings: VideoSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
+) -> dict[str, Any]:
+    """Return all that decides what an index of this role holds, and nothing else."""
+    frames = settings.frames
+    made_with: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "videos",
+        "role": role,
+        "descriptor": describe_model(descriptor),
+        "typical_noise": descriptor.typical_noise,
+        "frames_per_second": frames.per_second,
+        "short_side": frames.query_side if role == "queries" else frames.reference_side,
+    }
+    if role == "queries":
+        made_with["window"] = frames.window
+        made_with["panes"] = settings.panes.model_dump() | {"digest": detector.digest if detector else "none"}
+    as_read_back: dict[str, Any] = json.loads(json.dumps(made_with))
+    return as_read_back
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPaths:
+    """Where the files of one shard of videos lie, beside its descriptors and receipt."""
+
+    videos: Path
+    panes: Path
+
+    @classmethod
+    def of(cls, root: Path, number: int) -> VideoPaths:
+        """Return the paths of shard `number` under the index folder `root`."""
+        return cls(root / "videos" / f"{number:05}.parquet", root / "panes" / f"{number:05}.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoIndex(MediaIndex):
+    """A finished index of videos. What reads a shard raises `InputError` if its file is missing or damaged."""
+
+    kind: ClassVar[Kind] = "videos"
+
+    def frames(self, shard: int) -> FrameDescriptors:
+        """Return the descriptors of the living videos of a shard, in the order of `frame_counts`."""
+        table = self._living(descriptors_path(self.root, shard), shard)
+        ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
+        times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
+        return FrameDescriptors(tuple(ids), tuple(panes), times, vectors_of(table))
+
+    def vectors(self, shard: int) -> Floats:
+        """Return only the vectors of what `frames` returns, in less time."""
+        return vectors_of(self._living(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
+
+    def frame_counts(self, shard: int) -> list[tuple[str, int]]:
+        """Return the number of rows of each living video of a shard, in their order."""
+        ids = self._living(descriptors_path(self.root, shard), shard, columns=["id"]).column("id")
+        return [(identity, sum(1 for _ in group)) for identity, group in groupby(ids.to_pylist())]
+
+    def facts(self) -> dict[str, VideoFacts]:
+        """Return what is known of each living video."""
+        facts: dict[str, VideoFacts] = {}
+        for shard in self.shards:
+            table = self._living(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
+            facts |= {row.pop("id"): VideoFacts(**row) for row in table.to_pylist()}
+        return facts
+
+    def pane_boxes(self, shard: int) -> pa.Table:
+        """Return where the panes of the living videos of a shard lie, with the columns of `PANE_SCHEMA`."""
+        return self._living(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
+
+    def _living(self, path: Path, shard: int, **options: Any) -> pa.Table:
+        try:
+            table = read_table(path, **options)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise InputError(f"{path} is missing or damaged; delete {self.root} and index again") from error
+        ids = table.column("id")
+        there = pc.unique(ids).to_pylist()
+        living = [identity for identity in there if self.lives(identity, shard)]
+        if len(living) == len(there):
+            return table
+        return table.filter(pc.is_in(ids, pa.array(living, pa.string())))

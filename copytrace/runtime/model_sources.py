@@ -1,0 +1,158 @@
+"""Where a trained model comes from: shipped, a file or folder, a URI, or a registry that a plugin serves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import fsspec
+from filelock import FileLock
+from fsspec.core import url_to_fs
+
+import models
+from copytrace.errors import ConfigError, CopytraceError
+from copytrace.object_store import shown, store_of
+from copytrace.storage import atomic_path, digest_of
+
+Kind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
+
+# Entry points of this group are named by a scheme, and load a function (uri: str) -> Path of a folder (or file) that
+# holds the model; what it raises on purpose should be a `CopytraceError`.
+SCHEMES = "copytrace.model_schemes"
+WEIGHTS = Path(models.__file__).parent / "weights"
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)  # two letters or more: C:/ is a disk
+_VERSION_FIELDS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def locate(source: str, kind: Kind) -> Path:
+    """Return the local file of the model that `source` names.
+
+    `source` is "shipped"; a file, or a folder with the `file_name` of that kind; the URI of one of these that fsspec
+    opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI such as
+    `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`). Raises `ConfigError` when there is
+    no such model or it cannot be reached, and `CopytraceError` when the cache cannot be written.
+    """
+    if source == "shipped":
+        return _file_in(WEIGHTS, kind, source)
+    found = _SCHEME.match(source)
+    if found is None:
+        return _file_in(Path(source).expanduser(), kind, source)
+    scheme = found[1].lower()
+    if scheme == "file":
+        return _file_in(Path(url_to_fs(source)[1]), kind, source)
+    if plugin := _plugin(scheme):
+        return _file_in(plugin(source), kind, source)
+    if "://" in source and scheme in fsspec.available_protocols():
+        return _downloaded(source, kind)
+    raise ConfigError(
+        f"nothing installed serves {scheme}:/ of the {kind} model {shown(source)}; give shipped, a path, s3://… or "
+        f"https://…, or install the package whose {SCHEMES} entry point is named {scheme}"
+    )
+
+
+def file_name(kind: Kind) -> str:
+    """Return the name of a model's file in a folder that holds one, `pair_classifier.safetensors` for instance."""
+    return f"{kind.replace('-', '_')}.safetensors"
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder of Copytrace, by `COPYTRACE_CACHE`, `XDG_CACHE_HOME` or the home folder."""
+    if own := os.environ.get("COPYTRACE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copytrace"
+
+
+def _file_in(path: Path, kind: Kind, source: str) -> Path:
+    file = path / file_name(kind) if path.is_dir() else path
+    if file.is_file():
+        return file
+    if source == "shipped":
+        raise ConfigError(
+            f"this installation ships no {kind} model: {file} is missing; install copytrace again, or give your own"
+        )
+    missing = f"{file} does not exist" if file != Path(source) else "there is no such file or folder"
+    known = "imagenet, shipped" if kind == "descriptor" else "shipped"
+    raise ConfigError(
+        f"no {kind} model at {shown(source)!r}: {missing}; give {known}, a file, a folder that holds "
+        f"{file_name(kind)}, s3://…, https://… or models:/…"
+    )
+
+
+def _plugin(scheme: str) -> Callable[[str], Path] | None:
+    for entry in entry_points(group=SCHEMES, name=scheme):
+        try:
+            function: Callable[[str], Path] = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the plugin {entry.value} for {scheme}:/ does not load: {error}; install it anew"
+            ) from error
+        return function
+    return None
+
+
+def _downloaded(source: str, kind: Kind) -> Path:
+    with _explained(source, kind):
+        store, path = store_of(source)
+        store.invalidate_cache()  # what another process replaced counts as new
+        detail = store.info(path)
+        if detail["type"] == "directory":
+            path = f"{path.rstrip('/')}/{file_name(kind)}"
+            detail = store.info(path)
+    name = PurePosixPath(path.partition("?")[0]).name or file_name(kind)
+    target = cache_folder() / "models" / digest_of(store.unstrip_protocol(path), *_version(detail)) / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / ".lock"):  # of the processes that find it missing, one downloads
+            if not target.exists():
+                with atomic_path(target) as temporary, _explained(source, kind):
+                    store.get_file(path, str(temporary))
+                    _check_size(temporary, detail.get("size"), source)
+    except OSError as error:
+        raise CopytraceError(
+            f"cannot keep {shown(source)} at {target}: {error}; set COPYTRACE_CACHE to a writable folder with room"
+        ) from error
+    return target
+
+
+def _version(detail: dict[str, Any]) -> tuple[str, str]:
+    version = next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), "")
+    return str(detail.get("size")), str(version)
+
+
+def _check_size(file: Path, expected: int | None, source: str) -> None:
+    size = file.stat().st_size
+    if expected is not None and size != expected:
+        raise ConfigError(f"{shown(source)} broke off after {size} of {expected} bytes; try again")
+
+
+@contextmanager
+def _explained(source: str, kind: Kind) -> Iterator[None]:
+    """Turn what a store's client raises into one line, without its own text, which may hold keys."""
+    where = f"the {kind} model {shown(source)}"
+    try:
+        yield
+    except CopytraceError:
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{where} needs a package that is missing: {error}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
+        # fsspec's HTTP store calls every failure a missing file; its cause tells which one it was.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        if isinstance(cause, PermissionError) or getattr(cause, "status", None) in {401, 403}:
+            raise ConfigError(f"access to {where} is denied; check the permissions or credentials") from error
+        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404:
+            raise ConfigError(f"{where} does not exist; check the address") from error
+        reason = type(cause).__name__
+        raise ConfigError(
+            f"{where} cannot be reached ({reason}); check the address, the credentials and the network"
+        ) from error

@@ -1,0 +1,225 @@
+"""Candidate generation: each branch proposes pairs of a query and a reference that are worth comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.images import GlobalSettings, ImageSettings, LocalSettings
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.point_files import View
+from copytrace.progress import Stage
+from copytrace.search.global_recall import Descriptors, nearest, noise_level, panes_for_global_branch
+from copytrace.search.local_recall import (
+    LocalCandidate,
+    NearestReferences,
+    accept_votes,
+    nearest_references,
+    recall_by_hough,
+)
+from copytrace.search.point_index import PointIndex, build_point_index
+from copytrace.storage import read_table, write_table
+
+Branch = Literal["global", "local", "crop-local"]
+BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
+
+UNKNOWN_NOISE = 0.3  # of a model whose file does not say its typical noise
+POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time: 2 GB where the search is exact
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair that a branch proposes; `score` is a cosine or a sum of votes, `variant` a `Variant.number`."""
+
+    query_id: str
+    reference_id: str
+    branch: Branch
+    score: float
+    normalized: float | None
+    view: str
+    variant: int
+
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("reference_id", pa.string()),
+        ("branch", pa.string()),
+        ("score", pa.float32()),
+        ("normalized", pa.float32()),
+        ("view", pa.string()),
+        ("variant", pa.int8()),
+    ]
+)
+
+
+def find_candidates(
+    branch: Branch,
+    queries: ImageIndex,
+    references: ImageIndex,
+    path: Path,
+    settings: ImageSettings,
+    *,
+    noise: ImageIndex | None,
+    stage: Stage,
+    stamp: str,
+) -> Path:
+    """Write the candidates of one branch, sorted by query and then best first. An image is never its own candidate."""
+    if branch == "global":
+        found = _global_candidates(queries, references, noise, settings.global_, stage)
+    else:
+        found = _local_candidates(branch, queries, references, settings.local, stage)
+    rows = sorted(found, key=lambda c: (c.query_id, -c.score, c.reference_id))
+    columns = list(zip(*map(astuple, rows), strict=True)) if rows else [()] * len(CANDIDATE_SCHEMA)
+    return write_table(path, pa.table(columns, schema=CANDIDATE_SCHEMA), stamp=stamp)
+
+
+def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candidate]:
+    """Return the candidates that several branches have for some of the queries."""
+    of_these = pc.field("query_id").isin(pa.array(queries, pa.string()))
+    tables = [read_table(path, schema=CANDIDATE_SCHEMA, filters=of_these) for path in paths]
+    rows = pa.concat_tables(tables).to_pylist()
+    return [Candidate(**row) for row in rows]
+
+
+def _global_candidates(
+    queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, stage: Stage
+) -> Iterator[Candidate]:
+    reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
+    # One more than asked for, because an image may meet itself; more where the references serve as noise.
+    averaged = settings.normalization_neighbours
+    wanted = max(settings.references_per_query, averaged) + 2
+    typical = settings.typical_noise
+    if typical is None:
+        known = queries.made_with["typical_noise"]
+        typical = UNKNOWN_NOISE if known is None else known
+    for shard in queries.shards:
+        panes = _searched_panes(queries.descriptors(shard), settings)
+        similarity, rows = nearest(
+            panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
+        )
+        if noise is None:
+            level = noise_level(similarity, averaged, typical=typical, skip=1)
+        else:
+            blocks = (noise.descriptors(s).vectors for s in noise.shards)
+            to_noise, _ = nearest(panes.vectors, blocks, averaged)
+            level = noise_level(to_noise, averaged, typical=typical)
+        best: dict[tuple[str, str], Candidate] = {}
+        for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
+            for cosine, row in zip(similarity[number], rows[number], strict=True):
+                if row < 0 or _is_itself(queries, query, references, reference_ids[row]):
+                    continue
+                normalized = float(cosine - settings.normalization_weight * level[number])
+                pair = (query, reference_ids[row])
+                if pair not in best or normalized > (best[pair].normalized or 0.0):
+                    best[pair] = Candidate(*pair, "global", float(cosine), normalized, pane, 0)
+        yield from _best_of_each_query(best.values(), settings.references_per_query)
+        stage.advance(len(set(panes.ids)))
+
+
+def _best_of_each_query(candidates: Iterable[Candidate], limit: int) -> Iterator[Candidate]:
+    ordered = sorted(candidates, key=lambda c: (c.query_id, -(c.normalized or 0.0), c.reference_id))
+    for _, group in groupby(ordered, key=lambda c: c.query_id):
+        yield from list(group)[:limit]
+
+
+def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descriptors:
+    rows: list[int] = []
+    numbered = enumerate(zip(descriptors.ids, descriptors.panes, strict=True))
+    for _, group in groupby(numbered, key=lambda entry: entry[1][0]):
+        members = list(group)
+        chosen = panes_for_global_branch(
+            [pane for _, (_, pane) in members], crop_replaces_whole=settings.crop_replaces_whole
+        )
+        rows += [members[n][0] for n in np.flatnonzero(chosen)]
+    return Descriptors(
+        tuple(descriptors.ids[r] for r in rows),
+        tuple(descriptors.panes[r] for r in rows),
+        descriptors.vectors[np.array(rows, int)],
+    )
+
+
+def _local_candidates(
+    branch: Branch, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, stage: Stage
+) -> Iterator[Candidate]:
+    asked = _BranchQueries(branch, queries)
+    proposed: dict[str, list[LocalCandidate]] = {}
+    nearest: dict[str, list[NearestReferences]] = {}
+    for segment in segments_of(references):
+        # By id, so that an index that grew bit by bit gives the candidates of one built at once.
+        views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
+        index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
+        numbers = {references.items[image][0].path: number for number, image in enumerate(index.ids)}
+        recall = partial(_recall, index, queries, numbers, settings)
+        threads = faiss.omp_get_max_threads()
+        for shard in queries.shards:
+            with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+                for query, found in pool.map(recall, asked.views(shard)):
+                    if isinstance(found, NearestReferences):
+                        nearest.setdefault(query, []).append(found)
+                    else:
+                        proposed.setdefault(query, []).extend(found)
+                    stage.advance()
+    if settings.rule == "vote":
+        for views in (views for shard in queries.shards for views in asked.views(shard) if views):
+            if parts := nearest.get(views[0].id):
+                proposed[views[0].id] = accept_votes(views[0], parts, settings)
+    for candidates in proposed.values():
+        ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
+        for c in ordered[: settings.references_per_query]:
+            yield Candidate(c.query_id, c.reference_id, branch, c.votes, None, c.view, c.variant)
+
+
+@dataclass(frozen=True, slots=True)
+class _BranchQueries:
+    """The views of each query that belong to a branch: the crops, or all the others."""
+
+    branch: Branch
+    queries: ImageIndex
+
+    def views(self, shard: int) -> Iterator[list[View]]:
+        for _, group in groupby(self.queries.views(shard), key=lambda view: view.id):
+            yield [view for view in group if view.name.startswith("crop") == (self.branch == "crop-local")]
+
+
+def segments_of(references: ImageIndex) -> Iterator[list[int]]:
+    """Cut the shards into runs of at most POINTS_PER_SEGMENT points."""
+    run: list[int] = []
+    points = 0
+    for shard in references.shards:
+        more = references.point_count(shard)
+        if run and points + more > POINTS_PER_SEGMENT:
+            yield run
+            run, points = [], 0
+        run.append(shard)
+        points += more
+    if run:
+        yield run
+
+
+def _recall(
+    index: PointIndex, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
+) -> tuple[str, list[LocalCandidate] | NearestReferences]:
+    """Search one query; `numbers` gives each reference's number in `index` by its path."""
+    if not views:
+        return "", []
+    query = views[0].id
+    own = numbers.get(queries.items[query][0].path)
+    allowed = None if own is None else np.arange(len(index.ids)) != own
+    if settings.rule == "vote":
+        return query, nearest_references(views[0], index, settings, allowed)
+    return query, recall_by_hough(views, index, settings, allowed)
+
+
+def _is_itself(queries: ImageIndex, query: str, references: ImageIndex, reference: str) -> bool:
+    return queries.items[query][0].path == references.items[reference][0].path

@@ -1,0 +1,184 @@
+"""Where the descriptor's training starts: with packaged weights, a file or chance, and the PCA of the photos."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from configs.training import DescriptorTraining
+from copytrace.errors import ConfigError, InputError, MediaError
+from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.training.descriptor_validation import describe
+from copytrace.training.initial_weights import device_of, packaged_weights, weights_at
+from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
+from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
+from models.descriptor_files import HEADER_KEY, load_descriptor_file, read_config
+from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
+
+PHOTOS_FOR_PCA = 4000
+
+Vectors = NDArray[np.float32]
+Tensors = Mapping[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+
+def check_architecture(settings: DescriptorTraining) -> None:
+    """Raise `ConfigError` if timm has no such architecture, or has it for one input size and two are asked for."""
+    if not timm.is_model(settings.architecture):
+        raise ConfigError(f"timm has no architecture {settings.architecture}; timm.list_models() has their names")
+    config = timm.get_pretrained_cfg(settings.architecture)
+    if config and config.fixed_input_size and settings.described_size != settings.input_size:
+        raise ConfigError(
+            f"{settings.architecture} sees one size only: set described_size={settings.input_size}, the input_size"
+        )
+
+
+def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> DescriptorNetwork:
+    """Return the network before its training; a new projection starts as the PCA of the training photos' features.
+
+    `settings.start` is "imagenet", "random", or a safetensors file: a descriptor, which is trained on, or weights of
+    the architecture as timm publishes them. Raises `ConfigError` when it does not go with the other settings, and
+    `InputError` when none of the photos can be read.
+    """
+    if settings.start not in {"imagenet", "random"}:
+        file = weights_at(settings.start, "descriptor")
+        if _is_descriptor(file):
+            return _continued(file, settings)
+    network = _without_projection(settings)
+    if network.dimensions < settings.dimensions:
+        raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
+    device = device_of(settings.loop)
+    network = network.eval().to(device)
+    features = describe_photos(network, split.train, settings.photos.long_side, settings.input_size)
+    network.projection = pca(features, settings.dimensions, whiten=False).to(device)
+    return network
+
+
+def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Vectors:
+    """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; unreadable ones are left out.
+
+    Raises `InputError` when none can be read.
+    """
+    step = max(1, len(photos) // PHOTOS_FOR_PCA)
+    pictures = []
+    for photo in photos[::step][:PHOTOS_FOR_PCA]:
+        try:
+            pictures.append(resize_for_descriptor(np.asarray(load_photo(photo.path, long_side)), size))
+        except MediaError as error:
+            logger.warning("%s is left out: %s", photo.path, error)
+    if not pictures:
+        raise InputError("none of the photos to learn from can be read; check their paths")
+    return describe(network, np.stack(pictures))
+
+
+def pca(features: Vectors, dimensions: int, *, whiten: bool) -> nn.Linear:
+    """Return the PCA of float32 [N, C] as a layer from C to `dimensions`; whitened, every output has variance 1."""
+    values = torch.from_numpy(features).double()
+    mean = values.mean(dim=0)
+    covariance = (values - mean).T @ (values - mean) / len(values)
+    variances, vectors = torch.linalg.eigh(covariance + 1e-6 * torch.eye(len(mean)))
+    basis = vectors.flip(1)[:, :dimensions].T
+    if whiten:
+        # A little of the mean variance keeps directions that the photos hardly have from drowning the others.
+        floor = variances.mean() * 0.05
+        basis = basis / (variances.flip(0)[:dimensions, None] + floor).sqrt()
+    layer = nn.Linear(features.shape[1], dimensions)
+    with torch.no_grad():
+        layer.weight.copy_(basis)
+        layer.bias.copy_(-basis @ mean)
+    return layer
+
+
+def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
+    if settings.start == "imagenet":
+        return build_descriptor(packaged_weights(settings.architecture, settings.input_size))
+    backbone = _built(settings)
+    if settings.start == "random":
+        return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    _load_published(backbone, weights_at(settings.start, "descriptor"), settings.architecture)
+    published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
+    return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
+
+
+def _built(settings: DescriptorTraining) -> nn.Module:
+    size = settings.input_size
+    torch.manual_seed(settings.loop.seed)
+    try:
+        backbone = timm_backbone(settings.architecture, size).eval()
+        with torch.inference_mode():
+            backbone(torch.zeros(1, 3, size, size))  # some find out only now
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{settings.architecture} cannot take input_size={size}: {reason}") from error
+    return backbone
+
+
+def _is_descriptor(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"start: {path} is not a whole safetensors file: {reason}; check the path") from error
+
+
+def _continued(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
+    try:
+        found = read_config(path).architecture
+        if found != settings.architecture:
+            raise ConfigError(f"start: {path} holds a {found}; set architecture to that")
+        network = load_descriptor_file(path, settings.input_size)
+    except ModelFileError as error:
+        raise ConfigError(f"start: {error}") from error
+    given = network.projection.out_features if network.projection else 0
+    if given != settings.dimensions:
+        raise ConfigError(f"start: {path} projects to {given} dimensions, not {settings.dimensions}; set dimensions")
+    network.whitening = None
+    return network
+
+
+def _load_published(backbone: nn.Module, path: Path, architecture: str) -> None:
+    """Load weights as timm publishes them, without their classifier."""
+    expected = backbone.state_dict()
+    tensors = _as_named_now(load_file(path), backbone, path, architecture)
+    classifiers = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    heads = tuple(f"{name}." for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    found = {name: tensor for name, tensor in tensors.items() if name in expected or not name.startswith(heads)}
+    wrong = [
+        *(f"lacks {name}" for name in sorted(expected.keys() - found.keys())),
+        *(f"has {name}, unknown there" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"has {name} of shape {list(found[name].shape)} instead of {list(expected[name].shape)}"
+            for name in sorted(expected.keys() & found.keys())
+            if found[name].shape != expected[name].shape
+        ),
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ConfigError(f"start: {path} does not fit {architecture}: it {wrong[0]}{more}; give weights made for it")
+    backbone.load_state_dict(found)
+
+
+def _as_named_now(tensors: Tensors, backbone: nn.Module, path: Path, architecture: str) -> Tensors:
+    """Bring checkpoints by other names or for another input size up to date, where timm has a function for that."""
+    module = sys.modules[timm.model_entrypoint(architecture).__module__]
+    convert: Callable[[Tensors, nn.Module], Tensors] | None = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        return convert(dict(tensors), backbone)
+    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"start: {path} does not fit {architecture}: {reason}; give weights made for it") from error

@@ -1,0 +1,81 @@
+"""Where a training starts: on which device, and which pretrained layers stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from configs.training import LoopSettings
+from copytrace.errors import ConfigError
+from copytrace.object_store import is_uri
+from copytrace.runtime.model_sources import Kind, locate
+from copytrace.training.distributed import rank
+from models.pretrained import DescriptorConfig, efficientnet_lite0
+
+MAY_CHANGE = {"workers", "checkpoint_minutes", "threads", "device", "validate_every"}
+"""Loop settings that may differ when a run goes on: they change how fast it is, not what comes out."""
+
+_BODIES = ("blocks", "layers", "stages")  # what timm calls a backbone's sequence of blocks
+
+
+def device_of(settings: LoopSettings) -> torch.device:
+    """Return the device to train on: the one asked for, else this process's GPU, else the CPU.
+
+    Raises `ConfigError` for a device that this machine does not have.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if settings.device:
+        return _named(settings.device, gpus)
+    if not gpus:
+        return torch.device("cpu")
+    if settings.devices > gpus:
+        raise ConfigError(f"loop.devices={settings.devices}, but this machine has {gpus} GPUs; set it to that")
+    torch.cuda.set_device(rank())  # where NCCL works, unless it is told otherwise
+    return torch.device("cuda", rank())
+
+
+def _named(name: str, gpus: int) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"loop.device={name} is no torch device; give cpu, cuda or cuda:1, for instance") from error
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"loop.device={name}, but torch finds {gpus} GPUs here; set it to cpu, or leave it out")
+    return device
+
+
+def weights_at(start: str, kind: Kind) -> Path:
+    """Return the local file that the setting `start` names: a path as it is, a URI as `locate` downloads it."""
+    return locate(start, kind) if is_uri(start) else Path(start)
+
+
+def packaged_weights(architecture: str, input_size: int) -> DescriptorConfig:
+    """Return the packaged ImageNet weights of an architecture; raises `ConfigError` where there are none."""
+    packaged = efficientnet_lite0(input_size)
+    if architecture != packaged.architecture:
+        raise ConfigError(
+            f"no ImageNet weights of {architecture} are packaged; give start=FILE.safetensors, start=random, or "
+            f"architecture={packaged.architecture}"
+        )
+    return packaged
+
+
+def freeze(backbone: nn.Module, blocks: int) -> None:
+    """Keep the stem and the first `blocks` blocks of a timm backbone as they are; 0 keeps nothing.
+
+    Raises `ConfigError` for a backbone that has fewer blocks.
+    """
+    if not blocks:
+        return
+    children = dict(backbone.named_children())
+    name = next((name for name in _BODIES if name in children), "")
+    body = list(children[name].children()) if name else []
+    if len(body) < blocks:
+        raise ConfigError(f"the backbone has {len(body)} blocks, not the {blocks} to be frozen; set frozen_blocks to 0")
+    stem = list(children.values())[: list(children).index(name)]
+    for part in (*stem, *body[:blocks]):
+        part.requires_grad_(False)

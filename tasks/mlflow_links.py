@@ -1,0 +1,87 @@
+"""Links between MLflow and Prefect: each MLflow run says where it comes from, each flow run where it is tracked."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, Run, RunTag
+from mlflow.tracking.context.registry import resolve_tags
+from prefect.artifacts import create_link_artifact
+from prefect.runtime import deployment, flow_run
+
+from copytrace.object_store import shown
+from tasks.mlflow_store import leaves, run_link
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
+FLOW_RUN = "prefect.flow_run_id"
+
+
+def tags_of_origin() -> dict[str, str]:
+    """Return the tags that say where an MLflow run comes from: code, libraries, machine, flow run and deployment."""
+    tags = {"host": platform.node(), **_code()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            tags[f"version.{package}"] = version(package)
+    if flow_run.id:
+        tags[FLOW_RUN] = str(flow_run.id)
+        tags["prefect.flow_name"] = flow_run.flow_name or ""
+        tags["prefect.flow_run_url"] = flow_run.ui_url or ""
+        tags["prefect.deployment"] = deployment.name or ""
+    return tags
+
+
+def run_of_this_flow_run(client: MlflowClient, experiment: str) -> Run | None:
+    """Return the MLflow run that an earlier attempt of the present flow run has begun in the experiment of that id."""
+    if not flow_run.id:
+        return None
+    found = client.search_runs([experiment], f"tags.`{FLOW_RUN}` = '{flow_run.id}'", max_results=1)
+    return found[0] if found else None
+
+
+def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Log settings, which may be nested, as parameters, and `tags` with those of `tags_of_origin`.
+
+    MLflow never changes a parameter: one that has changed since an earlier attempt becomes a tag `changed.NAME`.
+    """
+    given = {name: str(value) for name, value in leaves(settings)}
+    known = run.data.params
+    changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
+    all_tags = resolve_tags({**tags_of_origin(), **tags})
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(name, text) for name, text in given.items() if name not in known],
+        tags=[RunTag(name, text) for name, text in {**all_tags, **changed}.items()],
+    )
+
+
+def link_from_flow_run(uri: str, run: Run) -> None:
+    """Show the MLflow run on the page of the present flow run, if there is one."""
+    if flow_run.id:
+        identity = run.info.run_id
+        link = run_link(uri, run.info.experiment_id, identity)
+        create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {shown(uri)}")
+
+
+def _code() -> dict[str, str]:
+    git = shutil.which("git")
+    # An installed package has no repository of its own, and must not name the one that it happens to lie in.
+    if git is None or not (ROOT / ".git").exists():
+        return {}
+
+    def answer(*question: str) -> str:
+        done = subprocess.run([git, *question], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    if not (commit := answer("rev-parse", "HEAD")):
+        return {}
+    dirty = bool(answer("status", "--porcelain"))
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}

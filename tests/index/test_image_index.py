@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.images import ImageSettings
+from copytrace.errors import InputError, ModelMismatchError
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_shards import ShardPaths
+from copytrace.index.media_index import (
+    Shard,
+    is_done,
+    is_index,
+    plan_index,
+    read_plan,
+    read_planned_shard,
+    write_plan,
+)
+from copytrace.media.failures import read_failures
+from copytrace.media.ingest import list_media
+from copytrace.storage import located, remove_tree
+
+Pixels = NDArray[np.uint8]
+Build = Callable[..., tuple[ImageIndex, list[int]]]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+DescribeOne = Callable[[Path, Shard, ImageSettings], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: dict[str, Pixels], write_photos: WritePhotos) -> Path:
+    return write_photos(tmp_path / "photos", photos)
+
+
+def contents(index: ImageIndex) -> dict[str, tuple[object, ...]]:
+    """Return everything an index knows of each image, by id."""
+    known: dict[str, tuple[object, ...]] = {}
+    for shard in index.shards:
+        descriptors = index.descriptors(shard)
+        vectors = dict(zip(descriptors.ids, descriptors.vectors.tolist(), strict=True))
+        for view in index.views(shard):
+            points = view.points
+            known[view.id] = (view.name, vectors[view.id], points.x.tolist(), points.descriptor.tolist())
+    return known
+
+
+def test_a_new_index_holds_every_image_once(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    index, described = build_index(folder, folder.parent / "index", "references", image_settings)
+    assert described == index.shards == [0, 1]
+    assert sorted(contents(index)) == sorted(index.items) == ["astronaut", "chelsea", "coffee", "rocket"]
+    assert sum(index.point_count(shard) for shard in index.shards) > 100
+    assert is_index(index.root)
+
+
+def test_queries_have_views_for_each_stretch(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    index, _ = build_index(folder / "coffee.png", folder.parent / "index", "queries", image_settings)
+    assert [view.name for view in index.views(0)] == ["whole", "stretched2"]
+    assert index.descriptors(0).panes == ("whole",)
+
+
+def test_one_shard_of_a_plan_is_read_as_it_stands_in_the_whole_plan(folder: Path, tmp_path: Path) -> None:
+    write_plan(plan_index(list_media(folder), tmp_path / "index", {"role": "references"}, shard_size=3))
+    planned = read_plan(tmp_path / "index")
+    assert [len(shard.items) for shard in planned.shards] == [3, 1]
+    for shard in planned.shards:
+        assert read_planned_shard(tmp_path / "index", shard.number) == (shard, planned.made_with)
+
+
+def test_a_second_run_describes_nothing(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    before, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    files = {path: path.stat().st_mtime_ns for path in before.root.glob("points/*")}
+    after, described = build_index(folder, folder.parent / "index", "references", image_settings)
+    assert described == []
+    assert (after.stamp, after.items) == (before.stamp, before.items)
+    assert {path: path.stat().st_mtime_ns for path in after.root.glob("points/*")} == files
+
+
+def test_added_images_are_all_that_is_described(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    before, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    write_photos(folder, {"upside-down": photos["coffee"][::-1]})
+    after, described = build_index(folder, folder.parent / "index", "references", image_settings)
+    assert described == [2]
+    assert after.items["upside-down"][1] == 2
+    assert contents(before).items() < contents(after).items()
+    assert after.stamp != before.stamp
+
+
+def test_a_changed_image_is_described_anew(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    before, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    old = contents(before)
+    write_photos(folder, {"coffee": photos["rocket"][:150]})
+    after, described = build_index(folder, folder.parent / "index", "references", image_settings)
+    new = contents(after)
+    assert described == [2]
+    assert new.keys() == old.keys()
+    assert [name for name in new if new[name] != old[name]] == ["coffee"]
+    assert [view.id for shard in after.shards for view in after.views(shard)].count("coffee") == 1
+
+
+def test_removed_images_are_gone_and_so_are_empty_shards(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    for name in ("astronaut", "chelsea", "coffee"):
+        (folder / f"{name}.png").unlink()
+    index, described = build_index(folder, root, "references", image_settings)
+    assert described == []
+    assert sorted(contents(index)) == ["rocket"]
+    assert index.shards == [1]
+    assert not any(path.name.startswith("00000") for path in root.rglob("*"))
+
+
+def test_an_index_grown_in_two_steps_equals_one_built_at_once(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    at_once, _ = build_index(folder, folder.parent / "at-once", "references", image_settings)
+    later = folder.parent / "later"
+    later.mkdir()
+    shutil.move(folder / "astronaut.png", later / "astronaut.png")
+    build_index(folder, folder.parent / "grown", "references", image_settings)
+    shutil.move(later / "astronaut.png", folder / "astronaut.png")
+    grown, _ = build_index(folder, folder.parent / "grown", "references", image_settings)
+    assert grown.items["astronaut"][1] != at_once.items["astronaut"][1]
+    assert grown.stamp == at_once.stamp
+    assert contents(grown) == contents(at_once)
+
+
+def test_an_index_in_a_store_grows_and_shrinks_as_one_on_disk_does(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    roots = (folder.parent / "index", located("memory://index-test/index"))
+    away = folder.parent / "away"
+    for step in ("all", "fewer", "all again"):
+        if step == "fewer":
+            away.mkdir()
+            for name in ("astronaut", "chelsea"):
+                shutil.move(folder / f"{name}.png", away / f"{name}.png")
+        if step == "all again":
+            shutil.move(away / "chelsea.png", folder / "chelsea.png")
+        (local, described), (remote, described_there) = (
+            build_index(folder, root, "references", image_settings) for root in roots
+        )
+        assert described_there == described
+        assert remote.items == local.items
+        assert contents(remote) == contents(local)
+        names = sorted(path.relative_to(roots[0]).as_posix() for path in roots[0].rglob("*.*"))
+        there = roots[1].glob("**/*.*")
+        assert sorted(str(path).removeprefix(f"{roots[1]}/") for path in there) == names
+        for name in names:
+            assert (roots[1] / name).read_bytes() == (roots[0] / name).read_bytes(), name
+    other = with_points(image_settings, 20)
+    with pytest.raises(ModelMismatchError, match="memory://index-test/index was made otherwise"):
+        build_index(folder, roots[1], "references", other)
+    replaced, described = build_index(folder, roots[1], "references", other, replace=True)
+    assert described == replaced.shards == [0, 1]
+    remove_tree(roots[1])
+
+
+def test_a_killed_run_goes_on_where_it_stopped(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    root = folder.parent / "index"
+    whole, _ = build_index(folder, root, "references", image_settings)
+    stamp = whole.stamp
+    for name in ("index.json", "manifest.parquet", "failures.csv"):
+        (root / name).unlink()
+    ShardPaths.of(root, 1).receipt.unlink()
+    kept = ShardPaths.of(root, 0).points.stat().st_mtime_ns
+    index, described = build_index(folder, root, "references", image_settings)
+    assert described == [1]
+    assert ShardPaths.of(root, 0).points.stat().st_mtime_ns == kept
+    assert index.stamp == stamp
+
+
+def test_shards_of_a_killed_run_with_other_settings_are_not_taken(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    for name in ("index.json", "manifest.parquet"):
+        (root / name).unlink()
+    _, described = build_index(folder, root, "references", with_points(image_settings, 20))
+    assert described == [0, 1]
+
+
+def with_points(settings: ImageSettings, max_points: int) -> ImageSettings:
+    points = settings.local.reference_points.model_copy(update={"max_points": max_points})
+    return settings.model_copy(update={"local": settings.local.model_copy(update={"reference_points": points})})
+
+
+def test_other_settings_are_refused_by_name(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    with pytest.raises(ModelMismatchError, match=r"index was made otherwise.*max_points.*150.*20.*another folder"):
+        build_index(folder, root, "references", with_points(image_settings, 20))
+    assert len(contents(ImageIndex.open(root))) == 4
+
+
+def test_other_settings_replace_an_index_when_asked_to(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    index, described = build_index(folder, root, "references", with_points(image_settings, 20), replace=True)
+    assert described == [0, 1]
+    assert all(len(view.points) <= 20 for shard in index.shards for view in index.views(shard))
+
+
+def test_queries_cannot_be_put_into_an_index_of_references(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    build_index(folder, folder.parent / "index", "references", image_settings)
+    with pytest.raises(ModelMismatchError, match="role references there, queries now"):
+        build_index(folder, folder.parent / "index", "queries", image_settings)
+
+
+def test_settings_that_change_nothing_in_the_index_are_not_asked_about(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    build_index(folder, folder.parent / "index", "references", image_settings)
+    local = image_settings.local.model_copy(update={"neighbours": 2, "stretches": (), "mirrored": False})
+    _, described = build_index(
+        folder, folder.parent / "index", "references", image_settings.model_copy(update={"local": local})
+    )
+    assert described == []
+
+
+@pytest.mark.parametrize("damage", ['{"format": 1, "ro', "\xff"])
+def test_a_damaged_index_says_what_to_do(
+    folder: Path, build_index: Build, image_settings: ImageSettings, damage: str
+) -> None:
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    (root / "index.json").write_bytes(damage.encode("latin-1"))
+    with pytest.raises(InputError, match=r"index\.json is damaged; delete .* and index again"):
+        ImageIndex.open(root)
+    with pytest.raises(InputError, match="damaged"):
+        build_index(folder, root, "references", image_settings)
+
+
+@pytest.mark.parametrize("missing", ["index.json", "manifest.parquet"])
+def test_what_is_not_an_index_cannot_be_opened(
+    folder: Path, build_index: Build, image_settings: ImageSettings, missing: str
+) -> None:
+    with pytest.raises(InputError, match="is not an index; make one with: copytrace index-images"):
+        ImageIndex.open(folder)
+    root = folder.parent / "index"
+    build_index(folder, root, "references", image_settings)
+    (root / missing).unlink()
+    with pytest.raises(InputError, match="is not an index"):
+        ImageIndex.open(root)
+
+
+def test_unreadable_images_are_listed_and_tried_again(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    root = folder.parent / "index"
+    (folder / "broken.png").write_bytes(b"not a picture")
+    index, _ = build_index(folder, root, "references", image_settings)
+    assert sorted(index.items) == ["astronaut", "chelsea", "coffee", "rocket"]
+    assert [failure.id for failure in read_failures(root / "failures.csv")] == ["broken"]
+    _, described = build_index(folder, root, "references", image_settings)
+    assert len(described) == 1
+    assert [failure.id for failure in read_failures(root / "failures.csv")] == ["broken"]
+    write_photos(folder, {"broken": photos["coffee"]})
+    mended, _ = build_index(folder, root, "references", image_settings)
+    assert "broken" in mended.items
+    assert read_failures(root / "failures.csv") == []
+
+
+def test_an_index_of_unreadable_images_is_empty(
+    tmp_path: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.png").write_bytes(b"not a picture")
+    index, _ = build_index(tmp_path / "photos", tmp_path / "index", "references", image_settings)
+    assert (index.items, index.shards) == ({}, [])
+
+
+def test_a_plan_is_read_as_it_was_written(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    write_photos(folder, {"new": photos["coffee"][::-1], "newer": photos["rocket"][::-1]})
+    planned = plan_index(list_media(folder), index.root, index.made_with, shard_size=1)
+    write_plan(planned)
+    assert read_plan(index.root) == planned
+    assert (planned.total, [shard.number for shard in planned.shards]) == (6, [2, 3])
+
+
+def test_a_shard_is_done_only_for_the_same_images(
+    folder: Path, describe_one: DescribeOne, build_index: Build, image_settings: ImageSettings
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    items, root = list_media(folder), folder.parent / "fresh"
+    (first, *_) = plan_index(items, root, index.made_with, shard_size=2).shards
+    assert not is_done(root, first)
+    write_plan(plan_index(items, root, index.made_with, shard_size=2))
+    describe_one(root, first, image_settings)
+    assert is_done(root, first)
+    (other, *_) = plan_index(items[1:], root, index.made_with, shard_size=2).shards
+    assert not is_done(root, other)
+
+
+def test_index_settings_are_plain_json(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "queries", image_settings)
+    assert json.loads((index.root / "index.json").read_text()) == index.made_with

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from configs.videos import VideoSettings
+from copytrace.features.descriptors import Descriptor
+from copytrace.index.descriptor_files import vectors_of
+from copytrace.index.media_index import Role, descriptors_path
+from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths
+from copytrace.index.video_shards import DescribedShard, describe_videos
+from copytrace.media.ingest import list_media
+from copytrace.progress import SilentProgress
+from copytrace.storage import read_stamp
+
+Pixels = NDArray[np.uint8]
+Tour = Callable[..., list[Pixels]]
+WriteVideo = Callable[..., Path]
+Describe = Callable[..., DescribedShard]
+
+
+def quick(**sections: dict[str, Any]) -> VideoSettings:
+    return VideoSettings.model_validate({"panes": {"detector": "none"}, **sections})
+
+
+@pytest.fixture
+def describe(grid_descriptor: Descriptor, tmp_path: Path) -> Describe:
+    """Return a function that describes all videos of a folder as shard 0 of an index at `root`."""
+
+    def work(folder: Path, role: Role, settings: VideoSettings, root: Path = tmp_path / "index") -> DescribedShard:
+        items = list_media(folder)
+        with SilentProgress().stage("describe", len(items), "videos") as stage:
+            return describe_videos(
+                items, root, 0, grid_descriptor, None, settings, role=role, stamp="stamp", stage=stage
+            )
+
+    return work
+
+
+def rows_of(root: Path) -> list[tuple[str, str, float, float]]:
+    table = pq.read_table(descriptors_path(root, 0), columns=["id", "pane", "start", "end"])
+    return list(zip(*table.to_pydict().values(), strict=True))
+
+
+def vectors(root: Path) -> NDArray[np.float32]:
+    return vectors_of(pq.read_table(descriptors_path(root, 0)))
+
+
+def side_by_side(left: Sequence[Pixels], right: Sequence[Pixels]) -> list[Pixels]:
+    return [np.hstack(pair) for pair in zip(left, right, strict=True)]
+
+
+def test_each_second_of_a_reference_is_a_row(
+    tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "in" / "b.mp4", tour("coffee")[:10])
+    write_video(tmp_path / "in" / "a.mp4", tour("chelsea")[:8], rate=8)
+    done = describe(tmp_path / "in", "references", quick())
+    root = tmp_path / "index"
+    assert (done.failures, done.damaged) == ([], [])
+    whole = [("b", "whole", 0.0, 1.0), ("b", "whole", 1.0, 2.0), ("b", "whole", 2.0, 2.5)]
+    assert rows_of(root) == [("a", "whole", 0.0, 1.0), *whole]
+    np.testing.assert_allclose(np.linalg.norm(vectors(root), axis=1), 1, atol=1e-5)
+    facts = pq.read_table(VideoPaths.of(root, 0).videos)
+    assert facts.schema.remove_metadata() == VIDEO_SCHEMA
+    assert facts.to_pylist() == [
+        {"id": "a", "duration": 1.0, "width": 128, "height": 96},
+        {"id": "b", "duration": 2.5, "width": 128, "height": 96},
+    ]
+    assert pq.read_table(VideoPaths.of(root, 0).panes).to_pylist() == []
+    assert read_stamp(descriptors_path(root, 0)) == "stamp"
+
+
+def test_panes_of_a_query_are_rows_beside_the_whole_frame(
+    tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "in" / "two.mp4", side_by_side(tour("coffee"), tour("astronaut")))
+    for name in ("coffee", "astronaut"):
+        write_video(tmp_path / "alone" / f"{name}.mp4", tour(name))
+    describe(tmp_path / "in", "queries", quick())
+    describe(tmp_path / "alone", "references", quick(), tmp_path / "alone-index")
+
+    rows = rows_of(tmp_path / "index")
+    names = {pane for _, pane, _, _ in rows}
+    assert {"whole", "pane0", "pane1"} <= names
+    for pane in names:
+        starts = [start for _, name, start, _ in rows if name == pane]
+        assert starts == sorted(set(starts))
+    boxes = pq.read_table(VideoPaths.of(tmp_path / "index", 0).panes)
+    assert boxes.schema.remove_metadata() == PANE_SCHEMA
+    assert [(row["id"], row["pane"], row["start"], row["end"]) for row in boxes.to_pylist()] == rows
+    halves = {row["pane"]: (row["x0"], row["x1"]) for row in boxes.to_pylist() if row["start"] == 5}
+    assert halves["whole"] == (0, 1)
+    assert sorted(halves[pane] for pane in ("pane0", "pane1")) == [
+        pytest.approx((0, 0.5), abs=0.03),
+        pytest.approx((0.5, 1), abs=0.03),
+    ]
+    # The pane on the right shows what the astronaut alone shows, second by second.
+    right = max(("pane0", "pane1"), key=lambda pane: halves[pane])
+    shown = vectors(tmp_path / "index")[[row for row, (_, pane, _, _) in enumerate(rows) if pane == right]]
+    alone = vectors(tmp_path / "alone-index")[:12]
+    assert np.diag(shown @ alone.T).min() > 0.85
+
+
+def test_neither_window_nor_batch_nor_threads_change_the_whole_frames(
+    tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path
+) -> None:
+    for name in ("coffee", "chelsea", "rocket"):
+        write_video(tmp_path / "in" / f"{name}.mp4", tour(name))
+    found = []
+    for number, settings in enumerate(
+        [
+            quick(media={"threads": 1}),
+            quick(media={"threads": 3}),
+            quick(frames={"window": 8}, descriptor={"batch_size": 5}),
+        ]
+    ):
+        root = tmp_path / str(number)
+        describe(tmp_path / "in", "references", settings, root)
+        found.append((rows_of(root), vectors(root)))
+    assert len(found[0][0]) == 36
+    for rows, described in found[1:]:
+        assert rows == found[0][0]
+        np.testing.assert_array_equal(described, found[0][1])
+
+
+def test_what_comes_before_damage_is_described_and_the_damage_listed(
+    tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "in" / "cut.mkv", tour("coffee"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "in" / "text.mkv").write_text("not a video")
+    write_video(tmp_path / "in" / "whole.mkv", tour("chelsea")[:8])
+    done = describe(tmp_path / "in", "queries", quick(frames={"window": 8}))
+    assert [(failure.id, failure.stage) for failure in done.failures] == [("text", "decode")]
+    (cut,) = done.damaged
+    assert (cut.id, cut.path) == ("cut", str(path))
+    assert "as if cut short; used up to there" in cut.error
+    ends = [end for identity, pane, _, end in rows_of(tmp_path / "index") if (identity, pane) == ("cut", "whole")]
+    assert 3 < max(ends) < 9
+    assert {row["id"] for row in pq.read_table(VideoPaths.of(tmp_path / "index", 0).videos).to_pylist()} == {
+        "cut",
+        "whole",
+    }
+    assert {identity for identity, *_ in rows_of(tmp_path / "index")} == {"cut", "whole"}
+
+
+def test_a_shard_that_nobody_can_read_is_written_empty(describe: Describe, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.mp4").write_text("not a video")
+    done = describe(tmp_path / "in", "queries", quick())
+    assert [failure.id for failure in done.failures] == ["text"]
+    assert rows_of(tmp_path / "index") == []
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from configs.videos import VideoSettings
+from copytrace.index.video_shards import describe_videos
+from copytrace.media.ingest import list_media
+from copytrace.progress import SilentProgress
+
+
+class Mean:
+    name, digest, dimensions, input_size, typical_noise = "mean", "mean", 3, 64, None
+
+    def describe(self, batch):
+        vectors = batch.mean(axis=(1, 2)).astype(np.float32) + 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+settings = VideoSettings.model_validate({"panes": {"detector": "none"}, "media": {"threads": 1}})
+with SilentProgress().stage("describe", 1, "videos") as stage:
+    done = describe_videos(
+        list_media(sys.argv[1]), Path(sys.argv[2]), 0, Mean(), None, settings, role="queries", stamp="", stage=stage
+    )
+assert not done.failures and not done.damaged, done
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(tour: Tour, write_video: WriteVideo, tmp_path: Path) -> None:
+    scenes = [picture for name in ("coffee", "chelsea", "rocket") for picture in tour(name, 256, 192)[:2]]
+    peaks = []
+    for minutes in (2, 30):
+        pictures = [scenes[second // 20 % len(scenes)] for second in range(60 * minutes)]
+        path = write_video(tmp_path / f"{minutes}.mp4", pictures, rate=1)
+        command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / f"index{minutes}")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+        seconds = {start for _, pane, start, _ in rows_of(tmp_path / f"index{minutes}") if pane == "whole"}
+        assert len(seconds) == 60 * minutes
+    # All pictures of the long video would be 250 MiB at once.
+    assert peaks[1] < peaks[0] + 100, f"{peaks} MiB"

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.images import ImageSettings
+from copytrace.index.image_index import ImageIndex
+from copytrace.progress import SilentProgress
+from copytrace.search import image_candidates as candidates_module
+from copytrace.search.image_candidates import Branch, Candidate, find_candidates, read_candidates, segments_of
+
+Pixels = NDArray[np.uint8]
+Build = Callable[..., tuple[ImageIndex, list[int]]]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+
+
+@pytest.fixture
+def references(
+    tmp_path: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> ImageIndex:
+    folder = write_photos(tmp_path / "references", photos)
+    return build_index(folder, tmp_path / "reference-index", "references", image_settings)[0]
+
+
+@pytest.fixture
+def queries(
+    tmp_path: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> ImageIndex:
+    edited = {
+        "mirrored": np.ascontiguousarray(photos["coffee"][:, ::-1]),
+        "negative": 255 - photos["chelsea"],
+        "darker": (photos["rocket"] * 0.7).astype(np.uint8),
+        "unrelated": np.full((80, 80, 3), 90, np.uint8),
+    }
+    folder = write_photos(tmp_path / "queries", edited)
+    return build_index(folder, tmp_path / "query-index", "queries", image_settings)[0]
+
+
+def found(
+    branch: Branch,
+    queries: ImageIndex,
+    references: ImageIndex,
+    settings: ImageSettings,
+    folder: Path,
+    noise: ImageIndex | None = None,
+) -> list[Candidate]:
+    path = folder / f"{branch}.parquet"
+    with SilentProgress().stage("recall", len(queries.items), "queries") as stage:
+        find_candidates(branch, queries, references, path, settings, noise=noise, stage=stage, stamp="")
+    return read_candidates([path], list(queries.items))
+
+
+def best_of(candidates: list[Candidate]) -> dict[str, Candidate]:
+    return {c.query_id: c for c in sorted(candidates, key=lambda c: c.score)}
+
+
+def test_the_local_branch_finds_copies_and_how_they_were_turned(
+    queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    best = best_of(found("local", queries, references, image_settings, tmp_path))
+    told = {query: (c.reference_id, c.variant) for query, c in best.items()}
+    assert told == {"mirrored": ("coffee", 1), "negative": ("chelsea", 2), "darker": ("rocket", 0)}
+
+
+def test_the_global_branch_finds_a_darker_copy(
+    queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    best = best_of(found("global", queries, references, image_settings, tmp_path))["darker"]
+    assert (best.reference_id, best.view, best.variant) == ("rocket", "whole", 0)
+    assert best.score == pytest.approx(1, abs=0.02)
+
+
+def test_scores_are_normalised_by_the_other_references_or_by_noise(
+    queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    alone = best_of(found("global", queries, references, image_settings, tmp_path))["darker"]
+    query = next(queries.descriptors(s) for s in queries.shards if "darker" in queries.descriptors(s).ids)
+    vector = query.vectors[query.ids.index("darker")]
+    cosines = np.sort(np.concatenate([references.descriptors(s).vectors for s in references.shards]) @ vector)[::-1]
+    assert alone.normalized == pytest.approx(cosines[0] - cosines[1:3].mean(), abs=1e-5)
+    noisy = best_of(found("global", queries, references, image_settings, tmp_path, noise=references))["darker"]
+    assert noisy.normalized == pytest.approx(cosines[0] - cosines[:2].mean(), abs=1e-5)
+
+
+def test_without_crops_the_crop_local_branch_has_no_candidates(
+    queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    assert found("crop-local", queries, references, image_settings, tmp_path) == []
+
+
+@pytest.mark.parametrize("branch", ["global", "local"])
+def test_candidates_are_sorted_and_no_more_than_asked_for(
+    branch: Branch, queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    candidates = found(branch, queries, references, image_settings, tmp_path)
+    assert candidates == sorted(candidates, key=lambda c: (c.query_id, -c.score, c.reference_id))
+    ids = [c.query_id for c in candidates]
+    assert max(ids.count(query) for query in ids) <= 3
+    assert len({(c.query_id, c.reference_id) for c in candidates}) == len(candidates)
+
+
+@pytest.mark.parametrize("branch", ["global", "local"])
+@pytest.mark.parametrize("rule", ["hough", "vote"])
+def test_an_image_is_never_its_own_candidate(
+    branch: Branch,
+    rule: str,
+    references: ImageIndex,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
+) -> None:
+    folder = write_photos(tmp_path / "references", {"coffee2": (photos["coffee"] * 0.8).astype(np.uint8)})
+    settings = image_settings.model_copy(
+        update={"local": image_settings.local.model_copy(update={"rule": rule, "stretches": ()})}
+    )
+    grown, _ = build_index(folder, references.root, "references", settings)
+    same, _ = build_index(folder, tmp_path / "query-index", "queries", settings)
+    candidates = found(branch, same, grown, settings, tmp_path)
+    assert all(c.query_id != c.reference_id for c in candidates)
+    best = best_of(candidates)
+    assert (best["coffee"].reference_id, best["coffee2"].reference_id) == ("coffee2", "coffee")
+
+
+@pytest.mark.parametrize("branch", ["global", "local"])
+def test_an_index_grown_in_two_steps_gives_the_same_candidates(
+    branch: Branch,
+    queries: ImageIndex,
+    references: ImageIndex,
+    build_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "references"
+    shutil.move(folder / "astronaut.png", tmp_path / "astronaut.png")
+    build_index(folder, tmp_path / "grown", "references", image_settings)
+    shutil.move(tmp_path / "astronaut.png", folder / "astronaut.png")
+    grown, _ = build_index(folder, tmp_path / "grown", "references", image_settings)
+    first = found(branch, queries, references, image_settings, tmp_path)
+    second = found(branch, queries, grown, image_settings, tmp_path)
+    assert [(c.query_id, c.reference_id, c.variant) for c in first] == [
+        (c.query_id, c.reference_id, c.variant) for c in second
+    ]
+    np.testing.assert_allclose([c.score for c in first], [c.score for c in second], atol=1e-6)
+
+
+def test_references_searched_in_segments_give_the_same_best(
+    queries: ImageIndex,
+    references: ImageIndex,
+    image_settings: ImageSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert list(segments_of(references)) == [[0, 1]]
+    whole = best_of(found("local", queries, references, image_settings, tmp_path))
+    monkeypatch.setattr(candidates_module, "POINTS_PER_SEGMENT", 1)
+    assert list(segments_of(references)) == [[0], [1]]
+    cut = best_of(found("local", queries, references, image_settings, tmp_path))
+    assert {query: c.reference_id for query, c in cut.items()} == {q: c.reference_id for q, c in whole.items()}
+
+
+@pytest.mark.parametrize("branch", ["global", "local", "crop-local"])
+def test_without_references_there_are_no_candidates(
+    branch: Branch, queries: ImageIndex, build_index: Build, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "broken.png").write_bytes(b"not a picture")
+    nothing, _ = build_index(tmp_path / "broken", tmp_path / "nothing", "references", image_settings)
+    assert found(branch, queries, nothing, image_settings, tmp_path) == []
+    assert found(branch, nothing, queries, image_settings, tmp_path) == []
+
+
+def test_the_same_indexes_give_the_same_bytes(
+    queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    for branch in ("global", "local"):
+        for folder in ("first", "second"):
+            found(branch, queries, references, image_settings, tmp_path / folder)
+        first, second = (tmp_path / folder / f"{branch}.parquet" for folder in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()

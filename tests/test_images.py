@@ -1,0 +1,73 @@
+"""Image matching as a library call: runs over queries and files that change between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.images import ImageSettings, OverlaySettings
+from copytrace import image_stages as stages
+from copytrace.images import match_images
+from copytrace.index.image_index import ImageIndex
+from copytrace.progress import SilentProgress
+
+Pixels = NDArray[np.uint8]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+
+
+def quick(**media: Any) -> ImageSettings:
+    sections: dict[str, dict[str, Any]] = {"local": {"stretches": []}, "overlay": {"detector": "none"}}
+    return ImageSettings.model_validate({**sections, "media": {"shard_size": 2} | media, "report": {"max_matches": 5}})
+
+
+@pytest.fixture
+def sides(tmp_path: Path, photos: dict[str, Pixels], write_photos: WritePhotos) -> tuple[Path, Path]:
+    """Three queries, two of which are copies, and three references."""
+    queries = {"a": photos["chelsea"][:, ::-1], "b": photos["coffee"][20:-20, 30:-30], "c": photos["rocket"]}
+    references = {name: photos[name] for name in ("astronaut", "chelsea", "coffee")}
+    return write_photos(tmp_path / "queries", queries), write_photos(tmp_path / "references", references)
+
+
+def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    queries, references = sides
+    out, settings = tmp_path / "out", quick()
+    match_images(queries, references, out, settings)
+    expected = (out / "matches.csv").read_bytes()
+    index = out / "work" / "queries"
+    for away, there in ((tmp_path / "b.png", queries / "b.png"), (queries / "b.png", tmp_path / "b.png")):
+        there.rename(away)
+        # A run that is killed when it has its queries.
+        for shard in stages.plan(str(queries), index, "queries", settings, replace=True):
+            stages.preprocess_shard(index, shard, settings, SilentProgress())
+            stages.describe_shard(index, shard, settings, SilentProgress())
+        stages.finish(index, settings, failures=out / "failures.csv", indexes=[index])
+    assert ImageIndex.open(index).items["b"][1] == 2
+    match_images(queries, references, out, settings)
+    assert (out / "matches.csv").read_bytes() == expected
+
+
+def test_nothing_stays_of_shards_that_are_no_more(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    queries, references = sides
+    out = tmp_path / "out"
+    match_images(queries, references, out, quick())
+    assert ImageIndex.open(out / "work" / "queries").shards == [0, 1]
+    others = quick(shard_size=3).model_copy(update={"overlay": OverlaySettings(detector="edges")})
+    match_images(queries, references, out, others)
+    assert ImageIndex.open(out / "work" / "queries").shards == [0]
+    assert {path.name for path in (out / "work" / "evidence").iterdir()} == {"00000.parquet", "00000.json"}
+
+
+def test_the_page_tells_of_a_file_that_cannot_be_read(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    queries, references = sides
+    out, settings = tmp_path / "out", quick(max_failure_rate=0.5)
+    match_images(queries, references, out, settings)
+    before = (out / "report.html").read_bytes()
+    (queries / "broken.png").write_text("no picture")
+    run = match_images(queries, references, out, settings)
+    assert run["counts"]["failures"] == 1
+    assert (out / "report.html").read_bytes() != before
