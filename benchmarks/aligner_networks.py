@@ -21,11 +21,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from benchmarks.alignment import pairs
-from copytrace.alignment.aligners import SimilarityMatrix, load_aligner
+from copytrace.alignment.aligners import SimilarityMatrix, build_aligner
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import PairFilter
 from models.aligner_files import HRNET_CANVAS, AlignerConfig, Backbone, load_aligner_network, save_aligner
-from models.aligner_network import build_aligner
+from models.aligner_network import build_aligner_network
 from models.pair_files import load_pair_classifier, save_pair_classifier
 from models.pair_network import build_pair_classifier
 
@@ -58,7 +58,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, threadpool_limits(1):
         os.environ.setdefault("COPYTRACE_CACHE", folder)
         rows = [
-            Row("hough segments", load_aligner("hough").align),
+            Row("hough segments", build_aligner("hough").align),
             *aligner_rows("light", options.light, Path(folder)),
             *aligner_rows("hrnet_w18", options.hrnet, Path(folder)),
             filter_row(options.filter or fresh_filter("light", Path(folder))),
@@ -93,7 +93,7 @@ def filter_row(weights: Path) -> Row:
 
 def fresh_aligner(backbone: Backbone, folder: Path) -> Path:
     """Write an aligner with random weights and return its path."""
-    network = build_aligner(AlignerConfig(backbone))
+    network = build_aligner_network(AlignerConfig(backbone))
     settle(network, 128)
     return save_aligner(network, folder / backbone / "aligner.safetensors")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from copytrace.alignment.aligners import TRAINING_FREE, SimilarityMatrix, load_aligner
+from copytrace.alignment.aligners import TRAINING_FREE, SimilarityMatrix, build_aligner
 from copytrace.alignment.segments import Segment
 
 Box = tuple[float, float, float, float]
@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
 
     aligners: dict[str, Callable[[SimilarityMatrix], list[Segment]]] = {PEER: peer_align}
-    aligners |= {name: load_aligner(name).align for name in TRAINING_FREE}
+    aligners |= {name: build_aligner(name).align for name in TRAINING_FREE}
     table = Table("aligner", *(f"{size}x{size}, ms" for size in options.sizes), *(f"x at {n}" for n in options.sizes))
     for column in ("mean overlap", "start error, s", "end error, s"):
         table.add_column(column)

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from configs.load import load_settings
+from configs.load import load_image_settings
 from copytrace.image_stages import MatchPaths
 from copytrace.images import match_images
 from copytrace.media.ingest import list_media
@@ -57,7 +57,7 @@ def _ours(queries: Path, references: Path, truth: Path, work: Path) -> Iterator[
         out = work / preset
         begin = time.perf_counter()
         match_images(
-            queries, references, out, load_settings(preset, None, ["report.max_matches=0"]), TerminalProgress()
+            queries, references, out, load_image_settings(preset, None, ["report.max_matches=0"]), TerminalProgress()
         )
         seconds = time.perf_counter() - begin
         yield _row(f"copytrace --preset {preset}", MatchPaths(out).matches, truth, seconds)

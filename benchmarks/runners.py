@@ -25,7 +25,7 @@ from copytrace.training.sample_photos import write_demo_set
 from copytrace.training.sample_videos import write_demo_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
-from flows.parameters import chosen_by
+from flows.parameters import parameters_from_cli
 
 RUNNERS = ("threads", "threads:2", "dask:1", "dask:2")
 Bytes = dict[str, bytes]
@@ -49,7 +49,7 @@ def compare(queries: str, references: str, folder: Path, *, videos: bool, shard_
     """Run the job once by each runner, into folders in `folder`, and print the table."""
     schema = VideoSettings if videos else ImageSettings
     flow: Callable[..., Any] = match_videos if videos else match_images
-    chosen = chosen_by(schema, "cpu", None, [f"media.shard_size={shard_size}"])
+    chosen = parameters_from_cli(schema, "cpu", None, [f"media.shard_size={shard_size}"])
     table = Table("runner", "seconds", "of threads", "seconds of its stages, added up", "bytes")
     table.caption = f"{queries} against {references}, {shard_size} files per shard"
     # A server of its own, so that figures do not hang on a database that has grown.

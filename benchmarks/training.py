@@ -21,10 +21,10 @@ from configs.load import load
 from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
 from copytrace.training.batches import Examples
 from copytrace.training.composites import Composites
-from copytrace.training.contrastive import ContrastiveTrainee
+from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.initial_descriptor import starting_network as starting_descriptor
 from copytrace.training.initial_weights import freeze
-from copytrace.training.loop import Trainee, fit
+from copytrace.training.loop import TrainingModule, fit
 from copytrace.training.overlay import starting_network as starting_detector
 from copytrace.training.overlay_module import OverlayTrainee
 from copytrace.training.photos import TrainingPhoto, split_photos
@@ -49,17 +49,17 @@ def main() -> None:
         Console().print(table)
 
 
-def _descriptor(source: str) -> tuple[str, Examples, Trainee[nn.Module], LoopSettings]:
+def _descriptor(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
     settings = load(DescriptorTraining)
     split = split_photos(source, settings.photos)
     network = starting_descriptor(settings, split)
     freeze(network.backbone, settings.frozen_blocks)
     photos = _enough(split.train, settings.loop)
     examples = ViewExamples(photos, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed)
-    return "descriptor", examples, ContrastiveTrainee(network, settings), _short(settings.loop)
+    return "descriptor", examples, ContrastiveModule(network, settings), _short(settings.loop)
 
 
-def _detector(source: str) -> tuple[str, Examples, Trainee[nn.Module], LoopSettings]:
+def _detector(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
     settings = load(OverlayTraining)
     split = split_photos(source, settings.photos)
     network = starting_detector(settings)
@@ -78,7 +78,9 @@ def _made(examples: Examples) -> float:
     return len(examples) / (time.perf_counter() - begin)
 
 
-def _trained(trainee: Trainee[nn.Module], examples: Examples, loop: LoopSettings, out: Path) -> tuple[float, float]:
+def _trained(
+    trainee: TrainingModule[nn.Module], examples: Examples, loop: LoopSettings, out: Path
+) -> tuple[float, float]:
     """Return examples a second of bare steps on one batch that is there, and of `fit` after its first epoch."""
     trainee.to(memory_format=torch.channels_last)
     batch = default_collate([examples.example(0, index) for index in range(loop.batch_size)])

@@ -35,7 +35,9 @@ def preset_names(schema: type[Settings] = ImageSettings) -> list[str]:
     return sorted(path.stem for path in _PRESETS[schema].glob("*.yaml"))
 
 
-def load_settings(preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> ImageSettings:
+def load_image_settings(
+    preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()
+) -> ImageSettings:
     """Return the settings of image matching; see `load`."""
     return load(ImageSettings, preset, config, overrides)
 

@@ -9,9 +9,9 @@ from configs.images import ImageSettings
 from copytrace import image_stages as stages
 from copytrace.image_stages import MatchPaths
 from copytrace.index.media_index import Role, is_index
-from copytrace.progress import PartOf, Progress, SilentProgress
+from copytrace.progress import Progress, SharedProgress, SilentProgress
 from copytrace.search.image_candidates import BRANCHES
-from copytrace.storage import located, writable
+from copytrace.storage import require_writable, resolve_path
 
 
 def match_images(
@@ -29,9 +29,9 @@ def match_images(
     `TooManyFailuresError`, each with the cure.
     """
     settings, progress = settings or ImageSettings(), progress or SilentProgress()
-    paths = MatchPaths(writable(out))
-    indexed = is_index(located(references))
-    reference_index = located(references) if indexed else paths.references
+    paths = MatchPaths(require_writable(out))
+    indexed = is_index(resolve_path(references))
+    reference_index = resolve_path(references) if indexed else paths.references
     stages.check(settings, [reference_index] if indexed else [])
     built = [paths.queries] if indexed else [paths.queries, paths.references]
     sides: list[tuple[str | Path, Path, Role]] = [(queries, paths.queries, "queries")]
@@ -44,7 +44,7 @@ def match_images(
         stages.recall(branch, paths.queries, reference_index, paths.candidates(branch), settings, progress)
     with progress.stage("score pairs", stages.count_pairs(paths), "pairs") as scoring:
         for shard in stages.shards_of(paths.queries):
-            stages.score_shard(shard, paths.queries, reference_index, paths, settings, PartOf(scoring))
+            stages.score_shard(shard, paths.queries, reference_index, paths, settings, SharedProgress(scoring))
     stages.merge_scores(paths.queries, reference_index, paths, settings)
     if settings.report.max_matches:
         stages.report(paths.queries, reference_index, paths, settings, progress)
@@ -63,7 +63,7 @@ def index_images(
     Raises `ModelMismatchError` if it was made with other settings; else as `match_images`.
     """
     settings, progress = settings or ImageSettings(), progress or SilentProgress()
-    root = writable(out)
+    root = require_writable(out)
     shards = stages.plan(str(references), root, "references", settings, replace=False)
     return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
 
@@ -76,9 +76,9 @@ def _describe(
     if shards and role == "queries":
         with progress.stage("preprocess queries", images, "images") as stage:
             for shard in shards:
-                stages.preprocess_shard(root, shard, settings, PartOf(stage))
+                stages.preprocess_shard(root, shard, settings, SharedProgress(stage))
     if shards:
         with progress.stage(f"describe {role}", images, "images") as stage:
             for shard in shards:
-                stages.describe_shard(root, shard, settings, PartOf(stage))
+                stages.describe_shard(root, shard, settings, SharedProgress(stage))
     return stages.finish(root, settings, failures=failures, indexes=indexes)

@@ -32,22 +32,22 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
-def shown(source: str) -> str:
+def redact(source: str) -> str:
     """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
     source = re.sub(r"://[^/@]*@", "://", source)
     return source.partition("?")[0] if source.startswith("http") else source
 
 
-def shown_in(value: Any) -> Any:
-    """Return a JSON-able value with every text in it as `shown` gives it."""
+def redact_all(value: Any) -> Any:
+    """Return a JSON-able value with every text in it as `redact` gives it."""
     if isinstance(value, dict):
-        return {name: shown_in(part) for name, part in value.items()}
+        return {name: redact_all(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [shown_in(part) for part in value]
-    return shown(value) if isinstance(value, str) else value
+        return [redact_all(part) for part in value]
+    return redact(value) if isinstance(value, str) else value
 
 
-def store_of(uri: str) -> tuple[Any, str]:
+def filesystem_of(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URI, and the path in it.
 
     Keys and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on) or from
@@ -56,7 +56,7 @@ def store_of(uri: str) -> tuple[Any, str]:
     """
     scheme = uri.partition("://")[0].rpartition("::")[2]
     if scheme not in fsspec.available_protocols():
-        raise InputError(f"{shown(uri)}: fsspec knows no {scheme}://; check the address")
+        raise InputError(f"{redact(uri)}: fsspec knows no {scheme}://; check the address")
     found: tuple[Any, str] = url_to_fs(uri, **({} if "::" in uri else _options_of(scheme)))
     return found
 
@@ -65,7 +65,7 @@ def open_file(path: str) -> IO[bytes]:
     """Open a local file or a URI for reading. Raises whatever the disk or the store's client does."""
     if not is_uri(path):
         return Path(path).open("rb")
-    store, key = store_of(path)
+    store, key = filesystem_of(path)
     opened: IO[bytes] = store.open(key, "rb")
     return opened
 
@@ -79,7 +79,7 @@ def _options_of(scheme: str) -> dict[str, Any]:
 
 
 @contextmanager
-def explained(place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False) -> Iterator[None]:
+def reraise_as(place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False) -> Iterator[None]:
     """Turn what the disk or a store's client raises into one line, without the texts that may hold keys.
 
     With `may_be_missing`, `FileNotFoundError` stays what it is.
@@ -91,17 +91,17 @@ def explained(place: str, kind: type[CopytraceError] = InputError, *, may_be_mis
     except FileNotFoundError as error:
         if may_be_missing:
             raise
-        raise kind(f"{shown(place)} does not exist; check the path") from error
+        raise kind(f"{redact(place)} does not exist; check the path") from error
     except PermissionError as error:
-        raise kind(f"access to {shown(place)} is denied; check the permissions or credentials") from error
+        raise kind(f"access to {redact(place)} is denied; check the permissions or credentials") from error
     except ImportError as error:
-        raise kind(f"{shown(place)} needs a package that is missing: {error}") from error
+        raise kind(f"{redact(place)} needs a package that is missing: {error}") from error
     except Exception as error:
         if not is_uri(place) and not isinstance(error, OSError):
             raise
         reason = type(error).__name__
         raise kind(
-            f"{shown(place)} cannot be reached ({reason}); check the address, the credentials and the network"
+            f"{redact(place)} cannot be reached ({reason}); check the address, the credentials and the network"
         ) from error
 
 
@@ -117,7 +117,7 @@ class StoredPath(ProxyUPath):
     @property
     def fs(self) -> Any:
         """The file system; asked for anew each time, because one from before a fork would not do."""
-        return store_of(str(self))[0]
+        return filesystem_of(str(self))[0]
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Say whether there is an object of this name, or some below it."""
@@ -242,7 +242,7 @@ class StoredPath(ProxyUPath):
                 yield self / relative
 
     def _explained(self) -> Any:
-        return explained(str(self), StorageError, may_be_missing=True)
+        return reraise_as(str(self), StorageError, may_be_missing=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -251,7 +251,7 @@ class StoredPath(ProxyUPath):
                 yield
         except FileNotFoundError as error:
             raise StorageError(
-                f"{shown(str(self))} cannot be written: there is no such bucket; create it, or check the address"
+                f"{redact(str(self))} cannot be written: there is no such bucket; create it, or check the address"
             ) from error
 
 
@@ -291,7 +291,7 @@ class ObjectReader(io.RawIOBase):
         return len(part)
 
 
-def stored(path: Path) -> StoredPath | None:
+def as_stored_path(path: Path) -> StoredPath | None:
     """Return `path` if it lies in a store, as what it is behind its type; None for a local path."""
     behind: object = path
     return behind if isinstance(behind, StoredPath) else None

@@ -34,7 +34,7 @@ class SilentProgress:
         yield _SilentStage()
 
 
-class PartOf:
+class SharedProgress:
     """Counts the stages of single shards towards one stage that is shown for all of them."""
 
     def __init__(self, whole: Stage) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from copytrace.object_store import StoredPath, is_uri, store_of, stored
+from copytrace.object_store import StoredPath, as_stored_path, filesystem_of, is_uri
 
 STAMP_KEY = b"copytrace.stamp"
 
@@ -29,7 +29,7 @@ FETCHED_AT_ONCE = 1 << 20  # bytes of a table in a store, by the first request: 
 FOOTER = 64 << 10  # bytes at the end of a Parquet file that mostly hold its schema and all that is known of its rows
 
 
-def located(place: str | Path) -> Path:
+def resolve_path(place: str | Path) -> Path:
     """Return a local path, or for a URI that fsspec knows (`s3://…`) what does of a path all that Copytrace needs.
 
     The latter is a `StoredPath`, a `upath.UPath` and no `Path`: nearly all code asks of either the same few things, and
@@ -38,17 +38,17 @@ def located(place: str | Path) -> Path:
     text = str(place)
     if not is_uri(text):
         return Path(text)
-    _, path = store_of(text)
+    _, path = filesystem_of(text)
     return Path(path) if text.startswith("file://") else cast(Path, StoredPath(text))
 
 
-def writable(place: str | Path) -> Path:
-    """Return `located(place)`; of a place in a store, prove first that something can be written below it.
+def require_writable(place: str | Path) -> Path:
+    """Return `resolve_path(place)`; of a place in a store, prove first that something can be written below it.
 
     For the start of hours of work. Raises `StorageError`, with the cure, where keys, bucket or endpoint are wrong.
     """
-    path = located(place)
-    if remote := stored(path):
+    path = resolve_path(place)
+    if remote := as_stored_path(path):
         remote.prove_writable()
     return path
 
@@ -56,7 +56,7 @@ def writable(place: str | Path) -> Path:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a local temporary path; on a clean exit it becomes `path`, on an error it is removed."""
-    with _beside(path) if (remote := stored(path)) is None else _apart(path) as temporary:
+    with _temporary_sibling(path) if (remote := as_stored_path(path)) is None else _temporary_copy(path) as temporary:
         try:
             yield temporary
             with temporary.open("rb") as written:
@@ -78,18 +78,18 @@ def local_copy(path: Path) -> Iterator[Path]:
 
     For what only reads real files. Raises `FileNotFoundError` where there is none.
     """
-    remote = stored(path)
+    remote = as_stored_path(path)
     if remote is None:
         yield path
         return
-    with _apart(path) as copy:
+    with _temporary_copy(path) as copy:
         remote.download(copy)
         yield copy
 
 
 def remove_tree(root: Path) -> None:
     """Delete a folder, or all objects below a name, with all that is in it."""
-    remote = stored(root)
+    remote = as_stored_path(root)
     if remote is None:
         shutil.rmtree(root)
     else:
@@ -137,7 +137,7 @@ def read_table(path: Path, **options: Any) -> pa.Table:
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file to be read bit by bit."""
-    with _source(path) as source, pq.ParquetFile(source, pre_buffer=stored(path) is not None) as file:
+    with _source(path) as source, pq.ParquetFile(source, pre_buffer=as_stored_path(path) is not None) as file:
         yield file
 
 
@@ -175,13 +175,13 @@ def digest_of_file(path: Path) -> str:
 
 def _source(path: Path) -> Any:
     """Return a context manager of what pyarrow reads: a local path, or a stream of an object."""
-    remote = stored(path)
+    remote = as_stored_path(path)
     return nullcontext(path) if remote is None else remote.stream(FETCHED_AT_ONCE)
 
 
 def _footer(path: Path) -> Path | io.BytesIO:
     """Return what pyarrow reads all but rows from: a local path, or the end of an object."""
-    remote = stored(path)
+    remote = as_stored_path(path)
     if remote is None:
         return path
     end = remote.read_range(-FOOTER)
@@ -190,7 +190,7 @@ def _footer(path: Path) -> Path | io.BytesIO:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_sibling(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -201,7 +201,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _apart(path: Path) -> Iterator[Path]:
+def _temporary_copy(path: Path) -> Iterator[Path]:
     """Yield a name as that of `path` in a temporary folder: by its suffix a store tells browsers what is in it."""
     with tempfile.TemporaryDirectory(prefix="copytrace-") as folder:
         yield Path(folder) / path.name

@@ -9,8 +9,8 @@ from configs.videos import VideoSettings
 from copytrace import video_stages as stages
 from copytrace.index.media_index import read_plan
 from copytrace.media.failures import write_failures
-from copytrace.progress import PartOf, Progress, SilentProgress
-from copytrace.storage import writable
+from copytrace.progress import Progress, SharedProgress, SilentProgress
+from copytrace.storage import require_writable
 from copytrace.video_stages import VideoMatchPaths
 
 
@@ -29,7 +29,7 @@ def match_videos(
     with the cure.
     """
     settings, progress = settings or VideoSettings(), progress or SilentProgress()
-    paths = VideoMatchPaths(writable(out))
+    paths = VideoMatchPaths(require_writable(out))
     sides = paths.sides(queries, references)
     query_index, reference_index = (root for _, root, _, _ in sides)
     stages.check(settings, [root for _, root, _, to_make in sides if not to_make])
@@ -44,10 +44,10 @@ def match_videos(
         _describe(root, shards, settings, progress, failures=paths.failures, indexes=[made for made, _ in todo])
     with progress.stage("search frames", stages.count_frames(query_index), "frames") as searching:
         for shard in stages.shards_of(query_index):
-            stages.search_shard(shard, query_index, reference_index, paths, settings, PartOf(searching))
+            stages.search_shard(shard, query_index, reference_index, paths, settings, SharedProgress(searching))
     with progress.stage("align pairs", stages.count_pairs(query_index, paths), "pairs") as aligning:
         for shard in stages.shards_of(query_index):
-            stages.align_shard(shard, query_index, reference_index, paths, settings, PartOf(aligning))
+            stages.align_shard(shard, query_index, reference_index, paths, settings, SharedProgress(aligning))
     stages.merge_segments(query_index, reference_index, paths)
     if settings.report.max_matches:
         stages.report(query_index, reference_index, paths, settings, progress)
@@ -66,7 +66,7 @@ def index_videos(
     Raises `ModelMismatchError` if it was made with other settings; else as `match_videos`.
     """
     settings, progress = settings or VideoSettings(), progress or SilentProgress()
-    root = writable(out)
+    root = require_writable(out)
     shards = stages.plan(str(references), root, "references", settings, replace=False)
     return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
 
@@ -78,5 +78,5 @@ def _describe(
         name = f"describe {read_plan(root).role}"
         with progress.stage(name, stages.count_videos(root, shards), "videos") as stage:
             for shard in shards:
-                stages.describe_shard(root, shard, settings, PartOf(stage))
+                stages.describe_shard(root, shard, settings, SharedProgress(stage))
     return stages.finish(root, settings, failures=failures, indexes=indexes)

@@ -17,14 +17,14 @@ from copytrace.training.sample_photos import write_demo_set
 from copytrace.training.sample_videos import write_demo_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
-from flows.terminal import at_the_terminal
+from flows.terminal import terminal_session
 
 SAME_SEGMENT_IOU = 0.5
 
 
 def main(out: Annotated[Path, typer.Option(help="Folder for the media and the results.")] = Path("demo")) -> None:
     """Make edited copies of real photographs and footage, find what each was made from, and say how many were found."""
-    with at_the_terminal(logging.WARNING):
+    with terminal_session(logging.WARNING):
         demo_images(out / "photos", out / "results")
         demo_videos(out / "videos", out / "video-results")
 

@@ -13,14 +13,14 @@ from configs.images import ImageSettings
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from copytrace.cli import options
 from copytrace.index.media_index import Role
-from flows.parameters import Media, Out, Overrides, Preset, chosen_by, settings_of
-from flows.terminal import RunnerOption, at_the_terminal, runner_of
+from flows.parameters import Media, Out, Overrides, Preset, flow_settings, parameters_from_cli
+from flows.terminal import RunnerOption, parse_runner, terminal_session
 from tasks.describe import describe, finish
 from tasks.ingest import ingest
 from tasks.outputs import show_outputs
 from tasks.preprocess import preprocess
 from tasks.runners import Shards, shards_on
-from tasks.storage_access import writable
+from tasks.storage_access import require_writable
 
 
 @flow(name="index-images", flow_run_name="index {references}")
@@ -35,7 +35,7 @@ def index_images(
 
     Raises what `copytrace.images.index_images` raises, and `SettingsError`.
     """
-    settings, root = settings_of(ImageSettings, preset, overrides), writable(out)
+    settings, root = flow_settings(ImageSettings, preset, overrides), require_writable(out)
     with shards_on(runner) as shards:
         planned = ingest(references, root, "references", settings, replace=False)
         describe_index(shards, root, "references", planned, settings)
@@ -59,9 +59,9 @@ def main(
     runner: RunnerOption = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(ImageSettings, preset, config, overrides)
-        index = index_images(references, str(out), **chosen, runner=runner_of(runner))
+    with terminal_session():
+        chosen = parameters_from_cli(ImageSettings, preset, config, overrides)
+        index = index_images(references, str(out), **chosen, runner=parse_runner(runner))
         typer.echo(f"the references are in {index}")
 
 

@@ -11,13 +11,13 @@ from prefect import flow
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from configs.videos import VideoSettings
 from copytrace.cli import options
-from flows.parameters import Media, Out, VideoOverrides, VideoPreset, chosen_by, settings_of
-from flows.terminal import RunnerOption, at_the_terminal, runner_of
+from flows.parameters import Media, Out, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
+from flows.terminal import RunnerOption, parse_runner, terminal_session
 from tasks.describe import describe_videos, finish_videos
 from tasks.ingest import ingest_videos
 from tasks.outputs import show_outputs
 from tasks.runners import shards_on
-from tasks.storage_access import writable
+from tasks.storage_access import require_writable
 
 
 @flow(name="index-videos", flow_run_name="index {references}")
@@ -32,7 +32,7 @@ def index_videos(
 
     Raises what `copytrace.videos.index_videos` raises, and `SettingsError`.
     """
-    settings, root = settings_of(VideoSettings, preset, overrides), writable(out)
+    settings, root = flow_settings(VideoSettings, preset, overrides), require_writable(out)
     with shards_on(runner) as shards:
         planned = ingest_videos(references, root, "references", settings, replace=False)
         shards.each(planned, describe_videos, root=root, settings=settings)
@@ -50,9 +50,9 @@ def main(
     runner: RunnerOption = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(VideoSettings, preset, config, overrides)
-        index = index_videos(references, str(out), **chosen, runner=runner_of(runner))
+    with terminal_session():
+        chosen = parameters_from_cli(VideoSettings, preset, config, overrides)
+        index = index_videos(references, str(out), **chosen, runner=parse_runner(runner))
         typer.echo(f"the references are in {index}")
 
 

@@ -15,8 +15,8 @@ from copytrace.image_stages import MatchPaths, shards_of
 from copytrace.index.media_index import Role, is_index
 from copytrace.search.image_candidates import BRANCHES
 from flows.index_images import describe_index
-from flows.parameters import Media, Out, Overrides, Preset, References, chosen_by, settings_of
-from flows.terminal import RunnerOption, at_the_terminal, runner_of
+from flows.parameters import Media, Out, Overrides, Preset, References, flow_settings, parameters_from_cli
+from flows.terminal import RunnerOption, parse_runner, terminal_session
 from tasks.describe import finish
 from tasks.ingest import check, ingest
 from tasks.merge import merge
@@ -25,7 +25,7 @@ from tasks.recall import recall
 from tasks.report import report, summarise
 from tasks.runners import shards_on
 from tasks.score import score
-from tasks.storage_access import located, writable
+from tasks.storage_access import require_writable, resolve_path
 from tasks.tracking import track
 
 
@@ -42,9 +42,9 @@ def match_images(
 
     Raises what `copytrace.images.match_images` raises, and `SettingsError`.
     """
-    settings, paths = settings_of(ImageSettings, preset, overrides), MatchPaths(writable(out))
-    indexed = is_index(located(references))
-    query_index, reference_index = paths.queries, located(references) if indexed else paths.references
+    settings, paths = flow_settings(ImageSettings, preset, overrides), MatchPaths(require_writable(out))
+    indexed = is_index(resolve_path(references))
+    query_index, reference_index = paths.queries, resolve_path(references) if indexed else paths.references
     sides: list[tuple[str, Path, Role]] = [
         (queries, query_index, "queries"),
         (references, reference_index, "references"),
@@ -80,9 +80,9 @@ def main(
     runner: RunnerOption = "threads",
 ) -> None:
     """Find which REFERENCES the QUERIES were copied from, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(ImageSettings, preset, config, overrides)
-        run = match_images(queries, references, str(out), **chosen, runner=runner_of(runner))
+    with terminal_session():
+        chosen = parameters_from_cli(ImageSettings, preset, config, overrides)
+        run = match_images(queries, references, str(out), **chosen, runner=parse_runner(runner))
         typer.echo(f"{run['counts']['copies']:,} copies; see {out / 'matches.csv'} and {out / 'report.html'}")
 
 

@@ -13,8 +13,8 @@ from configs.videos import VideoSettings
 from copytrace.cli import options
 from copytrace.media.failures import write_failures
 from copytrace.video_stages import VideoMatchPaths, shards_of
-from flows.parameters import Media, Out, References, VideoOverrides, VideoPreset, chosen_by, settings_of
-from flows.terminal import RunnerOption, at_the_terminal, runner_of
+from flows.parameters import Media, Out, References, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
+from flows.terminal import RunnerOption, parse_runner, terminal_session
 from tasks.align import align
 from tasks.describe import describe_videos, finish_videos
 from tasks.ingest import check_videos, ingest_videos
@@ -23,7 +23,7 @@ from tasks.outputs import show_outputs
 from tasks.report import report_videos, summarise_videos
 from tasks.runners import shards_on
 from tasks.search import search
-from tasks.storage_access import writable
+from tasks.storage_access import require_writable
 from tasks.tracking import track
 
 
@@ -40,7 +40,7 @@ def match_videos(
 
     Raises what `copytrace.videos.match_videos` raises, and `SettingsError`.
     """
-    settings, paths = settings_of(VideoSettings, preset, overrides), VideoMatchPaths(writable(out))
+    settings, paths = flow_settings(VideoSettings, preset, overrides), VideoMatchPaths(require_writable(out))
     sides = paths.sides(queries, references)
     query_index, reference_index = (root for _, root, _, _ in sides)
     check_videos(settings, [root for _, root, _, to_make in sides if not to_make])
@@ -77,9 +77,9 @@ def main(
     runner: RunnerOption = "threads",
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(VideoSettings, preset, config, overrides)
-        run = match_videos(queries, references, str(out), **chosen, runner=runner_of(runner))
+    with terminal_session():
+        chosen = parameters_from_cli(VideoSettings, preset, config, overrides)
+        run = match_videos(queries, references, str(out), **chosen, runner=parse_runner(runner))
         count = run["counts"]["copied_segments"]
         typer.echo(f"{count:,} copied segments; see {out / 'segments.csv'} and {out / 'report.html'}")
 

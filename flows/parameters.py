@@ -51,46 +51,48 @@ class _WithoutDefaults(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
 
-def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+def _inline(node: Any, definitions: Mapping[str, Any]) -> Any:
     # References from within a parameter's schema would point outside it.
     if isinstance(node, list):
-        return [_inlined(item, definitions) for item in node]
+        return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
         node = definitions[node["$ref"].rpartition("/")[2]] | {k: v for k, v in node.items() if k != "$ref"}
-    return {name: _inlined(value, definitions) for name, value in node.items() if name != "$defs"}
+    return {name: _inline(value, definitions) for name, value in node.items() if name != "$defs"}
 
 
-def _schema_of_overrides(settings: type[Settings]) -> dict[str, Any]:
+def _overrides_schema(settings: type[Settings]) -> dict[str, Any]:
     schema = settings.model_json_schema(by_alias=True, schema_generator=_WithoutDefaults)
-    inlined: dict[str, Any] = _inlined(schema, schema.get("$defs", {}))
+    inlined: dict[str, Any] = _inline(schema, schema.get("$defs", {}))
     return inlined | {"title": "Overrides", "description": "settings that differ from the preset"}
 
 
-AlignerOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(AlignerTraining))]
-PairOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(PairTraining))]
-DescriptorOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(DescriptorTraining))]
-OverlayOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(OverlayTraining))]
-VideoOverrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(VideoSettings))]
-Overrides = Annotated[dict[str, Any], WithJsonSchema(_schema_of_overrides(ImageSettings))]
+AlignerOverrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(AlignerTraining))]
+PairOverrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(PairTraining))]
+DescriptorOverrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(DescriptorTraining))]
+OverlayOverrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(OverlayTraining))]
+VideoOverrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(VideoSettings))]
+Overrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(ImageSettings))]
 """Nested as in a YAML file, `{"global": {"references_per_query": 5}}`; None leaves a setting as the preset has it."""
 
 
-def settings_of(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
+def flow_settings(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
     """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
     values = [f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)]
     return load(schema, preset, overrides=values)
 
 
-class Chosen(TypedDict):
+class FlowParameters(TypedDict):
     """The parameters that say how, beside those that say what."""
 
     preset: Any  # a name that the flow's own parameter allows; settings_of refuses others
     overrides: dict[str, Any]
 
 
-def chosen_by(schema: type[Settings], preset: str, config: Path | None, overrides: Sequence[str] | None) -> Chosen:
+def parameters_from_cli(
+    schema: type[Settings], preset: str, config: Path | None, overrides: Sequence[str] | None
+) -> FlowParameters:
     """Return as parameters what a command line asks for: the run shows what its settings file changed in the preset.
 
     Raises `SettingsError` for what makes no sense.

@@ -30,7 +30,7 @@ RunnerOption = Annotated[
 ]
 
 
-def runner_of(text: str) -> Runner:
+def parse_runner(text: str) -> Runner:
     """Return the runner that `--runner` asks for. Raises `SettingsError` for what is none."""
     try:
         return Runner.parse(text)
@@ -41,7 +41,7 @@ def runner_of(text: str) -> Runner:
 
 
 @contextmanager
-def at_the_terminal(level: int = logging.INFO) -> Iterator[None]:
+def terminal_session(level: int = logging.INFO) -> Iterator[None]:
     """Run flows in the block as a person at a terminal wants them; exit with code 1 after an error of their own.
 
     Prefect reads `prefect.toml` in the current folder only; here it holds everywhere, below what the user has set.

@@ -10,7 +10,7 @@ from prefect import flow
 
 from configs.training import AlignerTraining
 from copytrace.cli import options
-from copytrace.cli.training import Runs, runs_and_settings
+from copytrace.cli.training import Runs, parse_runs
 from flows.parameters import (
     AlignerOverrides,
     LabelledRun,
@@ -18,11 +18,11 @@ from flows.parameters import (
     MinImprovement,
     Out,
     TrainingPreset,
-    chosen_by,
-    settings_of,
+    flow_settings,
+    parameters_from_cli,
 )
-from flows.terminal import at_the_terminal
-from tasks.storage_access import located, writable
+from flows.terminal import terminal_session
+from tasks.storage_access import require_writable, resolve_path
 from tasks.train import ALIGNER, promote, train
 
 
@@ -38,8 +38,8 @@ def train_aligner(
 
     Raises what `copytrace.training.aligner.train_aligner` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(AlignerTraining, preset, overrides), writable(out)
-    pairs = [(located(each.run), located(each.ground_truth)) for each in runs]
+    settings, folder = flow_settings(AlignerTraining, preset, overrides), require_writable(out)
+    pairs = [(resolve_path(each.run), resolve_path(each.ground_truth)) for each in runs]
     version = train(ALIGNER, pairs, folder, settings)
     return promote(ALIGNER, version, folder, min_improvement)
 
@@ -52,9 +52,9 @@ def main(
     min_improvement: options.MinImprovement = 0.005,
 ) -> None:
     """Train the aligner on RUNs of match-videos and their ground truths, as a Prefect flow."""
-    with at_the_terminal():
-        pairs, overrides = runs_and_settings(runs)
-        chosen = chosen_by(AlignerTraining, preset, config, overrides)
+    with terminal_session():
+        pairs, overrides = parse_runs(runs)
+        chosen = parameters_from_cli(AlignerTraining, preset, config, overrides)
         labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
         done = train_aligner(labelled, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")

@@ -10,9 +10,17 @@ from prefect import flow
 
 from configs.training import DescriptorTraining
 from copytrace.cli import options
-from flows.parameters import DescriptorOverrides, MinImprovement, Out, Photos, TrainingPreset, chosen_by, settings_of
-from flows.terminal import at_the_terminal
-from tasks.storage_access import writable
+from flows.parameters import (
+    DescriptorOverrides,
+    MinImprovement,
+    Out,
+    Photos,
+    TrainingPreset,
+    flow_settings,
+    parameters_from_cli,
+)
+from flows.terminal import terminal_session
+from tasks.storage_access import require_writable
 from tasks.train import DESCRIPTOR, promote, train
 
 
@@ -28,7 +36,7 @@ def train_descriptor(
 
     Raises what `copytrace.training.descriptor.train_descriptor` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(DescriptorTraining, preset, overrides), writable(out)
+    settings, folder = flow_settings(DescriptorTraining, preset, overrides), require_writable(out)
     version = train(DESCRIPTOR, photos, folder, settings)
     return promote(DESCRIPTOR, version, folder, min_improvement)
 
@@ -42,8 +50,8 @@ def main(
     min_improvement: options.MinImprovement = 0.005,
 ) -> None:
     """Train the global descriptor on PHOTOS, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(DescriptorTraining, preset, config, overrides)
+    with terminal_session():
+        chosen = parameters_from_cli(DescriptorTraining, preset, config, overrides)
         done = train_descriptor(photos, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
 

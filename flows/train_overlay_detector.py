@@ -10,9 +10,17 @@ from prefect import flow
 
 from configs.training import OverlayTraining
 from copytrace.cli import options
-from flows.parameters import MinImprovement, Out, OverlayOverrides, Photos, TrainingPreset, chosen_by, settings_of
-from flows.terminal import at_the_terminal
-from tasks.storage_access import writable
+from flows.parameters import (
+    MinImprovement,
+    Out,
+    OverlayOverrides,
+    Photos,
+    TrainingPreset,
+    flow_settings,
+    parameters_from_cli,
+)
+from flows.terminal import terminal_session
+from tasks.storage_access import require_writable
 from tasks.train import OVERLAY_DETECTOR, promote, train
 
 
@@ -28,7 +36,7 @@ def train_overlay_detector(
 
     Raises what `copytrace.training.overlay.train_overlay_detector` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(OverlayTraining, preset, overrides), writable(out)
+    settings, folder = flow_settings(OverlayTraining, preset, overrides), require_writable(out)
     version = train(OVERLAY_DETECTOR, photos, folder, settings)
     return promote(OVERLAY_DETECTOR, version, folder, min_improvement)
 
@@ -42,8 +50,8 @@ def main(
     min_improvement: options.MinImprovement = 0.005,
 ) -> None:
     """Train the overlay detector on PHOTOS, as a Prefect flow."""
-    with at_the_terminal():
-        chosen = chosen_by(OverlayTraining, preset, config, overrides)
+    with terminal_session():
+        chosen = parameters_from_cli(OverlayTraining, preset, config, overrides)
         done = train_overlay_detector(photos, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
 

@@ -10,7 +10,7 @@ from prefect import flow
 
 from configs.training import PairTraining
 from copytrace.cli import options
-from copytrace.cli.training import Runs, runs_and_settings
+from copytrace.cli.training import Runs, parse_runs
 from flows.parameters import (
     LabelledRun,
     LabelledRuns,
@@ -18,11 +18,11 @@ from flows.parameters import (
     Out,
     PairOverrides,
     TrainingPreset,
-    chosen_by,
-    settings_of,
+    flow_settings,
+    parameters_from_cli,
 )
-from flows.terminal import at_the_terminal
-from tasks.storage_access import located, writable
+from flows.terminal import terminal_session
+from tasks.storage_access import require_writable, resolve_path
 from tasks.train import PAIR_CLASSIFIER, promote, train
 
 
@@ -38,9 +38,9 @@ def train_pair_classifier(
 
     Raises what `copytrace.training.pair_classifier.train_pair_classifier` raises, `SettingsError`, and `TrackingError`.
     """
-    settings, folder = settings_of(PairTraining, preset, overrides), writable(out)
+    settings, folder = flow_settings(PairTraining, preset, overrides), require_writable(out)
     version = train(
-        PAIR_CLASSIFIER, [(located(each.run), located(each.ground_truth)) for each in runs], folder, settings
+        PAIR_CLASSIFIER, [(resolve_path(each.run), resolve_path(each.ground_truth)) for each in runs], folder, settings
     )
     return promote(PAIR_CLASSIFIER, version, folder, min_improvement)
 
@@ -53,9 +53,9 @@ def main(
     min_improvement: options.MinImprovement = 0.005,
 ) -> None:
     """Train the pair classifier on RUNs of match-videos and their ground truths, as a Prefect flow."""
-    with at_the_terminal():
-        pairs, overrides = runs_and_settings(runs)
-        chosen = chosen_by(PairTraining, preset, config, overrides)
+    with terminal_session():
+        pairs, overrides = parse_runs(runs)
+        chosen = parameters_from_cli(PairTraining, preset, config, overrides)
         labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
         done = train_pair_classifier(labelled, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")

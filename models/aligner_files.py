@@ -54,10 +54,10 @@ def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.
     """
-    from models.aligner_network import build_aligner  # here: reading a header must not import torch  # noqa: PLC0415
+    from models.aligner_network import build_aligner_network  # here: reading a header must not import torch  # noqa: PLC0415
 
     config = read_aligner_config(path)
-    network = build_aligner(config)
+    network = build_aligner_network(config)
     fill_network(network, path, config.backbone)
     return network.eval()
 

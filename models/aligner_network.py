@@ -149,7 +149,7 @@ def masked(seen: Tensor, mask: Tensor | None) -> Tensor:
     return seen if mask is None else seen * mask
 
 
-def build_aligner(config: AlignerConfig | None = None) -> LightAligner | HrnetAligner:
+def build_aligner_network(config: AlignerConfig | None = None) -> LightAligner | HrnetAligner:
     """Return the network that `config` tells of (the light one), with random weights; nothing is downloaded."""
     config = config or AlignerConfig()
     return LightAligner(config) if config.backbone == "light" else HrnetAligner(config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.onnx_files import answers, check_difference, traced, write_sealed
+from models.onnx_files import check_difference, run_onnx, trace_onnx, write_onnx
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +41,10 @@ def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, input_size, input_size, 3), dtype=torch.uint8, generator=generator)
-    graph, (expected,) = traced(network, {INPUT: images}, [DESCRIPTOR_OUTPUT])
-    (found,) = answers(graph, {INPUT: images}, [DESCRIPTOR_OUTPUT])
+    graph, (expected,) = trace_onnx(network, {INPUT: images}, [DESCRIPTOR_OUTPUT])
+    (found,) = run_onnx(graph, {INPUT: images}, [DESCRIPTOR_OUTPUT])
     check_difference(float(np.abs(found - expected).max()), DESCRIPTOR_TOLERANCE)
-    return write_sealed(path, graph)
+    return write_onnx(path, graph)
 
 
 def export_overlay(network: OverlayNetwork, path: Path) -> Path:
@@ -65,11 +65,11 @@ def export_overlay(network: OverlayNetwork, path: Path) -> Path:
     proposals = torch.zeros(3, PROPOSED, 4)
     proposals[:, 0] = torch.tensor([0.25, 0.25, 0.5, 0.5])
     inputs = {INPUT: images, PROPOSALS: proposals}
-    graph, (boxes, confidence) = traced(network, inputs, OVERLAY_OUTPUTS)
-    found_boxes, found_confidence = answers(graph, inputs, OVERLAY_OUTPUTS)
+    graph, (boxes, confidence) = trace_onnx(network, inputs, OVERLAY_OUTPUTS)
+    found_boxes, found_confidence = run_onnx(graph, inputs, OVERLAY_OUTPUTS)
     surest = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may hang on the last digit
     check_difference(float(max(surest, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
-    return write_sealed(path, graph)
+    return write_onnx(path, graph)
 
 
 def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
@@ -83,10 +83,10 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
 
     side = network.config.canvas_side
     values = torch.rand(2, 1, side(61), side(139), generator=torch.Generator().manual_seed(0)) - 0.2
-    graph, (expected,) = traced(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
-    (found,) = answers(graph, {VALUES: values}, [LOGITS])
+    graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
+    (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
-    return write_sealed(path, graph)
+    return write_onnx(path, graph)
 
 
 def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
@@ -100,10 +100,10 @@ def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
     canvas = network.config.canvas
     sides = (61, 139) if canvas is None else (canvas, canvas)
     values = torch.rand(3, 1, *sides, generator=torch.Generator().manual_seed(0)) - 0.2
-    graph, (expected,) = traced(network, {VALUES: values}, [LOGITS], side_multiple=1 if canvas is None else None)
-    (found,) = answers(graph, {VALUES: values}, [LOGITS])
+    graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=1 if canvas is None else None)
+    (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
-    return write_sealed(path, graph)
+    return write_onnx(path, graph)
 
 
 def _largest_change(found: np.ndarray, expected: np.ndarray) -> float:

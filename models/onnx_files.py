@@ -22,7 +22,7 @@ _SEAL_HEAD = b"\x72\x4a\x0a\x06sha256\x12\x40"
 _SEAL_LENGTH = len(_SEAL_HEAD) + 64
 
 
-def traced(
+def trace_onnx(
     network: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
@@ -62,7 +62,7 @@ def traced(
     return program.model_proto.SerializeToString(), [part.numpy() for part in expected]
 
 
-def answers(graph: bytes, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> list[np.ndarray]:
+def run_onnx(graph: bytes, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> list[np.ndarray]:
     """Return what ONNX Runtime answers on the CPU; raises `RuntimeError` when it does not run the graph."""
     import onnxruntime  # noqa: PLC0415
 
@@ -80,14 +80,14 @@ def check_difference(difference: float, tolerance: float) -> None:
         raise RuntimeError(f"the exported graph differs from torch by {difference:.2g}, more than {tolerance:.0e}")
 
 
-def write_sealed(path: Path, graph: bytes) -> Path:
+def write_onnx(path: Path, graph: bytes) -> Path:
     """Write a graph with its checksum, atomically, and return `path`."""
     write_whole(path, graph + _seal(graph))
     return path
 
 
-def read_sealed(path: Path) -> bytes | None:
-    """Return the bytes of a file that `write_sealed` wrote, or None if it is absent, cut short or altered."""
+def read_onnx(path: Path) -> bytes | None:
+    """Return the bytes of a file that `write_onnx` wrote, or None if it is absent, cut short or altered."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

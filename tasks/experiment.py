@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 
-from copytrace.object_store import shown
+from copytrace.object_store import redact
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
 from tasks.mlflow_links import describe_run, link_from_flow_run
-from tasks.mlflow_store import asking, connect, entity_name, experiment_id, run_link, tracking_uri
+from tasks.mlflow_store import connect, entity_name, experiment_id, mlflow_errors, run_link, tracking_uri
 
 RECEIPT = "mlflow.json"
 SECONDS_BETWEEN_SAMPLES = 30
@@ -82,10 +82,10 @@ class TrainingRun:
         """
         scheme = source.partition("://")[0] if "://" in source else "local"
         data = Dataset(
-            name=f"{context} {of}", digest=digest, source_type=scheme, source=json.dumps({"uri": shown(source)})
+            name=f"{context} {of}", digest=digest, source_type=scheme, source=json.dumps({"uri": redact(source)})
         )
         client = connect(self.uri)
-        with asking(self.uri):
+        with mlflow_errors(self.uri):
             client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
             tag = "dataset_digest" if context == "training" else "validation_digest"
             client.set_tag(self.id, tag, digest)
@@ -124,14 +124,14 @@ def open_run(
     """
     uri = tracking_uri()
     client = connect(uri)
-    with asking(uri):
+    with mlflow_errors(uri):
         run = _earlier_run(client, uri, out)
         attempt = 1
         if run is None:
             group = experiment_id(client, uri, experiment)
             run = client.create_run(group, run_name=flow_run.name or out.name)
             # At once, so that whatever happens next happens to this run.
-            write_json(out / RECEIPT, {"uri": shown(uri), "experiment": experiment, "run_id": run.info.run_id})
+            write_json(out / RECEIPT, {"uri": redact(uri), "experiment": experiment, "run_id": run.info.run_id})
         else:
             attempt = int(run.data.tags.get("attempts", 1)) + 1
             client.update_run(run.info.run_id, status="RUNNING")
@@ -145,8 +145,8 @@ def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
     if not (out / RECEIPT).exists():
         return None
     receipt = json.loads((out / RECEIPT).read_text())
-    if receipt["uri"] != shown(uri):
-        logger.warning("%s was tracked at %s; it goes on as a new run at %s", out, receipt["uri"], shown(uri))
+    if receipt["uri"] != redact(uri):
+        logger.warning("%s was tracked at %s; it goes on as a new run at %s", out, receipt["uri"], redact(uri))
         return None
     try:
         run = client.get_run(receipt["run_id"])

@@ -11,16 +11,16 @@ from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
 from copytrace.index.media_index import Role
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 
-@stage_task("check")
+@step_task("check")
 def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
     """Refuse now what could only stop the run later; see `image_stages.check`."""
     image_stages.check(settings, indexes)
 
 
-@stage_task("ingest {role}")
+@step_task("ingest {role}")
 def ingest(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
     """Plan the index at `root` and return the numbers of the shards to describe; see `image_stages.plan`."""
     shards = image_stages.plan(source, root, role, settings, replace=replace)
@@ -28,13 +28,13 @@ def ingest(source: str, root: Path, role: Role, settings: ImageSettings, *, repl
     return shards
 
 
-@stage_task("check")
+@step_task("check")
 def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
     """Refuse now what could only stop the run later; see `video_stages.check`."""
     video_stages.check(settings, indexes)
 
 
-@stage_task("ingest {role}")
+@step_task("ingest {role}")
 def ingest_videos(source: str, root: Path, role: Role, settings: VideoSettings, *, replace: bool) -> list[int]:
     """Plan the index at `root` and return the numbers of the shards to describe; see `video_stages.plan`."""
     shards = video_stages.plan(source, root, role, settings, replace=replace)

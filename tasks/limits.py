@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL
 from configs.images import ImageSettings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
-from copytrace.runtime.devices import runs_on_cuda
+from copytrace.runtime.devices import uses_cuda
 
 GPU = "copytrace-gpu"
 """One slot per GPU."""
@@ -43,11 +43,11 @@ class Slots:
     count: int = 1
 
 
-Needs = Callable[[Any], Slots]
+SlotRule = Callable[[Any], Slots]
 """Says from a stage's settings which slots it needs."""
 
 
-def cores(settings: object) -> Slots:
+def cpu_slots(settings: object) -> Slots:
     """Slots of a stage that never needs a GPU for long.
 
     Among them is the detector of pasted pictures: it looks at one at a time, and a GPU idles while they are decoded.
@@ -55,24 +55,24 @@ def cores(settings: object) -> Slots:
     return Slots(CPU)
 
 
-def of_descriptor(settings: ImageSettings | VideoSettings) -> Slots:
+def descriptor_slots(settings: ImageSettings | VideoSettings) -> Slots:
     """Slots of a stage that describes."""
-    return Slots(GPU if runs_on_cuda(settings.descriptor.backend, settings.descriptor.device) else CPU)
+    return Slots(GPU if uses_cuda(settings.descriptor.backend, settings.descriptor.device) else CPU)
 
 
-def of_aligner(settings: VideoSettings) -> Slots:
+def aligner_slots(settings: VideoSettings) -> Slots:
     """Slots of a stage that aligns: networks run where the descriptor does, lines are sought on the CPU."""
     networks = settings.alignment.aligner == "network" or settings.alignment.pair_filter != "none"
-    return of_descriptor(settings) if networks else Slots(CPU)
+    return descriptor_slots(settings) if networks else Slots(CPU)
 
 
-def of_training(settings: DescriptorTraining | OverlayTraining | AlignerTraining | PairTraining) -> Slots:
+def training_slots(settings: DescriptorTraining | OverlayTraining | AlignerTraining | PairTraining) -> Slots:
     """Slots of a training: as many GPUs as it trains on."""
-    return Slots(GPU, settings.loop.devices) if runs_on_cuda("torch", settings.loop.device) else Slots(CPU)
+    return Slots(GPU, settings.loop.devices) if uses_cuda("torch", settings.loop.device) else Slots(CPU)
 
 
 @contextmanager
-def held(slots: Slots) -> Iterator[None]:
+def hold_slots(slots: Slots) -> Iterator[None]:
     """Hold slots in the block; a server without that limit, or no task run at all, holds nobody up."""
     most = _size_of(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
     if not most:

@@ -17,8 +17,8 @@ from mlflow.tracking.context.registry import resolve_tags
 from prefect.artifacts import create_link_artifact
 from prefect.runtime import deployment, flow_run
 
-from copytrace.object_store import shown
-from tasks.mlflow_store import leaves, run_link
+from copytrace.object_store import redact
+from tasks.mlflow_store import flatten, run_link
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
@@ -52,7 +52,7 @@ def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], ta
 
     MLflow never changes a parameter: one that has changed since an earlier attempt becomes a tag `changed.NAME`.
     """
-    given = {name: str(value) for name, value in leaves(settings)}
+    given = {name: str(value) for name, value in flatten(settings)}
     known = run.data.params
     changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
     all_tags = resolve_tags({**tags_of_origin(), **tags})
@@ -68,7 +68,7 @@ def link_from_flow_run(uri: str, run: Run) -> None:
     if flow_run.id:
         identity = run.info.run_id
         link = run_link(uri, run.info.experiment_id, identity)
-        create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {shown(uri)}")
+        create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {redact(uri)}")
 
 
 def _code() -> dict[str, str]:

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import CopytraceError
-from copytrace.object_store import shown
+from copytrace.object_store import redact
 
 # MLflow would try for four minutes before it says that nobody answers; what the user has set holds.
 DEFAULT_ENVIRONMENT = {
@@ -52,13 +52,13 @@ def database_of(uri: str) -> Path | None:
 def connect(uri: str) -> MlflowClient:
     """Return a client; a database file that does not exist is made. Raises `TrackingError`.
 
-    A server that is down is found out by the first question, after about three seconds; ask within `asking`.
+    A server that is down is found out by the first question, after about three seconds; ask within `mlflow_errors`.
     """
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow.store.db.utils", "mlflow.system_metrics"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with asking(uri):
+    with mlflow_errors(uri):
         return _client(uri)
 
 
@@ -74,7 +74,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def asking(uri: str) -> Iterator[None]:
+def mlflow_errors(uri: str) -> Iterator[None]:
     """Turn errors of MLflow in the block into `TrackingError`, or `ServerUnavailableError` where nobody answers."""
     try:
         yield
@@ -82,9 +82,9 @@ def asking(uri: str) -> Iterator[None]:
         # The errors of requests are OSErrors.
         if uri.startswith("http") and isinstance(error.__context__, OSError):
             raise ServerUnavailableError(
-                f"the MLflow server at {shown(uri)} does not answer; start it, or set MLFLOW_TRACKING_URI to another"
+                f"the MLflow server at {redact(uri)} does not answer; start it, or set MLFLOW_TRACKING_URI to another"
             ) from error
-        raise TrackingError(f"MLflow at {shown(uri)}: {str(error).splitlines()[0]}") from error
+        raise TrackingError(f"MLflow at {redact(uri)}: {str(error).splitlines()[0]}") from error
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -100,16 +100,16 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def run_link(uri: str, experiment: str, run_id: str) -> str:
     """Return the page of a run on its server, or the file that it is in."""
     if uri.startswith("http"):
-        return f"{shown(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{redact(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
     database = database_of(uri)
-    return database.as_uri() if database else shown(uri)
+    return database.as_uri() if database else redact(uri)
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield nested values under dotted names: `("loop.epochs", 30)`."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name.replace(' ', '_')}.")
+            yield from flatten(value, f"{prefix}{name.replace(' ', '_')}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from copytrace.errors import InputError
-from tasks.mlflow_store import asking
+from tasks.mlflow_store import mlflow_errors
 from tasks.registry import CHAMPION, aliases_of, find_version, newest_versions, open_registry
 
 PREVIOUS = "previous"
@@ -53,7 +53,7 @@ def promote(
     or one without the figure, and `TrackingError`.
     """
     client, uri = open_registry()
-    with asking(uri):
+    with mlflow_errors(uri):
         chosen, champion = find_version(client, name, version), _champion(client, name)
         metric = metric or chosen.tags.get("score", "")
         candidate, holder = _measured(chosen, metric), _measured(champion, metric) if champion else None
@@ -113,7 +113,7 @@ def rollback(name: str) -> Promotion:
     Raises `InputError` when there is none, and `TrackingError`.
     """
     client, uri = open_registry()
-    with asking(uri):
+    with mlflow_errors(uri):
         aliases = aliases_of(client, name)
         if not {CHAMPION, PREVIOUS} <= aliases.keys():
             raise InputError(
@@ -138,7 +138,7 @@ def listed(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
     """
     client, uri = open_registry()
     found = []
-    with asking(uri):
+    with mlflow_errors(uri):
         for model in client.search_registered_models(f"name LIKE '{pattern}'"):
             aliases = aliases_of(client, model.name)
             for version in newest_versions(client, model.name):

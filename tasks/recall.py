@@ -7,12 +7,12 @@ from pathlib import Path
 from configs.images import ImageSettings
 from copytrace import image_stages as stages
 from copytrace.search.image_candidates import Branch
-from tasks.limits import cores
+from tasks.limits import cpu_slots
 from tasks.progress import ArtifactProgress
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 
-@stage_task("recall {branch}", cores)
+@step_task("recall {branch}", cpu_slots)
 def recall(branch: Branch, queries: Path, references: Path, path: Path, settings: ImageSettings) -> Path:
     """Write the candidates of a branch to `path` and return it; see `image_stages.recall`."""
     return stages.recall(branch, queries, references, path, settings, ArtifactProgress())

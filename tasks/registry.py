@@ -18,10 +18,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from copytrace.errors import InputError
-from copytrace.object_store import shown
+from copytrace.object_store import redact
 from copytrace.runtime.model_sources import cache_folder
 from copytrace.storage import digest_of, digest_of_file, local_copy
-from tasks.mlflow_store import asking, connect, database_of, entity_name, tracking_uri
+from tasks.mlflow_store import connect, database_of, entity_name, mlflow_errors, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.experiment import TrainingRun
@@ -63,7 +63,7 @@ def register(
     if not weights:
         raise InputError(f"no .safetensors among the files of {name}: {', '.join(map(str, files)) or 'none'}")
     digest, client = digest_of(weights), connect(run.uri)
-    with asking(run.uri):
+    with mlflow_errors(run.uri):
         for version in client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'"):
             if version.tags.get("weights_digest") == digest:
                 return int(version.version)
@@ -88,13 +88,13 @@ def download(uri: str) -> Path:
     if parts["id"] and folder.exists():
         return folder
     client, store = open_registry()
-    with asking(store):
+    with mlflow_errors(store):
         if parts["id"]:
             location = _location_of(client, parts["id"])
         else:
             version = find_version(client, parts["name"], parts["alias"] or int(parts["version"]))
             location = client.get_model_version_download_uri(version.name, str(version.version))
-            own = digest_of(shown(store), version.name, int(version.version))
+            own = digest_of(redact(store), version.name, int(version.version))
             folder = folder / version.tags.get("model_id", f"{version.name}-{version.version}-{own}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # of the processes that find it missing, one downloads
@@ -143,7 +143,7 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise InputError(
-            f"no model {name!r} is registered in MLflow at {shown(tracking_uri())}; `copytrace models` lists what is"
+            f"no model {name!r} is registered in MLflow at {redact(tracking_uri())}; `copytrace models` lists what is"
         ) from error
     return {alias: int(version) for alias, version in aliases.items()}
 
@@ -210,7 +210,7 @@ def _location_of(client: MlflowClient, model_id: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise InputError(f"there is no model {model_id} in MLflow at {shown(tracking_uri())}") from error
+        raise InputError(f"there is no model {model_id} in MLflow at {redact(tracking_uri())}") from error
     return location
 
 
@@ -220,4 +220,4 @@ def _fetch(location: str, store: str, folder: Path, uri: str) -> None:
         if any(found.iterdir()):
             found.rename(folder)
             return
-    raise InputError(f"the files of {uri} are gone from {shown(location)}; register the model anew")
+    raise InputError(f"the files of {uri} are gone from {redact(location)}; register the model anew")

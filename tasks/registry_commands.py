@@ -44,11 +44,11 @@ def models(
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from copytrace.object_store import shown  # noqa: PLC0415
+    from copytrace.object_store import redact  # noqa: PLC0415
     from tasks.mlflow_store import tracking_uri  # noqa: PLC0415
     from tasks.promotion import listed  # noqa: PLC0415
 
-    where, versions = shown(tracking_uri()), listed(name)
+    where, versions = redact(tracking_uri()), listed(name)
     if not versions:
         typer.echo(f"no model like {name} is registered in MLflow at {where}")
         return

@@ -14,17 +14,17 @@ from configs.videos import VideoSettings
 from copytrace import image_stages, video_stages
 from copytrace.image_stages import MatchPaths
 from copytrace.video_stages import VideoMatchPaths
-from tasks.limits import cores
+from tasks.limits import cpu_slots
 from tasks.outputs import uri_of
 from tasks.progress import ArtifactProgress
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 TOP_ROWS = 50
 MATCH_COLUMNS = ("query_id", "reference_id", "score", "branches", "inliers", "mirrored")
 SEGMENT_COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score")
 
 
-@stage_task("report", cores)
+@step_task("report", cpu_slots)
 def report(queries: Path, references: Path, out: Path, settings: ImageSettings) -> Path:
     """Write `report.html`, link to it from the run, and return it; see `image_stages.report`."""
     page = image_stages.report(queries, references, MatchPaths(out), settings, ArtifactProgress())
@@ -32,7 +32,7 @@ def report(queries: Path, references: Path, out: Path, settings: ImageSettings) 
     return page
 
 
-@stage_task("report", cores)
+@step_task("report", cpu_slots)
 def report_videos(queries: Path, references: Path, out: Path, settings: VideoSettings) -> Path:
     """Write `report.html`, link to it from the run, and return it; see `video_stages.report`."""
     page = video_stages.report(queries, references, VideoMatchPaths(out), settings, ArtifactProgress())
@@ -40,7 +40,7 @@ def report_videos(queries: Path, references: Path, out: Path, settings: VideoSet
     return page
 
 
-@stage_task("summarise")
+@step_task("summarise")
 def summarise(queries: Path, references: Path, out: Path, settings: ImageSettings) -> dict[str, Any]:
     """Write `run.json`, show its figures and the best matches as tables, and return it; see `summarise_run`."""
     paths = MatchPaths(out)
@@ -49,7 +49,7 @@ def summarise(queries: Path, references: Path, out: Path, settings: ImageSetting
     return run
 
 
-@stage_task("summarise")
+@step_task("summarise")
 def summarise_videos(queries: Path, references: Path, out: Path, settings: VideoSettings) -> dict[str, Any]:
     """Write `run.json`, show its figures and the best segments as tables, and return it; see `summarise_run`."""
     paths = VideoMatchPaths(out)

@@ -7,12 +7,12 @@ from pathlib import Path
 from configs.videos import VideoSettings
 from copytrace import video_stages as stages
 from copytrace.video_stages import VideoMatchPaths
-from tasks.limits import cores
+from tasks.limits import cpu_slots
 from tasks.progress import ArtifactProgress
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 
-@stage_task("search {shard:05}", cores)
+@step_task("search {shard:05}", cpu_slots)
 def search(shard: int, queries: Path, references: Path, out: Path, settings: VideoSettings) -> Path:
     """Write the candidates of a shard of queries and return them; see `video_stages.search_shard`."""
     progress = ArtifactProgress(f"{shard:05}")

@@ -22,10 +22,10 @@ def setup(
     docker: Annotated[bool, typer.Option("--docker", help="Also the pool whose runs are Docker containers.")] = False,
 ) -> None:
     """Make the work pools, queues and limits on Prefect's server, and the watch over runs whose worker died."""
-    from tasks.service.connection import connected  # noqa: PLC0415
+    from tasks.service.connection import connect_to_server  # noqa: PLC0415
     from tasks.service.setup import set_up, wanted  # noqa: PLC0415
 
-    with connected() as client:
+    with connect_to_server() as client:
         steps = set_up(client, wanted(gpus=gpus, cpus=cpus, kubernetes=kubernetes, docker=docker))
         for step in steps:
             typer.echo(f"{step.verb}d {step.line}")

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from copytrace.errors import CopytraceError
-from tasks.limits import Needs, held
+from tasks.limits import SlotRule, hold_slots
 from tasks.storage_access import open_access
 
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 
 
-def stage_task(task_run_name: str, needs: Needs | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step_task(task_run_name: str, needs: SlotRule | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return a decorator that makes a stage a Prefect task, its runs named by a template of its arguments.
 
     `needs` says from the stage's argument `settings` which slots of the server's limits it holds while it works.
@@ -62,7 +62,7 @@ def stage_task(task_run_name: str, needs: Needs | None = None) -> Callable[[Call
         @wraps(stage)
         def within_limits(*args: P.args, **kwargs: P.kwargs) -> R:
             open_access()
-            slots = held(needs(takes.bind(*args, **kwargs).arguments["settings"])) if needs else nullcontext()
+            slots = hold_slots(needs(takes.bind(*args, **kwargs).arguments["settings"])) if needs else nullcontext()
             with slots, _memory_of_gpu():
                 return stage(*args, **kwargs)
 
@@ -72,7 +72,7 @@ def stage_task(task_run_name: str, needs: Needs | None = None) -> Callable[[Call
             persist_result=False,
             retries=len(RETRY_DELAYS),
             retry_delay_seconds=RETRY_DELAYS,
-            retry_condition_fn=may_pass,
+            retry_condition_fn=retry_if_transient,
         )(within_limits)
 
     return decorate
@@ -93,15 +93,15 @@ def _memory_of_gpu() -> Iterator[None]:
         ) from error
 
 
-def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Say whether a failed task is worth another attempt: the network or a disk failed, not the inputs or the code."""
-    return is_passing(state.result(raise_on_failure=False))
+    return is_transient(state.result(raise_on_failure=False))
 
 
-def is_passing(error: object) -> bool:
+def is_transient(error: object) -> bool:
     """Say whether an error may be gone by itself when the same is tried again."""
     if isinstance(error, CopytraceError) and error.__cause__:
-        return is_passing(error.__cause__)  # told in one line, such as a store that does not answer
+        return is_transient(error.__cause__)  # told in one line, such as a store that does not answer
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == _TOO_MANY_REQUESTS or status >= _FIRST_SERVER_ERROR

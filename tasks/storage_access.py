@@ -39,16 +39,16 @@ class S3Access(Block):
         }
 
 
-def located(place: str | Path) -> Path:
+def resolve_path(place: str | Path) -> Path:
     """Return a place that a run's parameters name as a path, and see to it that this process has access there."""
     open_access()
-    return storage.located(place)
+    return storage.resolve_path(place)
 
 
-def writable(place: str | Path) -> Path:
-    """Return where a run is to write, having proved that it can; see `copytrace.storage.writable`."""
+def require_writable(place: str | Path) -> Path:
+    """Return where a run is to write, having proved that it can; see `copytrace.storage.require_writable`."""
     open_access()
-    return storage.writable(place)
+    return storage.require_writable(place)
 
 
 def open_access() -> None:

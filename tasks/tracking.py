@@ -11,12 +11,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from copytrace.storage import local_copy
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 
 
-@stage_task("track")
+@step_task("track")
 def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
     """Log a finished run to MLflow and return its id there; without MLFLOW_TRACKING_URI do nothing.
 
@@ -27,10 +27,10 @@ def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
     if not uri:
         return None
     # MLflow takes seconds to import, and most runs do without.
-    from tasks.mlflow_store import TrackingError, asking  # noqa: PLC0415
+    from tasks.mlflow_store import TrackingError, mlflow_errors  # noqa: PLC0415
 
     try:
-        with asking(uri):
+        with mlflow_errors(uri):
             return _log(uri, out, experiment, run)
     except (TrackingError, OSError) as error:
         get_run_logger().warning("not tracked in MLflow: %s", error)
@@ -41,7 +41,7 @@ def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric  # noqa: PLC0415
 
     from tasks.mlflow_links import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
-    from tasks.mlflow_store import connect, experiment_id, leaves  # noqa: PLC0415
+    from tasks.mlflow_store import connect, experiment_id, flatten  # noqa: PLC0415
 
     client = connect(uri)
     group = experiment_id(client, uri, experiment)
@@ -51,7 +51,7 @@ def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     )
     identity: str = entry.info.run_id
     describe_run(client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()})
-    metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in leaves(_figures(run))]
+    metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in flatten(_figures(run))]
     client.log_batch(identity, metrics=metrics)
     for name in FILES:
         if (out / name).exists():

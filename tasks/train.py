@@ -13,14 +13,14 @@ from configs.images import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.progress import Progress
 from copytrace.training.log import TrainingLog
-from copytrace.training.training_result import CARD, read_outcome
+from copytrace.training.training_result import CARD, read_result
 from tasks.experiment import open_run
-from tasks.limits import of_training
+from tasks.limits import training_slots
 from tasks.outputs import show_outputs
 from tasks.progress import ArtifactProgress
 from tasks.promotion import promote as move_champion
 from tasks.registry import register
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D")
@@ -106,7 +106,7 @@ PAIR_CLASSIFIER = Training(
 )
 
 
-@stage_task("train {training.model}", of_training)
+@step_task("train {training.model}", training_slots)
 def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     """Train on `data` in the folder `out`, and return the version under which the model is registered.
 
@@ -115,7 +115,7 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
         weights = training.run(data, out, settings, run.log, ArtifactProgress())
-        outcome = read_outcome(out)
+        outcome = read_result(out)
         run.log_dataset(_where(data), outcome.dataset_digest, "training", of=training.learns_from)
         run.log_dataset(_where(data), outcome.validation_digest, "validation", of=training.learns_from)
         graph = training.export(weights)
@@ -124,11 +124,11 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
         return register(run, training.model, files, outcome.metrics, score=outcome.score)
 
 
-@stage_task("promote {training.model} {version}")
+@step_task("promote {training.model} {version}")
 def promote(training: Training[Any, Any], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
     """Make the version the champion if it beats the present one, and show the decision beside its figures."""
     decision = move_champion(training.model, version, min_improvement=min_improvement)
-    outcome = read_outcome(out)
+    outcome = read_result(out)
     rows = [{"what": name, "figure": value} for name, value in outcome.metrics.items()]
     verdict = "is the champion" if decision.promoted else "was refused"
     create_table_artifact(

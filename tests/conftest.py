@@ -16,7 +16,7 @@ from skimage import data
 
 from configs.images import ImageSettings, PointSettings
 from copytrace.features.points import Points
-from copytrace.index.image_index import ImageIndex, settings_of_index
+from copytrace.index.image_index import ImageIndex, image_provenance
 from copytrace.index.image_shards import ShardPaths, describe, find_overlays
 from copytrace.index.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
 from copytrace.index.point_files import View
@@ -211,7 +211,7 @@ def build_index(
     def build(
         source: Path | str, root: Path, role: Role, settings: ImageSettings, *, replace: bool = False
     ) -> tuple[ImageIndex, list[int]]:
-        made_with = settings_of_index(settings, role, GridDescriptor(), None)
+        made_with = image_provenance(settings, role, GridDescriptor(), None)
         size = settings.media.shard_size
         write_plan(plan_index(list_media(source), root, made_with, shard_size=size, replace=replace))
         planned = read_plan(root)

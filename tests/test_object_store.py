@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from copytrace.errors import InputError, StorageError
-from copytrace.object_store import PART, StoredPath, explained, shown, shown_in, store_of
+from copytrace.object_store import PART, StoredPath, filesystem_of, redact, redact_all, reraise_as
 
 
 @pytest.fixture
@@ -73,17 +73,17 @@ def test_a_place_is_the_same_in_another_process(root: StoredPath) -> None:
 
 
 def test_settings_of_the_user_go_before_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, _ = store_of("s3://bucket/key")
+    ours, _ = filesystem_of("s3://bucket/key")
     assert ours.config_kwargs["retries"]["total_max_attempts"] == 5
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"total_max_attempts": 9}}})
-    theirs, path = store_of("s3://bucket/key")
+    theirs, path = filesystem_of("s3://bucket/key")
     assert theirs.config_kwargs == {"retries": {"total_max_attempts": 9}}
     assert path == "bucket/key"
 
 
 def test_a_scheme_that_nobody_knows_is_told() -> None:
     with pytest.raises(InputError, match="fsspec knows no nowhere://; check the address"):
-        store_of("nowhere://bucket/key")
+        filesystem_of("nowhere://bucket/key")
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_a_scheme_that_nobody_knows_is_told() -> None:
     ],
 )
 def test_an_error_of_a_store_is_one_line_without_its_own_text(error: Exception, told: str) -> None:
-    with pytest.raises(StorageError, match=told) as raised, explained("s3://b/k", StorageError):
+    with pytest.raises(StorageError, match=told) as raised, reraise_as("s3://b/k", StorageError):
         raise error
     assert str(error) not in str(raised.value)
 
 
 def test_keys_in_addresses_are_not_shown() -> None:
-    assert shown("s3://key:secret@bucket/a") == "s3://bucket/a"
+    assert redact("s3://key:secret@bucket/a") == "s3://bucket/a"
     settings = {
         "noise": "s3://key:secret@bucket/a",
         "also": ["https://store/x?signature=1"],
         "weight": 1.0,
         "pca": None,
     }
-    assert shown_in(settings) == {"noise": "s3://bucket/a", "also": ["https://store/x"], "weight": 1.0, "pca": None}
+    assert redact_all(settings) == {"noise": "s3://bucket/a", "also": ["https://store/x"], "weight": 1.0, "pca": None}

@@ -19,13 +19,13 @@ from copytrace.storage import (
     digest_of,
     digest_of_file,
     local_copy,
-    located,
     open_parquet,
     read_schema,
     read_stamp,
     read_table,
     remove_tree,
-    writable,
+    require_writable,
+    resolve_path,
     write_csv,
     write_json,
     write_table,
@@ -36,7 +36,7 @@ from copytrace.storage import (
 @pytest.fixture
 def remote() -> Iterator[Path]:
     """A place in a store that is empty, and that lives as long as the process."""
-    root = located("memory://storage")
+    root = resolve_path("memory://storage")
     yield root
     if root.exists():
         remove_tree(root)
@@ -77,12 +77,12 @@ def test_a_digest_changes_with_any_part_and_not_with_the_order_of_names() -> Non
 
 
 def test_places_are_local_paths_or_uris(tmp_path: Path) -> None:
-    assert located(tmp_path / "a") == tmp_path / "a"
-    assert located(f"file://{tmp_path}/a") == tmp_path / "a"
-    assert str(located("s3://bucket/run") / "matches.csv") == "s3://bucket/run/matches.csv"
-    assert located(located("s3://bucket/run")) == located("s3://bucket/run")
+    assert resolve_path(tmp_path / "a") == tmp_path / "a"
+    assert resolve_path(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert str(resolve_path("s3://bucket/run") / "matches.csv") == "s3://bucket/run/matches.csv"
+    assert resolve_path(resolve_path("s3://bucket/run")) == resolve_path("s3://bucket/run")
     with pytest.raises(InputError, match="fsspec knows no nowhere://"):
-        located("nowhere://bucket/run")
+        resolve_path("nowhere://bucket/run")
 
 
 def test_files_in_a_store_have_the_bytes_of_those_on_disk(remote: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_tree_in_a_store_is_removed_and_its_neighbour_is_not(remote: Path) -> 
 
 
 def test_proving_that_a_place_can_be_written_leaves_nothing(remote: Path, tmp_path: Path) -> None:
-    assert writable(remote / "run") == remote / "run"
+    assert require_writable(remote / "run") == remote / "run"
     assert list((remote / "run").iterdir()) == []
-    assert writable(tmp_path / "run") == tmp_path / "run"
+    assert require_writable(tmp_path / "run") == tmp_path / "run"
     assert not (tmp_path / "run").exists()

@@ -25,7 +25,7 @@ __all__ = [
     "Aligner",
     "SimilarityMatrix",
     "TiledAligner",
-    "load_aligner",
+    "build_aligner",
 ]
 
 MAX_SIDE = 1500  # frames: 25 minutes at one per second
@@ -50,7 +50,7 @@ ALIGNERS: dict[str, Callable[..., Aligner]] = {**TRAINING_FREE, "network": Netwo
 DEFAULT_ALIGNER = "hough"
 
 
-def load_aligner(name: str = DEFAULT_ALIGNER, **settings: Any) -> Aligner:
+def build_aligner(name: str = DEFAULT_ALIGNER, **settings: Any) -> Aligner:
     """Return the aligner of that name, working in tiles past `MAX_SIDE` frames.
 
     `settings` are what its class takes. Raises `ConfigError` for an unknown name or setting, and where the network's

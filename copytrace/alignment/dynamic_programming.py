@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
+from copytrace.alignment.greedy_aligner import Direction, GreedyAligner, Path
 from copytrace.alignment.lines import Array, Indices, fit_line
 
 # Ways to arrive at a cell: rows and columns since the last one. They hold the speed between 1/2 and 2.
@@ -15,7 +15,7 @@ BEGIN, BOTH, TWO_COLUMNS, TWO_ROWS = range(4)
 
 
 @dataclass(frozen=True)
-class DynamicProgrammingAligner(PeelingAligner):
+class DynamicProgrammingAligner(GreedyAligner):
     """Finds paths of any shape whose speed stays between 1/2 and 2 from frame to frame.
 
     Unseen frames cost their (negative) evidence, so that `max_penalty` is the price of a second of gap; each step of

@@ -62,7 +62,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class PeelingAligner(ABC):
+class GreedyAligner(ABC):
     """Takes the best path of either direction off the matrix, with all that it explains, until none is worth it.
 
     A cell's evidence is its similarity less `threshold`, but never below `-max_penalty`, so that a few unseen frames

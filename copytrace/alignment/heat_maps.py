@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.robust_lines import Cutting, HeatMap, Line, contrasted, refined
+from copytrace.alignment.robust_lines import Cutting, HeatMap, Line, contrast, refine_line
 from copytrace.alignment.segments import Segment, suppress_overlapping
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
@@ -63,7 +63,7 @@ class HeatMapRules:
             raise ConfigError(f"max_speed {self.max_speed} leaves no speed to look for; set it above 1")
 
 
-def segments_of_heat_map(heat: NDArray[np.float32], matrix: SimilarityMatrix, rules: HeatMapRules) -> list[Segment]:
+def heat_map_segments(heat: NDArray[np.float32], matrix: SimilarityMatrix, rules: HeatMapRules) -> list[Segment]:
     """Return the segments that a heat map shows, best first, with scores 0 to 1; none for an empty map.
 
     `heat` is float32 [Q, R], 0 to 1: how probably each cell of `matrix` lies on a copied diagonal. Only the times of
@@ -78,7 +78,7 @@ def segments_of_heat_map(heat: NDArray[np.float32], matrix: SimilarityMatrix, ru
         return []
     whole = HeatMap(heat.astype(np.float64), matrix.query_times, matrix.reference_times)
     # The finder takes the penalty off again: to it a second without a frame then costs as much as a black cell.
-    raised = (contrasted(whole.heat, rules.threshold, rules.max_penalty) + rules.max_penalty).astype(np.float32)
+    raised = (contrast(whole.heat, rules.threshold, rules.max_penalty) + rules.max_penalty).astype(np.float32)
     rough = _finder(rules).align(SimilarityMatrix(raised, matrix.query_times, matrix.reference_times))
     found: list[Segment] = []
     for backwards in (False, True):  # lines that cross share their box
@@ -116,7 +116,7 @@ def _line(segment: Segment) -> Line:
 
 def _pieces(heat: HeatMap, line: Line, rules: HeatMapRules) -> Iterator[Segment]:
     """The exact segment near a rough line, and those on what it leaves of the line: a rough one may be several."""
-    exact = refined(heat, line, Cutting(rules.threshold, rules.max_penalty, rules.end_share))
+    exact = refine_line(heat, line, Cutting(rules.threshold, rules.max_penalty, rules.end_share))
     if exact is None:
         return
     segment = _plausible(*exact, rules)

@@ -30,7 +30,7 @@ TRIALS, SEED, RANSAC_FRAMES = 200, 2023, 2.0
 Cells = NDArray[np.intp]
 
 
-def segments_by_vsc22_rule(heat: NDArray[np.float32], matrix: SimilarityMatrix) -> list[Segment]:
+def vsc22_segments(heat: NDArray[np.float32], matrix: SimilarityMatrix) -> list[Segment]:
     """Return the segments of a heat map [Q, R], 0 to 1, best first; scores are at most 1 and may be below 0.
 
     Lines of RANSAC through the 8-connected components of the map at three thresholds. A component without a line gives

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
+from copytrace.alignment.greedy_aligner import Direction, GreedyAligner, Path
 from copytrace.alignment.lines import Array, Plane
 
 PEAKS = 8  # lines of the vote that are cut and compared before the best is taken
@@ -18,7 +18,7 @@ REFINEMENTS = 3  # grids around the best line, each half as wide as the one befo
 
 
 @dataclass(frozen=True)
-class HoughAligner(PeelingAligner):
+class HoughAligner(GreedyAligner):
     """Finds straight segments: votes for lines, cuts the best ones to their best stretch, and refines the winner.
 
     `speeds` lines per offset lie evenly (in the logarithm) from `1 / max_speed` to `max_speed`, times forwards or

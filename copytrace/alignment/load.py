@@ -8,14 +8,14 @@ from typing import Literal
 
 from configs.images import DescriptorSettings
 from configs.videos import AlignmentSettings
-from copytrace.alignment.aligners import Aligner, load_aligner
+from copytrace.alignment.aligners import Aligner, build_aligner
 from copytrace.alignment.heat_maps import HeatMapRules
 from copytrace.alignment.network_aligner import JointRules
 from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.model_sources import locate
+from copytrace.runtime.model_sources import resolve_model
 from copytrace.storage import digest_of_file
 
 _READINGS: dict[str, Callable[..., JointRules | HeatMapRules | Literal["vsc22"]]] = {
@@ -40,19 +40,19 @@ class FilteringAligner:
         return self.aligner.align(matrix)
 
 
-def chosen_aligner(
+def load_configured_aligner(
     settings: AlignmentSettings, runtime: DescriptorSettings, digests: Mapping[str, str] | None = None
 ) -> Aligner:
     """Load the aligner that `settings` ask for, and its filter, on the backend and device of the descriptor.
 
-    `digests` are of `digests_of_models`, by whoever is to say later which models these were. Raises `ConfigError` for
+    `digests` are of `model_digests`, by whoever is to say later which models these were. Raises `ConfigError` for
     models that are missing or damaged, and for those that others take the place of meanwhile.
     """
-    digests = digests_of_models(settings) if digests is None else digests
+    digests = model_digests(settings) if digests is None else digests
     rules = {name: value for name in _RULES if (value := getattr(settings, name)) is not None}
     aligner: Aligner
     if settings.aligner == "network":
-        aligner = load_aligner(
+        aligner = build_aligner(
             "network",
             model=settings.model,
             backend=runtime.backend,
@@ -61,24 +61,24 @@ def chosen_aligner(
             scales=settings.scales,
         )
     else:
-        aligner = load_aligner(settings.aligner, **rules)
+        aligner = build_aligner(settings.aligner, **rules)
     if settings.pair_filter != "none":
         aligner = FilteringAligner(
             aligner, load_pair_filter(settings.pair_filter, backend=runtime.backend, device=runtime.device)
         )
-    if digests_of_models(settings) != digests:
+    if model_digests(settings) != digests:
         raise ConfigError("a model of the alignment was replaced while it was loaded; run the same command again")
     return aligner
 
 
-def digests_of_models(settings: AlignmentSettings) -> dict[str, str]:
+def model_digests(settings: AlignmentSettings) -> dict[str, str]:
     """Return the digests of the models that `settings` ask for: the name of a model may come to mean another one.
 
     Keys are `aligner` and `pair_filter`. Raises `ConfigError` for models that are missing.
     """
     files = {}
     if settings.aligner == "network":
-        files["aligner"] = locate(settings.model, "aligner")
+        files["aligner"] = resolve_model(settings.model, "aligner")
     if settings.pair_filter != "none":
-        files["pair_filter"] = locate(settings.pair_filter, "pair-classifier")
+        files["pair_filter"] = resolve_model(settings.pair_filter, "pair-classifier")
     return {name: digest_of_file(path) for name, path in files.items()}

@@ -22,7 +22,7 @@ Run = Callable[[Floats], Floats]
 N = TypeVar("N", bound="nn.Module")
 
 
-def load_as_digested(path: Path, digest: str, load: Callable[[Path], N]) -> N:
+def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
     """Return the network that `load` reads, of a file that still has the digest by which its graph will be kept.
 
     Raises `ConfigError` if another file took its place meanwhile.
@@ -33,7 +33,7 @@ def load_as_digested(path: Path, digest: str, load: Callable[[Path], N]) -> N:
     return network
 
 
-def run_by_onnx(name: str, export: Callable[[Path], Path]) -> Run:
+def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
     """Return what turns float32 [N, 1, H, W] into logits by the graph that is cached as `name`, or else exported.
 
     May be called from several threads at once; each call works on the core that it is called on.
@@ -57,7 +57,7 @@ def run_by_onnx(name: str, export: Callable[[Path], Path]) -> Run:
     return run
 
 
-def run_by_torch(network: nn.Module, device: str | None) -> Run:
+def torch_runner(network: nn.Module, device: str | None) -> Run:
     """Return what turns float32 [N, 1, H, W] into logits by torch, on CUDA unless `device` names another place.
 
     Raises `ConfigError` for a device that torch does not know, or that is not there.

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
-from copytrace.alignment.heat_maps_vsc22 import segments_by_vsc22_rule
+from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
+from copytrace.alignment.heat_maps_vsc22 import vsc22_segments
 from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_onnx, run_by_torch
+from copytrace.alignment.matrix_networks import Run, load_unchanged, onnx_runner, torch_runner
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend, runs_by_onnx
-from copytrace.runtime.model_sources import locate
+from copytrace.runtime.devices import Backend, uses_onnx
+from copytrace.runtime.model_sources import resolve_model
 from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config
 from models.export import ALIGNER_GRAPH_VERSION, export_aligner
 from models.network_files import digest_of_network
@@ -48,10 +48,10 @@ class NetworkAligner:
     """Finds segments by a network that `train_aligner` wrote, and `rules` for what its heat maps say.
 
     `JointRules` read lines off the sum of similarity and heat, `HeatMapRules` off the heat alone, and "vsc22" is the
-    published rule (`segments_by_vsc22_rule`). Heat maps are means over `scales`: at each, the matrix is looked at with
+    published rule (`vsc22_segments`). Heat maps are means over `scales`: at each, the matrix is looked at with
     so many times as many rows and columns.
-    `model` is "shipped", a path or a URI, see `locate`. `backend` auto takes torch where there is CUDA, else ONNX
-    Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
+    `model` is "shipped", a path or a URI, see `resolve_model`. `backend` auto takes torch where there is CUDA, else
+    ONNX Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
     threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
     """
 
@@ -67,17 +67,17 @@ class NetworkAligner:
         if not scales or min(scales) <= 0:
             raise ConfigError(f"scales {list(scales)} must be one or more numbers above 0, such as 1.0, 0.5")
         self.scales = tuple(scales)
-        path = locate(model, "aligner")
+        path = resolve_model(model, "aligner")
         self.rules: JointRules | HeatMapRules | Literal["vsc22"] = rules or JointRules()
         try:
             self.digest, self.config = digest_of_network(path), read_aligner_config(path)
             self._run: Run = (
-                run_by_onnx(
+                onnx_runner(
                     f"aligner-{self.digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-                    lambda cached: export_aligner(load_as_digested(path, self.digest, load_aligner_network), cached),
+                    lambda cached: export_aligner(load_unchanged(path, self.digest, load_aligner_network), cached),
                 )
-                if runs_by_onnx(backend, device)
-                else run_by_torch(load_as_digested(path, self.digest, load_aligner_network), device)
+                if uses_onnx(backend, device)
+                else torch_runner(load_unchanged(path, self.digest, load_aligner_network), device)
             )
         except ModelFileError as error:
             raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
@@ -86,9 +86,9 @@ class NetworkAligner:
         """Return the segments of a pair of videos, best first; none for an empty matrix."""
         heat = self.heat_map(matrix.values)
         if self.rules == "vsc22":
-            return segments_by_vsc22_rule(heat, matrix)
+            return vsc22_segments(heat, matrix)
         if isinstance(self.rules, HeatMapRules):
-            return segments_of_heat_map(heat, matrix, self.rules)
+            return heat_map_segments(heat, matrix, self.rules)
         return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)))
 
     def heat_map(self, values: Floats) -> Floats:
@@ -106,7 +106,7 @@ class NetworkAligner:
         if scale == 1 or not values.size:
             return self._heat_in_tiles(values)
         sides = [max(1, round(side * scale)) for side in values.shape]
-        return resized(self._heat_in_tiles(resized(values, *sides)), *values.shape)
+        return resize_values(self._heat_in_tiles(resize_values(values, *sides)), *values.shape)
 
     def _heat_in_tiles(self, values: Floats) -> Floats:
         heat = np.empty(values.shape, np.float32)
@@ -121,7 +121,7 @@ class NetworkAligner:
         return np.asarray((expit(upright) + expit(turned)) / 2, np.float32)
 
     def _run_on_canvas(self, values: Floats) -> Floats:
-        canvas = canvas_with(values, self.config)
+        canvas = pad_to_canvas(values, self.config)
         return self._run(canvas[None, None])[0, 0, : values.shape[0], : values.shape[1]]
 
 
@@ -150,13 +150,13 @@ def spans(length: int) -> Iterator[Span]:
         yield Span(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
 
 
-def resized(values: Floats, rows: int, columns: int) -> Floats:
+def resize_values(values: Floats, rows: int, columns: int) -> Floats:
     """Return values float32 [Q, R] as [rows, columns]: means of the cells where these are fewer, else interpolated."""
     how = cv2.INTER_AREA if rows * columns < values.size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(values, (columns, rows), interpolation=how).reshape(rows, columns), np.float32)
 
 
-def canvas_with(values: Floats, config: AlignerConfig) -> Floats:
+def pad_to_canvas(values: Floats, config: AlignerConfig) -> Floats:
     """Put similarities float32 [Q, R] into the upper left corner of zeros, as large as the network needs it."""
     canvas = np.zeros([config.canvas_side(side) for side in values.shape], np.float32)
     canvas[: values.shape[0], : values.shape[1]] = values

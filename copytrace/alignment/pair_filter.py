@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from copytrace.alignment.matrix_networks import Run, load_as_digested, run_by_onnx, run_by_torch
+from copytrace.alignment.matrix_networks import Run, load_unchanged, onnx_runner, torch_runner
 from copytrace.alignment.pair_canvas import pair_canvases
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend, runs_by_onnx
-from copytrace.runtime.model_sources import locate
+from copytrace.runtime.devices import Backend, uses_onnx
+from copytrace.runtime.model_sources import resolve_model
 from models.export import PAIR_GRAPH_VERSION, export_pair_classifier
 from models.network_files import digest_of_network
 from models.pair_files import load_pair_classifier, read_pair_config, read_threshold
@@ -25,26 +25,26 @@ Floats = NDArray[np.float32]
 class PairFilter:
     """Tells pairs that share a segment from those that do not, by a network that `train_pair_classifier` wrote.
 
-    `model` is "shipped", a path or a URI, see `locate`. `backend` auto takes torch where there is CUDA, else ONNX
-    Runtime, which needs a graph file, made once and cached; `device` is a torch device. Pairs come from several
+    `model` is "shipped", a path or a URI, see `resolve_model`. `backend` auto takes torch where there is CUDA, else
+    ONNX Runtime, which needs a graph file, made once and cached; `device` is a torch device. Pairs come from several
     threads, so each call works on one core. Pairs under `threshold`, which the file tells, are not worth aligning.
     Raises `ConfigError` when there is no such model or device.
     """
 
     def __init__(self, model: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> None:
-        path = locate(model, "pair-classifier")
+        path = resolve_model(model, "pair-classifier")
         try:
             self.digest, self.config = digest_of_network(path), read_pair_config(path)
             self.threshold = read_threshold(path)
             self._run: Run = (
-                run_by_onnx(
+                onnx_runner(
                     f"pair-classifier-{self.digest}-v{PAIR_GRAPH_VERSION}.onnx",
                     lambda cached: export_pair_classifier(
-                        load_as_digested(path, self.digest, load_pair_classifier), cached
+                        load_unchanged(path, self.digest, load_pair_classifier), cached
                     ),
                 )
-                if runs_by_onnx(backend, device)
-                else run_by_torch(load_as_digested(path, self.digest, load_pair_classifier), device)
+                if uses_onnx(backend, device)
+                else torch_runner(load_unchanged(path, self.digest, load_pair_classifier), device)
             )
         except ModelFileError as error:
             raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error

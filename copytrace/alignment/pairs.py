@@ -53,7 +53,7 @@ class PaneMatrix:
         return self.panes[int(np.bincount(self.pane[rows, columns], weights).argmax())]
 
 
-def similarity_of(query: VideoRows, reference: VideoRows, *, weight: float = 1.0) -> PaneMatrix:
+def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.0) -> PaneMatrix:
     """Compare every moment of a query with every moment of a reference, each in its best pane.
 
     A value is (cosine − n) / (1 − n) with n = `weight` times the row's noise level: 0 for what an unrelated frame
@@ -87,5 +87,5 @@ def align_pair(
     query: VideoRows, reference: VideoRows, aligner: Aligner, *, weight: float = 1.0
 ) -> list[tuple[Segment, str]]:
     """Return the segments of a pair, best first, each with the pane of the query that shows it."""
-    compared = similarity_of(query, reference, weight=weight)
+    compared = compare_videos(query, reference, weight=weight)
     return [(segment, compared.pane_of(segment)) for segment in aligner.align(compared.matrix)]

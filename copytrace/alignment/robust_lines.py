@@ -79,13 +79,13 @@ class Cutting:
     end_share: float
 
 
-def contrasted(heat: Array, threshold: float, max_penalty: float) -> Array:
+def contrast(heat: Array, threshold: float, max_penalty: float) -> Array:
     """Return heat above the threshold, and below it a penalty: `-max_penalty` where it is black, in proportion else."""
     evidence = heat - threshold
     return np.asarray(np.where(evidence < 0.0, evidence * (max_penalty / threshold), evidence))
 
 
-def refined(heat: HeatMap, line: Line, cutting: Cutting) -> tuple[Line, float] | None:
+def refine_line(heat: HeatMap, line: Line, cutting: Cutting) -> tuple[Line, float] | None:
     """Return the exact line near a rough one, with its evidence in seconds; None where no heat is left along it.
 
     In turn, the line is fitted to the cells around it, and cut where its heat falls below `end_share` of what is
@@ -94,17 +94,17 @@ def refined(heat: HeatMap, line: Line, cutting: Cutting) -> tuple[Line, float] |
     """
     evidence = 0.0
     for _ in range(FITS):
-        line = _fitted(heat, line)
+        line = _fit_line(heat, line)
         turned = heat.transposed(), line.transposed()
         rows, columns = _stretch(heat, line, cutting), _stretch(*turned, cutting)
         if rows is None or columns is None:
             return None
         evidence = float(np.sqrt(rows.evidence * columns.evidence))
-        line = _between(heat, line, rows, columns)
+        line = _cut(heat, line, rows, columns)
     return line, evidence
 
 
-def _fitted(heat: HeatMap, line: Line) -> Line:
+def _fit_line(heat: HeatMap, line: Line) -> Line:
     """Weighted total least squares, in frames: errors are measured across the line, not along either axis."""
     row_length, column_length = heat.frames
     rows, columns = (
@@ -152,7 +152,7 @@ def _stretch(heat: HeatMap, line: Line, cutting: Cutting) -> _Stretch | None:
     level = max(cutting.threshold, cutting.end_share * float(np.median(profile[lit])))
     seconds = times[:, 1] - times[:, 0]
     steps = np.zeros(2 * len(times) - 1)  # frame, gap, frame, gap, ..., frame
-    steps[::2] = contrasted(profile, level, cutting.max_penalty) * seconds
+    steps[::2] = contrast(profile, level, cutting.max_penalty) * seconds
     steps[1::2] = -cutting.max_penalty * np.clip(times[1:, 0] - times[:-1, 1], 0.0, None)
     first, last = (place // 2 for place in _best_run(steps))
     rows = slice(first, last + 1)
@@ -170,7 +170,7 @@ def _best_run(steps: Array) -> tuple[int, int]:
     return first, last
 
 
-def _between(heat: HeatMap, line: Line, rows: _Stretch, columns: _Stretch) -> Line:
+def _cut(heat: HeatMap, line: Line, rows: _Stretch, columns: _Stretch) -> Line:
     """Cut the line where both axes agree that it begins and ends.
 
     A frame is lit if at least half of it is copied, so a copy ends between the middle of its last lit frame and that of
@@ -184,7 +184,7 @@ def _between(heat: HeatMap, line: Line, rows: _Stretch, columns: _Stretch) -> Li
         low, high = ((at - line.offset) / line.speed for at in allowed[1])
         at = (max(allowed[0][0], low) + min(allowed[0][1], high)) / 2
         shown = line.speed * at + line.offset
-        ends.append((_within(heat.query, at), _within(heat.reference, shown)))
+        ends.append((_clip(heat.query, at), _clip(heat.reference, shown)))
     (query_start, reference_start), (query_end, reference_end) = ends
     return Line(line.speed, line.offset, (query_start, query_end), (reference_start, reference_end))
 
@@ -203,5 +203,5 @@ def _start(times: Array, first: int) -> tuple[float, float]:
     return -high, -low
 
 
-def _within(times: Array, at: float) -> float:
+def _clip(times: Array, at: float) -> float:
     return min(max(at, float(times[0, 0])), float(times[-1, 1]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from copytrace.alignment.greedy_aligner import Direction, Path, PeelingAligner
+from copytrace.alignment.greedy_aligner import Direction, GreedyAligner, Path
 from copytrace.alignment.lines import Array, Indices, fit_line
 
 NOWHERE = -1
@@ -14,7 +14,7 @@ FEWEST_FRAMES = 3.0  # that a step may always cover: speed 2, and a frame unseen
 
 
 @dataclass(frozen=True)
-class TemporalNetworkAligner(PeelingAligner):
+class TemporalNetworkAligner(GreedyAligner):
     """Joins each query frame's `top` most alike reference frames into paths, both clocks going forwards.
 
     A step covers at most `max_step` seconds (or three long frames) on both clocks; each second of the query that it

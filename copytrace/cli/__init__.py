@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 import typer
 
 from copytrace.cli import images, training, videos
-from copytrace.cli.errors import clearly
+from copytrace.cli.errors import report_errors
 
 COMMANDS = "copytrace.commands"
 """Entry points of this group are commands that other packages add; each is a function with Typer's annotations."""
@@ -35,8 +35,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     videos.import_descriptors,
 )
 for command in _COMMANDS:
-    app.command()(clearly(command))
-evaluate.command("images")(clearly(images.evaluate_images))
-evaluate.command("videos")(clearly(videos.evaluate_videos))
+    app.command()(report_errors(command))
+evaluate.command("images")(report_errors(images.evaluate_images))
+evaluate.command("videos")(report_errors(videos.evaluate_videos))
 for added in entry_points(group=COMMANDS):
-    app.command(added.name)(clearly(added.load()))
+    app.command(added.name)(report_errors(added.load()))

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from configs.images import ImageSettings
-from configs.load import load_settings
+from configs.load import load_image_settings
 from copytrace.cli.options import Config, Images, Overrides, Preset
 
 
@@ -27,11 +27,11 @@ def match_images(
     settings = _settings(preset, config, overrides)
     from copytrace.images import match_images as match  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
     begin = time.perf_counter()
     run = match(queries, references, out, settings, TerminalProgress())
-    _tell(run, located(out), time.perf_counter() - begin)
+    _tell(run, resolve_path(out), time.perf_counter() - begin)
 
 
 def index_images(
@@ -49,7 +49,7 @@ def index_images(
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(ImageIndex.open(root).items):,} references are in {root}")
-    tell_failures(root / "failures.csv")
+    print_failures(root / "failures.csv")
 
 
 def evaluate_images(
@@ -59,9 +59,9 @@ def evaluate_images(
 ) -> None:
     """Print micro-AP, recall at 90 % precision with its threshold, and recall per kind of edit (ISC 2021 rules)."""
     from copytrace.metrics.evaluation import evaluate_images as measure  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
-    evaluation = measure(located(ground_truth), located(matches))
+    evaluation = measure(resolve_path(ground_truth), resolve_path(matches))
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
@@ -69,7 +69,7 @@ def evaluate_images(
 
 
 def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> ImageSettings:
-    return load_settings(preset, config, overrides or [])
+    return load_image_settings(preset, config, overrides or [])
 
 
 def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
@@ -81,10 +81,10 @@ def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
     typer.echo(f"  matches  {out / 'matches.csv'}")
     if (out / "report.html").exists():
         typer.echo(f"  report   {out / 'report.html'}")
-    tell_failures(out / "failures.csv")
+    print_failures(out / "failures.csv")
 
 
-def tell_failures(path: Path) -> None:
+def print_failures(path: Path) -> None:
     """Say how many files could not be read, if any."""
     from copytrace.media.failures import read_failures  # noqa: PLC0415
 

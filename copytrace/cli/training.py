@@ -67,7 +67,7 @@ def train_aligner(
     config: Config = None,
 ) -> None:
     """Train the network that finds copied segments on RUNs of match-videos and their ground truths."""
-    pairs, overrides = runs_and_settings(runs)
+    pairs, overrides = parse_runs(runs)
     settings = load(AlignerTraining, preset, config, overrides)
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.aligner import train_aligner as train  # noqa: PLC0415
@@ -83,13 +83,13 @@ def train_pair_classifier(
     config: Config = None,
 ) -> None:
     """Train the network that drops candidate pairs on RUNs of match-videos and their ground truths."""
-    pairs, overrides = runs_and_settings(runs)
+    pairs, overrides = parse_runs(runs)
     settings = load(PairTraining, preset, config, overrides)
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.storage import writable  # noqa: PLC0415
+    from copytrace.storage import require_writable  # noqa: PLC0415
     from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415
 
-    train(pairs, writable(out), settings, progress=TerminalProgress())
+    train(pairs, require_writable(out), settings, progress=TerminalProgress())
     _tell(out, "alignment.pair_filter", "match-videos")
 
 
@@ -157,9 +157,11 @@ def video_stills(
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.storage import writable  # noqa: PLC0415
+    from copytrace.storage import require_writable  # noqa: PLC0415
 
-    written, failures = write_stills(list_media(videos), writable(out), every=every, progress=TerminalProgress())
+    written, failures = write_stills(
+        list_media(videos), require_writable(out), every=every, progress=TerminalProgress()
+    )
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
     if not written:
@@ -167,12 +169,12 @@ def video_stills(
     typer.echo(f"{written:,} stills are in {out}; train on them with photos.grouped=folder")
 
 
-def runs_and_settings(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
+def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Tell the pairs of a run and its ground truth from the settings behind them. Raises `CopytraceError`."""
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
     overrides = [word for word in words if _SETTING.match(word)]
-    paths = [located(word) for word in words if not _SETTING.match(word)]
+    paths = [resolve_path(word) for word in words if not _SETTING.match(word)]
     if not paths or len(paths) % 2:
         raise CopytraceError("give pairs of a match-videos folder and its ground truth CSV, then settings")
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
@@ -191,12 +193,12 @@ def _edit(
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.runtime.devices import usable_cores  # noqa: PLC0415
-    from copytrace.storage import writable  # noqa: PLC0415
+    from copytrace.storage import require_writable  # noqa: PLC0415
 
     folder = write(
         list_media(sources),
         list_media(donors),
-        writable(out),
+        require_writable(out),
         copies=copies,
         distractors=distractors,
         difficulty=difficulty,
@@ -208,11 +210,11 @@ def _edit(
 
 
 def _tell(out: str, setting: str, command: str = "match-images") -> None:
-    from copytrace.storage import located  # noqa: PLC0415
-    from copytrace.training.training_result import CARD, read_outcome  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
+    from copytrace.training.training_result import CARD, read_result  # noqa: PLC0415
 
-    folder = located(out)
-    outcome = read_outcome(folder)
+    folder = resolve_path(out)
+    outcome = read_result(folder)
     figure = outcome.metrics[outcome.score]
     typer.echo(f"{outcome.score} {figure:.4f} after epoch {outcome.best_epoch}, in {outcome.seconds / 60:,.0f} minutes")
     typer.echo(f"  card   {folder / CARD}")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs.load import load
 from configs.videos import VideoSettings
-from copytrace.cli.images import tell_failures
+from copytrace.cli.images import print_failures
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
 
@@ -29,7 +29,7 @@ def match_videos(
     """Find which seconds of which REFERENCES the QUERIES show."""
     settings = load(VideoSettings, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.videos import match_videos as match  # noqa: PLC0415
 
     begin = time.perf_counter()
@@ -38,11 +38,11 @@ def match_videos(
         f"{counts['copied_segments']:,} copied segments in {counts['queries_with_copies']:,} of {counts['queries']:,}"
         f" queries, from {counts['references']:,} references, in {time.perf_counter() - begin:,.0f} s"
     )
-    folder = located(out)
+    folder = resolve_path(out)
     typer.echo(f"  segments {folder / 'segments.csv'}")
     if (folder / "report.html").exists():
         typer.echo(f"  report   {folder / 'report.html'}")
-    tell_failures(folder / "failures.csv")
+    print_failures(folder / "failures.csv")
 
 
 def index_videos(
@@ -60,7 +60,7 @@ def index_videos(
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(VideoIndex.open(root).items):,} references are in {root}")
-    tell_failures(root / "failures.csv")
+    print_failures(root / "failures.csv")
 
 
 def evaluate_videos(
@@ -71,9 +71,9 @@ def evaluate_videos(
 ) -> None:
     """Print segment AP and pair micro-AP (VSC 2022 rules)."""
     from copytrace.metrics.video_evaluation import evaluate_videos as measure  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
-    evaluation = measure(located(ground_truth), located(segments), located(edits) if edits else None)
+    evaluation = measure(resolve_path(ground_truth), resolve_path(segments), resolve_path(edits) if edits else None)
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
@@ -88,9 +88,9 @@ def export_descriptors(
     """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
     from copytrace.index.npz_exchange import export_npz  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
-    count = export_npz(VideoIndex.open(located(index)), located(out), panes=panes)
+    count = export_npz(VideoIndex.open(resolve_path(index)), resolve_path(out), panes=panes)
     typer.echo(f"{count:,} descriptors are in {out}")
 
 
@@ -105,9 +105,9 @@ def import_descriptors(
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
     from copytrace.index.npz_exchange import import_npz  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
-    index = import_npz(located(npz), located(out), role, model=model, typical_noise=typical_noise)
+    index = import_npz(resolve_path(npz), resolve_path(out), role, model=model, typical_noise=typical_noise)
     typer.echo(f"{len(index.items):,} videos are in {out}")
 
 
@@ -121,11 +121,11 @@ def fit_pca(
 
     from copytrace.features.ensemble import fit_projection, write_projection  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
-    from copytrace.storage import located  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
 
-    opened = VideoIndex.open(located(index))
+    opened = VideoIndex.open(resolve_path(index))
     if not opened.shards:
         raise InputError(f"{index} holds no frames; index some videos first")
     vectors = np.concatenate([opened.vectors(shard) for shard in opened.shards])
-    write_projection(located(out), fit_projection(vectors, dimensions))
+    write_projection(resolve_path(out), fit_projection(vectors, dimensions))
     typer.echo(f"{out} shortens {vectors.shape[1]} numbers to {dimensions}; fitted to {len(vectors):,} frames")

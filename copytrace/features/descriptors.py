@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
-from copytrace.runtime.devices import Backend, runs_by_onnx
-from copytrace.runtime.model_sources import locate
+from copytrace.runtime.devices import Backend, uses_onnx
+from copytrace.runtime.model_sources import resolve_model
 from models.descriptor_files import read_config
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError, efficientnet_lite0
 
@@ -66,8 +66,8 @@ def load_descriptor(
 ) -> Descriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`, or else what `locate` finds: "shipped", a file or folder, a URI. The file is one that
-    `save_descriptor` wrote, or TorchScript as published for SSCD (float [N, 3, S, S] normalised as for ImageNet, to
+    `model` is a name in `MODELS`, or else what `resolve_model` finds: "shipped", a file or folder, a URI. The file is one
+    that `save_descriptor` wrote, or TorchScript as published for SSCD (float [N, 3, S, S] normalised as for ImageNet, to
     [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is some; `threads` the
     cores to use on the CPU, 0 for all; `input_size` by default what the model was made for. ONNX needs a graph file,
     made once (about 15 s) and kept in `cache_folder()`; with it, torch is not imported. Raises `ConfigError` for
@@ -83,7 +83,7 @@ def load_descriptor(
         scripted = config.storage == "torchscript"
         if scripted and backend == "onnx":
             raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
-        if not scripted and runs_by_onnx(backend, device):
+        if not scripted and uses_onnx(backend, device):
             return OnnxDescriptor(config, threads=threads)
         return TorchDescriptor(config, device=device, threads=threads)
     except ModelFileError as error:
@@ -110,7 +110,7 @@ def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray
 def _configured(model: str, input_size: int | None) -> DescriptorConfig:
     if model in MODELS:
         return MODELS[model](input_size or IMAGENET_INPUT)
-    path = locate(model, "descriptor")
+    path = resolve_model(model, "descriptor")
     with path.open("rb") as file:
         is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not is_archive:

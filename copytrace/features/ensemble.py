@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from configs.videos import FrameDescriptorSettings
 from copytrace.errors import ConfigError, InputError
 from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
-from copytrace.storage import atomic_path, digest_of, digest_of_file, local_copy, located
+from copytrace.storage import atomic_path, digest_of, digest_of_file, local_copy, resolve_path
 
 Floats = NDArray[np.float32]
 
@@ -86,7 +86,7 @@ def load_frame_descriptor(settings: FrameDescriptorSettings) -> Descriptor:
     ]
     if len(parts) == 1 and settings.pca is None:
         return parts[0]
-    return Ensemble(parts, read_projection(located(settings.pca)) if settings.pca else None)
+    return Ensemble(parts, read_projection(resolve_path(settings.pca)) if settings.pca else None)
 
 
 def fit_projection(vectors: Floats, dimensions: int) -> Projection:

@@ -10,15 +10,15 @@ from pathlib import Path
 from configs.images import DescriptorSettings, ImageSettings
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import Descriptor, load_descriptor
-from copytrace.index.image_index import ImageIndex, settings_of_index
+from copytrace.index.image_index import ImageIndex, image_provenance
 from copytrace.index.image_shards import ShardPaths, describe, find_overlays
 from copytrace.index.media_index import (
     Role,
     check_model,
-    check_planned,
-    describe_model,
+    check_unchanged,
     finish_index,
     is_done,
+    model_label,
     plan_index,
     read_plan,
     read_planned_shard,
@@ -30,7 +30,7 @@ from copytrace.media.ingest import list_media
 from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
 from copytrace.progress import Progress
 from copytrace.step import recorded
-from copytrace.storage import located, read_stamp
+from copytrace.storage import read_stamp, resolve_path
 
 
 def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
@@ -43,8 +43,8 @@ def check(settings: ImageSettings, indexes: Sequence[Path]) -> None:
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
-    for root in [*indexes, *([located(settings.global_.noise)] if settings.global_.noise else [])]:
-        check_model(ImageIndex.open(root), describe_model(descriptor))
+    for root in [*indexes, *([resolve_path(settings.global_.noise)] if settings.global_.noise else [])]:
+        check_model(ImageIndex.open(root), model_label(descriptor))
 
 
 def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
@@ -53,7 +53,7 @@ def plan(source: str, root: Path, role: Role, settings: ImageSettings, *, replac
     Raises `InputError` when the source cannot be used, `ModelMismatchError` as `plan_index` does.
     """
     descriptor, detector = _models(settings.descriptor, settings.overlay.detector)
-    made_with = settings_of_index(settings, role, descriptor, detector)
+    made_with = image_provenance(settings, role, descriptor, detector)
     planned = plan_index(list_media(source), root, made_with, shard_size=settings.media.shard_size, replace=replace)
     write_plan(planned)
     return [shard.number for shard in planned.shards if not is_done(root, shard)]
@@ -76,7 +76,7 @@ def preprocess_shard(root: Path, number: int, settings: ImageSettings, progress:
     if made_with["role"] == "references" or read_stamp(path) == shard.stamp:
         return path
     _, detector = _models(settings.descriptor, settings.overlay.detector)
-    check_planned(root, "overlay detector", made_with["overlays"]["digest"], detector.digest if detector else "none")
+    check_unchanged(root, "overlay detector", made_with["overlays"]["digest"], detector.digest if detector else "none")
     with (
         recorded(path.with_suffix(".json"), "preprocess queries", len(shard.items)),
         progress.stage("preprocess queries", len(shard.items), "images") as stage,
@@ -91,7 +91,7 @@ def describe_shard(root: Path, number: int, settings: ImageSettings, progress: P
     if is_done(root, shard):
         return paths.receipt
     descriptor, _ = _models(settings.descriptor, settings.overlay.detector)
-    check_planned(root, "descriptor", made_with["descriptor"], describe_model(descriptor))
+    check_unchanged(root, "descriptor", made_with["descriptor"], model_label(descriptor))
     role = made_with["role"]
     name = f"describe {role}"
     with (

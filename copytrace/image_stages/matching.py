@@ -8,15 +8,15 @@ import pyarrow as pa
 
 from configs.images import ImageSettings
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.media_index import check_model, remove_dead_shards
+from copytrace.index.media_index import check_model, remove_stale_shards
 from copytrace.matching.calibration import calibration_file
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge
 from copytrace.progress import Progress
 from copytrace.run_folder import MatchPaths
-from copytrace.search.image_candidates import BRANCHES, Branch, find_candidates, read_candidates, segments_of
+from copytrace.search.image_candidates import BRANCHES, Branch, find_candidates, group_shards, read_candidates
 from copytrace.step import VERSION, recorded
-from copytrace.storage import digest_of, digest_of_file, located, read_stamp, read_table
+from copytrace.storage import digest_of, digest_of_file, read_stamp, read_table, resolve_path
 
 
 def recall(
@@ -24,7 +24,7 @@ def recall(
 ) -> Path:
     """Write the candidates of a branch. Raises `ModelMismatchError` for indexes that other models made."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    noise = ImageIndex.open(located(settings.global_.noise)) if settings.global_.noise else None
+    noise = ImageIndex.open(resolve_path(settings.global_.noise)) if settings.global_.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.made_with["descriptor"])
     asked = settings.global_ if branch == "global" else settings.local
@@ -33,7 +33,7 @@ def recall(
     )
     if read_stamp(path) == stamp:
         return path
-    segments = 1 if branch == "global" else len(list(segments_of(reference_index)))
+    segments = 1 if branch == "global" else len(list(group_shards(reference_index)))
     total = len(query_index.items) * segments
     with (
         recorded(path.with_suffix(".json"), f"recall {branch}", len(query_index.items)),
@@ -75,7 +75,7 @@ def merge_scores(queries: Path, references: Path, paths: MatchPaths, settings: I
     """Write `matches.parquet` and `matches.csv`, and delete what an earlier run left of shards that are no more."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     shards = query_index.shards
-    remove_dead_shards(paths.evidence(0).parent, shards)
+    remove_stale_shards(paths.evidence(0).parent, shards)
     evidence = [paths.evidence(shard) for shard in shards]
     rules = settings.merge
     calibration = digest_of_file(calibration_file(rules.calibration))

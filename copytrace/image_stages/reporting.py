@@ -8,7 +8,7 @@ from typing import Any
 from configs.images import ImageSettings
 from copytrace.index.image_index import ImageIndex
 from copytrace.media.failures import read_failures
-from copytrace.object_store import shown_in
+from copytrace.object_store import redact_all
 from copytrace.progress import Progress
 from copytrace.report.images import write_image_report
 from copytrace.run_folder import MatchPaths
@@ -60,7 +60,7 @@ def summarise_run(queries: Path, references: Path, paths: MatchPaths, settings: 
     records += [paths.candidates(branch).with_suffix(".json") for branch in BRANCHES]
     records += [paths.evidence(shard).with_suffix(".json") for shard in query_index.shards]
     run = {
-        "settings": shown_in(settings.model_dump(by_alias=True)),
+        "settings": redact_all(settings.model_dump(by_alias=True)),
         "versions": versions(),
         "models": {"descriptor": query_index.made_with["descriptor"]},
         "counts": {

@@ -19,7 +19,7 @@ ROWS_PER_GROUP = 4096  # rows that the file keeps together: with fewer, reading 
 
 
 class DescriptorWriter:
-    """Writes a file of descriptors part by part; memory holds `ROWS_PER_GROUP` rows. See `writing_descriptors`."""
+    """Writes a file of descriptors part by part; memory holds `ROWS_PER_GROUP` rows. See `open_descriptor_writer`."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer, self._schema = writer, schema
@@ -56,7 +56,7 @@ class DescriptorWriter:
 
 
 @contextmanager
-def writing_descriptors(path: Path, dimensions: int, *, stamp: str) -> Iterator[DescriptorWriter]:
+def open_descriptor_writer(path: Path, dimensions: int, *, stamp: str) -> Iterator[DescriptorWriter]:
     """Yield a writer for vectors of that many numbers; the file appears at `path`, whole, when the block ends well."""
     vector = pa.list_(pa.float32(), dimensions)
     names = [("id", pa.string()), ("pane", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
@@ -69,7 +69,7 @@ def writing_descriptors(path: Path, dimensions: int, *, stamp: str) -> Iterator[
         descriptors.flush()
 
 
-def vectors_of(table: pa.Table) -> Floats:
+def table_vectors(table: pa.Table) -> Floats:
     """Return the vectors of a table of descriptors, float32 [N, D], read-only."""
     lists = table.column("vector").combine_chunks()
     vectors: Floats = lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)

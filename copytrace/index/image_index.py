@@ -12,9 +12,9 @@ import numpy as np
 
 from configs.images import ImageSettings
 from copytrace.features.descriptors import Descriptor
-from copytrace.index.descriptor_files import vectors_of
+from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.image_shards import ShardPaths
-from copytrace.index.media_index import Kind, MediaIndex, Role, describe_model
+from copytrace.index.media_index import Kind, MediaIndex, Role, model_label
 from copytrace.index.point_files import View, read_points
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.search.global_recall import Descriptors
@@ -23,7 +23,7 @@ from copytrace.storage import count_rows, read_table
 FORMAT = 1
 
 
-def settings_of_index(
+def image_provenance(
     settings: ImageSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
     """Return all that decides what an index of this role holds, and nothing else."""
@@ -33,7 +33,7 @@ def settings_of_index(
         "format": FORMAT,
         "kind": "images",
         "role": role,
-        "descriptor": describe_model(descriptor),
+        "descriptor": model_label(descriptor),
         "typical_noise": descriptor.typical_noise,
         "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
     }
@@ -61,7 +61,7 @@ class ImageIndex(MediaIndex):
         """Return the descriptors of the living images of a shard."""
         table = read_table(ShardPaths.of(self.root, shard).descriptors, columns=["id", "pane", "vector"])
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
-        vectors = vectors_of(table)
+        vectors = table_vectors(table)
         rows = [row for row, image in enumerate(ids) if self.lives(image, shard)]
         return Descriptors(tuple(ids[r] for r in rows), tuple(panes[r] for r in rows), vectors[np.array(rows, int)])
 

@@ -14,7 +14,7 @@ from configs.images import ImageSettings
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.features.points import Bytes, find_points
-from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.descriptor_files import open_descriptor_writer
 from copytrace.index.media_index import Role, descriptors_path, receipt_path
 from copytrace.index.point_files import View, write_points
 from copytrace.media.decode import DecodedImage, decode_image
@@ -115,7 +115,7 @@ def describe(
     if pending:
         vectors.append(descriptor.describe(np.stack(pending)))
     write_points(paths.points, paths.views, views, stamp=stamp)
-    with writing_descriptors(paths.descriptors, descriptor.dimensions, stamp=stamp) as writer:
+    with open_descriptor_writer(paths.descriptors, descriptor.dimensions, stamp=stamp) as writer:
         writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
     return failures
 

@@ -59,7 +59,7 @@ class IndexPlan:
         return len(self.kept) + sum(len(shard.items) for shard in self.shards)
 
 
-def describe_model(descriptor: Descriptor) -> str:
+def model_label(descriptor: Descriptor) -> str:
     """Name the global descriptor so that a person recognises it, and no two are confused."""
     return f"{descriptor.name} at {descriptor.input_size} px ({descriptor.digest})"
 
@@ -71,7 +71,7 @@ def plan_index(
 
     An index made with other settings is an error that says which (`ModelMismatchError`), or starts anew with `replace`.
     """
-    before = read_index_settings(root)
+    before = read_provenance(root)
     if before is not None and before != made_with:
         if not replace:
             raise ModelMismatchError(_difference(root, before, made_with))
@@ -141,7 +141,7 @@ def remove_shard(root: Path, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_dead_shards(folder: Path, live: Sequence[int]) -> None:
+def remove_stale_shards(folder: Path, live: Sequence[int]) -> None:
     """Delete from a folder with a file for each shard, as `00000.parquet`, those of shards that are no more."""
     for path in folder.glob("[0-9]*.*"):
         if int(path.stem) not in live:
@@ -189,7 +189,7 @@ class MediaIndex:
     def open(cls, root: Path) -> Self:
         """Open the index at `root`. Raises `InputError` where there is none of this kind."""
         make = f"make one with: copytrace index-{cls.kind} REFERENCES --out {root}"
-        made_with, items = read_index_settings(root), _read_manifest(root)
+        made_with, items = read_provenance(root), _read_manifest(root)
         if made_with is None or items is None:
             raise InputError(f"{root} is not an index; {make}")
         if made_with.get("kind", cls.kind) != cls.kind:
@@ -227,7 +227,7 @@ def check_model(index: MediaIndex, model: str) -> None:
         )
 
 
-def check_planned(root: Path, what: str, planned: object, found: object) -> None:
+def check_unchanged(root: Path, what: str, planned: object, found: object) -> None:
     """Raise `ModelMismatchError` if a model is not the one that an index was planned with."""
     # A champion may move, or a file be replaced, between the planning of a shard and its turn.
     if planned != found:
@@ -245,7 +245,7 @@ def is_index(root: Path) -> bool:
         return False  # it may be media, and listing them tells why it cannot be reached
 
 
-def read_index_settings(root: Path) -> dict[str, Any] | None:
+def read_provenance(root: Path) -> dict[str, Any] | None:
     """Return what the index at `root` was made with, None where is none.
 
     Raises `InputError` if its `index.json` is damaged.

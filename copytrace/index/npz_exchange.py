@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
-from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.descriptor_files import open_descriptor_writer
 from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path, finish_index, receipt_path
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoIndex, VideoPaths
@@ -74,7 +74,7 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     write_table(paths.panes, PANE_SCHEMA.empty_table(), stamp=stamp)
     record = Record("import descriptors", len(videos), 0.0, 0.0)
     write_json(receipt_path(root, 0), asdict(record) | {"failures": []})
-    with writing_descriptors(descriptors_path(root, 0), vectors.shape[1], stamp=stamp) as writer:
+    with open_descriptor_writer(descriptors_path(root, 0), vectors.shape[1], stamp=stamp) as writer:
         writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
     finish_index(IndexPlan(root, role, made_with, {}, (Shard(0, items, stamp),)))
     return VideoIndex.open(root)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
 from copytrace.features.descriptors import Descriptor
-from copytrace.index.descriptor_files import vectors_of
-from copytrace.index.media_index import Kind, MediaIndex, Role, describe_model, descriptors_path
+from copytrace.index.descriptor_files import table_vectors
+from copytrace.index.media_index import Kind, MediaIndex, Role, descriptors_path, model_label
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.storage import read_table
 
@@ -71,7 +71,7 @@ class VideoFacts:
     height: int
 
 
-def settings_of_index(
+def video_provenance(
     settings: VideoSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
     """Return all that decides what an index of this role holds, and nothing else."""
@@ -80,7 +80,7 @@ def settings_of_index(
         "format": FORMAT,
         "kind": "videos",
         "role": role,
-        "descriptor": describe_model(descriptor),
+        "descriptor": model_label(descriptor),
         "typical_noise": descriptor.typical_noise,
         "frames_per_second": frames.per_second,
         "short_side": frames.query_side if role == "queries" else frames.reference_side,
@@ -116,11 +116,11 @@ class VideoIndex(MediaIndex):
         table = self._living(descriptors_path(self.root, shard), shard)
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
-        return FrameDescriptors(tuple(ids), tuple(panes), times, vectors_of(table))
+        return FrameDescriptors(tuple(ids), tuple(panes), times, table_vectors(table))
 
     def vectors(self, shard: int) -> Floats:
         """Return only the vectors of what `frames` returns, in less time."""
-        return vectors_of(self._living(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
+        return table_vectors(self._living(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
         """Return the number of rows of each living video of a shard, in their order."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from configs.videos import VideoSettings
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
-from copytrace.index.descriptor_files import DescriptorWriter, writing_descriptors
+from copytrace.index.descriptor_files import DescriptorWriter, open_descriptor_writer
 from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoFacts, VideoPaths
 from copytrace.media.failures import Failure
@@ -79,7 +79,7 @@ def describe_videos(
     threads = min(settings.media.threads or usable_cores(), len(items))
     # Each video has a thread of its own; only a lone one is decoded by several.
     codec_threads = 1 if threads > 1 else 0
-    with writing_descriptors(descriptors_path(root, number), descriptor.dimensions, stamp=stamp) as writer:
+    with open_descriptor_writer(descriptors_path(root, number), descriptor.dimensions, stamp=stamp) as writer:
         for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
             rows = 0
             try:

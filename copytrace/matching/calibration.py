@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import models
 from copytrace.errors import ConfigError
-from copytrace.storage import located
+from copytrace.storage import resolve_path
 
 Matrix = NDArray[np.float64]
 
@@ -63,8 +63,8 @@ def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration_file(name: str) -> Path:
-    """Return where the calibration lies that the setting `merge.calibration` names: shipped, a path or `s3://…`."""
-    return SHIPPED if name == "shipped" else located(name)
+    """Return where the calibration lies that the setting `merge_rectangles.calibration` names: shipped, a path or `s3://…`."""
+    return SHIPPED if name == "shipped" else resolve_path(name)
 
 
 def load_calibration(name: str = "shipped") -> Calibration:

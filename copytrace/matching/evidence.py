@@ -21,7 +21,7 @@ from copytrace.matching.ratio_test import imgfp_score
 from copytrace.progress import Stage
 from copytrace.runtime.devices import usable_cores
 from copytrace.search.image_candidates import Candidate
-from copytrace.search.local_recall import VARIANTS, variants_of
+from copytrace.search.local_recall import VARIANTS, enabled_variants
 from copytrace.storage import write_table
 
 POINTS_SHOWN = 60
@@ -66,7 +66,7 @@ class _Pair:
     def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
         """The variant that the votes were for; and, because a descriptor says nothing of it, plain and mirrored."""
         tried: dict[tuple[str, int], None] = {}
-        unturned = [v.number for v in variants_of(settings.local) if not v.negative]
+        unturned = [v.number for v in enabled_variants(settings.local) if not v.negative]
         for candidate in self.candidates:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
@@ -124,18 +124,13 @@ def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: Im
     if settings.verification.rule == "imgfp":
         return row | _imgfp_evidence(pair, views, reference)
     view, best = max(
-        (
-            (name, _verified(name, number, views, reference, settings))
-            for name, number in pair.attempts(views, settings)
-        ),
+        ((name, _verify(name, number, views, reference, settings)) for name, number in pair.attempts(views, settings)),
         key=lambda attempt: (attempt[1].inliers, attempt[1].agreement, attempt[0] == "whole"),
     )
     return row | _geometric_evidence(views[view], best)
 
 
-def _verified(
-    name: str, variant: int, views: dict[str, View], reference: View, settings: ImageSettings
-) -> Verification:
+def _verify(name: str, variant: int, views: dict[str, View], reference: View, settings: ImageSettings) -> Verification:
     return verify(views[name].points, reference.points, VARIANTS[variant], settings.verification)
 
 

@@ -49,7 +49,7 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
     geometry, descriptors = variant.read(query.in_short_sides(), query.descriptor)
     matches = ratio_matches(descriptors, reference.descriptor, settings.ratio)
     here, there = geometry[matches[:, 0]], reference.in_short_sides()[matches[:, 1]]
-    agreeing = agreeing_matches(here, there)
+    agreeing = largest_agreeing_set(here, there)
     inliers = _inliers(here, there, agreeing, settings)
     if len(inliers) == 0:
         return Verification(len(matches), 0, variant.mirrored, variant.negative, None, NOTHING, NOTHING, 0.0, 0.0)
@@ -68,7 +68,7 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
     )
 
 
-def agreeing_matches(here: Floats, there: Floats) -> NDArray[np.int64]:
+def largest_agreeing_set(here: Floats, there: Floats) -> NDArray[np.int64]:
     """Return the matches that agree with the similarity transform of the one match with which most agree.
 
     `here` and `there` are float32 [K, 4]: x, y, scale, angle. Deterministic: all K transforms are tried.

@@ -36,18 +36,18 @@ def merge(
 
     Where queries and references share files, the pairs (a, b) and (b, a) are one: the better-scored one stays.
     """
-    parts = [_scored(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), settings) for path in evidence]
+    parts = [_score(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), settings) for path in evidence]
     empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
     pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
     pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")
-    pairs = _once_each(pairs, query_paths, reference_paths)
+    pairs = _drop_reversed_duplicates(pairs, query_paths, reference_paths)
     table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
     table = table.replace_schema_metadata(None)
     write_csv(csv, _for_csv(table))
     return write_table(parquet, table, stamp=stamp)
 
 
-def _scored(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:
+def _score(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:
     if settings.rule == "sum":
         scores = evidence["branch_matches"].map(np.sum).to_numpy(np.float64)
         return evidence.assign(score=scores)
@@ -56,7 +56,9 @@ def _scored(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:
     return scored[scored["score"] >= settings.min_score]
 
 
-def _once_each(pairs: pd.DataFrame, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]) -> pd.DataFrame:
+def _drop_reversed_duplicates(
+    pairs: pd.DataFrame, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
+) -> pd.DataFrame:
     if not set(query_paths.values()) & set(reference_paths.values()):
         return pairs
     first, second = pairs["query_id"].map(query_paths), pairs["reference_id"].map(reference_paths)

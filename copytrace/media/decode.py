@@ -76,11 +76,11 @@ def decode_image(path: str, *, short_side: int | None = None, max_pixels: int = 
     """
     with _open(path) as stream:
         kind = _format_of(stream)
-        with _blamed_on(kind, stream):
+        with _reraise_as_media_error(kind, stream):
             image = _open_header(kind, stream)
         width, height = image.size
         _check_size(width, height, max_pixels)
-        with _blamed_on(kind, stream):
+        with _reraise_as_media_error(kind, stream):
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # JPEG decodes at 1/2, 1/4 or 1/8, never below this
             image.load()
@@ -168,7 +168,7 @@ def _in_gigapixels(pixels: int) -> str:
 
 
 @contextmanager
-def _blamed_on(kind: str, stream: IO[bytes]) -> Iterator[None]:
+def _reraise_as_media_error(kind: str, stream: IO[bytes]) -> Iterator[None]:
     """Turn what Pillow raises for a damaged file, which may be nearly anything, into the reason."""
     try:
         yield

@@ -42,7 +42,7 @@ def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantiser:
     return count
 
 
-def filling(picture: Pixels, width: int, height: int) -> Pixels:
+def crop_to_fill(picture: Pixels, width: int, height: int) -> Pixels:
     """Cut the middle of a picture to the shape of another size in pixels, and scale it to that."""
     scale = max(width / picture.shape[1], height / picture.shape[0])
     across, down = round(width / scale), round(height / scale)
@@ -51,7 +51,7 @@ def filling(picture: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def within(picture: Pixels, width: int, height: int) -> Pixels:
+def fit_within(picture: Pixels, width: int, height: int) -> Pixels:
     """Scale a picture until it just fits into another size in pixels, between black bars."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     across, down = (max(1, round(side * scale)) for side in (picture.shape[1], picture.shape[0]))

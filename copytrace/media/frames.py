@@ -16,7 +16,16 @@ from av.video.stream import VideoStream
 from copytrace.errors import MediaError
 from copytrace.media.decode import MIN_SIDE, Pixels
 from copytrace.media.pictures import Pose, rgb_pixels
-from copytrace.media.timelines import TOLERANCE, Step, Timeline, Times, VideoPacket, opened, packets_of, survey
+from copytrace.media.timelines import (
+    TOLERANCE,
+    Step,
+    Timeline,
+    Times,
+    VideoPacket,
+    open_stream,
+    read_packets,
+    read_timeline,
+)
 
 SHORTEST_INTERVAL = 1e-3  # of an interval; less than this at the end of a video is counted to the interval before
 STAND_IN = 1.0  # seconds; the picture before a lost one takes its place, unless it came up longer before than this
@@ -85,7 +94,7 @@ class Video:
         starts, ends = starts[wanted], ends[wanted]
         middles = (starts + ends) / 2
         due = self.timeline.shown_at(middles)
-        with opened(self.path) as (container, stream):
+        with open_stream(self.path) as (container, stream):
             decoding = _Decoding(container, stream, self.timeline, self.timeline.plan(middles), threads)
             reformatter = VideoReformatter()
             found, lost, last, pixels = 0, 0, None, np.empty((0, 0, 3), np.uint8)
@@ -131,12 +140,12 @@ def open_video(path: str, *, max_pixels: int = 200_000_000) -> Video:
     Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable, no video, without
     a picture that can be decoded, or its pictures are shorter than 8 pixels on a side, or have more than `max_pixels`.
     """
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
         stream.codec_context.thread_count = 1  # more would hold back the first picture until there is one for each
         first: list[VideoFrame] = []
         ended_by: list[FFmpegError] = []
-        timeline = survey(stream, _decoded_until_found(packets_of(container, stream, ended_by), stream, first))
+        timeline = read_timeline(stream, _decoded_until_found(read_packets(container, stream, ended_by), stream, first))
         if not first:
             raise MediaError("has no picture that can be decoded")
         width, height = Pose.of(first[0], stream).upright_size(first[0].width, first[0].height)
@@ -228,7 +237,7 @@ class _Decoding:
         context = self._stream.codec_context
         needed = int(np.flatnonzero(self._steps != Step.LEAVE_OUT)[-1]) + 1
         drained = False
-        for step, packet in zip(self._steps, islice(packets_of(self._container, self._stream), needed), strict=False):
+        for step, packet in zip(self._steps, islice(read_packets(self._container, self._stream), needed), strict=False):
             if step == Step.LEAVE_OUT:
                 if not drained:
                     # Codecs may be told to throw away, where they start afresh, what they have not yet given out.

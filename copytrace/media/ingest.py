@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import InputError
-from copytrace.object_store import explained, is_uri, open_file, shown, store_of
+from copytrace.object_store import filesystem_of, is_uri, open_file, redact, reraise_as
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])
@@ -62,10 +62,10 @@ def list_media(source: str | Path) -> list[MediaItem]:
     text = os.fspath(source)
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
-    with explained(text):
+    with reraise_as(text):
         items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
     if not items:
-        raise InputError(f"no files in {shown(text)}; give a folder, a glob, a bucket or a manifest that has some")
+        raise InputError(f"no files in {redact(text)}; give a folder, a glob, a bucket or a manifest that has some")
     _check_encodable(items)
     return sorted(items, key=lambda item: item.id)
 
@@ -86,7 +86,7 @@ def from_table(table: pa.Table) -> list[MediaItem]:
 def _list_local(path: Path) -> list[MediaItem]:
     text = str(path)
     if path.is_dir():
-        return _named(_found_in(text))
+        return _assign_ids(_find_files(text))
     if path.exists():
         if path.suffix.lower() in MANIFEST_SUFFIXES:
             return _read_manifest(text)
@@ -94,11 +94,11 @@ def _list_local(path: Path) -> list[MediaItem]:
     if not _MAGIC.search(text):
         raise FileNotFoundError
     root, pattern, depth = _split_glob(text)
-    return _named(_found_in(root, pattern, depth))
+    return _assign_ids(_find_files(root, pattern, depth))
 
 
 def _list_uri(uri: str) -> list[MediaItem]:
-    store, path = store_of(uri)
+    store, path = filesystem_of(uri)
     if _MAGIC.search(path):
         root, pattern, depth = _split_glob(path)
     elif Path(path).suffix.lower() in MANIFEST_SUFFIXES and store.isfile(path):
@@ -118,7 +118,7 @@ def _list_uri(uri: str) -> list[MediaItem]:
         if hidden or detail["type"] != "file" or name.endswith("/") or (pattern and not pattern.fullmatch(relative)):
             continue
         found.append((relative, store.unstrip_protocol(name), _stamp_of_object(detail)))
-    return _named(found)
+    return _assign_ids(found)
 
 
 def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
@@ -128,11 +128,11 @@ def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
     try:
         pattern = re.compile(glob_translate(rest))
     except (ValueError, re.error) as error:
-        raise InputError(f"{shown(path)} is not a glob: `**` must stand alone between slashes") from error
+        raise InputError(f"{redact(path)} is not a glob: `**` must stand alone between slashes") from error
     return root, pattern, None if "**" in rest else rest.count("/") + 1
 
 
-def _found_in(root: str, pattern: re.Pattern[str] | None = None, depth: int | None = None) -> Iterator[_Found]:
+def _find_files(root: str, pattern: re.Pattern[str] | None = None, depth: int | None = None) -> Iterator[_Found]:
     status = Path(root or "/").stat()
     start = len(root.rstrip("/")) + 1
     for entry in _walk(root or "/", depth, frozenset({(status.st_dev, status.st_ino)})):
@@ -157,7 +157,7 @@ def _walk(folder: str, depth: int | None, above: frozenset[tuple[int, int]]) -> 
                 yield entry
 
 
-def _named(found: Iterable[_Found]) -> list[MediaItem]:
+def _assign_ids(found: Iterable[_Found]) -> list[MediaItem]:
     """Give each file the shortest id that is its own: the name without its suffix, or else the whole name."""
     rows = list(found)
     ids = [_without_suffix(relative) for relative, _, _ in rows]
@@ -177,11 +177,11 @@ def _read_manifest(path: str) -> list[MediaItem]:
     for name in ("id", "path"):
         blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
         if blank:
-            raise InputError(f"manifest {shown(path)}: no {name} in row {_first(blank)}; every row needs one")
+            raise InputError(f"manifest {redact(path)}: no {name} in row {_first(blank)}; every row needs one")
     ids = table["id"].to_pylist()
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise InputError(f"manifest {shown(path)}: id {_first(repeated)} is there more than once; ids must be unique")
+        raise InputError(f"manifest {redact(path)}: id {_first(repeated)} is there more than once; ids must be unique")
     folder = path.rpartition("/")[0]
     paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
     return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]
@@ -200,10 +200,10 @@ def _manifest_table(path: str) -> pa.Table:
                 convert_options=pyarrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted)),
             )
     except KeyError as error:
-        raise InputError(f"manifest {shown(path)} lacks a column; it needs id and path") from error
+        raise InputError(f"manifest {redact(path)} lacks a column; it needs id and path") from error
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         kind = Path(path).suffix[1:].lower()
-        raise InputError(f"manifest {shown(path)} cannot be read as {kind} with columns id and path") from error
+        raise InputError(f"manifest {redact(path)} cannot be read as {kind} with columns id and path") from error
 
 
 def _stamps(paths: list[str]) -> Iterator[str]:
@@ -214,8 +214,8 @@ def _stamps(paths: list[str]) -> Iterator[str]:
 
 
 def _stamp_of_uri(uri: str) -> str:
-    with explained(uri):
-        store, path = store_of(uri)
+    with reraise_as(uri):
+        store, path = filesystem_of(uri)
         try:
             return _stamp_of_object(store.info(path))
         except (FileNotFoundError, PermissionError):

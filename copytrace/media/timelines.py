@@ -99,12 +99,12 @@ class Timeline:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a local file or a URI that fsspec opens, with its video stream: the largest that is no cover picture.
 
     Raises `MediaError` with a one-line reason, for whatever FFmpeg, the disk or the store says while it is open.
     """
-    with _explained(path), _open(path) as file:
+    with _reraise_as_media_error(path), _open(path) as file:
         # A file object, as FFmpeg takes some names for protocols or patterns. No protocol is allowed, lest a playlist
         # make this machine open other files or addresses.
         options = {"protocol_whitelist": "none"}
@@ -116,7 +116,7 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
 
 
-def packets_of(
+def read_packets(
     container: InputContainer, stream: VideoStream, ended_by: list[FFmpegError] | None = None
 ) -> Iterator[VideoPacket]:
     """Yield a stream's packets in decoding order, to where the file ends or makes no sense; `ended_by` gets why."""
@@ -135,7 +135,7 @@ def packets_of(
         yield held
 
 
-def survey(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeline:
+def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeline:
     """Read all packets of a stream, and return its timeline; needs 17 bytes for each.
 
     Raises `MediaError` if none holds a picture to be shown.
@@ -256,7 +256,7 @@ def _open(path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _reraise_as_media_error(path: str) -> Iterator[None]:
     try:
         yield
     except MediaError:

@@ -11,7 +11,7 @@ from copytrace.metrics.images import Bools, Ints
 
 
 @dataclass(frozen=True, eq=False)
-class Stretches:
+class Intervals:
     """Stretches of time between neighbouring edges of one pair's segments, all arrays of shape (stretches,).
 
     `queries` int64: number of the query video. `seconds` float64: length. `predicted_at` int64: the first score step
@@ -25,10 +25,10 @@ class Stretches:
     right_at: Ints
     in_truth: Bools
 
-    def of_queries(self, chosen: Bools) -> Stretches:
+    def of_queries(self, chosen: Bools) -> Intervals:
         """Return only the stretches of the chosen queries; `chosen` is bool, one per number of a query."""
         rows = chosen[self.queries]
-        return Stretches(
+        return Intervals(
             self.queries[rows], self.seconds[rows], self.predicted_at[rows], self.right_at[rows], self.in_truth[rows]
         )
 
@@ -41,7 +41,7 @@ class Stretches:
 
 def cut_axis(
     pairs: Ints, intervals: Floats, steps: Ints, true_count: int, never: int, *, queries_of_pairs: Ints
-) -> Stretches:
+) -> Intervals:
     """Cut one axis at every edge of every interval, pair by pair.
 
     Rows are segments, the `true_count` true ones first: `pairs` int64 (n,) numbers of pairs of videos, `intervals`
@@ -62,11 +62,11 @@ def cut_axis(
     count = len(edge_times)
     seconds = np.diff(edge_times, append=edge_times[-1:])
     true, predicted = slice(None, true_count), slice(true_count, None)
-    in_truth = _covered(starts[true], ends[true], count)
+    in_truth = _coverage(starts[true], ends[true], count)
     met_at = _earliest(starts[true], ends[true], steps[true], count, never)
     predicted_at = _earliest(starts[predicted], ends[predicted], steps[predicted], count, never)
     kept = in_truth | (predicted_at < never)
-    return Stretches(
+    return Intervals(
         queries=queries_of_pairs[edge_pairs[kept]],
         seconds=seconds[kept],
         predicted_at=predicted_at[kept],
@@ -99,7 +99,7 @@ def first_overlaps(truth_pairs: Ints, truth_times: Floats, pairs: Ints, times: F
     return in_given_order
 
 
-def _covered(starts: Ints, ends: Ints, count: int) -> Bools:
+def _coverage(starts: Ints, ends: Ints, count: int) -> Bools:
     depth = np.bincount(starts, minlength=count) - np.bincount(ends, minlength=count)
     return np.cumsum(depth) > 0
 

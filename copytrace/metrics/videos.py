@@ -22,7 +22,7 @@ import pandas as pd
 from copytrace.errors import InputError
 from copytrace.metrics.curves import Floats, PrecisionRecallCurve, share
 from copytrace.metrics.images import Bools, Ids, Ints, Reals
-from copytrace.metrics.intervals import Stretches, cut_axis, first_overlaps
+from copytrace.metrics.intervals import Intervals, cut_axis, first_overlaps
 
 # The descriptor track's budgets, per query: hits of frames, then pairs of videos (vsc2022, descriptor_eval_lib.py).
 FRAME_HITS_PER_QUERY = 1200
@@ -62,7 +62,7 @@ class JudgedSegments:
     `query_ids`. `predictions` is the number of predicted segments.
     """
 
-    axes: tuple[Stretches, Stretches]
+    axes: tuple[Intervals, Intervals]
     scores: Floats
     best_steps: Ints
     true_pairs: Bools

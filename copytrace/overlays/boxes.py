@@ -95,7 +95,7 @@ def choose_crops(
 def load_overlay_detector(
     name: str = "network", *, backend: Backend = "auto", device: str | None = None
 ) -> OverlayDetector | None:
-    """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.locate` finds it.
+    """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.resolve_model` finds it.
 
     "edges" looks for straight borders; "network" is the trained detector that ships; any other path or URI is one that
     `train_overlay_detector` wrote; "none" gives None, and no query is cropped. `backend` and `device` are those of a
@@ -111,10 +111,10 @@ def load_overlay_detector(
 
 
 def _trained(source: str, backend: Backend, device: str | None) -> OverlayDetector:
-    from copytrace.overlays.network_detector import LearnedOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
-    from copytrace.runtime.model_sources import locate  # noqa: PLC0415
+    from copytrace.overlays.network_detector import NetworkOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
+    from copytrace.runtime.model_sources import resolve_model  # noqa: PLC0415
 
-    return LearnedOverlayDetector(locate(source, "overlay"), backend=backend, device=device)
+    return NetworkOverlayDetector(resolve_model(source, "overlay"), backend=backend, device=device)
 
 
 def _shipped(backend: Backend, device: str | None) -> OverlayDetector:

@@ -12,7 +12,7 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.overlays.boxes import Box
 from copytrace.overlays.edge_detector import EdgeOverlayDetector
-from copytrace.runtime.devices import Backend, runs_by_onnx
+from copytrace.runtime.devices import Backend, uses_onnx
 from copytrace.runtime.onnx_cache import cached_graph
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
 from models.network_files import digest_of_network
@@ -27,7 +27,7 @@ PROPOSED = 8  # boxes of the edge detector that the network judges, as many as i
 LEAST_CONFIDENCE = 0.02  # below it a box is of no use to anybody
 
 
-class LearnedOverlayDetector:
+class NetworkOverlayDetector:
     """Finds pasted pictures by a network that `train_overlay_detector` wrote, and that judges those of the edges too.
 
     Its confidence is fitted to validation: a box of 0.5 and more is where matching should look. `backend` auto takes
@@ -45,7 +45,7 @@ class LearnedOverlayDetector:
     ) -> None:
         try:
             self.digest, self.input_size = digest_of_network(path), read_overlay_config(path).input_size
-            by_onnx = runs_by_onnx(backend, device)
+            by_onnx = uses_onnx(backend, device)
             self._run: Run = _by_onnx(path, self.digest, threads) if by_onnx else _by_torch(path, device)
         except (FileNotFoundError, ModelFileError) as error:
             raise ConfigError(f"no overlay detector at {path}: {error}; or set overlay.detector to edges") from error
@@ -57,11 +57,11 @@ class LearnedOverlayDetector:
         Raises `InputError` for another shape or type.
         """
         small = resize_for_descriptor(pixels, self.input_size)
-        boxes, confidence = self._run(small[None], proposed(self._edges.detect(pixels))[None])
-        return distinct_boxes(boxes[0], confidence[0])
+        boxes, confidence = self._run(small[None], pad_proposals(self._edges.detect(pixels))[None])
+        return select_boxes(boxes[0], confidence[0])
 
 
-def proposed(boxes: Sequence[Box]) -> Floats:
+def pad_proposals(boxes: Sequence[Box]) -> Floats:
     """Return the first 8 boxes as the network takes them, float32 [8, 4], filled up with zeros."""
     rows = np.zeros((PROPOSED, 4), np.float32)
     for row, box in zip(rows, boxes, strict=False):
@@ -69,7 +69,7 @@ def proposed(boxes: Sequence[Box]) -> Floats:
     return rows
 
 
-def distinct_boxes(corners: Floats, confidence: Floats) -> list[Box]:
+def select_boxes(corners: Floats, confidence: Floats) -> list[Box]:
     """Turn the network's answer for one picture, [K, 4] and [K], into boxes: best first, without repeats of a better.
 
     Empty boxes and those that nobody would believe are left out.

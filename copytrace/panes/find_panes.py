@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from copytrace.errors import InputError
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.panes.inset_tracks import find_insets
-from copytrace.panes.maps import Floats, PaneMaps, measure
-from copytrace.panes.rectangles import Rectangle, find_rectangles, merge, moving_box
+from copytrace.panes.maps import Floats, PaneMaps, measure_maps
+from copytrace.panes.rectangles import Rectangle, find_rectangles, merge_rectangles, moving_box
 
 WINDOW = 8  # frames of the parts of a window in which a passing layout is looked for
 SMALLEST_CROP = 8  # pixels of a side under which a crop says nothing
@@ -51,7 +51,7 @@ def find_panes(
 
     Raises `InputError` for no frames, for another shape or type, or when the size changes.
     """
-    maps = measure(frames)
+    maps = measure_maps(frames)
     count = len(maps.frames)
     panes = [Pane("whole", np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)))]
     layout = _layout(maps, min_strength, min_side, max_aspect)[:max_panes]
@@ -93,7 +93,7 @@ def _layout(maps: PaneMaps, min_strength: float, min_side: float, max_aspect: fl
         found += find_rectangles(maps, start, stop, min_strength=min_strength, min_side=min_side, max_aspect=max_aspect)
     box = moving_box(maps, min_side=min_side)
     layout: list[Floats] = []
-    for one, there in merge(maps, found + ([box] if box else [])):
+    for one, there in merge_rectangles(maps, found + ([box] if box else [])):
         corners = np.array([one.x0 / width, one.y0 / height, one.x1 / width, one.y1 / height], np.float32)
         layout.append(np.where(there[:, None], corners, np.float32(np.nan)))
     return layout

@@ -43,7 +43,7 @@ class PaneMaps:
         return _mean(self.level[start:stop], weights), _mean(self.upright[start:stop], weights), float(news.sum())
 
 
-def measure(frames: Iterable[Bytes]) -> PaneMaps:
+def measure_maps(frames: Iterable[Bytes]) -> PaneMaps:
     """Reduce frames one by one, uint8 [H, W, 3] of one size each, and measure them.
 
     Holds one full frame at a time, so a generator of large frames costs little memory. Raises `InputError` for no

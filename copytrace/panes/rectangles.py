@@ -118,7 +118,7 @@ def moving_box(maps: PaneMaps, *, min_side: float) -> Rectangle | None:
     return None if small or everything else Rectangle(x0, y0, x1, y1, 0.0)
 
 
-def merge(maps: PaneMaps, rectangles: list[Rectangle]) -> list[tuple[Rectangle, NDArray[np.bool_]]]:
+def merge_rectangles(maps: PaneMaps, rectangles: list[Rectangle]) -> list[tuple[Rectangle, NDArray[np.bool_]]]:
     """Leave out what repeats a clearer rectangle or is plain, and tell in which frames [N] each of the others is there.
 
     The clearest is strong for long. Where only its repeat is seen, as text over a seam comes and goes, it is there too.

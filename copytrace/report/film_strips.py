@@ -18,7 +18,7 @@ from copytrace.errors import MediaError
 from copytrace.media.decode import Pixels
 from copytrace.media.pictures import Pose, rgb_pixels
 from copytrace.media.prefetch import prefetch
-from copytrace.media.timelines import FALLBACK_RATE, opened, packets_of
+from copytrace.media.timelines import FALLBACK_RATE, open_stream, read_packets
 from copytrace.progress import Progress, SilentProgress
 from copytrace.report.pictures import Unreadable
 
@@ -59,7 +59,7 @@ def film_frames(path: str, seconds: Sequence[float], side: int) -> list[Pixels |
     Raises `MediaError` with a one-line reason if the file cannot be read or holds no video.
     """
     frames: list[Pixels | None] = [None] * len(seconds)
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         reel = _Reel(container, stream)
         for index in sorted(range(len(seconds)), key=seconds.__getitem__):
             picture = reel.picture_at(seconds[index])
@@ -141,7 +141,7 @@ class _Reel:
 
     def _decode(self) -> Iterator[tuple[float, VideoFrame]]:
         """Yield pictures with their time on the file's clock; a damaged packet costs its own pictures only."""
-        for packet in chain(packets_of(self._container, self._stream), [None]):
+        for packet in chain(read_packets(self._container, self._stream), [None]):
             try:
                 pictures = self._stream.codec_context.decode(packet)
             except FFmpegError:

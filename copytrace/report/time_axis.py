@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from fsspec.core import url_to_fs
 
-from copytrace.object_store import is_uri, shown, stored
+from copytrace.object_store import as_stored_path, is_uri, redact
 
 TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 
@@ -37,10 +37,10 @@ class TimeAxis:
         step = next((step for step in TICK_STEPS if self.length / step < at_most), TICK_STEPS[-1])
         first = -int(-self.start // step)
         seconds = [index * step for index in range(first, int(self.end / step + 1e-9) + 1)]
-        return [(self.place(second), clock(second, decimals=1 if step < 1 else 0)) for second in seconds]
+        return [(self.place(second), format_clock(second, decimals=1 if step < 1 else 0)) for second in seconds]
 
 
-def clock(seconds: float, *, decimals: int = 1) -> str:
+def format_clock(seconds: float, *, decimals: int = 1) -> str:
     """Return `seconds` as `00:12.3`, from an hour on as `1:00:12.3`."""
     units = round(max(seconds, 0.0) * 10**decimals)
     whole, fraction = divmod(units, 10**decimals)
@@ -50,7 +50,7 @@ def clock(seconds: float, *, decimals: int = 1) -> str:
     return f"{text}.{fraction:0{decimals}}" if decimals else text
 
 
-def lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
+def assign_lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
     """Return a lane for each (start, end) so that no two in one lane overlap, the lowest that is free."""
     taken: list[float] = []
     chosen = [0] * len(spans)
@@ -69,12 +69,12 @@ def media_link(path: str, page: Path) -> str | None:
     addresses lose user names, passwords and signatures, which a page that is passed on must not carry.
     """
     if path.startswith(("http://", "https://")):
-        return shown(path)
+        return redact(path)
     if path.startswith("file://"):
         path = url_to_fs(path)[1]
     if is_uri(path):
         return None
-    if stored(page):
+    if as_stored_path(page):
         return None  # who opens the page has a file of it, or a web address, and neither is beside a local file
     file, folder = Path(path).absolute(), page.absolute().parent
     if file.drive != folder.drive:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.object_store import shown
+from copytrace.object_store import redact
 from copytrace.progress import Progress
 from copytrace.report.film_strips import make_film_strips
 from copytrace.report.pictures import Unreadable
 from copytrace.report.similarity_picture import similarity_picture
-from copytrace.report.time_axis import clock, media_link
+from copytrace.report.time_axis import format_clock, media_link
 from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role
 
 FRAMES_PER_STRIP = 8
@@ -52,7 +52,7 @@ class PairPictures:
         reasons = {path: strip.reason for (path, _), strip in self._strips.items() if isinstance(strip, Unreadable)}
         self._unreadable = reasons.keys() - readable
         for path in sorted(self._unreadable):
-            logger.warning("the report shows a placeholder for %s: %s", shown(path), reasons[path])
+            logger.warning("the report shows a placeholder for %s: %s", redact(path), reasons[path])
         self._numbers: dict[str, int] = {}
 
     @property
@@ -82,7 +82,7 @@ class PairPictures:
         return film
 
     def _side(self, role: Role, pair: CondensedMatch, moments: tuple[float, ...]) -> dict[str, Any]:
-        side: dict[str, Any] = {"seconds": moments, "times": [clock(moment) for moment in moments]}
+        side: dict[str, Any] = {"seconds": moments, "times": [format_clock(moment) for moment in moments]}
         path = self._path(role, pair)
         strip = Unreadable("its file is not known") if path is None else self._strips[path, moments]
         if isinstance(strip, Unreadable):

@@ -11,7 +11,7 @@ from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.report.page import Selection, score_text, write_page
 from copytrace.report.similarity_picture import SHADES
-from copytrace.report.time_axis import TimeAxis, clock, lanes
+from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
 from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
 
@@ -158,12 +158,12 @@ def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None)
 
 def _stretches(spans: Sequence[tuple[float, float]], axis: TimeAxis, link: str | None) -> list[_Stretch]:
     """Return the bars of a timeline; where several overlap, as panes of one query do, they share its height."""
-    rows = lanes(spans)
+    rows = assign_lanes(spans)
     height = 100 / (max(rows, default=0) + 1)
     return [
         _Stretch(
-            start=clock(start),
-            end=clock(end),
+            start=format_clock(start),
+            end=format_clock(end),
             link=None if link is None else f"{link}#t={start:.3f},{end:.3f}",
             left=axis.place(start),
             right=axis.place(end),
@@ -212,4 +212,4 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
 def _length_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    return f"{clock(seconds, decimals=0)} {'min' if seconds < 3600 else 'h'}"
+    return f"{format_clock(seconds, decimals=0)} {'min' if seconds < 3600 else 'h'}"

@@ -17,7 +17,7 @@ CORES = "COPYTRACE_CORES"
 """Environment variable that holds a process to its share of the cores, where several work on one machine."""
 
 
-def runs_by_onnx(backend: Backend, device: str | None) -> bool:
+def uses_onnx(backend: Backend, device: str | None) -> bool:
     """Say whether ONNX Runtime is to run a network: where asked to, or on a machine without CUDA.
 
     Raises `ConfigError` for an unknown backend, and for the onnx backend on a device other than the CPU.
@@ -33,9 +33,9 @@ def runs_by_onnx(backend: Backend, device: str | None) -> bool:
     return backend == "onnx" or device == "cpu" or not _has_cuda()
 
 
-def runs_on_cuda(backend: Backend, device: str | None) -> bool:
-    """Say whether a network runs on a GPU here. Raises `ConfigError` as `runs_by_onnx` does."""
-    if runs_by_onnx(backend, device):
+def uses_cuda(backend: Backend, device: str | None) -> bool:
+    """Say whether a network runs on a GPU here. Raises `ConfigError` as `uses_onnx` does."""
+    if uses_onnx(backend, device):
         return False
     return _has_cuda() if device is None else device.startswith("cuda")
 

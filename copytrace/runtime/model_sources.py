@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 import models
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.object_store import shown, store_of
+from copytrace.object_store import filesystem_of, redact
 from copytrace.storage import atomic_path, digest_of
 
 Kind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
@@ -32,11 +32,11 @@ _VERSION_FIELDS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modifi
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def locate(source: str, kind: Kind) -> Path:
+def resolve_model(source: str, kind: Kind) -> Path:
     """Return the local file of the model that `source` names.
 
-    `source` is "shipped"; a file, or a folder with the `file_name` of that kind; the URI of one of these that fsspec
-    opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI such as
+    `source` is "shipped"; a file, or a folder with the `model_file_name` of that kind; the URI of one of these that
+    fsspec opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI such as
     `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`). Raises `ConfigError` when there is
     no such model or it cannot be reached, and `CopytraceError` when the cache cannot be written.
     """
@@ -51,14 +51,14 @@ def locate(source: str, kind: Kind) -> Path:
     if plugin := _plugin(scheme):
         return _file_in(plugin(source), kind, source)
     if "://" in source and scheme in fsspec.available_protocols():
-        return _downloaded(source, kind)
+        return _download(source, kind)
     raise ConfigError(
-        f"nothing installed serves {scheme}:/ of the {kind} model {shown(source)}; give shipped, a path, s3://… or "
+        f"nothing installed serves {scheme}:/ of the {kind} model {redact(source)}; give shipped, a path, s3://… or "
         f"https://…, or install the package whose {SCHEMES} entry point is named {scheme}"
     )
 
 
-def file_name(kind: Kind) -> str:
+def model_file_name(kind: Kind) -> str:
     """Return the name of a model's file in a folder that holds one, `pair_classifier.safetensors` for instance."""
     return f"{kind.replace('-', '_')}.safetensors"
 
@@ -71,7 +71,7 @@ def cache_folder() -> Path:
 
 
 def _file_in(path: Path, kind: Kind, source: str) -> Path:
-    file = path / file_name(kind) if path.is_dir() else path
+    file = path / model_file_name(kind) if path.is_dir() else path
     if file.is_file():
         return file
     if source == "shipped":
@@ -81,8 +81,8 @@ def _file_in(path: Path, kind: Kind, source: str) -> Path:
     missing = f"{file} does not exist" if file != Path(source) else "there is no such file or folder"
     known = "imagenet, shipped" if kind == "descriptor" else "shipped"
     raise ConfigError(
-        f"no {kind} model at {shown(source)!r}: {missing}; give {known}, a file, a folder that holds "
-        f"{file_name(kind)}, s3://…, https://… or models:/…"
+        f"no {kind} model at {redact(source)!r}: {missing}; give {known}, a file, a folder that holds "
+        f"{model_file_name(kind)}, s3://…, https://… or models:/…"
     )
 
 
@@ -98,26 +98,26 @@ def _plugin(scheme: str) -> Callable[[str], Path] | None:
     return None
 
 
-def _downloaded(source: str, kind: Kind) -> Path:
-    with _explained(source, kind):
-        store, path = store_of(source)
+def _download(source: str, kind: Kind) -> Path:
+    with _reraise_as_config_error(source, kind):
+        store, path = filesystem_of(source)
         store.invalidate_cache()  # what another process replaced counts as new
         detail = store.info(path)
         if detail["type"] == "directory":
-            path = f"{path.rstrip('/')}/{file_name(kind)}"
+            path = f"{path.rstrip('/')}/{model_file_name(kind)}"
             detail = store.info(path)
-    name = PurePosixPath(path.partition("?")[0]).name or file_name(kind)
+    name = PurePosixPath(path.partition("?")[0]).name or model_file_name(kind)
     target = cache_folder() / "models" / digest_of(store.unstrip_protocol(path), *_version(detail)) / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):  # of the processes that find it missing, one downloads
             if not target.exists():
-                with atomic_path(target) as temporary, _explained(source, kind):
+                with atomic_path(target) as temporary, _reraise_as_config_error(source, kind):
                     store.get_file(path, str(temporary))
                     _check_size(temporary, detail.get("size"), source)
     except OSError as error:
         raise CopytraceError(
-            f"cannot keep {shown(source)} at {target}: {error}; set COPYTRACE_CACHE to a writable folder with room"
+            f"cannot keep {redact(source)} at {target}: {error}; set COPYTRACE_CACHE to a writable folder with room"
         ) from error
     return target
 
@@ -130,13 +130,13 @@ def _version(detail: dict[str, Any]) -> tuple[str, str]:
 def _check_size(file: Path, expected: int | None, source: str) -> None:
     size = file.stat().st_size
     if expected is not None and size != expected:
-        raise ConfigError(f"{shown(source)} broke off after {size} of {expected} bytes; try again")
+        raise ConfigError(f"{redact(source)} broke off after {size} of {expected} bytes; try again")
 
 
 @contextmanager
-def _explained(source: str, kind: Kind) -> Iterator[None]:
+def _reraise_as_config_error(source: str, kind: Kind) -> Iterator[None]:
     """Turn what a store's client raises into one line, without its own text, which may hold keys."""
-    where = f"the {kind} model {shown(source)}"
+    where = f"the {kind} model {redact(source)}"
     try:
         yield
     except CopytraceError:

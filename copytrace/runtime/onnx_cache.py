@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from copytrace.errors import CopytraceError
 from copytrace.runtime.model_sources import cache_folder
-from models.onnx_files import read_sealed
+from models.onnx_files import read_onnx
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def cached_graph(name: str, make: Callable[[Path], Path]) -> bytes:
     """
     path = cache_folder() / name
     try:
-        graph = read_sealed(path) or _made(path, make)
+        graph = read_onnx(path) or _export(path, make)
     except OSError as error:
         raise CopytraceError(
             f"cannot keep a network's graph at {path}: {error}; set COPYTRACE_CACHE to a writable folder"
@@ -33,10 +33,10 @@ def cached_graph(name: str, make: Callable[[Path], Path]) -> bytes:
     return graph
 
 
-def _made(path: Path, make: Callable[[Path], Path]) -> bytes | None:
+def _export(path: Path, make: Callable[[Path], Path]) -> bytes | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if graph := read_sealed(path):  # another process made it while this one waited
+        if graph := read_onnx(path):  # another process made it while this one waited
             return graph
         if path.exists():
             logger.warning("%s is damaged; making it anew", path)
@@ -50,4 +50,4 @@ def _made(path: Path, make: Callable[[Path], Path]) -> bytes | None:
                 f"{path.stem} cannot be exported to ONNX: {reason}; set descriptor.backend to torch, which goes for "
                 "every network"
             ) from error
-        return read_sealed(path)
+        return read_onnx(path)

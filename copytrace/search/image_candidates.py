@@ -155,7 +155,7 @@ def _local_candidates(
     asked = _BranchQueries(branch, queries)
     proposed: dict[str, list[LocalCandidate]] = {}
     nearest: dict[str, list[NearestReferences]] = {}
-    for segment in segments_of(references):
+    for segment in group_shards(references):
         # By id, so that an index that grew bit by bit gives the candidates of one built at once.
         views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
         index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
@@ -192,7 +192,7 @@ class _BranchQueries:
             yield [view for view in group if view.name.startswith("crop") == (self.branch == "crop-local")]
 
 
-def segments_of(references: ImageIndex) -> Iterator[list[int]]:
+def group_shards(references: ImageIndex) -> Iterator[list[int]]:
     """Cut the shards into runs of at most POINTS_PER_SEGMENT points."""
     run: list[int] = []
     points = 0

@@ -63,7 +63,7 @@ class LocalCandidate:
     variant: int
 
 
-def variants_of(settings: LocalSettings) -> tuple[Variant, ...]:
+def enabled_variants(settings: LocalSettings) -> tuple[Variant, ...]:
     """Return the variants that the settings ask for, the plain one first."""
     return tuple(
         variant
@@ -82,9 +82,9 @@ def recall_by_hough(
     best = np.zeros(len(index.ids))
     found_in = np.zeros((len(index.ids), 2), np.int32)
     for number, view in enumerate(views):
-        for variant in variants_of(settings):
+        for variant in enabled_variants(settings):
             geometry, descriptors = variant.read(view.points.in_short_sides(), view.points.descriptor)
-            votes = agreeing_votes(index, geometry, descriptors, settings.neighbours)
+            votes = hough_votes(index, geometry, descriptors, settings.neighbours)
             better = votes > best
             best[better] = votes[better]
             found_in[better] = number, variant.number
@@ -98,7 +98,7 @@ def recall_by_hough(
     ]
 
 
-def agreeing_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> NDArray[np.float64]:
+def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> NDArray[np.float64]:
     """Return float64 [R]: for each reference the largest sum of votes that agree on where it lies in the query.
 
     Each query point votes once for the reference of each of its nearest points, the more the nearer that point is

@@ -71,7 +71,7 @@ class SearchedReferences:
         return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
 
 
-def search_frames_of(references: VideoIndex, settings: FrameSearchSettings) -> SearchedReferences:
+def load_frame_search(references: VideoIndex, settings: FrameSearchSettings) -> SearchedReferences:
     """Make the frames of all references searchable.
 
     The last two are kept while the process lasts, for the next shard of queries: with inverted lists, to make one takes
@@ -122,8 +122,8 @@ def find_video_candidates(
     nor noise for itself.
     """
     frames = queries.frames(shard)
-    found = search_frames_of(references, settings)
-    others = search_frames_of(noise, settings) if noise else None
+    found = load_frame_search(references, settings)
+    others = load_frame_search(noise, settings) if noise else None
     own_reference = _own_videos(frames, queries, references, found.ids)
     own_noise = _own_videos(frames, queries, noise, others.ids) if noise and others else None
     typical = queries.made_with["typical_noise"] if settings.typical_noise is None else settings.typical_noise
@@ -137,9 +137,9 @@ def find_video_candidates(
             cosines, videos = found.nearest_of_others(vectors, own_reference[rows], settings.hits_per_frame)
             if others and own_noise is not None:
                 to_noise, _ = others.nearest_of_others(vectors, own_noise[rows], neighbours)
-                level = noise_level_of(to_noise, neighbours, typical=typical)
+                level = frame_noise_level(to_noise, neighbours, typical=typical)
             else:
-                level = noise_level_of(_without_nearest_video(cosines, videos), neighbours, typical=typical)
+                level = frame_noise_level(_without_nearest_video(cosines, videos), neighbours, typical=typical)
                 if typical is not None:
                     # Among few references, the nearest frames do not tell how alike unrelated ones can be.
                     level = np.maximum(level, np.float32(typical))
@@ -167,7 +167,7 @@ def read_noise_levels(path: Path) -> Floats:
     return level
 
 
-def noise_level_of(cosines: Floats, neighbours: int, *, typical: float | None) -> Floats:
+def frame_noise_level(cosines: Floats, neighbours: int, *, typical: float | None) -> Floats:
     """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise frames, given greatest first.
 
     −inf stands for a frame that there is not; the `typical` level of the model, None where it is not known, takes its

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from configs.training import AlignerTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
-from copytrace.storage import atomic_path, digest_of, writable
-from copytrace.training.aligner_module import AlignerNetwork, AlignerTrainee
+from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
 from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
 from copytrace.training.distributed import is_leader, launch
 from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
@@ -21,9 +21,9 @@ from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
 from copytrace.training.matrices import read_labelled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
-from copytrace.training.training_result import Outcome, write_outcome
+from copytrace.training.training_result import TrainingResult, write_outcome
 from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
-from models.aligner_network import build_aligner
+from models.aligner_network import build_aligner_network
 from models.pretrained import ModelFileError
 
 FILE = "aligner.safetensors"
@@ -48,7 +48,9 @@ def train_aligner(
     Raises `InputError` for runs that cannot be used, `ConfigError` for settings that do not fit or a folder of another
     run, and `CopytraceError` when the loss is no number.
     """
-    return launch(_train, runs, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(
+        _train, runs, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
+    )
 
 
 def _train(
@@ -64,7 +66,7 @@ def _train(
     validation = AlignerValidation.of(kept_out, settings.validation_pairs)
     source = MatrixSource.of(learned, settings.synthetic_share, settings.true_share)
     examples = AlignerExamples(source, settings.examples_per_epoch, settings.side, settings.loop.seed)
-    trainee = AlignerTrainee(
+    trainee = AlignerModule(
         starting_network(settings), positive_weight=settings.positive_weight, dice_weight=settings.dice_weight
     )
     if is_leader():
@@ -84,7 +86,7 @@ def _train(
     if not is_leader():
         return out / FILE
     log.picture("heat maps", validation.sheet(result.network), result.epoch)
-    outcome = Outcome(
+    outcome = TrainingResult(
         title="Copytrace aligner",
         metrics=result.metrics,
         score=SCORE,
@@ -110,7 +112,7 @@ def starting_network(settings: AlignerTraining) -> AlignerNetwork:
     """Return the network before its training, on the CPU; raises `ConfigError` when its start does not fit."""
     torch.manual_seed(settings.loop.seed)
     if settings.start == "random":
-        return build_aligner(AlignerConfig(settings.backbone))
+        return build_aligner_network(AlignerConfig(settings.backbone))
     try:
         network = load_aligner_network(weights_at(settings.start, "aligner"))
     except ModelFileError as error:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from copytrace.training.loop import Trainee
+from copytrace.training.loop import TrainingModule
 from models.aligner_network import HrnetAligner, LightAligner
 
 AlignerNetwork = LightAligner | HrnetAligner
 
 
-class AlignerTrainee(Trainee[AlignerNetwork]):
+class AlignerModule(TrainingModule[AlignerNetwork]):
     """Learns from batches of `matrix`, `label` and `inside`, each float32 [N, S, S]; see `AlignerExamples`."""
 
     def __init__(self, network: AlignerNetwork, *, positive_weight: float, dice_weight: float) -> None:

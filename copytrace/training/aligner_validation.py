@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
+from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
 from copytrace.alignment.segments import Segment
 from copytrace.metrics.videos import Segments, evaluate_segments, judge_segments
 from copytrace.training.aligner_labels import label_map
@@ -49,7 +49,7 @@ class AlignerValidation:
         loss = cells = 0.0
         for pair, heat in zip(self.pairs, self.heats(network), strict=True):
             if np.isfinite(pair.score):
-                found += [(pair, segment) for segment in segments_of_heat_map(heat, pair.matrix, self.rules)]
+                found += [(pair, segment) for segment in heat_map_segments(heat, pair.matrix, self.rules)]
             loss += _cross_entropy(heat, _label(pair)) * heat.size
             cells += heat.size
         judged = judge_segments(_table(true_segments(self.pairs), "true"), _table(found, "found"))

@@ -40,7 +40,7 @@ def steps_per_epoch(examples: Examples, settings: LoopSettings) -> int:
     return len(examples) // whole
 
 
-def batches_of(examples: Examples, settings: LoopSettings, epoch: int, step: int) -> Iterator[dict[str, Tensor]]:
+def iterate_batches(examples: Examples, settings: LoopSettings, epoch: int, step: int) -> Iterator[dict[str, Tensor]]:
     """Yield the batches from `step` of an epoch to the end of the last; each array gets a first axis of batch_size."""
     loader = DataLoader(
         _Indexed(examples),

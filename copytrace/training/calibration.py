@@ -17,7 +17,7 @@ from copytrace.image_stages import MatchPaths
 from copytrace.matching.calibration import FEATURES, features_of, probability
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.metrics.evaluation import read_ground_truth
-from copytrace.storage import located, read_table, write_json
+from copytrace.storage import read_table, resolve_path, write_json
 
 BINS = 15
 DOUBTFUL = 0.5  # how high a pair scores that no ground truth lists, to be told of
@@ -52,7 +52,7 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
     and as if its reference were stored twice, when nothing leads it. Otherwise the score would rest on the lead, which
     collections with near-duplicates do not have. The error is the expected calibration error on the pairs as they are.
     """
-    sets = [_labelled(located(run), located(truth)) for run, truth in runs]
+    sets = [_labelled(resolve_path(run), resolve_path(truth)) for run, truth in runs]
     features = np.concatenate([part.features for part in sets])
     labels = np.concatenate([part.labels for part in sets])
     if labels.all() or not labels.any():
@@ -70,7 +70,7 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
         "true_pairs": int(labels.sum()),
         "expected_calibration_error": round(error, 5),
     }
-    write_json(located(out), content)
+    write_json(resolve_path(out), content)
     doubtful = pd.concat([part.pairs for part in sets]).assign(score=scores)[~labels & (scores >= DOUBTFUL)]
     return CalibrationFit(error, doubtful.sort_values("score", ascending=False, ignore_index=True))
 

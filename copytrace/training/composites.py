@@ -20,7 +20,7 @@ from copytrace.errors import InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.edit_tracking import (
     Draw,
-    Edited,
+    EditedPicture,
     FloatArray,
     Strength,
     clip_to_unit_square,
@@ -58,7 +58,7 @@ class Composite:
 
     def edited(self, name: str, draw: Draw) -> Composite:
         """Apply an edit by its name in `EDITS`, or "scene"; the outlines go along, and new pastes get theirs."""
-        fresh = Edited(self.image)
+        fresh = EditedPicture(self.image)
         step = scene(fresh, draw) if name == "scene" else apply_edit(name, fresh, draw)
         if name == "with_photo":
             inset = _changed(self.image, step.image)
@@ -162,7 +162,7 @@ def choose_edits(draw: Draw, share: float) -> list[str]:
     return names
 
 
-def scene(edited: Edited, draw: Draw) -> Edited:
+def scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Paste it onto a photo in ways that `onto_photo` has not: smaller, larger, stretched, soft, more see-through."""
     canvas = draw.donor().copy()
     limit = min(canvas.width / edited.image.width, canvas.height / edited.image.height)
@@ -204,7 +204,7 @@ def _accepted(composite: Composite, name: str, draw: Draw) -> Composite:
     return attempt
 
 
-def _moved(outline: FloatArray, step: Edited) -> FloatArray:
+def _moved(outline: FloatArray, step: EditedPicture) -> FloatArray:
     """Where an outline in the picture before `step` lies after it; (0, 2) if nothing of it is left."""
     if len(outline) < 3:
         return outline

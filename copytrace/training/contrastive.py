@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.training import DescriptorTraining
-from copytrace.training.distributed import gathered, rank
-from copytrace.training.loop import Trainee
+from copytrace.training.distributed import gather_rows, rank
+from copytrace.training.loop import TrainingModule
 from copytrace.training.views import NO_DONOR
 from models.descriptor import DescriptorNetwork
 from models.losses import info_nce, koleo
@@ -17,7 +17,7 @@ from models.losses import info_nce, koleo
 LABELS = 4  # photo, group, donor's group, and the photo mixed in; NO_DONOR where there is none
 
 
-class ContrastiveTrainee(Trainee[DescriptorNetwork]):
+class ContrastiveModule(TrainingModule[DescriptorNetwork]):
     """A descriptor network that learns to give views of one photo alike vectors, and of others unlike ones."""
 
     memory: Tensor
@@ -35,7 +35,7 @@ class ContrastiveTrainee(Trainee[DescriptorNetwork]):
         """The backbone's."""
         return list(self.network.backbone.parameters())
 
-    def train(self, mode: bool = True) -> ContrastiveTrainee:
+    def train(self, mode: bool = True) -> ContrastiveModule:
         """As in torch, but the backbone's BatchNorms keep the statistics that they came with."""
         super().train(mode)
         for module in self.network.backbone.modules():
@@ -63,7 +63,7 @@ class ContrastiveTrainee(Trainee[DescriptorNetwork]):
         views, labels = self._mixed(views, labels)
         pixels = (views - self.network.mean) / self.network.std
         vectors = self.network.embed(pixels.contiguous(memory_format=torch.channels_last))
-        others, other_labels = gathered(vectors), gathered(labels)
+        others, other_labels = gather_rows(vectors), gather_rows(labels)
         itself = torch.zeros(len(vectors), len(others) + len(self.memory), dtype=torch.bool, device=vectors.device)
         itself[:, rank() * len(vectors) : (rank() + 1) * len(vectors)].fill_diagonal_(True)
         columns = torch.cat([others, self.memory])

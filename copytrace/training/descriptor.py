@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from configs.training import DescriptorTraining
 from copytrace.progress import Progress
-from copytrace.storage import atomic_path, digest_of, writable
-from copytrace.training.contrastive import ContrastiveTrainee
+from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.distributed import is_leader, launch
 from copytrace.training.initial_descriptor import check_architecture, describe_photos, pca, starting_network
@@ -20,7 +20,7 @@ from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import fit
 from copytrace.training.photos import split_photos
-from copytrace.training.training_result import Outcome, write_outcome
+from copytrace.training.training_result import TrainingResult, write_outcome
 from copytrace.training.views import ViewExamples
 from models.descriptor import DescriptorNetwork
 from models.descriptor_files import save_descriptor
@@ -49,7 +49,9 @@ def train_descriptor(
     `CopytraceError` when the loss is no number.
     """
     check_architecture(settings)
-    return launch(_train, photos, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(
+        _train, photos, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
+    )
 
 
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
@@ -62,7 +64,7 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     network = starting_network(settings, split)
     if is_leader():
         log.picture("views", _sheet(examples), 0)
-    trainee = ContrastiveTrainee(network, settings)
+    trainee = ContrastiveModule(network, settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
     result = fit(
         trainee.to(memory_format=torch.channels_last),
@@ -82,7 +84,7 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     kept, metrics = whitened_if_better(result.network, settings, features, validation, result.metrics)
     noise = typical_noise(kept, features, validation)
     log.picture("mistakes", validation.mistakes(kept), result.epoch)
-    outcome = Outcome(
+    outcome = TrainingResult(
         title="Copytrace descriptor",
         metrics=metrics,
         score="micro_ap",

@@ -91,7 +91,7 @@ def is_leader() -> bool:
     return rank() == 0
 
 
-def gathered(values: Tensor) -> Tensor:
+def gather_rows(values: Tensor) -> Tensor:
     """Return the rows [N, …] of all processes, [N × world size, …], in their order; gradients flow back to each."""
     return values if world_size() == 1 else _gather(values)
 
@@ -116,7 +116,7 @@ class _Gathered(torch.autograd.Function):
         return total.chunk(world_size())[rank()]
 
 
-def together(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the leader's value in every process."""
     if world_size() == 1:
         return value

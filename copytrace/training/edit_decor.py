@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from copytrace.training.edit_tracking import Colour, Draw, Edited
+from copytrace.training.edit_tracking import Colour, Draw, EditedPicture
 
 _WORDS = (  # noqa: SIM905 - sixty words read better as sentences
     "when you finally see the weekend coming and nobody told me about this monday morning again best day ever "
@@ -21,7 +21,7 @@ _STICKER_SCALE = 2  # drawn larger, then reduced, for smooth edges
 _INK: Colour = (20, 20, 24)
 
 
-def emoji(edited: Edited, draw: Draw) -> Edited:
+def emoji(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Put one to three stickers (faces, hearts, stars, bubbles) of 12-50 % of the short side on it."""
     image = edited.image.copy()
     for _ in range(draw.integer(1, 3)):
@@ -102,7 +102,7 @@ def _bubble(side: int, draw: Draw) -> Image.Image:
     return sticker
 
 
-def text(edited: Edited, draw: Draw) -> Edited:
+def text(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Write one or two lines of 6-20 % of the short side on it, straight or tilted, plain, outlined or on a bar."""
     image = edited.image.copy()
     for _ in range(draw.integer(1, 2)):
@@ -130,7 +130,7 @@ def _written(words: str, size: int, draw: Draw) -> Image.Image:
     return label
 
 
-def stripes(edited: Edited, draw: Draw) -> Edited:
+def stripes(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Draw two to six stripes over it at any angle, which hide 20-50 % of it."""
     width, height = edited.image.size
     angle = draw.choice((0.0, 90.0, 45.0, -45.0, draw.between(0, 180)))
@@ -144,7 +144,7 @@ def stripes(edited: Edited, draw: Draw) -> Edited:
     return edited.repainted(image)
 
 
-def meme(edited: Edited, draw: Draw) -> Edited:
+def meme(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Put it in a white (or black) frame with a caption above and sometimes one below."""
     width, height = edited.image.size
     paper, ink = draw.choice((((255, 255, 255), (0, 0, 0)), ((255, 255, 255), (0, 0, 0)), ((0, 0, 0), (255, 255, 255))))
@@ -171,7 +171,7 @@ def _caption_height(caption: str, size: int) -> int:
     return round((caption.count("\n") + 1) * size * 1.3 + size * 0.8)
 
 
-def screenshot(edited: Edited, draw: Draw) -> Edited:
+def screenshot(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Show it in a post on a phone or in an article in a browser, light or dark."""
     paper, ink, shade = draw.choice(
         (((255, 255, 255), _INK, (228, 230, 235)), ((24, 25, 28), (235, 235, 238), (58, 60, 66)))
@@ -179,7 +179,7 @@ def screenshot(edited: Edited, draw: Draw) -> Edited:
     return draw.choice((_on_phone, _in_browser))(edited, draw, paper, ink, shade)
 
 
-def _on_phone(edited: Edited, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> Edited:
+def _on_phone(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> EditedPicture:
     width, unit = 480, 24
     shown = min(round(width * edited.image.height / edited.image.width), 2 * width)
     top = unit * (3 + 2 * draw.integer(1, 2))
@@ -204,7 +204,7 @@ def _on_phone(edited: Edited, draw: Draw, paper: Colour, ink: Colour, shade: Col
     return edited.placed(canvas, (0, top, width, top + shown))
 
 
-def _in_browser(edited: Edited, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> Edited:
+def _in_browser(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> EditedPicture:
     width, bar = draw.integer(680, 880), 58
     column = round(width * draw.amount(0.7, 0.45))
     left = draw.choice((30, (width - column) // 2))

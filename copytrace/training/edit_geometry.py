@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from copytrace.training.edit_tracking import MIN_SIDE, Draw, Edited, FloatArray, PixelBox, map_points
+from copytrace.training.edit_tracking import MIN_SIDE, Draw, EditedPicture, FloatArray, PixelBox, map_points
 
 _QUARTER_TURNS = {
     90: [[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]],
@@ -25,7 +25,7 @@ _QUARTER_TURNS = {
 }
 
 
-def crop(edited: Edited, draw: Draw) -> Edited:
+def crop(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Keep 25-85 % of each side. Of three windows the one with most to see is kept, as people do."""
     grey = np.asarray(edited.image.convert("L"))
     windows = [_window(edited.image.size, draw) for _ in range(3)]
@@ -42,23 +42,23 @@ def _window(size: tuple[int, int], draw: Draw) -> PixelBox:
     return left, top, left + width, top + height
 
 
-def hflip(edited: Edited, draw: Draw) -> Edited:
+def hflip(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Exchange left and right."""
     return edited.moved(v2.horizontal_flip(edited.image), np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]))
 
 
-def vflip(edited: Edited, draw: Draw) -> Edited:
+def vflip(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Exchange top and bottom."""
     return edited.moved(v2.vertical_flip(edited.image), np.array([[1.0, 0, 0], [0, -1, 1], [0, 0, 1]]))
 
 
-def rotate90(edited: Edited, draw: Draw) -> Edited:
+def rotate90(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Turn by 90, 180 or 270 degrees."""
     angle = draw.choice((90, 180, 270))
     return edited.moved(v2.rotate(edited.image, angle, expand=True), np.array(_QUARTER_TURNS[angle]))
 
 
-def rotate(edited: Edited, draw: Draw) -> Edited:
+def rotate(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Turn by 3-90 degrees either way: on a larger canvas, in the old frame, or cropped until no corner is empty."""
     angle = math.radians(draw.amount(3, 90)) * draw.sign()
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
@@ -84,14 +84,14 @@ def _largest_upright_inside(size: tuple[int, int], angle: float) -> tuple[int, i
     return max(MIN_SIDE, int(width)), max(MIN_SIDE, int(height))
 
 
-def aspect(edited: Edited, draw: Draw) -> Edited:
+def aspect(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Stretch to an aspect ratio 1.2-2.2 times wider or narrower, keeping the area."""
     stretch = math.sqrt(draw.amount(1.2, 2.2)) ** draw.sign()
     width, height = max(1, round(edited.image.width * stretch)), max(1, round(edited.image.height / stretch))
     return edited.repainted(v2.resize(edited.image, [height, width], InterpolationMode.BICUBIC))
 
 
-def pad(edited: Edited, draw: Draw) -> Edited:
+def pad(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Put margins of 3-35 % of a side round it: plain, or filled with the blurred photo as phone apps do."""
     width, height = edited.image.size
     if draw.chance(0.5):
@@ -110,7 +110,7 @@ def pad(edited: Edited, draw: Draw) -> Edited:
     return edited.moved(framed, matrix)
 
 
-def perspective(edited: Edited, draw: Draw) -> Edited:
+def perspective(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Move each corner inwards by up to 6-32 % of the sides, as in a photo of a screen taken from aside."""
     size = np.array(edited.image.size, dtype=np.float64)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float64)
@@ -120,14 +120,14 @@ def perspective(edited: Edited, draw: Draw) -> Edited:
     return edited.warped(matrix, edited.image.size, draw.colour())
 
 
-def skew(edited: Edited, draw: Draw) -> Edited:
+def skew(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Shear along one side by 0.1-0.6 of the other, on a canvas that holds all of it."""
     shear = np.eye(3)
     shear[draw.choice(((0, 1), (1, 0)))] = draw.amount(0.1, 0.6) * draw.sign()
     return _on_fitting_canvas(edited, shear, draw)
 
 
-def _on_fitting_canvas(edited: Edited, matrix: FloatArray, draw: Draw) -> Edited:
+def _on_fitting_canvas(edited: EditedPicture, matrix: FloatArray, draw: Draw) -> EditedPicture:
     width, height = edited.image.size
     corners = map_points(matrix, np.array([[0.0, 0], [width, 0], [width, height], [0, height]]))
     low, high = corners.min(axis=0), corners.max(axis=0)

@@ -29,7 +29,7 @@ _UNIT_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditedPicture:
     """An edited picture.
 
     Attributes:
@@ -67,17 +67,17 @@ class Edited:
         """How many pixels of the edited picture show the original."""
         return polygon_area(self.outline) * self.image.width * self.image.height
 
-    def repainted(self, image: Image.Image) -> Edited:
+    def repainted(self, image: Image.Image) -> EditedPicture:
         """The same geometry with other pixels; `image` may have another size, which leaves normalised places alone."""
         return replace(self, image=image)
 
-    def moved(self, image: Image.Image, matrix: FloatArray) -> Edited:
+    def moved(self, image: Image.Image, matrix: FloatArray) -> EditedPicture:
         """`image` shows what this picture showed at p at `matrix` p; what falls outside of it is lost."""
         transform = matrix @ self.transform
         outline = clip_to_unit_square(map_points(matrix, self.outline))
-        return Edited(image, transform / transform[2, 2], outline)
+        return EditedPicture(image, transform / transform[2, 2], outline)
 
-    def cropped(self, box: PixelBox) -> Edited:
+    def cropped(self, box: PixelBox) -> EditedPicture:
         """Keep the pixels of `box` (x0, y0, x1, y1)."""
         (x0, y0, x1, y1), (width, height) = box, self.image.size
         matrix = np.array(
@@ -85,7 +85,7 @@ class Edited:
         )
         return self.moved(v2.crop(self.image, top=y0, left=x0, height=y1 - y0, width=x1 - x0), matrix)
 
-    def placed(self, canvas: Image.Image, box: PixelBox, opacity: float = 1.0) -> Edited:
+    def placed(self, canvas: Image.Image, box: PixelBox, opacity: float = 1.0) -> EditedPicture:
         """Scale to the pixel `box` (x0, y0, x1, y1) of `canvas`, which is drawn on; `opacity` 1 hides what is below."""
         (x0, y0, x1, y1), (width, height) = box, canvas.size
         scaled = self.image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -95,7 +95,7 @@ class Edited:
         matrix = np.array([[(x1 - x0) / width, 0, x0 / width], [0, (y1 - y0) / height, y0 / height], [0, 0, 1]])
         return self.moved(canvas, matrix)
 
-    def warped(self, matrix: FloatArray, size: tuple[int, int], fill: Colour) -> Edited:
+    def warped(self, matrix: FloatArray, size: tuple[int, int], fill: Colour) -> EditedPicture:
         """Warp by a 3x3 `matrix` from pixel corners to pixel corners of a picture of `size` (width, height)."""
         # OpenCV counts from the centre of the first pixel, we from its corner.
         to_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])

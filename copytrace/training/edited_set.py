@@ -18,7 +18,7 @@ from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.media.decode import decode_image
 from copytrace.progress import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
-from copytrace.training.edit_tracking import Draw, Edited, Strength
+from copytrace.training.edit_tracking import Draw, EditedPicture, Strength
 from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of
 
 _LONGEST_SIDE = 1000
@@ -122,7 +122,7 @@ def write_edited_set(
     queries = plan_queries(photos, donors, copies, distractors, seed)
     folder = out / "queries"
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_strangers(folder, {f"{query.query_id}.jpg" for query in queries})
+    require_only(folder, {f"{query.query_id}.jpg" for query in queries})
 
     def write(query: PlannedQuery) -> _Written:
         return _write_query(query, donors, levels, folder)
@@ -147,10 +147,10 @@ def edit_copy(
     difficulty: Difficulty,
     rng: np.random.Generator,
     donor_of: Callable[[np.random.Generator], Image.Image],
-) -> tuple[Edited, list[str]]:
+) -> tuple[EditedPicture, list[str]]:
     """Edit an RGB picture as `difficulty` says; return it with the names of its edits in the order applied."""
     draw = Draw(rng, difficulty.strength, donor_of)
-    edited, names = Edited(image), []
+    edited, names = EditedPicture(image), []
     for name in _choose_edits(difficulty, draw):
         attempt = apply_edit(name, edited, draw)
         # An edit after which nobody could say what it was made of would make the ground truth a lie.
@@ -248,7 +248,7 @@ def levels_of(
     ]
 
 
-def refuse_strangers(folder: Path, expected: set[str]) -> None:
+def require_only(folder: Path, expected: set[str]) -> None:
     """Raise `InputError` when a folder holds files other than those that will be written."""
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in expected)
     if strangers:

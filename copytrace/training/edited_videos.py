@@ -22,7 +22,7 @@ from copytrace.training.edited_set import (
     csv_text,
     levels_of,
     plan_queries,
-    refuse_strangers,
+    require_only,
 )
 from copytrace.training.footage import RATE, SHARES, Look, Scene, Stretch
 from copytrace.training.synthetic_matrices import LENGTHS, draw_segments
@@ -107,7 +107,7 @@ def write_edited_videos(
     planned = plan_queries(usable, donors, copies, distractors, seed)
     folder = out / "queries"
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_strangers(folder, {f"{query.query_id}.mp4" for query in planned})
+    require_only(folder, {f"{query.query_id}.mp4" for query in planned})
     director = _Director({video.id: opened[video.id] for video in usable}, [opened[d.id] for d in donors], levels)
 
     def write(plan: PlannedQuery) -> Query:

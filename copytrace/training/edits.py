@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from copytrace.errors import ConfigError
 from copytrace.training import edit_decor, edit_geometry, edit_photo
-from copytrace.training.edit_tracking import Draw, Edited, Strength, within_limits
+from copytrace.training.edit_tracking import Draw, EditedPicture, Strength, within_limits
 
 KINDS = ("photo", "decor", "geometry", "crop", "overlay")
 """Kinds of edits, the mildest first: a picture with several edits counts as the last of theirs."""
@@ -28,10 +28,10 @@ class Edit:
 
     name: str
     kind: str
-    apply: Callable[[Edited, Draw], Edited]
+    apply: Callable[[EditedPicture, Draw], EditedPicture]
 
 
-def onto_photo(edited: Edited, draw: Draw) -> Edited:
+def onto_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Paste it, 20-70 % as wide or as high as a donor photo and perhaps cropped, onto that photo."""
     canvas = draw.donor().copy()
     if draw.chance(0.3):
@@ -49,7 +49,7 @@ def onto_photo(edited: Edited, draw: Draw) -> Edited:
     return edited.placed(canvas, (left, top, left + width, top + height), cover)
 
 
-def with_photo(edited: Edited, draw: Draw) -> Edited:
+def with_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Paste a donor photo onto it, in a corner or anywhere, which hides 8-40 % of it."""
     donor, image = draw.donor(), edited.image.copy()
     area = draw.amount(0.08, 0.4) * image.width * image.height
@@ -64,8 +64,8 @@ def with_photo(edited: Edited, draw: Draw) -> Edited:
     return edited.repainted(image)
 
 
-def _on_pixels(change: Callable[[Image.Image, Draw], Image.Image]) -> Callable[[Edited, Draw], Edited]:
-    def apply(edited: Edited, draw: Draw) -> Edited:
+def _on_pixels(change: Callable[[Image.Image, Draw], Image.Image]) -> Callable[[EditedPicture, Draw], EditedPicture]:
+    def apply(edited: EditedPicture, draw: Draw) -> EditedPicture:
         return edited.repainted(change(edited.image, draw))
 
     return apply
@@ -110,7 +110,7 @@ EDITS: dict[str, Edit] = {
 }
 
 
-def apply_edit(name: str, edited: Edited, draw: Draw) -> Edited:
+def apply_edit(name: str, edited: EditedPicture, draw: Draw) -> EditedPicture:
     """Apply one edit by its name in `EDITS`.
 
     The result has no side under `edit_tracking.MIN_SIDE` and at most `edit_tracking.MAX_PIXELS` pixels.

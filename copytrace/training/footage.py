@@ -10,7 +10,7 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.decode import Pixels
-from copytrace.media.encode import filling, within
+from copytrace.media.encode import crop_to_fill, fit_within
 from copytrace.media.frames import Video
 from copytrace.training.edited_set import Difficulty, edit_copy
 
@@ -94,12 +94,12 @@ class Look:
     def arrange(self, picture: Pixels, others: Sequence[Pixels], width: int, height: int) -> Pixels:
         """Put the edited picture and those of the other panes on one screen, uint8 [height, width, 3]."""
         if self.layout not in SHARES:
-            return (within if self.layout == "barred" else filling)(picture, width, height)
+            return (fit_within if self.layout == "barred" else crop_to_fill)(picture, width, height)
         panes = list(others)
         panes.insert(self.place, picture)
         columns = 2 if self.layout == "stack4" or self.across else 1
         rows = len(panes) // columns
-        fitted = [filling(pane, width // columns, height // rows) for pane in panes]
+        fitted = [crop_to_fill(pane, width // columns, height // rows) for pane in panes]
         lines = [np.hstack(fitted[row * columns : (row + 1) * columns]) for row in range(rows)]
         return np.ascontiguousarray(np.vstack(lines))
 

@@ -21,9 +21,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.progress import Progress, SilentProgress
-from copytrace.training.batches import Examples, batches_of, steps_per_epoch
+from copytrace.training.batches import Examples, iterate_batches, steps_per_epoch
 from copytrace.training.checkpoint import read_checkpoint, write_checkpoint
-from copytrace.training.distributed import is_leader, rank, together, world_size
+from copytrace.training.distributed import broadcast, is_leader, rank, world_size
 from copytrace.training.log import SilentLog, TrainingLog, append_history
 from copytrace.training.precision import Precision
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 LEAST_BATCH = 2  # examples: contrast needs another one
 
 
-class Trainee(nn.Module, Generic[N]):
+class TrainingModule(nn.Module, Generic[N]):
     """A network with its losses: `forward(batch)` returns named scalars, of which `loss` is minimised.
 
     Whatever must survive a restart is a parameter or a persistent buffer.
@@ -73,7 +73,7 @@ class _Place:
 
 
 def fit(
-    trainee: Trainee[N],
+    trainee: TrainingModule[N],
     examples: Examples,
     validate: Callable[[N], dict[str, float]],
     settings: LoopSettings,
@@ -124,7 +124,9 @@ def fit(
 class _Loop(Generic[N]):
     """The moving parts: weights, their average, the optimiser, and how far the learning rate has come."""
 
-    def __init__(self, trainee: Trainee[N], examples: Examples, settings: LoopSettings, device: torch.device) -> None:
+    def __init__(
+        self, trainee: TrainingModule[N], examples: Examples, settings: LoopSettings, device: torch.device
+    ) -> None:
         self.trainee, self.examples, self.settings, self.device = trainee, examples, settings, device
         self.precision = Precision(settings.precision, device)
         self.steps = steps_per_epoch(examples, settings)
@@ -161,7 +163,7 @@ class _Loop(Generic[N]):
     def run_epoch(self, place: _Place) -> Iterator[None]:
         """Train from `place` to the end of its epoch; yield after each step, when `place` is past it."""
         if self._batches is None:
-            self._batches = batches_of(self.examples, self.settings, place.epoch, place.step)
+            self._batches = iterate_batches(self.examples, self.settings, place.epoch, place.step)
         self._waited, self._worked, self._first = 0.0, 0.0, place.step
         while place.step < self.steps:
             begin = time.monotonic()
@@ -260,7 +262,7 @@ class _Loop(Generic[N]):
             if not place.best or metrics[score] > place.best["metrics"][score]:
                 state = {name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()}
                 place.best = {"network": state, "epoch": place.epoch, "metrics": metrics}
-        place.best = together(place.best)
+        place.best = broadcast(place.best)
         return metrics
 
     def resume(self, path: Path, stamp: str) -> _Place:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from configs.videos import AlignmentSettings
-from copytrace.alignment.pairs import similarity_of
+from copytrace.alignment.pairs import compare_videos
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
@@ -22,7 +22,7 @@ from copytrace.index.media_index import is_index
 from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.search.video_candidates import read_video_candidates
-from copytrace.storage import digest_of, digest_of_file, located, read_stamp
+from copytrace.storage import digest_of, digest_of_file, read_stamp, resolve_path
 from copytrace.training.aligner_labels import label_map
 from copytrace.video_stages.matching import rows_of_pairs
 from copytrace.video_stages.paths import VideoMatchPaths
@@ -111,7 +111,7 @@ def true_segments(pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, Seg
     return [(pair, segment) for pair in pairs for segment in pair.segments]
 
 
-def with_direction(segment: Segment, matrix: SimilarityMatrix) -> Segment:
+def detect_direction(segment: Segment, matrix: SimilarityMatrix) -> Segment:
     """Return the segment as it is, or as one that plays backwards if its frames are clearly more alike that way."""
     alike = []
     for guess in (segment, replace(segment, reversed=True)):
@@ -134,8 +134,8 @@ def _pairs_of_run(
         missing -= scores.keys()
         for batch in rows_of_pairs(list(scores), shard, queries_of_run.root, references.root, paths.noise(shard)):
             for pair, query_rows, reference_rows in batch:
-                matrix = similarity_of(query_rows, reference_rows, weight=weight).matrix
-                segments = tuple(with_direction(segment, matrix) for segment in truth.get(pair, ()))
+                matrix = compare_videos(query_rows, reference_rows, weight=weight).matrix
+                segments = tuple(detect_direction(segment, matrix) for segment in truth.get(pair, ()))
                 yield LabelledPair(number, *pair, scores[pair], matrix, segments)
     if missing:
         logger.warning("%s lacks videos of %d true pairs, %s for instance", paths.out, len(missing), min(missing))
@@ -161,7 +161,7 @@ def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
     """Open the indexes of queries and references, which a run may have been given."""
     told, paths = _told_by(run).get("indexes", {}), VideoMatchPaths(run)
     queries, references = (
-        located(told.get(role, default))
+        resolve_path(told.get(role, default))
         for role, default in (("queries", paths.queries), ("references", paths.references))
     )
     for index in (queries, references):

@@ -10,7 +10,7 @@ import torch
 from configs.training import OverlayTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
-from copytrace.storage import atomic_path, digest_of, writable
+from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.composites import Composites
 from copytrace.training.distributed import is_leader, launch
 from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze, packaged_weights, weights_at
@@ -19,7 +19,7 @@ from copytrace.training.loop import fit
 from copytrace.training.overlay_module import OverlayTrainee
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
-from copytrace.training.training_result import Outcome, write_outcome
+from copytrace.training.training_result import TrainingResult, write_outcome
 from models.efficientnet_lite import load_backbone
 from models.overlay_files import OverlayConfig, load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
@@ -49,7 +49,9 @@ def train_overlay_detector(
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
     `CopytraceError` when the loss is no number.
     """
-    return launch(_train, photos, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(
+        _train, photos, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
+    )
 
 
 def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress | None) -> Path:
@@ -84,7 +86,7 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
         return out / FILE
     kept = calibrated(result.network, validation)
     log.picture("mistakes", validation.mistakes(kept), result.epoch)
-    outcome = Outcome(
+    outcome = TrainingResult(
         title="Copytrace overlay detector",
         metrics=validation.metrics(kept),
         score=SCORE,

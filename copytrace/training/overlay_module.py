@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
-from copytrace.training.loop import Trainee
+from copytrace.training.loop import TrainingModule
 from models.overlay_network import ACROSS, Centres, OverlayNetwork, logits_at, reach, strongest
 
 # Weights of the four parts of the loss; with them they are of one size after the first epochs.
@@ -20,7 +20,7 @@ PROPOSALS = 8  # of the first stage's boxes that the second learns from
 WRONG, RIGHT = 0.4, 0.8  # IoU of a box that is not to be trusted at all, and of one that is trusted fully
 
 
-class OverlayTrainee(Trainee[OverlayNetwork]):
+class OverlayTrainee(TrainingModule[OverlayNetwork]):
     """Learns from batches of `image` uint8 [N, S, S, 3] and `boxes` float32 [N, M, 4], whose rows of zeros are none."""
 
     def __init__(self, network: OverlayNetwork) -> None:

@@ -16,7 +16,7 @@ from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision
 from copytrace.overlays.boxes import Box
 from copytrace.overlays.edge_detector import EdgeOverlayDetector
-from copytrace.overlays.network_detector import distinct_boxes, proposed
+from copytrace.overlays.network_detector import pad_proposals, select_boxes
 from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
 
@@ -53,7 +53,7 @@ class OverlayValidation:
             composite = source.composite(0, index)
             truths.append(composite.boxes().astype(np.float32))
             pictures.append(resize_for_descriptor(np.asarray(composite.image), input_size))
-            proposals.append(proposed(edges.detect(np.asarray(composite.image))))
+            proposals.append(pad_proposals(edges.detect(np.asarray(composite.image))))
             content.update(composite.image.tobytes() + truths[-1].tobytes())
         return cls(np.stack(pictures), truths, np.stack(proposals), content.hexdigest()[:16])
 
@@ -70,7 +70,7 @@ class OverlayValidation:
                 part = slice(start, start + BATCH)
                 pictures, proposals = (torch.from_numpy(a[part]).to(device) for a in (self.pictures, self.proposals))
                 boxes, confidence = network(pictures, proposals)
-                found += map(distinct_boxes, boxes.cpu().numpy(), confidence.cpu().numpy())
+                found += map(select_boxes, boxes.cpu().numpy(), confidence.cpu().numpy())
         return found
 
     def mistakes(self, network: nn.Module) -> Pictures:

@@ -17,12 +17,12 @@ from torch.nn import functional
 from configs.training import PairTraining
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
-from copytrace.storage import atomic_path, digest_of, local_copy, writable
+from copytrace.storage import atomic_path, digest_of, local_copy, require_writable
 from copytrace.training.aligner_module import cell_loss
 from copytrace.training.distributed import is_leader, launch
 from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import Trainee, fit
+from copytrace.training.loop import TrainingModule, fit
 from copytrace.training.matrices import LabelledPair, LabelledPairs, fold_of, read_labelled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.pair_validation import (
@@ -32,7 +32,7 @@ from copytrace.training.pair_validation import (
     probabilities,
     safe_threshold,
 )
-from copytrace.training.training_result import Outcome, write_outcome
+from copytrace.training.training_result import TrainingResult, write_outcome
 from models.descriptor_files import read_header
 from models.pair_files import KIND, load_pair_classifier, save_pair_classifier
 from models.pair_network import COARSE, LightPairClassifier, PairNetwork, build_pair_classifier
@@ -46,7 +46,7 @@ COPIED_WEIGHT = 3.0  # of coarse cells that hold a copy, against those that hold
 Floats = NDArray[np.float32]
 
 
-class PairTrainee(Trainee[PairNetwork]):
+class PairTrainee(TrainingModule[PairNetwork]):
     """Learns from batches of `matrix`, `inside` and `cells`, float32 [N, S, S], and `label` [N]; see `PairExamples`."""
 
     def __init__(self, network: PairNetwork, *, cell_weight: float) -> None:
@@ -86,7 +86,9 @@ def train_pair_classifier(
     With `threshold_runs` only pairs of the first runs count for these. Both can be changed without training anew.
     Runs, other files and errors are as of `train_aligner`.
     """
-    return launch(_train, runs, writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices)
+    return launch(
+        _train, runs, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class _Trained:
     network: PairNetwork
     out: Path
     settings: PairTraining
-    outcome: Outcome
+    outcome: TrainingResult
 
     def keep(self, threshold: float, figures: Mapping[str, float]) -> None:
         """Write the file, its card and its figures, of which there are some more now."""
@@ -167,7 +169,7 @@ def _train_fold(
         log=log,
         progress=progress,
     )
-    outcome = Outcome(
+    outcome = TrainingResult(
         title="Copytrace pair classifier",
         metrics=result.metrics,
         score=SCORE,

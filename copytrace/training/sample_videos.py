@@ -15,7 +15,7 @@ import numpy as np
 
 from copytrace.errors import InputError
 from copytrace.media.decode import Pixels, decode_image
-from copytrace.media.encode import filling, write_video
+from copytrace.media.encode import crop_to_fill, write_video
 from copytrace.media.frames import read_frames
 from copytrace.storage import write_text
 from copytrace.training.sample_photos import sample_photos
@@ -101,7 +101,7 @@ def write_demo_videos(out: Path) -> Path:
     for clip in clips:
         shutil.copyfile(clip, references / clip.name)
         frames = read_frames(str(clip), per_second=_RATE, short_side=_HEIGHT)
-        footage[clip.stem] = _Footage([filling(frame.pixels, _WIDTH, _HEIGHT) for frame in frames])
+        footage[clip.stem] = _Footage([crop_to_fill(frame.pixels, _WIDTH, _HEIGHT) for frame in frames])
     for name, photos in _TOURS.items():
         footage[name] = _tour(photos)
         write_video(footage[name].pictures, references / f"{name}.mp4", rate=_RATE)
@@ -125,7 +125,7 @@ def _mirrored_and_faster(footage: Mapping[str, _Footage]) -> _Query:
 
 def _side_by_side(footage: Mapping[str, _Footage]) -> _Query:
     def join(left: Pixels, right: Pixels) -> Pixels:
-        return np.hstack([filling(half, _WIDTH // 2, _HEIGHT) for half in (left, right)])
+        return np.hstack([crop_to_fill(half, _WIDTH // 2, _HEIGHT) for half in (left, right)])
 
     query = footage["journey"].cut(3, 13).over(footage["faces"].cut(8, 18), join)
     return query, [_Copied("journey", (0.0, 10.0), (3.0, 13.0)), _Copied("faces", (0.0, 10.0), (8.0, 18.0))]
@@ -135,7 +135,7 @@ def _barred(footage: Mapping[str, _Footage]) -> _Query:
     def edit(picture: Pixels) -> Pixels:
         warm = np.clip(picture * np.array([1.15, 0.95, 0.7]) + 12, 0, 255).astype(np.uint8)
         canvas = np.zeros_like(picture)
-        canvas[36:204] = filling(warm, _WIDTH, 168)
+        canvas[36:204] = crop_to_fill(warm, _WIDTH, 168)
         cv2.putText(canvas, "you will not believe this", (24, 190), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (255, 255, 255), 2)
         return canvas
 
@@ -146,7 +146,7 @@ def _barred(footage: Mapping[str, _Footage]) -> _Query:
 def _picture_in_picture(footage: Mapping[str, _Footage]) -> _Query:
     def join(inset: Pixels, around: Pixels) -> Pixels:
         canvas = around.copy()
-        canvas[24:156, 128:304] = filling(inset, 176, 132)
+        canvas[24:156, 128:304] = crop_to_fill(inset, 176, 132)
         return canvas
 
     around = _tour(_UNRELATED[2:])

@@ -17,7 +17,7 @@ RESULT, CARD = "result.json", "README.md"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A finished training.
 
     `metrics` are of the validation, `score` names the one that decides between models; figures of two models compare
@@ -42,18 +42,18 @@ class Outcome:
         return {name: value for name, value in asdict(self).items() if name not in {"settings", "title"}}
 
 
-def write_outcome(out: Path, outcome: Outcome, settings: Settings) -> Path:
+def write_outcome(out: Path, outcome: TrainingResult, settings: Settings) -> Path:
     """Write `result.json`, then the model card `README.md`, and return the former."""
     write_text(out / CARD, _card(outcome, settings))
     return write_json(out / RESULT, asdict(outcome))
 
 
-def read_outcome(out: Path) -> Outcome:
+def read_result(out: Path) -> TrainingResult:
     """Return what `write_outcome` wrote into `out`."""
-    return Outcome(**json.loads((out / RESULT).read_text(encoding="utf-8")))
+    return TrainingResult(**json.loads((out / RESULT).read_text(encoding="utf-8")))
 
 
-def _card(outcome: Outcome, settings: Settings) -> str:
+def _card(outcome: TrainingResult, settings: Settings) -> str:
     figures = "\n".join(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in outcome.metrics.items())
     changed = settings.model_dump(mode="json", exclude_defaults=True)
     return f"""# {outcome.title}

@@ -8,30 +8,30 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
-from copytrace.alignment.load import chosen_aligner
+from copytrace.alignment.load import load_configured_aligner
 from copytrace.features.descriptors import Descriptor
 from copytrace.features.ensemble import load_frame_descriptor
 from copytrace.index.media_index import (
     Role,
     check_model,
-    check_planned,
-    describe_model,
+    check_unchanged,
     finish_index,
     is_done,
+    model_label,
     plan_index,
     read_plan,
     read_planned_shard,
     receipt_path,
     write_plan,
 )
-from copytrace.index.video_index import VideoIndex, settings_of_index
+from copytrace.index.video_index import VideoIndex, video_provenance
 from copytrace.index.video_shards import describe_videos
 from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
 from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
 from copytrace.progress import Progress
 from copytrace.step import recorded
-from copytrace.storage import located
+from copytrace.storage import resolve_path
 
 
 def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
@@ -39,14 +39,14 @@ def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
 
     `indexes` are the sides that came as indexes; where both did, no model is needed.
     """
-    chosen_aligner(settings.alignment, settings.descriptor)
+    load_configured_aligner(settings.alignment, settings.descriptor)
     opened = [VideoIndex.open(root) for root in indexes]
     if len(opened) < 2:
         descriptor, _ = _models(settings.descriptor, settings.panes.detector)
-        model = describe_model(descriptor)
+        model = model_label(descriptor)
     else:
         model = opened[0].made_with["descriptor"]
-    noise = [VideoIndex.open(located(settings.search.noise))] if settings.search.noise else []
+    noise = [VideoIndex.open(resolve_path(settings.search.noise))] if settings.search.noise else []
     for index in [*opened, *noise]:
         check_model(index, model)
 
@@ -56,7 +56,7 @@ def plan(source: str, root: Path, role: Role, settings: VideoSettings, *, replac
 
     Raises `InputError` when the source cannot be used, `ModelMismatchError` as `plan_index` does.
     """
-    made_with = settings_of_index(settings, role, *_models(settings.descriptor, settings.panes.detector))
+    made_with = video_provenance(settings, role, *_models(settings.descriptor, settings.panes.detector))
     planned = plan_index(list_media(source), root, made_with, shard_size=settings.media.shard_size, replace=replace)
     write_plan(planned)
     return [shard.number for shard in planned.shards if not is_done(root, shard)]
@@ -75,9 +75,9 @@ def describe_shard(root: Path, number: int, settings: VideoSettings, progress: P
         return receipt
     descriptor, detector = _models(settings.descriptor, settings.panes.detector)
     role: Role = made_with["role"]
-    now = settings_of_index(settings, role, descriptor, detector)
-    check_planned(root, "descriptor", made_with["descriptor"], now["descriptor"])
-    check_planned(root, "finder of panes", made_with.get("panes"), now.get("panes"))
+    now = video_provenance(settings, role, descriptor, detector)
+    check_unchanged(root, "descriptor", made_with["descriptor"], now["descriptor"])
+    check_unchanged(root, "finder of panes", made_with.get("panes"), now.get("panes"))
     name = f"describe {role}"
     with (
         recorded(receipt, name, len(shard.items)) as entry,

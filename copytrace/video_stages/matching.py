@@ -12,17 +12,17 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.load import chosen_aligner, digests_of_models
+from copytrace.alignment.load import load_configured_aligner, model_digests
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError
-from copytrace.index.media_index import check_model, remove_dead_shards
+from copytrace.index.media_index import check_model, remove_stale_shards
 from copytrace.index.video_index import VideoIndex
 from copytrace.progress import Progress
 from copytrace.runtime.devices import usable_cores
 from copytrace.search.video_candidates import find_video_candidates, read_noise_levels, read_video_candidates
 from copytrace.step import VERSION, recorded
-from copytrace.storage import count_rows, digest_of, located, read_stamp, read_table, write_csv, write_table
+from copytrace.storage import count_rows, digest_of, read_stamp, read_table, resolve_path, write_csv, write_table
 from copytrace.video_stages.paths import VideoMatchPaths
 
 SEGMENT_SCHEMA = pa.schema(
@@ -64,7 +64,7 @@ def search_shard(
     id with the references: what it calls noise could be what was copied.
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
-    noise = VideoIndex.open(located(settings.search.noise)) if settings.search.noise else None
+    noise = VideoIndex.open(resolve_path(settings.search.noise)) if settings.search.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.made_with["descriptor"])
     if noise and (shared := noise.items.keys() & reference_index.items.keys()):
@@ -103,13 +103,13 @@ def align_shard(
 ) -> Path:
     """Write the segments of all candidate pairs of a shard of queries."""
     path, asked = paths.segments_of(shard), settings.alignment
-    models = digests_of_models(asked)
+    models = model_digests(asked)
     made_by = [asked.model_dump(exclude={"threshold"}), models]
     stamp = digest_of(VERSION, shard, read_stamp(paths.candidates(shard)), made_by)
     if read_stamp(path) == stamp:
         return path
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(paths.candidates(shard))]
-    aligner = chosen_aligner(asked, settings.descriptor, models)
+    aligner = load_configured_aligner(asked, settings.descriptor, models)
 
     def align(rows: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         return rows[0], align_pair(rows[1], rows[2], aligner, weight=asked.noise_weight)
@@ -154,7 +154,7 @@ def merge_segments(queries: Path, references: Path, paths: VideoMatchPaths) -> P
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     shards = query_index.shards
     for of_shard in (paths.candidates, paths.noise, paths.segments_of):
-        remove_dead_shards(of_shard(0).parent, shards)
+        remove_stale_shards(of_shard(0).parent, shards)
     parts = [paths.segments_of(shard) for shard in shards]
     stamp = digest_of(VERSION, [read_stamp(part) for part in parts])
     csv = paths.segments.with_suffix(".csv")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copytrace.index.media_index import Role, is_index
-from copytrace.storage import located
+from copytrace.storage import resolve_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class VideoMatchPaths:
             (references, self.references, "references"),
         ]
         for source, root, role in chosen:
-            place = located(source)
+            place = resolve_path(source)
             given = is_index(place)
             sides.append((str(source), place if given else root, role, not given))
         return sides

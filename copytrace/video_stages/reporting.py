@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.alignment.load import digests_of_models
-from copytrace.alignment.pairs import similarity_of
+from copytrace.alignment.load import model_digests
+from copytrace.alignment.pairs import compare_videos
 from copytrace.alignment.segments import Segment
 from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
-from copytrace.object_store import shown, shown_in
+from copytrace.object_store import redact, redact_all
 from copytrace.progress import Progress
 from copytrace.report.videos import PaneSegment, VideoMatch, write_video_report
 from copytrace.step import VERSION, read_record, recorded, summarise, versions
@@ -73,13 +73,13 @@ def summarise_run(queries: Path, references: Path, paths: VideoMatchPaths, setti
         records += [paths.candidates(shard).with_suffix(".json"), paths.segments_of(shard).with_suffix(".json")]
     facts = [index.facts().values() for index in (query_index, reference_index)]
     run = {
-        "settings": shown_in(settings.model_dump(by_alias=True)),
+        "settings": redact_all(settings.model_dump(by_alias=True)),
         "versions": versions(),
         "models": {
             "descriptor": query_index.made_with["descriptor"],
-            "alignment": digests_of_models(settings.alignment),
+            "alignment": model_digests(settings.alignment),
         },
-        "indexes": {"queries": shown(str(queries.absolute())), "references": shown(str(references.absolute()))},
+        "indexes": {"queries": redact(str(queries.absolute())), "references": redact(str(references.absolute()))},
         "counts": {
             "queries": len(query_index.items),
             "references": len(reference_index.items),
@@ -129,7 +129,7 @@ def _matches(
         boxes = _boxes_of(queries, shard)
         for batch in rows_of_pairs(list(group), shard, queries.root, references, paths.noise(shard)):
             for pair, query, reference in batch:
-                matrix = similarity_of(query, reference, weight=noise_weight).matrix
+                matrix = compare_videos(query, reference, weight=noise_weight).matrix
                 segments = [
                     PaneSegment(segment, pane, _boxes_at(matrix.query_times, boxes.get((pair[0], pane), {})))
                     for segment, pane in chosen[pair]

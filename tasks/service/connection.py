@@ -14,7 +14,7 @@ from tasks.service.setup import SetupError
 
 
 @contextmanager
-def connected() -> Iterator[SyncPrefectClient]:
+def connect_to_server() -> Iterator[SyncPrefectClient]:
     """Yield a client of the server at PREFECT_API_URL.
 
     Raises `SetupError` where none is set, it does not answer, or it refuses.

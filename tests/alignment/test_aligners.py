@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copytrace.alignment.aligners import TRAINING_FREE, Aligner, SimilarityMatrix, TiledAligner, load_aligner
+from copytrace.alignment.aligners import TRAINING_FREE, Aligner, SimilarityMatrix, TiledAligner, build_aligner
 from copytrace.alignment.segments import Segment
 from copytrace.errors import ConfigError
 
@@ -43,7 +43,7 @@ def overlap(segment: Segment, box: Box) -> float:
 
 @pytest.fixture(params=TRAINING_FREE)
 def aligner(request: pytest.FixtureRequest) -> Aligner:
-    return load_aligner(request.param)
+    return build_aligner(request.param)
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.7, 1.0, 1.4, 2.0])
@@ -184,7 +184,7 @@ def test_exchanging_query_and_reference_exchanges_the_two_sides_of_a_segment(nam
     # The frames of neither video go on resembling the other's beyond the copy, or the two sides would differ.
     beyond = (matrix.reference_times[:, 0] < box[2] - 0.5) | (matrix.reference_times[:, 1] > box[3] + 0.5)
     matrix.values[:, beyond] = -0.5
-    best, turned = (load_aligner(name).align(view)[0] for view in (matrix, matrix.transposed()))
+    best, turned = (build_aligner(name).align(view)[0] for view in (matrix, matrix.transposed()))
     difference = np.subtract(turned.box, (*best.box[2:], *best.box[:2]))
     assert np.abs(difference).max() < 2.0  # a frame of either clock
 
@@ -195,7 +195,7 @@ def test_exchanging_query_and_reference_exchanges_the_two_sides_of_a_segment(nam
 def test_shifting_the_clocks_shifts_the_segments(name: str, box: Box, shift: float, reference_shift: float) -> None:
     matrix = copied(box)
     moved = SimilarityMatrix(matrix.values, matrix.query_times + shift, matrix.reference_times + reference_shift)
-    best, later = (load_aligner(name).align(view)[0] for view in (matrix, moved))
+    best, later = (build_aligner(name).align(view)[0] for view in (matrix, moved))
     expected = np.add(best.box, (shift, shift, reference_shift, reference_shift))
     assert overlap(later, tuple(expected)) > 0.9
 
@@ -205,7 +205,7 @@ def test_shifting_the_clocks_shifts_the_segments(name: str, box: Box, shift: flo
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), columns=st.integers(1, 40), level=st.floats(-0.6, 0.6))
 def test_segments_lie_within_the_videos_best_first(name: str, seed: int, rows: int, columns: int, level: float) -> None:
     values = np.random.default_rng(seed).normal(level, 0.4, (rows, columns)).astype(np.float32)
-    segments = load_aligner(name).align(SimilarityMatrix(values, seconds(rows), seconds(columns)))
+    segments = build_aligner(name).align(SimilarityMatrix(values, seconds(rows), seconds(columns)))
     for segment in segments:
         assert -1e-9 <= segment.query_start < segment.query_end <= rows + 1e-9
         assert -1e-9 <= segment.reference_start < segment.reference_end <= columns + 1e-9
@@ -217,14 +217,14 @@ def test_segments_lie_within_the_videos_best_first(name: str, seed: int, rows: i
 @few
 @given(box=boxes, strength=st.floats(0.3, 0.8))
 def test_a_clearer_copy_scores_higher(name: str, box: Box, strength: float) -> None:
-    aligner = load_aligner(name)
+    aligner = build_aligner(name)
     faint, clear = (aligner.align(copied(box, strength=level))[0] for level in (strength, strength + 0.2))
     assert clear.score > faint.score
 
 
 @pytest.mark.parametrize("name", TRAINING_FREE)
 def test_a_longer_copy_scores_higher(name: str) -> None:
-    scores = [load_aligner(name).align(copied((5.0, end, 5.0, end)))[0].score for end in (10.0, 20.0, 40.0)]
+    scores = [build_aligner(name).align(copied((5.0, end, 5.0, end)))[0].score for end in (10.0, 20.0, 40.0)]
     assert scores == sorted(scores)
 
 
@@ -247,14 +247,14 @@ def test_a_reversed_copy_that_crosses_tiles_is_one_segment(aligner: Aligner) -> 
 
 def test_tiles_that_share_all_their_frames_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot share 80"):
-        TiledAligner(load_aligner(), max_side=80, overlap=80)
+        TiledAligner(build_aligner(), max_side=80, overlap=80)
 
 
 def test_an_unknown_aligner_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'spd'; choose one of hough, dynamic_programming, temporal_network"):
-        load_aligner("spd")
+        build_aligner("spd")
 
 
 def test_an_unknown_setting_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no setting slope; it has threshold"):
-        load_aligner("hough", slope=2)
+        build_aligner("hough", slope=2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copytrace.alignment.heat_maps import HeatMapRules, segments_of_heat_map
+from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
 from copytrace.alignment.segments import Segment, box_overlaps
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
@@ -38,7 +38,7 @@ def drawn(segments: Sequence[Segment], query: np.ndarray, reference: np.ndarray)
 
 
 def found(matrix: SimilarityMatrix, rules: HeatMapRules = RULES) -> list[Segment]:
-    return segments_of_heat_map(matrix.values, matrix, rules)
+    return heat_map_segments(matrix.values, matrix, rules)
 
 
 def copy(start: float, end: float, shown: float, speed: float = 1.0, backwards: bool = False) -> Segment:
@@ -169,7 +169,7 @@ def test_a_line_broken_by_two_dark_frames_is_one_segment_and_by_fifteen_two() ->
 def test_a_faint_line_is_as_long_as_a_bright_one_but_scores_less() -> None:
     matrix = drawn([copy(8.4, 19.0, 6.2, 1.1)], grid(30.0), grid(30.0))
     (bright,) = found(matrix)
-    (faint,) = segments_of_heat_map(0.4 * matrix.values, matrix, RULES)
+    (faint,) = heat_map_segments(0.4 * matrix.values, matrix, RULES)
     assert faint.box == pytest.approx(bright.box, abs=0.3)
     assert 0.0 < faint.score < bright.score < 1.0
 
@@ -199,7 +199,7 @@ def test_seconds_without_a_frame_do_not_become_part_of_a_copy() -> None:
     query[10:] += 30.0
     heat = np.eye(20, dtype=np.float32)
     heat[10:] = 0.0
-    (segment,) = segments_of_heat_map(heat, SimilarityMatrix(heat, query, grid(20.0)), RULES)
+    (segment,) = heat_map_segments(heat, SimilarityMatrix(heat, query, grid(20.0)), RULES)
     assert segment.query_end < 11.0
 
 
@@ -212,7 +212,7 @@ def test_noise_blots_and_blur_move_the_ends_by_less_than_half_a_frame_on_average
         heat += np.clip(rng.normal(0.0, 0.04, matrix.shape), 0.0, None)
         row, column = (rng.integers(length) for length in matrix.shape)
         heat[row : row + 4, column : column + 4] += 0.3
-        segments = segments_of_heat_map(np.clip(heat, 0.0, 1.0).astype(np.float32), matrix, RULES)
+        segments = heat_map_segments(np.clip(heat, 0.0, 1.0).astype(np.float32), matrix, RULES)
         near = [segment for segment in segments if overlap(segment, true) > 0.3]
         lost += not near
         off += [np.subtract(segment.box, true.box) for segment in near[:1]]
@@ -230,9 +230,9 @@ def test_maps_without_heat_or_cells_have_no_segments() -> None:
 def test_maps_of_another_shape_or_with_nan_are_refused() -> None:
     matrix = SimilarityMatrix(np.zeros((4, 5), np.float32), grid(4.0), grid(5.0))
     with pytest.raises(ValueError, match="heat map is"):
-        segments_of_heat_map(matrix.values.T, matrix, RULES)
+        heat_map_segments(matrix.values.T, matrix, RULES)
     with pytest.raises(ValueError, match="NaN"):
-        segments_of_heat_map(np.full((4, 5), np.nan, np.float32), matrix, RULES)
+        heat_map_segments(np.full((4, 5), np.nan, np.float32), matrix, RULES)
 
 
 @pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 1.0}, {"max_speed": 1.0}])

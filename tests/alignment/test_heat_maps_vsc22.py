@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from copytrace.alignment.heat_maps_vsc22 import segments_by_vsc22_rule
+from copytrace.alignment.heat_maps_vsc22 import vsc22_segments
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.training.aligner_labels import label_map
@@ -17,7 +17,7 @@ def matrix_of(heat: np.ndarray) -> SimilarityMatrix:
 
 def segments_of(heat: np.ndarray) -> list[Segment]:
     matrix = matrix_of(heat)
-    return segments_by_vsc22_rule(matrix.values, matrix)
+    return vsc22_segments(matrix.values, matrix)
 
 
 def drawn(*truth: Segment) -> np.ndarray:
@@ -60,4 +60,4 @@ def test_equal_segments_of_several_thresholds_are_one_with_the_best_score() -> N
 def test_a_map_of_another_shape_is_refused() -> None:
     matrix = matrix_of(np.zeros((4, 5)))
     with pytest.raises(ValueError, match="heat map is"):
-        segments_by_vsc22_rule(matrix.values.T, matrix)
+        vsc22_segments(matrix.values.T, matrix)

@@ -16,8 +16,8 @@ from torch import nn
 
 from configs.videos import AlignmentSettings, FrameDescriptorSettings, VideoSettings
 from copytrace.alignment.aligners import TiledAligner
-from copytrace.alignment.load import FilteringAligner, chosen_aligner, digests_of_models
-from copytrace.alignment.matrix_networks import load_as_digested
+from copytrace.alignment.load import FilteringAligner, load_configured_aligner, model_digests
+from copytrace.alignment.matrix_networks import load_unchanged
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import load_pair_filter
 from copytrace.alignment.similarity import SimilarityMatrix
@@ -28,7 +28,7 @@ from copytrace.storage import digest_of_file
 from copytrace.video_stages import VideoMatchPaths
 from copytrace.videos import match_videos
 from models.aligner_files import save_aligner
-from models.aligner_network import build_aligner
+from models.aligner_network import build_aligner_network
 from models.network_files import digest_of_network
 from models.pair_files import load_pair_classifier, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
@@ -78,7 +78,7 @@ def match(indexes: tuple[Path, Path], tmp_path: Path) -> Callable[..., Found]:
 
 def write_aligner(path: Path, logit: float) -> Path:
     """An aligner that finds every cell equally hot."""
-    network = build_aligner()
+    network = build_aligner_network()
     nn.init.zeros_(network.head.weight)
     nn.init.constant_(network.head.bias, logit)  # type: ignore[arg-type]
     return save_aligner(network.eval(), path)
@@ -98,7 +98,7 @@ def matrix(values: NDArray[np.float32]) -> SimilarityMatrix:
 def test_the_aligner_has_the_rules_that_the_settings_ask_for(tmp_path: Path) -> None:
     model = write_aligner(tmp_path / "aligner.safetensors", 0.0)
     asked = AlignmentSettings(aligner="network", model=str(model), backwards=False, max_segments=3, half_evidence=7.0)
-    chosen = chosen_aligner(asked, ON_TORCH)
+    chosen = load_configured_aligner(asked, ON_TORCH)
     assert isinstance(chosen, FilteringAligner)
     assert isinstance(chosen.aligner, TiledAligner) and isinstance(chosen.aligner.aligner, NetworkAligner)
     rules = chosen.aligner.aligner.rules
@@ -114,7 +114,7 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
 
     def aligned(threshold: float) -> bool:
         write_filter(path, threshold)
-        return bool(chosen_aligner(asked, ON_TORCH).align(matrix(COPY)))
+        return bool(load_configured_aligner(asked, ON_TORCH).align(matrix(COPY)))
 
     assert aligned(float(chances[0]) - 1e-4)
     assert not aligned(float(chances[0]) + 1e-4)
@@ -122,7 +122,7 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
 
 @pytest.mark.parametrize("aligner", ["network", "hough"])
 def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_nothing_alike(aligner: str) -> None:
-    chosen = chosen_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
+    chosen = load_configured_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
     assert isinstance(chosen, FilteringAligner)
     for values, kept in ((COPY, True), (NOTHING_ALIKE, False)):
         chance = float(chosen.filter.probability([matrix(values)])[0])
@@ -132,7 +132,7 @@ def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_not
 
 
 def test_without_a_filter_the_aligner_stands_alone() -> None:
-    assert isinstance(chosen_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH), TiledAligner)
+    assert isinstance(load_configured_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH), TiledAligner)
 
 
 def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_it_is(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
     chances = load_pair_filter(str(path), backend="torch", device="cpu").probability(pairs)
     write_filter(path, float(chances.mean()))
-    filtering = chosen_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
-    plain = chosen_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)
+    filtering = load_configured_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
+    plain = load_configured_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)
     kept, dropped = (pairs[int(index)] for index in (chances.argmax(), chances.argmin()))
     assert filtering.align(kept) == plain.align(kept) != []
     assert filtering.align(dropped) == []
@@ -150,7 +150,7 @@ def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_
 
 def test_an_empty_matrix_has_no_segments_whatever_the_filter(tmp_path: Path) -> None:
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
-    filtering = chosen_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
+    filtering = load_configured_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
     assert isinstance(filtering, FilteringAligner)
     assert filtering.align(matrix(np.zeros((0, 5), np.float32))) == []
 
@@ -159,9 +159,9 @@ def test_only_models_that_are_used_have_a_digest(tmp_path: Path) -> None:
     aligner = write_aligner(tmp_path / "aligner.safetensors", 0.0)
     pairs = write_filter(tmp_path / "pair_classifier.safetensors", 0.5)
     folder = str(tmp_path)
-    assert digests_of_models(AlignmentSettings(aligner="hough", model=folder, pair_filter="none")) == {}
-    assert set(digests_of_models(AlignmentSettings())) == {"aligner", "pair_filter"}
-    assert digests_of_models(AlignmentSettings(aligner="network", model=folder, pair_filter=folder)) == {
+    assert model_digests(AlignmentSettings(aligner="hough", model=folder, pair_filter="none")) == {}
+    assert set(model_digests(AlignmentSettings())) == {"aligner", "pair_filter"}
+    assert model_digests(AlignmentSettings(aligner="network", model=folder, pair_filter=folder)) == {
         "aligner": digest_of_file(aligner),
         "pair_filter": digest_of_file(pairs),
     }
@@ -170,11 +170,11 @@ def test_only_models_that_are_used_have_a_digest(tmp_path: Path) -> None:
 def test_a_model_that_was_replaced_since_its_digest_was_taken_is_not_used(tmp_path: Path) -> None:
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
     asked = AlignmentSettings(aligner="hough", pair_filter=str(path))
-    digests = digests_of_models(asked)
-    chosen_aligner(asked, ON_TORCH, digests)
+    digests = model_digests(asked)
+    load_configured_aligner(asked, ON_TORCH, digests)
     write_filter(path, 0.5)
     with pytest.raises(ConfigError, match="a model of the alignment was replaced while it was loaded; run the same"):
-        chosen_aligner(asked, ON_TORCH, digests)
+        load_configured_aligner(asked, ON_TORCH, digests)
 
 
 def test_a_network_is_not_kept_under_the_digest_of_the_file_before_it(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_network_is_not_kept_under_the_digest_of_the_file_before_it(tmp_path: 
         return load_pair_classifier(file)
 
     with pytest.raises(ConfigError, match=r"pair_classifier\.safetensors was replaced while it was read"):
-        load_as_digested(path, before, load)
+        load_unchanged(path, before, load)
 
 
 def test_a_run_tells_the_digests_of_its_models(match: Callable[..., Found], tmp_path: Path) -> None:

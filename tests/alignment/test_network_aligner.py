@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import nn
 
-from copytrace.alignment.aligners import TiledAligner, load_aligner
-from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, canvas_with, resized, spans
+from copytrace.alignment.aligners import TiledAligner, build_aligner
+from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, resize_values, spans
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.aligner_files import AlignerConfig, save_aligner
-from models.aligner_network import LightAligner, build_aligner
+from models.aligner_network import LightAligner, build_aligner_network
 
 GAIN, BIAS = 20.0, -8.0
 Floats = NDArray[np.float32]
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 def transparent() -> LightAligner:
     """A network that looks at single cells: logit = 20 x similarity - 8, and similarities below 0 as 0."""
-    network = build_aligner()
+    network = build_aligner_network()
     assert isinstance(network, LightAligner)
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
@@ -105,7 +105,9 @@ def test_each_cell_of_a_matrix_in_one_tile_or_many_gets_its_own_probability(
 def test_the_heat_map_of_the_transpose_is_the_transpose(cache: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     uneven = NetworkAligner(
-        str(save_aligner(build_aligner().eval(), tmp_path / "aligner.safetensors")), backend="torch", device="cpu"
+        str(save_aligner(build_aligner_network().eval(), tmp_path / "aligner.safetensors")),
+        backend="torch",
+        device="cpu",
     )
     values = noise(30, 44)
     np.testing.assert_allclose(uneven.heat_map(values.T), uneven.heat_map(values).T, atol=1e-6)
@@ -138,12 +140,12 @@ def test_tiles_keep_every_cell_once_and_see_what_is_around_it() -> None:
 @pytest.mark.parametrize(("side", "canvas"), [(1, 128), (128, 128), (129, 136)])
 def test_hrnet_gets_a_canvas_that_it_can_take_and_the_light_network_the_matrix(side: int, canvas: int) -> None:
     values = noise(side, 130)
-    assert canvas_with(values, AlignerConfig("hrnet_w18")).shape == (canvas, 136)
-    assert canvas_with(values, AlignerConfig("light")).tolist() == values.tolist()
+    assert pad_to_canvas(values, AlignerConfig("hrnet_w18")).shape == (canvas, 136)
+    assert pad_to_canvas(values, AlignerConfig("light")).tolist() == values.tolist()
 
 
 def test_the_network_is_loaded_by_its_name_from_a_folder(weights: Path, cache: Path) -> None:
-    loaded = load_aligner("network", model=str(weights.parent), backend="torch", device="cpu")
+    loaded = build_aligner("network", model=str(weights.parent), backend="torch", device="cpu")
     assert isinstance(loaded, TiledAligner)
     (segment,) = loaded.align(copied(20, 20, first_row=2, first_column=2, length=15))
     assert segment.box == pytest.approx((2.0, 17.0, 2.0, 17.0), abs=0.6)
@@ -177,7 +179,7 @@ def test_heat_maps_of_several_scales_are_averaged(weights: Path, cache: Path) ->
     half = NetworkAligner(str(weights), backend="torch", device="cpu", scales=(0.5,))
     both = NetworkAligner(str(weights), backend="torch", device="cpu", scales=(1.0, 0.5))
     coarse = expit(GAIN * values[::2, ::2].clip(0, None) + BIAS)
-    np.testing.assert_allclose(half.heat_map(values), resized(coarse, *values.shape), atol=1e-4)
+    np.testing.assert_allclose(half.heat_map(values), resize_values(coarse, *values.shape), atol=1e-4)
     exact = expit(GAIN * values.clip(0, None) + BIAS)
     np.testing.assert_allclose(both.heat_map(values), (exact + half.heat_map(values)) / 2, atol=1e-5)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.pairs import VideoRows, align_pair, similarity_of
+from copytrace.alignment.pairs import VideoRows, align_pair, compare_videos
 from copytrace.alignment.segments import Segment
 
 X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -32,19 +32,19 @@ def distinct(count: int) -> np.ndarray:
 
 
 def test_a_value_is_1_for_equal_frames_and_0_at_the_noise_level():
-    values = similarity_of(rows([X], noise=0.6), rows([X, HALF_X, Z])).matrix.values
+    values = compare_videos(rows([X], noise=0.6), rows([X, HALF_X, Z])).matrix.values
     np.testing.assert_allclose(values, [[1, 0, -1.5]], atol=1e-6)
     assert values.dtype == np.float32
 
 
 def test_the_weight_scales_the_noise_level():
-    values = similarity_of(rows([X], noise=0.4), rows([X, HALF_X]), weight=0.5).matrix.values
+    values = compare_videos(rows([X], noise=0.4), rows([X, HALF_X]), weight=0.5).matrix.values
     np.testing.assert_allclose(values, [[1, (0.6 - 0.2) / 0.8]], atol=1e-6)
 
 
 @pytest.mark.parametrize(("noise", "weight"), [(1.0, 1.0), (0.7, 1.5)])
 def test_frames_that_all_are_alike_have_finite_values_not_above_0_in_the_order_of_their_cosines(noise, weight):
-    values = similarity_of(rows([X], noise=noise), rows([X, HALF_X, Z]), weight=weight).matrix.values[0]
+    values = compare_videos(rows([X], noise=noise), rows([X, HALF_X, Z]), weight=weight).matrix.values[0]
     level = noise * weight
     np.testing.assert_allclose(values, [(1 - level) / 0.1, (0.6 - level) / 0.1, -level / 0.1], atol=1e-5)
     assert values.max() <= 0
@@ -52,7 +52,7 @@ def test_frames_that_all_are_alike_have_finite_values_not_above_0_in_the_order_o
 
 def test_panes_of_one_start_are_one_row_with_the_best_value_and_pane_of_each_column():
     query = rows([X, Y, Z], starts=[0, 0, 1], panes=["whole", "pane0", "whole"])
-    compared = similarity_of(query, rows([X, Y, HALF_X]))
+    compared = compare_videos(query, rows([X, Y, HALF_X]))
     np.testing.assert_allclose(compared.matrix.values, [[1, 1, 0.8], [0, 0, 0]], atol=1e-6)
     assert [[compared.panes[number] for number in row] for row in compared.pane] == [
         ["whole", "pane0", "pane0"],
@@ -62,24 +62,24 @@ def test_panes_of_one_start_are_one_row_with_the_best_value_and_pane_of_each_col
 
 
 def test_equal_panes_count_as_the_whole_frame():
-    compared = similarity_of(rows([X, X], starts=[0, 0], panes=["pane0", "whole"]), rows([X]))
+    compared = compare_videos(rows([X, X], starts=[0, 0], panes=["pane0", "whole"]), rows([X]))
     assert compared.panes[compared.pane[0, 0]] == "whole"
 
 
 def test_several_rows_of_one_pane_and_start_are_all_compared():
-    compared = similarity_of(rows([X, Y, Z], starts=[0, 0, 0]), rows([Y, Z, X]))
+    compared = compare_videos(rows([X, Y, Z], starts=[0, 0, 0]), rows([Y, Z, X]))
     np.testing.assert_allclose(compared.matrix.values, [[1, 1, 1]])
 
 
 def test_rows_and_columns_are_sorted_by_time():
-    compared = similarity_of(rows([X, Y], starts=[5, 2]), rows([X, Y, Z], starts=[9, 7, 8]))
+    compared = compare_videos(rows([X, Y], starts=[5, 2]), rows([X, Y, Z], starts=[9, 7, 8]))
     np.testing.assert_array_equal(compared.matrix.query_times[:, 0], [2, 5])
     np.testing.assert_array_equal(compared.matrix.reference_times[:, 0], [7, 8, 9])
     np.testing.assert_array_equal(compared.matrix.values, [[1, 0, 0], [0, 0, 1]])
 
 
 def test_panes_of_a_reference_are_one_column_with_the_best_value():
-    compared = similarity_of(rows([X, Y]), rows([Y, Z, X], starts=[3, 4, 3], panes=["whole", "whole", "pane0"]))
+    compared = compare_videos(rows([X, Y]), rows([Y, Z, X], starts=[3, 4, 3], panes=["whole", "whole", "pane0"]))
     np.testing.assert_array_equal(compared.matrix.values, [[1, 0], [1, 0]])
     np.testing.assert_array_equal(compared.matrix.reference_times, [[3, 4], [4, 5]])
 
@@ -87,7 +87,7 @@ def test_panes_of_a_reference_are_one_column_with_the_best_value():
 @pytest.mark.parametrize(("queries", "references"), [(0, 3), (3, 0), (0, 0)])
 def test_a_side_without_frames_gives_an_empty_matrix_and_no_segments(queries: int, references: int):
     sides = rows(distinct(3)[:queries]), rows(distinct(3)[:references])
-    assert similarity_of(*sides).matrix.shape == (queries, references)
+    assert compare_videos(*sides).matrix.shape == (queries, references)
     assert align_pair(*sides, HoughAligner()) == []
 
 
@@ -100,21 +100,21 @@ def test_the_pane_of_a_segment_is_the_one_with_most_of_its_line():
         vectors=np.concatenate([np.where(np.arange(8)[:, None] < 3, vectors, nothing), vectors * 0.9]),
         noise=np.zeros(16, np.float32),
     )
-    compared = similarity_of(query, rows(vectors))
+    compared = compare_videos(query, rows(vectors))
     assert compared.pane_of(Segment(0, 8, 0, 8, 1.0)) == "pane0"
     assert compared.pane_of(Segment(0, 4, 0, 4, 1.0)) == "whole"
 
 
 def test_the_line_of_a_reversed_segment_runs_down():
     query = rows([X, Y, Z, Z, Y, X], starts=[0, 1, 2, 0, 1, 2], panes=["whole"] * 3 + ["pane0"] * 3)
-    compared = similarity_of(query, rows([X, Y, Z]))
+    compared = compare_videos(query, rows([X, Y, Z]))
     assert compared.pane_of(Segment(0, 3, 0, 3, 1.0)) == "whole"
     assert compared.pane_of(Segment(0, 3, 0, 3, 1.0, reversed=True)) == "pane0"
 
 
 def test_a_segment_within_one_frame_is_of_the_pane_of_that_frame():
     query = rows([X, Y, Z], starts=[0, 1, 1], panes=["whole", "whole", "pane0"])
-    compared = similarity_of(query, rows([X, Z]))
+    compared = compare_videos(query, rows([X, Z]))
     assert compared.pane_of(Segment(1.0, 1.4, 1.0, 1.4, 1.0)) == "pane0"
     assert compared.pane_of(Segment(0.0, 0.4, 0.0, 0.4, 1.0)) == "whole"
 

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from configs.load import SettingsError
-from copytrace.cli.errors import clearly
+from copytrace.cli.errors import report_errors
 from copytrace.errors import ConfigError, MediaError
 
 
@@ -17,7 +17,7 @@ def run(error: Exception | None) -> tuple[int, str, str]:
     app = typer.Typer()
 
     @app.command()
-    @clearly
+    @report_errors
     def work(times: int = 2) -> None:
         typer.echo("working " * times)
         if error:

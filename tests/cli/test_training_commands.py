@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
-from copytrace.training.training_result import read_outcome
+from copytrace.training.training_result import read_result
 
 Pixels = NDArray[np.uint8]
 QUICK = [
@@ -34,7 +34,7 @@ def test_training_tells_what_came_out_and_how_to_use_it(folder: Path, tmp_path: 
     out = tmp_path / "run"
     result = copytrace("train-descriptor", folder, "--out", out, *QUICK)
     assert result.exit_code == 0, result.stderr
-    figure = read_outcome(out).metrics["micro_ap"]
+    figure = read_result(out).metrics["micro_ap"]
     assert f"micro_ap {figure:.4f} after epoch 1, in 0 minutes" in result.stdout
     assert f"descriptor.model={out}" in result.stdout
     assert str(out / "README.md") in result.stdout

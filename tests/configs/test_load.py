@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.images import ImageSettings, Settings
-from configs.load import SettingsError, load, load_settings, preset_names
+from configs.load import SettingsError, load, load_image_settings, preset_names
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -31,7 +31,7 @@ def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path
 
 
 def test_the_preset_of_image_matching_is_what_load_settings_reads() -> None:
-    assert load_settings("imgfp") == load(ImageSettings, "imgfp")
+    assert load_image_settings("imgfp") == load(ImageSettings, "imgfp")
 
 
 def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:

@@ -15,7 +15,7 @@ from copytrace.features.ensemble import (
     read_projection,
     write_projection,
 )
-from copytrace.storage import located
+from copytrace.storage import resolve_path
 
 
 class CornerDescriptor:
@@ -130,7 +130,7 @@ def test_a_projection_is_read_back_as_written_with_a_digest_of_its_file(tmp_path
 
 
 def test_a_projection_is_kept_in_a_store(tmp_path: Path):
-    path = write_projection(located("memory://projections/pca.safetensors"), FIRST_TWO)
+    path = write_projection(resolve_path("memory://projections/pca.safetensors"), FIRST_TWO)
     here = write_projection(tmp_path / "pca", FIRST_TWO)
     assert read_projection(path).digest == read_projection(here).digest
     path.unlink()

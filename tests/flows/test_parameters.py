@@ -10,13 +10,13 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from configs.images import ImageSettings
-from configs.load import SettingsError, load_settings, preset_names
+from configs.load import SettingsError, load_image_settings, preset_names
 from configs.training import AlignerTraining
 from flows.index_images import index_images
 from flows.index_videos import index_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
-from flows.parameters import Preset, chosen_by, settings_of
+from flows.parameters import Preset, flow_settings, parameters_from_cli
 from flows.train_aligner import train_aligner
 from flows.train_pair_classifier import train_pair_classifier
 
@@ -38,19 +38,19 @@ def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_pa
     config.write_text("local: {neighbours: 9, stretches: [3.0]}\n")
     given = ["global.references_per_query=5", "descriptor.device=cuda:1", "local.mirrored=true"]
 
-    chosen = chosen_by(ImageSettings, "imgfp", config, given)
+    chosen = parameters_from_cli(ImageSettings, "imgfp", config, given)
 
     assert chosen["overrides"] == {
         "descriptor": {"device": "cuda:1"},
         "local": {"neighbours": 9, "stretches": [3.0], "mirrored": True},
         "global": {"references_per_query": 5},
     }
-    assert settings_of(ImageSettings, **chosen) == load_settings("imgfp", config, given)
+    assert flow_settings(ImageSettings, **chosen) == load_image_settings("imgfp", config, given)
 
 
 def test_an_empty_field_of_the_form_leaves_the_preset_as_it_is() -> None:
     overrides = {"local": {"exact": None}, "merge": {"threshold": None}}
-    assert settings_of(ImageSettings, "imgfp", overrides) == load_settings("imgfp")
+    assert flow_settings(ImageSettings, "imgfp", overrides) == load_image_settings("imgfp")
 
 
 def test_the_server_takes_parameters_that_make_sense() -> None:
@@ -95,7 +95,7 @@ def test_a_run_may_choose_what_works_on_its_shards(flow: Any) -> None:
 
 def test_a_flow_started_without_the_server_refuses_unknown_settings() -> None:
     with pytest.raises(SettingsError, match=r"there is no setting local\.neighbors"):
-        settings_of(ImageSettings, "cpu", {"local": {"neighbors": 4}})
+        flow_settings(ImageSettings, "cpu", {"local": {"neighbors": 4}})
 
 
 @pytest.mark.parametrize("flow", [train_aligner, train_pair_classifier])
@@ -124,7 +124,7 @@ def test_the_server_refuses_runs_and_settings_that_make_no_sense(flow: Any, chan
 
 def test_a_fold_that_does_not_exist_is_refused_by_the_flow_itself() -> None:
     with pytest.raises(SettingsError, match="fold=7 does not exist among folds=5"):
-        settings_of(AlignerTraining, "cpu", {"fold": 7})
+        flow_settings(AlignerTraining, "cpu", {"fold": 7})
 
 
 @pytest.mark.parametrize("flow", [match_images, index_images, train_aligner, train_pair_classifier])

@@ -25,9 +25,9 @@ def run(folder: Path, env: dict[str, str], *command: str) -> subprocess.Complete
 
 def test_the_settings_of_the_project_hold_in_any_folder(tmp_path: Path, elsewhere: dict[str, str]) -> None:
     script = (
-        "from flows.terminal import at_the_terminal\n"
+        "from flows.terminal import terminal_session\n"
         "from prefect.settings import get_current_settings\n"
-        "with at_the_terminal():\n"
+        "with terminal_session():\n"
         "    server = get_current_settings().server\n"
         "    print(server.ephemeral.startup_timeout_seconds, server.analytics_enabled, server.api.port)\n"
     )

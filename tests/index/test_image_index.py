@@ -24,7 +24,7 @@ from copytrace.index.media_index import (
 )
 from copytrace.media.failures import read_failures
 from copytrace.media.ingest import list_media
-from copytrace.storage import located, remove_tree
+from copytrace.storage import remove_tree, resolve_path
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -146,7 +146,7 @@ def test_an_index_grown_in_two_steps_equals_one_built_at_once(
 def test_an_index_in_a_store_grows_and_shrinks_as_one_on_disk_does(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:
-    roots = (folder.parent / "index", located("memory://index-test/index"))
+    roots = (folder.parent / "index", resolve_path("memory://index-test/index"))
     away = folder.parent / "away"
     for step in ("all", "fewer", "all again"):
         if step == "fewer":

@@ -8,7 +8,7 @@ from copytrace.index.media_index import IndexPlan, finish_index
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import VideoFacts, VideoIndex
-from copytrace.storage import located, remove_tree
+from copytrace.storage import remove_tree, resolve_path
 
 TWO_VIDEOS = {
     "ids": ["V2", "V1", "V1"],
@@ -98,7 +98,7 @@ def test_an_import_never_overwrites_anything(tmp_path: Path):
 
 
 def test_descriptors_are_exchanged_through_a_store(tmp_path: Path):
-    root = located("memory://exchange")
+    root = resolve_path("memory://exchange")
     before = imported(root, WITH_PANES)
     assert export_npz(before, root / "out.npz", panes=True) == 3
     export_npz(before, tmp_path / "out.npz", panes=True)

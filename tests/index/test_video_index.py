@@ -7,7 +7,7 @@ import pytest
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
 from copytrace.features.descriptors import load_descriptor
-from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.descriptor_files import open_descriptor_writer
 from copytrace.index.media_index import IndexPlan, Shard, descriptors_path, finish_index, receipt_path
 from copytrace.index.video_index import (
     PANE_SCHEMA,
@@ -16,7 +16,7 @@ from copytrace.index.video_index import (
     VideoFacts,
     VideoIndex,
     VideoPaths,
-    settings_of_index,
+    video_provenance,
 )
 from copytrace.media.ingest import MediaItem
 from copytrace.storage import write_json, write_table
@@ -41,7 +41,7 @@ def write_shard(root: Path, number: int, videos: list[MediaItem], rows: list[Row
     write_table(paths.panes, pa.table([ids, panes, starts, starts + 1, *boxes], schema=PANE_SCHEMA))
     write_json(receipt_path(root, number), {"failures": []})
     vectors = np.array([(number, row) for row in range(len(rows))], np.float32).reshape(-1, 2)
-    with writing_descriptors(descriptors_path(root, number), 2, stamp="") as writer:
+    with open_descriptor_writer(descriptors_path(root, number), 2, stamp="") as writer:
         writer.add(ids, panes, vectors, np.stack([starts, starts + 1], axis=1))
     return Shard(number, tuple(videos), "")
 
@@ -129,7 +129,7 @@ def test_only_settings_that_decide_what_an_index_holds_change_its_settings():
     descriptor = load_descriptor(device="cpu")
 
     def made(role: str, **changes: dict[str, object]) -> dict[str, object]:
-        return settings_of_index(VideoSettings.model_validate(changes), role, descriptor, None)
+        return video_provenance(VideoSettings.model_validate(changes), role, descriptor, None)
 
     plain = made("references")
     assert made("references", frames={"query_side": 200}, search={"hits_per_frame": 9}) == plain

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
 from copytrace.features.descriptors import Descriptor
-from copytrace.index.descriptor_files import vectors_of
+from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths
 from copytrace.index.video_shards import DescribedShard, describe_videos
@@ -51,7 +51,7 @@ def rows_of(root: Path) -> list[tuple[str, str, float, float]]:
 
 
 def vectors(root: Path) -> NDArray[np.float32]:
-    return vectors_of(pq.read_table(descriptors_path(root, 0)))
+    return table_vectors(pq.read_table(descriptors_path(root, 0)))
 
 
 def side_by_side(left: Sequence[Pixels], right: Sequence[Pixels]) -> list[Pixels]:

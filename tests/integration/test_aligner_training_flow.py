@@ -30,11 +30,11 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import Role
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
-from copytrace.runtime.model_sources import Kind, file_name, locate
+from copytrace.runtime.model_sources import Kind, model_file_name, resolve_model
 from copytrace.storage import digest_of_file
 from copytrace.training.log import read_history
 from copytrace.videos import match_videos
-from flows.parameters import chosen_by
+from flows.parameters import parameters_from_cli
 from flows.train_aligner import train_aligner
 from flows.train_pair_classifier import train_pair_classifier
 from models.export import LOGITS
@@ -236,7 +236,7 @@ def test_a_worse_version_is_refused(
     parameters = {
         "runs": [{"run": str(run), "ground_truth": str(truth)} for run, truth in runs],
         "out": str(tmp_path / "worse"),
-        **chosen_by(network.schema, "cpu", None, words),
+        **parameters_from_cli(network.schema, "cpu", None, words),
     }
     decision = network.flow(**parameters)
 
@@ -274,13 +274,13 @@ def test_matching_aligns_with_both_champions_and_tells_which_they_were(
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_the_champion_of_each_kind_of_model_is_found(kind: Kind, environment: dict[str, str], tmp_path: Path) -> None:
-    name, weights = f"copytrace-found-{kind}", tmp_path / file_name(kind)
+    name, weights = f"copytrace-found-{kind}", tmp_path / model_file_name(kind)
     weights.write_bytes(kind.encode())
     weights.with_suffix(".onnx").write_bytes(b"graph")
     with open_run(tmp_path, "train", {}) as run:
         version = register(run, name, [weights, weights.with_suffix(".onnx")], {"recall": 0.5}, score="recall")
     promote(name, version, min_improvement=0.0)
-    found = locate(f"models:/{name}@champion", kind)
+    found = resolve_model(f"models:/{name}@champion", kind)
     assert found != weights
     assert found.read_bytes() == kind.encode()
 

@@ -28,7 +28,7 @@ from flows.match_images import match_images
 from flows.match_videos import match_videos
 from tasks import dask_cluster
 from tasks.runners import shards_on
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 TWO_PROCESSES = Runner(kind="dask", workers=2)
 POINTS = {"short_side": 120, "max_points": 150}
@@ -103,7 +103,7 @@ def test_dask_writes_the_same_video_bytes_as_threads_and_goes_on_with_what_those
     assert bytes_of(tmp_path / "threads") == by_threads
 
 
-@stage_task("note {shard}")
+@step_task("note {shard}")
 def note(shard: int, folder: Path) -> None:
     logging.getLogger("copytrace.noting").warning("noting shard %d", shard)
     threads = os.environ["OMP_NUM_THREADS"]
@@ -111,7 +111,7 @@ def note(shard: int, folder: Path) -> None:
     time.sleep(0.5)  # so that one process cannot take all shards
 
 
-@stage_task("refuse {shard}")
+@step_task("refuse {shard}")
 def refuse(shard: int, folder: Path) -> None:
     if shard == 1:
         raise InputError(f"{folder} is empty; give another")
@@ -151,7 +151,7 @@ def lines_of(identity: str) -> set[str]:
     return lines
 
 
-@stage_task("stop at {shard}")
+@step_task("stop at {shard}")
 def stop_at_one(shard: int, folder: Path) -> None:
     if shard == 1:
         raise InputError("the second shard is bad")
@@ -172,7 +172,7 @@ def test_the_first_error_is_told_and_what_was_not_begun_is_dropped(kind: str, cl
     assert len(list(tmp_path.iterdir())) < 20
 
 
-@stage_task("die {shard}")
+@step_task("die {shard}")
 def die(shard: int, folder: Path, times: int) -> None:
     """Kill the process of shard 1, as the kernel does when memory runs out, the first so many times."""
     marks = list(folder.glob("died*"))

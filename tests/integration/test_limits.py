@@ -16,9 +16,9 @@ from prefect.testing.utilities import prefect_test_harness
 from configs.images import ImageSettings
 from configs.runner import Runner
 from tasks import limits
-from tasks.limits import CPU, GPU, cores, of_descriptor
+from tasks.limits import CPU, GPU, cpu_slots, descriptor_slots
 from tasks.runners import shards_on
-from tasks.step_task import stage_task
+from tasks.step_task import step_task
 
 ON_CUDA = ImageSettings.model_validate({"descriptor": {"backend": "torch", "device": "cuda:0"}})
 SECONDS_TO_MEET = 120
@@ -54,12 +54,12 @@ def slots_taken(name: str) -> int:
         return int(client.read_global_concurrency_limit_by_name(name).active_slots)
 
 
-@stage_task("look", of_descriptor)
+@step_task("look", descriptor_slots)
 def look(settings: ImageSettings) -> tuple[int, int]:
     return slots_taken(GPU), slots_taken(CPU)
 
 
-@stage_task("fail", of_descriptor)
+@step_task("fail", descriptor_slots)
 def fail(settings: ImageSettings) -> None:
     raise ValueError("broken")
 
@@ -91,13 +91,13 @@ def test_two_shards_never_share_the_gpu_but_one_decodes_while_the_other_is_on_it
     on_gpu: list[int] = []
     at_once: list[int] = []
 
-    @stage_task("decode {shard}", cores)
+    @step_task("decode {shard}", cpu_slots)
     def decode(shard: int, settings: ImageSettings) -> None:
         if shard == 1:
             side_by_side.wait(SECONDS_TO_MEET)
         decoded.append(shard)
 
-    @stage_task("network {shard}", of_descriptor)
+    @step_task("network {shard}", descriptor_slots)
     def network(shard: int, settings: ImageSettings) -> None:
         on_gpu.append(shard)
         at_once.append(len(on_gpu))
@@ -118,7 +118,7 @@ def test_two_shards_never_share_the_gpu_but_one_decodes_while_the_other_is_on_it
 
 @pytest.mark.usefixtures("no_limits")
 def test_a_server_without_limits_holds_nobody_up_and_says_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    @stage_task("nothing", cores)
+    @step_task("nothing", cpu_slots)
     def nothing(settings: ImageSettings) -> str:
         return "done"
 
@@ -132,7 +132,7 @@ def told_of_limits(records: Sequence[logging.LogRecord]) -> list[str]:
 
 
 def test_a_training_on_more_gpus_than_there_are_slots_takes_them_all(one_gpu: None) -> None:
-    @stage_task("train", lambda settings: limits.Slots(GPU, 4))
+    @step_task("train", lambda settings: limits.Slots(GPU, 4))
     def train(settings: ImageSettings) -> int:
         return slots_taken(GPU)
 

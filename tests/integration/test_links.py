@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.testing.utilities import prefect_test_harness
 
 from copytrace.errors import ConfigError
-from copytrace.storage import located, write_text
+from copytrace.storage import resolve_path, write_text
 from tasks import storage_access
 from tasks.experiment import open_run
 from tasks.outputs import show_outputs
@@ -54,7 +54,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 @pytest.fixture(params=["folder", "store"])
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Where a run has written: a local folder, or a place in an object store (that of fsspec in memory)."""
-    place = located(tmp_path / "out" if request.param == "folder" else f"memory://{uuid4().hex}/out")
+    place = resolve_path(tmp_path / "out" if request.param == "folder" else f"memory://{uuid4().hex}/out")
     write_text(place / "run.json", "{}\n")
     write_text(place / "matches.csv", ",".join(MATCH_COLUMNS) + "\nq,r,0.9,global,12,false\n")
     write_text(place / "work" / "plan.json", "{}\n")
@@ -64,7 +64,7 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @flow(name="match-again", retries=1)
 def match_again(out: str) -> tuple[str, str]:
     """Fail after the run was tracked, the first time."""
-    identity = track(located(out), "match-images", RUN)
+    identity = track(resolve_path(out), "match-images", RUN)
     if flow_run.run_count == 1:
         raise ConnectionError("the server went away")
     return identity or "", str(flow_run.id)

@@ -24,7 +24,7 @@ from copytrace.cli import app
 from copytrace.errors import CopytraceError, InputError, StorageError
 from copytrace.images import index_images, match_images
 from copytrace.progress import SilentProgress, Stage
-from copytrace.storage import located, remove_tree, write_table
+from copytrace.storage import remove_tree, resolve_path, write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
 
@@ -55,11 +55,11 @@ def media(store: str, photos: Mapping[str, Pixels], video_sides: Path) -> str:
     for name, pixels in pictures.items():
         content = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
-        located(f"{store}/photos/{name}.png").write_bytes(content.getvalue())
+        resolve_path(f"{store}/photos/{name}.png").write_bytes(content.getvalue())
     for path in video_sides.glob("*/*.mp4"):
-        located(f"{store}/videos/{path.parent.name}/{path.name}").write_bytes(path.read_bytes())
+        resolve_path(f"{store}/videos/{path.parent.name}/{path.name}").write_bytes(path.read_bytes())
     truth = "query_id,reference_id\nmirrored,chelsea\ncropped,coffee\nstranger,\n"
-    located(f"{store}/photos/truth.csv").write_bytes(truth.encode())
+    resolve_path(f"{store}/photos/truth.csv").write_bytes(truth.encode())
     return store
 
 
@@ -67,7 +67,7 @@ def media(store: str, photos: Mapping[str, Pixels], video_sides: Path) -> str:
 def image_run(media: str) -> Path:
     """A finished run of images from the store into the store."""
     match_images(f"{media}/photos/queries", f"{media}/photos/references", f"{media}/image-run", images())
-    return located(f"{media}/image-run")
+    return resolve_path(f"{media}/image-run")
 
 
 def images(**settings: Any) -> ImageSettings:
@@ -128,7 +128,7 @@ def test_an_interrupted_run_in_a_store_goes_on(media: str, image_run: Path) -> N
             return super().stage(name, total, unit)
 
     sides = (f"{media}/photos/queries", f"{media}/photos/references")
-    out = located(f"{media}/interrupted")
+    out = resolve_path(f"{media}/interrupted")
     with pytest.raises(KeyboardInterrupt):
         match_images(*sides, str(out), images(), Interrupted())
     before = versions_in(out)
@@ -146,16 +146,16 @@ def test_indexes_of_references_and_noise_are_read_from_a_store(media: str, tmp_p
         index = index_images(f"{media}/photos/references", f"{home}/index", images())
         settings = images(**{"global.noise": str(noise)})
         match_images(f"{media}/photos/queries", str(index), f"{home}/by-index", settings)
-        found.append(located(f"{home}/by-index") / "matches.csv")
+        found.append(resolve_path(f"{home}/by-index") / "matches.csv")
     assert found[0].read_bytes() == found[1].read_bytes()
-    assert not (located(media) / "by-index" / "work" / "references").exists()
+    assert not (resolve_path(media) / "by-index" / "work" / "references").exists()
 
 
 def test_a_run_of_videos_in_a_store_gives_the_bytes_of_one_on_disk_and_a_second_does_nothing(
     media: str, tmp_path: Path
 ) -> None:
     sides = (f"{media}/videos/queries", f"{media}/videos/references")
-    out = located(f"{media}/video-run")
+    out = resolve_path(f"{media}/video-run")
     first = match_videos(*sides, str(out), videos())
     before = versions_in(out)
     match_videos(*sides, str(out), videos())
@@ -182,14 +182,14 @@ def test_the_command_line_takes_places_in_a_store(media: str, image_run: Path) -
     told = CliRunner().invoke(app, ["match-images", *arguments, *settings])
     assert told.exit_code == 0, told.output
     assert f"{out}/matches.csv" in told.output
-    assert_same_files(("matches.csv",), located(out), image_run)
+    assert_same_files(("matches.csv",), resolve_path(out), image_run)
     measured = CliRunner().invoke(app, ["evaluate", "images", f"{media}/photos/truth.csv", f"{out}/matches.parquet"])
     assert measured.exit_code == 0, measured.output
     assert "1.00000" in measured.output
 
 
 def test_nothing_that_is_written_holds_a_key(image_run: Path, media: str, object_store: SeaweedFS) -> None:
-    written = objects_in(located(media))
+    written = objects_in(resolve_path(media))
     assert any(name.endswith("run.json") for name in written)
     for name, content in written.items():
         assert object_store.secret_key.encode() not in content, name
@@ -251,12 +251,12 @@ def test_an_index_that_is_denied_is_told_as_denied(media: str, monkeypatch: pyte
 
 
 def test_a_place_works_in_processes_forked_and_spawned(store: str) -> None:
-    path = write_table(located(f"{store}/sent/t.parquet"), pa.table({"a": [1]}), stamp="seen")
+    path = write_table(resolve_path(f"{store}/sent/t.parquet"), pa.table({"a": [1]}), stamp="seen")
     # In a process of its own, as to fork this one, with the threads of all that it has loaded, may hang.
     script = f"""
 from multiprocessing import get_context
-from copytrace.storage import located, read_stamp
-path = located("{path}")
+from copytrace.storage import resolve_path, read_stamp
+path = resolve_path("{path}")
 print(read_stamp(path))
 for method in ("fork", "spawn"):
     with get_context(method).Pool(1) as pool:
@@ -267,7 +267,7 @@ for method in ("fork", "spawn"):
 
 
 def test_a_tree_is_removed_and_what_another_process_writes_is_seen(store: str) -> None:
-    root = located(f"{store}/tree")
+    root = resolve_path(f"{store}/tree")
     for name in ("a", "b/c"):
         (root / name).write_bytes(b"1")
     assert sorted(path.name for path in root.iterdir()) == ["a", "b"]

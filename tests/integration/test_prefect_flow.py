@@ -27,7 +27,7 @@ from configs.images import ImageSettings
 from copytrace.images import match_images as match_without_prefect
 from flows.index_images import index_images
 from flows.match_images import match_images
-from flows.parameters import settings_of
+from flows.parameters import flow_settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS_TO_START = 120
@@ -93,7 +93,7 @@ def tasks_of(flow_run: UUID, last: str = "track") -> dict[str, str]:
 def test_the_flow_and_the_library_write_the_same_bytes(
     run: tuple[Path, UUID], sides: dict[str, str], tmp_path: Path
 ) -> None:
-    match_without_prefect(**sides, out=tmp_path, settings=settings_of(ImageSettings, "cpu", OVERRIDES))
+    match_without_prefect(**sides, out=tmp_path, settings=flow_settings(ImageSettings, "cpu", OVERRIDES))
     written = (run[0] / "matches.csv").read_bytes()
     assert written == (tmp_path / "matches.csv").read_bytes()
     assert b'"flipped","chelsea"' in written

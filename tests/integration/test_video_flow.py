@@ -21,7 +21,7 @@ from copytrace.index.video_index import VideoIndex
 from copytrace.videos import match_videos as match_without_prefect
 from flows.index_videos import index_videos
 from flows.match_videos import match_videos
-from flows.parameters import settings_of
+from flows.parameters import flow_settings
 
 SECONDS_TO_START = 120
 OVERRIDES: dict[str, Any] = {
@@ -83,7 +83,7 @@ def read_artifact(key: str) -> Any:
 def test_the_flow_and_the_library_write_the_same_bytes(
     run: tuple[Path, UUID], sides: dict[str, str], tmp_path: Path
 ) -> None:
-    match_without_prefect(**sides, out=tmp_path, settings=settings_of(VideoSettings, "cpu", OVERRIDES))
+    match_without_prefect(**sides, out=tmp_path, settings=flow_settings(VideoSettings, "cpu", OVERRIDES))
     for name in ("segments.csv", "segments.parquet", "failures.csv"):
         assert (run[0] / name).read_bytes() == (tmp_path / name).read_bytes()
     with (run[0] / "segments.csv").open(newline="") as file:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from copytrace.errors import ConfigError
 from copytrace.matching.calibration import FEATURES, Calibration, features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.storage import located, write_json
+from copytrace.storage import resolve_path, write_json
 
 GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
 
@@ -101,7 +101,9 @@ def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_calibration_is_read_from_a_store() -> None:
-    path = write_json(located("memory://calibrations/c.json"), {"weights": dict.fromkeys(FEATURES, 2.0), "bias": -1})
+    path = write_json(
+        resolve_path("memory://calibrations/c.json"), {"weights": dict.fromkeys(FEATURES, 2.0), "bias": -1}
+    )
     assert load_calibration(str(path)).weights.tolist() == [2.0] * len(FEATURES)
     path.unlink()
     with pytest.raises(ConfigError, match="no calibration file at memory://calibrations"):

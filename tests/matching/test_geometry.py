@@ -14,8 +14,8 @@ from copytrace.matching.geometry import (
     LOOSE_OCTAVES,
     LOOSE_RADIANS,
     LOOSE_TOLERANCE,
-    agreeing_matches,
     is_plausible,
+    largest_agreeing_set,
     verify,
 )
 from copytrace.search.local_recall import VARIANTS
@@ -214,7 +214,7 @@ def test_the_same_points_give_the_same_evidence(points_of: Make, random_descript
 
 
 def agreeing_by_hand(here: Floats, there: Floats) -> list[int]:
-    """Return what `agreeing_matches` does, one pair of matches at a time."""
+    """Return what `largest_agreeing_set` does, one pair of matches at a time."""
     best: list[int] = []
     for one in range(len(here)):
         scale, turn = here[one, 2] / there[one, 2], here[one, 3] - there[one, 3]
@@ -244,4 +244,4 @@ def test_agreeing_matches_are_those_of_a_literal_loop(count: int, seed: int) -> 
     here += random.normal(0, [0.05, 0.05, 0.002, 0.3], here.shape)
     here[:, 2] = np.maximum(here[:, 2], 0.003)
     # Double precision on both sides: a match on the very edge should fall on the same side of it.
-    assert agreeing_matches(here, there).tolist() == agreeing_by_hand(here, there)
+    assert largest_agreeing_set(here, there).tolist() == agreeing_by_hand(here, there)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copytrace.media.encode import filling, within, write_video
+from copytrace.media.encode import crop_to_fill, fit_within, write_video
 from copytrace.media.frames import open_video, read_frames
 
 GREYS = (40, 90, 140, 190)
@@ -48,8 +48,8 @@ def test_a_video_whose_pictures_break_off_leaves_no_file(tmp_path: Path) -> None
 def test_filling_cuts_the_middle_and_within_adds_black_bars() -> None:
     picture = np.zeros((20, 40, 3), np.uint8)
     picture[:, 10:30] = 200  # the middle half is bright
-    assert filling(picture, 10, 10).tolist() == np.full((10, 10, 3), 200).tolist()
-    barred = within(picture, 20, 20)
+    assert crop_to_fill(picture, 10, 10).tolist() == np.full((10, 10, 3), 200).tolist()
+    barred = fit_within(picture, 20, 20)
     assert barred.shape == (20, 20, 3)
     assert not barred[:5].any()
     assert not barred[15:].any()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from copytrace.errors import InputError
 from copytrace.metrics.evaluation import evaluate_images, read_ground_truth, read_predictions
-from copytrace.storage import located, remove_tree
+from copytrace.storage import remove_tree, resolve_path
 
 DISC21 = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "disc21"
 
@@ -194,7 +194,7 @@ def test_files_in_a_store_give_the_figures_of_those_on_disk(write, tmp_path, nam
     truth, predictions = write("truth.csv", TRUTH), write("predictions.csv", PREDICTIONS)
     table = pa.csv.read_csv(predictions)
     pq.write_table(table, tmp_path / "predictions.parquet")
-    there = located("memory://evaluation")
+    there = resolve_path("memory://evaluation")
     for path in (truth, tmp_path / name):
         (there / path.name).write_bytes(path.read_bytes())
     assert evaluate_images(there / "truth.csv", there / name).overall == evaluate_images(truth, predictions).overall

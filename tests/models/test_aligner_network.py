@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config, save_aligner
-from models.aligner_network import HrnetAligner, LightAligner, build_aligner
+from models.aligner_network import HrnetAligner, LightAligner, build_aligner_network
 from models.export import LOGITS, VALUES, export_aligner
 from models.network_files import digest_of_network
-from models.onnx_files import read_sealed
+from models.onnx_files import read_onnx
 from models.pretrained import ModelFileError
 
 HRNET_GMAC = 17.4  # 34.8 GFLOP at 128x128, measured of the published model
@@ -72,14 +72,14 @@ def giga_multiply_adds(network: nn.Module) -> float:
 @pytest.fixture(scope="module")
 def light() -> LightAligner:
     torch.manual_seed(0)
-    network = build_aligner()
+    network = build_aligner_network()
     assert isinstance(network, LightAligner)
     return used(network)
 
 
 @pytest.fixture(scope="module")
 def hrnet() -> HrnetAligner:
-    network = build_aligner(AlignerConfig("hrnet_w18"))
+    network = build_aligner_network(AlignerConfig("hrnet_w18"))
     assert isinstance(network, HrnetAligner)
     return network.eval()
 
@@ -127,7 +127,7 @@ def test_what_the_light_network_sees_reaches_across_the_training_canvas(light: L
 def test_a_fresh_network_expects_few_cells_to_be_copied() -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
-        assert build_aligner().eval()(similarities(64, 64)).sigmoid().mean() < 0.05
+        assert build_aligner_network().eval()(similarities(64, 64)).sigmoid().mean() < 0.05
 
 
 def test_hrnet_costs_what_the_published_one_does_and_the_light_one_less_than_a_fiftieth(
@@ -150,7 +150,7 @@ def test_the_light_network_is_a_small_file_that_brings_back_the_same_answers(
 
 
 def test_the_digest_changes_with_a_single_weight(tmp_path: Path) -> None:
-    network = build_aligner()
+    network = build_aligner_network()
     one = digest_of_network(save_aligner(network, tmp_path / "one.safetensors"))
     with torch.no_grad():
         network.head.bias += 0.5
@@ -163,7 +163,7 @@ def test_an_unknown_backbone_is_refused() -> None:
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    broken = build_aligner()
+    broken = build_aligner_network()
     nn.init.constant_(broken.head.bias, float("nan"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"head\.bias holds values that are not finite"):
         save_aligner(broken, tmp_path / "aligner.safetensors")
@@ -201,7 +201,7 @@ def test_the_exported_graph_agrees_with_torch_at_any_size(
 
 
 def test_the_exported_graph_is_sealed(exported: Path) -> None:
-    assert read_sealed(exported) == exported.read_bytes()
+    assert read_onnx(exported) == exported.read_bytes()
 
 
 def test_reading_a_config_does_not_import_torch(light: LightAligner, tmp_path: Path) -> None:

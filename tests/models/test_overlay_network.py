@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models.export import OVERLAY_OUTPUTS, export_overlay
 from models.network_files import digest_of_network
-from models.onnx_files import read_sealed
+from models.onnx_files import read_onnx
 from models.overlay_files import OverlayConfig, load_overlay, read_overlay_config, save_overlay
 from models.overlay_network import (
     ACROSS,
@@ -227,7 +227,7 @@ def test_the_exported_graph_agrees_with_torch(network: OverlayNetwork, exported:
 
 
 def test_the_exported_graph_is_sealed(exported: Path) -> None:
-    assert read_sealed(exported) == exported.read_bytes()
+    assert read_onnx(exported) == exported.read_bytes()
 
 
 def test_reading_a_config_does_not_import_torch(network: OverlayNetwork, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.aligner_files import AlignerConfig, save_aligner
-from models.aligner_network import build_aligner
+from models.aligner_network import build_aligner_network
 from models.export import LOGITS, VALUES, export_pair_classifier
 from models.pair_files import CANVAS, PairConfig, load_pair_classifier, read_pair_config, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
@@ -95,7 +95,7 @@ def test_a_saved_classifier_gives_the_same_answers(classifier: PairNetwork, tmp_
 
 
 def test_a_file_of_an_aligner_is_refused(tmp_path: Path) -> None:
-    path = save_aligner(build_aligner(AlignerConfig()), tmp_path / "aligner.safetensors")
+    path = save_aligner(build_aligner_network(AlignerConfig()), tmp_path / "aligner.safetensors")
     with pytest.raises(ModelFileError, match="holds a model of kind 'aligner', not 'pair-classifier'"):
         load_pair_classifier(path)
 

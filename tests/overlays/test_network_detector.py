@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.overlays.boxes import load_overlay_detector
-from copytrace.overlays.network_detector import LearnedOverlayDetector, distinct_boxes
+from copytrace.overlays.network_detector import NetworkOverlayDetector, select_boxes
 from models.export import OVERLAY_GRAPH_VERSION
 from models.network_files import digest_of_network
-from models.onnx_files import read_sealed
+from models.onnx_files import read_onnx
 from models.overlay_files import OverlayConfig, save_overlay
 from models.overlay_network import build_overlay
 
@@ -38,28 +38,28 @@ def cache(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def detector(weights: Path, cache: Path) -> LearnedOverlayDetector:
+def detector(weights: Path, cache: Path) -> NetworkOverlayDetector:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COPYTRACE_CACHE", str(cache))
-        return LearnedOverlayDetector(weights, backend="onnx")
+        return NetworkOverlayDetector(weights, backend="onnx")
 
 
 def test_repeats_of_a_better_box_are_left_out() -> None:
     corners = np.array([[0, 0, 0.5, 0.48], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]], np.float32)
-    boxes = distinct_boxes(corners, np.array([0.6, 0.9, 0.3], np.float32))
+    boxes = select_boxes(corners, np.array([0.6, 0.9, 0.3], np.float32))
     assert [round(box.confidence, 3) for box in boxes] == [0.9, 0.3]
     assert boxes[0].y1 == 0.5
 
 
 @pytest.mark.parametrize(("corners", "confidence"), [([0.4, 0.1, 0.4, 0.9], 0.9), ([0.1, 0.1, 0.4, 0.9], 0.01)])
 def test_empty_boxes_and_those_that_nobody_believes_are_left_out(corners: list[float], confidence: float) -> None:
-    assert distinct_boxes(np.array([corners], np.float32), np.array([confidence], np.float32)) == []
+    assert select_boxes(np.array([corners], np.float32), np.array([confidence], np.float32)) == []
 
 
 def test_both_runtimes_find_the_same_boxes(
-    detector: LearnedOverlayDetector, weights: Path, photos: dict[str, Pixels]
+    detector: NetworkOverlayDetector, weights: Path, photos: dict[str, Pixels]
 ) -> None:
-    by_torch = LearnedOverlayDetector(weights, backend="torch", device="cpu")
+    by_torch = NetworkOverlayDetector(weights, backend="torch", device="cpu")
     assert by_torch.digest == detector.digest
     for photo in photos.values():
         found, wanted = detector.detect(photo), by_torch.detect(photo)
@@ -68,11 +68,11 @@ def test_both_runtimes_find_the_same_boxes(
         assert found[0].x0 == pytest.approx(wanted[0].x0, abs=1e-3)
 
 
-def test_the_same_pixels_give_the_same_boxes(detector: LearnedOverlayDetector, photos: dict[str, Pixels]) -> None:
+def test_the_same_pixels_give_the_same_boxes(detector: NetworkOverlayDetector, photos: dict[str, Pixels]) -> None:
     assert detector.detect(photos["coffee"]) == detector.detect(photos["coffee"])
 
 
-def test_pixels_of_another_shape_are_refused(detector: LearnedOverlayDetector) -> None:
+def test_pixels_of_another_shape_are_refused(detector: NetworkOverlayDetector) -> None:
     with pytest.raises(InputError, match="uint8"):
         detector.detect(np.zeros((20, 20), np.uint8))
 
@@ -80,7 +80,7 @@ def test_pixels_of_another_shape_are_refused(detector: LearnedOverlayDetector) -
 def test_a_file_that_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "overlay.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"overlay\.safetensors is not a whole safetensors file") as refusal:
-        LearnedOverlayDetector(tmp_path / "overlay.safetensors")
+        NetworkOverlayDetector(tmp_path / "overlay.safetensors")
     assert "\n" not in str(refusal.value)
 
 
@@ -96,7 +96,7 @@ def test_a_file_of_an_older_network_is_refused_in_one_line(
     with pytest.raises(
         ConfigError, match=r"does not fit .*train it anew; or set overlay\.detector to edges"
     ) as refusal:
-        LearnedOverlayDetector(tmp_path / "overlay.safetensors", backend=backend, device="cpu")
+        NetworkOverlayDetector(tmp_path / "overlay.safetensors", backend=backend, device="cpu")
     assert "\n" not in str(refusal.value)
 
 
@@ -105,11 +105,11 @@ def test_a_trained_detector_is_loaded_by_its_folder(
 ) -> None:
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
     found = load_overlay_detector(str(weights.parent), backend="torch", device="cpu")
-    assert isinstance(found, LearnedOverlayDetector)
+    assert isinstance(found, NetworkOverlayDetector)
     assert found.input_size == 64
 
 
-def test_a_damaged_graph_is_made_anew(detector: LearnedOverlayDetector, cache: Path) -> None:
+def test_a_damaged_graph_is_made_anew(detector: NetworkOverlayDetector, cache: Path) -> None:
     (graph,) = cache.glob("*.onnx")
     assert detector.digest in graph.name
-    assert read_sealed(graph) is not None
+    assert read_onnx(graph) is not None

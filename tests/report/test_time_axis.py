@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copytrace.report.time_axis import TimeAxis, clock, lanes, media_link
-from copytrace.storage import located
+from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock, media_link
+from copytrace.storage import resolve_path
 
 PAGE = Path("/shared/run/report.html")
 
@@ -16,11 +16,11 @@ PAGE = Path("/shared/run/report.html")
     [(0, "00:00.0"), (12.34, "00:12.3"), (59.96, "01:00.0"), (3599.96, "1:00:00.0"), (7325.5, "2:02:05.5")],
 )
 def test_seconds_read_as_a_clock_that_never_shows_sixty(seconds, text):
-    assert clock(seconds) == text
+    assert format_clock(seconds) == text
 
 
 def test_a_clock_may_do_without_tenths():
-    assert clock(75.4, decimals=0) == "01:15"
+    assert format_clock(75.4, decimals=0) == "01:15"
 
 
 def test_places_are_percent_of_the_axis_and_never_outside_of_it():
@@ -45,12 +45,12 @@ def test_ticks_are_never_more_than_asked_for(start, length, most):
 
 
 def test_overlapping_stretches_get_lanes_of_their_own_and_free_lanes_are_used_again():
-    assert lanes([(5, 9), (0, 4), (3, 6), (4, 5)]) == [0, 0, 1, 0]
+    assert assign_lanes([(5, 9), (0, 4), (3, 6), (4, 5)]) == [0, 0, 1, 0]
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 20)).map(lambda pair: (pair[0], pair[0] + pair[1]))))
 def test_no_two_stretches_of_a_lane_overlap(spans):
-    chosen = lanes(spans)
+    chosen = assign_lanes(spans)
     for lane in set(chosen):
         own = sorted(span for span, its in zip(spans, chosen, strict=True) if its == lane)
         assert all(first[1] <= second[0] for first, second in pairwise(own))
@@ -72,7 +72,7 @@ def test_what_browsers_cannot_or_must_not_open_is_not_linked(address):
 
 
 def test_a_page_in_a_store_links_no_local_file():
-    page = located("s3://bucket/run/report.html")
+    page = resolve_path("s3://bucket/run/report.html")
     assert media_link("/shared/videos/a.mp4", page) is None
     assert media_link("s3://bucket/a.mp4", page) is None
     assert media_link("https://host/a.mp4", page) == "https://host/a.mp4"

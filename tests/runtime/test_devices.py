@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import CORES, Backend, runs_on_cuda, usable_cores
+from copytrace.runtime.devices import CORES, Backend, usable_cores, uses_cuda
 
 
 def test_a_process_uses_at_most_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,4 +28,4 @@ def test_a_share_that_is_no_number_of_cores_is_refused(share: str, monkeypatch: 
     [("auto", "cuda:1", True), ("torch", "cuda", True), ("torch", "cpu", False), ("onnx", None, False)],
 )
 def test_a_network_runs_on_the_gpu_where_it_is_put_there(backend: Backend, device: str | None, on_cuda: bool) -> None:
-    assert runs_on_cuda(backend, device) is on_cuda
+    assert uses_cuda(backend, device) is on_cuda

@@ -11,9 +11,9 @@ import fsspec
 import pytest
 
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.object_store import shown
+from copytrace.object_store import redact
 from copytrace.runtime import model_sources
-from copytrace.runtime.model_sources import cache_folder, locate
+from copytrace.runtime.model_sources import cache_folder, resolve_model
 
 PLUGIN = """
 from pathlib import Path
@@ -92,39 +92,39 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_shipped_model_lies_among_the_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(model_sources, "WEIGHTS", tmp_path)
     (tmp_path / "overlay.safetensors").touch()
-    assert locate("shipped", "overlay") == tmp_path / "overlay.safetensors"
+    assert resolve_model("shipped", "overlay") == tmp_path / "overlay.safetensors"
     with pytest.raises(ConfigError, match=r"ships no descriptor model: .*descriptor.safetensors is missing; install"):
-        locate("shipped", "descriptor")
+        resolve_model("shipped", "descriptor")
 
 
 def test_a_file_is_taken_whatever_its_name(tmp_path):
     (tmp_path / "sscd.torchscript.pt").touch()
-    assert locate(str(tmp_path / "sscd.torchscript.pt"), "descriptor") == tmp_path / "sscd.torchscript.pt"
-    assert locate((tmp_path / "sscd.torchscript.pt").as_uri(), "descriptor") == tmp_path / "sscd.torchscript.pt"
+    assert resolve_model(str(tmp_path / "sscd.torchscript.pt"), "descriptor") == tmp_path / "sscd.torchscript.pt"
+    assert resolve_model((tmp_path / "sscd.torchscript.pt").as_uri(), "descriptor") == tmp_path / "sscd.torchscript.pt"
 
 
 def test_a_folder_gives_the_file_of_the_kind(tmp_path):
     (tmp_path / "overlay.safetensors").touch()
-    assert locate(str(tmp_path), "overlay") == tmp_path / "overlay.safetensors"
+    assert resolve_model(str(tmp_path), "overlay") == tmp_path / "overlay.safetensors"
     with pytest.raises(ConfigError, match=r"descriptor.safetensors does not exist; give imagenet, shipped, a file"):
-        locate(str(tmp_path), "descriptor")
+        resolve_model(str(tmp_path), "descriptor")
 
 
 def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "d.safetensors").touch()
-    assert locate("~/d.safetensors", "descriptor") == tmp_path / "d.safetensors"
+    assert resolve_model("~/d.safetensors", "descriptor") == tmp_path / "d.safetensors"
 
 
 def test_a_missing_file_is_an_error_with_what_can_be_given():
     with pytest.raises(ConfigError, match=r"no overlay model at 'weights/x': there is no such .*; give shipped, a fi"):
-        locate("weights/x", "overlay")
+        resolve_model("weights/x", "overlay")
 
 
 def test_a_uri_is_downloaded_once_per_version(shop):
-    first = [locate(f"{shop}/overlay.safetensors", "overlay") for _ in range(3)]
+    first = [resolve_model(f"{shop}/overlay.safetensors", "overlay") for _ in range(3)]
     Shop.content = b"other"  # as long as the first, so that its ETag alone tells
-    second = locate(f"{shop}/overlay.safetensors", "overlay")
+    second = resolve_model(f"{shop}/overlay.safetensors", "overlay")
     assert {path.read_bytes() for path in first} == {b"first"}
     assert (second.name, second.read_bytes()) == ("overlay.safetensors", b"other")
     assert Shop.served == ["overlay.safetensors"] * 2
@@ -133,13 +133,13 @@ def test_a_uri_is_downloaded_once_per_version(shop):
 def test_a_folder_in_a_store_gives_the_file_of_the_kind(cache):
     store = fsspec.filesystem("memory")
     store.pipe("/model-sources/run/descriptor.safetensors", b"weights")
-    path = locate("memory://model-sources/run", "descriptor")
+    path = resolve_model("memory://model-sources/run", "descriptor")
     assert (path.name, path.read_bytes(), cache in path.parents) == ("descriptor.safetensors", b"weights", True)
 
 
 def test_a_download_that_breaks_off_leaves_nothing_and_can_be_tried_again(shop, cache):
     with pytest.raises(ConfigError, match="broken"):
-        locate(f"{shop}/broken.safetensors", "overlay")
+        resolve_model(f"{shop}/broken.safetensors", "overlay")
     assert [path.name for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
 
 
@@ -152,18 +152,18 @@ def test_a_download_that_breaks_off_leaves_nothing_and_can_be_tried_again(shop, 
 )
 def test_a_uri_that_cannot_be_had_is_an_error_with_the_cure(shop, address, message):
     with pytest.raises(ConfigError, match=message):
-        locate(shop + address, "overlay")
+        resolve_model(shop + address, "overlay")
 
 
 def test_a_store_that_does_not_answer_is_an_error_without_its_keys():
     with pytest.raises(ConfigError, match=r"127.0.0.1:9/d cannot be reached .*check the address") as caught:
-        locate("http://ada:secret@127.0.0.1:9/d?signature=abc", "descriptor")
+        resolve_model("http://ada:secret@127.0.0.1:9/d?signature=abc", "descriptor")
     assert not re.search("secret|abc", str(caught.value))
 
 
 def test_a_missing_object_of_a_store_is_an_error():
     with pytest.raises(ConfigError, match="memory://model-sources/none does not exist"):
-        locate("memory://model-sources/none", "descriptor")
+        resolve_model("memory://model-sources/none", "descriptor")
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
@@ -171,36 +171,36 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_p
     (tmp_path / "file").touch()
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CopytraceError, match="set COPYTRACE_CACHE"):
-        locate("memory://model-sources/d.safetensors", "descriptor")
+        resolve_model("memory://model-sources/d.safetensors", "descriptor")
 
 
 def test_a_plugin_serves_its_scheme(plugin):
     (plugin / "artifacts" / "descriptor.safetensors").touch()
-    assert locate("models:/copytrace-descriptor@champion", "descriptor").parent == plugin / "artifacts"
+    assert resolve_model("models:/copytrace-descriptor@champion", "descriptor").parent == plugin / "artifacts"
     with pytest.raises(ConfigError, match=r"no overlay model at 'models:/x/1': .*overlay.safetensors does not exist"):
-        locate("models:/x/1", "overlay")
+        resolve_model("models:/x/1", "overlay")
 
 
 def test_what_a_plugin_says_reaches_the_user(plugin):
     with pytest.raises(ConfigError, match="models:/x@none has no version; promote one"):
-        locate("models:/x@none", "descriptor")
+        resolve_model("models:/x@none", "descriptor")
 
 
 def test_a_plugin_that_does_not_load_is_an_error_with_the_cure(plugin):
     with pytest.raises(ConfigError, match=r"plugin registry_plugin:absent for lost:/ does not load: .*install it"):
-        locate("lost:/x", "descriptor")
+        resolve_model("lost:/x", "descriptor")
 
 
 @pytest.mark.parametrize("source", ["models2:/x@champion", "s4://bucket/d.safetensors"])
 def test_a_scheme_that_nothing_serves_is_an_error_with_the_cure(source):
     scheme = source.partition(":")[0]
     with pytest.raises(ConfigError, match=rf"nothing installed serves {scheme}:/.*entry point is named {scheme}"):
-        locate(source, "descriptor")
+        resolve_model(source, "descriptor")
 
 
 def test_addresses_are_shown_without_keys():
-    assert shown("https://ada:secret@host/a.pt?signature=1") == "https://host/a.pt"
-    assert shown("s3://bucket/key?versionId=1") == "s3://bucket/key?versionId=1"
+    assert redact("https://ada:secret@host/a.pt?signature=1") == "https://host/a.pt"
+    assert redact("s3://bucket/key?versionId=1") == "s3://bucket/key?versionId=1"
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch):

@@ -12,7 +12,7 @@ from configs.images import ImageSettings
 from copytrace.index.image_index import ImageIndex
 from copytrace.progress import SilentProgress
 from copytrace.search import image_candidates as candidates_module
-from copytrace.search.image_candidates import Branch, Candidate, find_candidates, read_candidates, segments_of
+from copytrace.search.image_candidates import Branch, Candidate, find_candidates, group_shards, read_candidates
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -165,10 +165,10 @@ def test_references_searched_in_segments_give_the_same_best(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert list(segments_of(references)) == [[0, 1]]
+    assert list(group_shards(references)) == [[0, 1]]
     whole = best_of(found("local", queries, references, image_settings, tmp_path))
     monkeypatch.setattr(candidates_module, "POINTS_PER_SEGMENT", 1)
-    assert list(segments_of(references)) == [[0], [1]]
+    assert list(group_shards(references)) == [[0], [1]]
     cut = best_of(found("local", queries, references, image_settings, tmp_path))
     assert {query: c.reference_id for query, c in cut.items()} == {q: c.reference_id for q, c in whole.items()}
 

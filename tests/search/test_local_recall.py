@@ -12,10 +12,10 @@ from copytrace.index.point_files import View
 from copytrace.search.local_recall import (
     VARIANTS,
     LocalCandidate,
-    agreeing_votes,
+    enabled_variants,
+    hough_votes,
     recall_by_hough,
     recall_by_vote,
-    variants_of,
 )
 from copytrace.search.point_index import PointIndex, build_point_index
 
@@ -122,7 +122,7 @@ def test_mirrored_and_negative_copies_are_found_only_when_asked_for(
 )
 def test_variants_are_those_asked_for(mirrored: bool, negative: bool, numbers: list[int]) -> None:
     settings = HOUGH.model_copy(update={"mirrored": mirrored, "negative": negative})
-    assert [variant.number for variant in variants_of(settings)] == numbers
+    assert [variant.number for variant in enabled_variants(settings)] == numbers
 
 
 def test_reading_a_variant_twice_gives_the_points_back(random_descriptors: Descriptors) -> None:
@@ -170,7 +170,7 @@ def test_without_points_nothing_is_recalled(view_of: MakeView, references: list[
         assert recall_by_hough([nothing], index, HOUGH) == recall_by_vote(nothing, index, VOTE) == []
     assert recall_by_hough([references[0]], index_of(nothing), HOUGH) == []
     assert recall_by_vote(references[0], index_of(nothing), VOTE) == []
-    assert agreeing_votes(index_of(), scattered(2, 0), np.zeros((2, 128), np.uint8), 3).shape == (0,)
+    assert hough_votes(index_of(), scattered(2, 0), np.zeros((2, 128), np.uint8), 3).shape == (0,)
 
 
 def query_for(view_of: MakeView, references: list[View], counts: tuple[int, ...], apart: int = 0) -> View:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.videos import FrameSearchSettings
-from copytrace.index.descriptor_files import writing_descriptors
+from copytrace.index.descriptor_files import open_descriptor_writer
 from copytrace.index.media_index import IndexPlan, Role, descriptors_path, finish_index
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
@@ -18,10 +18,10 @@ from copytrace.search.video_candidates import (
     QUERY_ROWS,
     best_per_video,
     find_video_candidates,
-    noise_level_of,
+    frame_noise_level,
+    load_frame_search,
     read_noise_levels,
     read_video_candidates,
-    search_frames_of,
 )
 from copytrace.storage import read_stamp
 
@@ -184,7 +184,7 @@ def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: 
 
 def test_a_query_without_frames_has_no_candidates(bench: Bench):
     queries = bench.queries({"Q": [X]})
-    with writing_descriptors(descriptors_path(queries.root, 0), 3, stamp=""):
+    with open_descriptor_writer(descriptors_path(queries.root, 0), 3, stamp=""):
         pass
     assert bench.search(queries, bench.index("references", {"copied": [X]}), settings()) == []
     assert read_video_candidates(bench.candidates) == []
@@ -213,12 +213,12 @@ def test_inverted_lists_are_made_once_for_all_shards_of_queries_and_anew_for_oth
     random = np.random.default_rng(4)
     videos = {f"R{n:02}": random.normal(size=(600, 16)).tolist() for n in range(20)}
     references, asked = bench.index("references", videos), settings(index="approximate")
-    found = search_frames_of(references, asked)
+    found = load_frame_search(references, asked)
     assert isinstance(found.search, ListFrameSearch)
-    assert search_frames_of(VideoIndex.open(references.root), asked) is found
+    assert load_frame_search(VideoIndex.open(references.root), asked) is found
     rows = bench.search(bench.queries({"Q": videos["R07"][100:103]}), references, asked)
     assert (rows[0]["reference_id"], round(rows[0]["cosine"], 2)) == ("R07", 1.0)
-    assert search_frames_of(bench.index("fewer", {"R00": videos["R00"]}), asked).ids == ("R00",)
+    assert load_frame_search(bench.index("fewer", {"R00": videos["R00"]}), asked).ids == ("R00",)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_inverted_lists_are_made_once_for_all_shards_of_queries_and_anew_for_oth
 def test_a_noise_level_is_the_mean_of_the_greatest_or_typical_where_there_are_none(
     cosines: list[float], expected: float
 ):
-    level = noise_level_of(np.float32([cosines]), 2, typical=0.1)
+    level = frame_noise_level(np.float32([cosines]), 2, typical=0.1)
     assert level.dtype == np.float32
     assert level == pytest.approx([expected])
 

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.service.connection import connected
+from tasks.service.connection import connect_to_server
 from tasks.service.server_process import ServerError
 from tasks.service.setup import SetupError
 from tasks.service.stack import Stack, visible_gpus
@@ -21,7 +21,7 @@ def test_without_an_address_of_the_server_the_line_says_how_to_get_one() -> None
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(SetupError, match="make stack"),
-        connected(),
+        connect_to_server(),
     ):
         pass
 
@@ -30,7 +30,7 @@ def test_a_server_that_does_not_answer_is_named() -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
         pytest.raises(SetupError, match=r"no Prefect server answers at http://127\.0\.0\.1:9/api"),
-        connected() as client,
+        connect_to_server() as client,
     ):
         client.read_work_pools()
 

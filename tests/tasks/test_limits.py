@@ -9,7 +9,7 @@ import pytest
 from configs.images import ImageSettings
 from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
-from tasks.limits import CPU, GPU, Slots, of_aligner, of_descriptor, of_training
+from tasks.limits import CPU, GPU, Slots, aligner_slots, descriptor_slots, training_slots
 
 ON_CUDA = {"device": "cuda:1"}
 ON_CPU = {"device": "cpu"}
@@ -20,8 +20,8 @@ ON_CPU = {"device": "cpu"}
     [(ON_CUDA, GPU), (ON_CPU, CPU), ({"backend": "onnx"}, CPU), ({"backend": "torch", "device": "cpu"}, CPU)],
 )
 def test_a_stage_that_describes_needs_what_its_network_runs_on(descriptor: dict[str, Any], limit: str) -> None:
-    assert of_descriptor(ImageSettings.model_validate({"descriptor": descriptor})) == Slots(limit)
-    assert of_descriptor(VideoSettings.model_validate({"descriptor": descriptor})) == Slots(limit)
+    assert descriptor_slots(ImageSettings.model_validate({"descriptor": descriptor})) == Slots(limit)
+    assert descriptor_slots(VideoSettings.model_validate({"descriptor": descriptor})) == Slots(limit)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ def test_a_stage_that_describes_needs_what_its_network_runs_on(descriptor: dict[
 )
 def test_aligning_needs_a_gpu_where_networks_do_it(alignment: dict[str, Any], limit: str) -> None:
     on_gpu = {"descriptor": ON_CUDA, "alignment": alignment}
-    assert of_aligner(VideoSettings.model_validate(on_gpu)) == Slots(limit)
-    assert of_aligner(VideoSettings.model_validate({**on_gpu, "descriptor": ON_CPU})) == Slots(CPU)
+    assert aligner_slots(VideoSettings.model_validate(on_gpu)) == Slots(limit)
+    assert aligner_slots(VideoSettings.model_validate({**on_gpu, "descriptor": ON_CPU})) == Slots(CPU)
 
 
 def test_a_training_needs_as_many_gpus_as_it_trains_on() -> None:
     several = DescriptorTraining.model_validate({"loop": {"device": "cuda", "devices": 4}})
-    assert of_training(several) == Slots(GPU, 4)
-    assert of_training(DescriptorTraining.model_validate({"loop": {"device": "cpu"}})) == Slots(CPU)
+    assert training_slots(several) == Slots(GPU, 4)
+    assert training_slots(DescriptorTraining.model_validate({"loop": {"device": "cpu"}})) == Slots(CPU)

@@ -17,7 +17,7 @@ from tasks.describe import describe
 from tasks.ingest import ingest
 from tasks.merge import merge
 from tasks.score import score
-from tasks.step_task import _PASSING_ERRORS, is_passing, stage_task
+from tasks.step_task import _PASSING_ERRORS, is_transient, step_task
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from tasks.step_task import _PASSING_ERRORS, is_passing, stage_task
     ],
 )
 def test_what_may_be_gone_next_time_is_tried_again(error: Exception) -> None:
-    assert is_passing(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_may_be_gone_next_time_is_tried_again(error: Exception) -> None:
     ],
 )
 def test_what_stays_is_not_tried_again(error: Exception | None) -> None:
-    assert not is_passing(error)
+    assert not is_transient(error)
 
 
 def answered(code: str, status: int) -> ClientError:
@@ -63,18 +63,18 @@ def answered(code: str, status: int) -> ClientError:
 )
 def test_a_store_that_is_busy_or_broken_is_asked_again(code: str, status: int) -> None:
     error = answered(code, status)
-    assert is_passing(error)
-    assert is_passing(translate_boto_error(error))
+    assert is_transient(error)
+    assert is_transient(translate_boto_error(error))
     told = StorageError("s3://bucket cannot be reached (OSError); check the address, the credentials and the network")
     told.__cause__ = translate_boto_error(error)
-    assert is_passing(told)
+    assert is_transient(told)
 
 
 @pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NoSuchBucket", 404), ("InvalidRequest", 400)])
 def test_a_store_that_refuses_is_not_asked_again(code: str, status: int) -> None:
     error = answered(code, status)
-    assert not is_passing(error)
-    assert not is_passing(translate_boto_error(error))
+    assert not is_transient(error)
+    assert not is_transient(translate_boto_error(error))
 
 
 def test_whatever_s3fs_itself_tries_again_is_tried_again() -> None:
@@ -82,7 +82,7 @@ def test_whatever_s3fs_itself_tries_again_is_tried_again() -> None:
 
 
 def test_a_gpu_that_is_full_is_told_in_one_line_with_its_cure() -> None:
-    @stage_task("train")
+    @step_task("train")
     def train() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has …")
 
@@ -91,7 +91,7 @@ def test_a_gpu_that_is_full_is_told_in_one_line_with_its_cure() -> None:
 
 
 def test_other_errors_of_a_stage_stay_what_they_are() -> None:
-    @stage_task("train")
+    @step_task("train")
     def train() -> None:
         raise RuntimeError("shapes do not fit")
 

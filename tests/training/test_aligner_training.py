@@ -19,9 +19,9 @@ from copytrace.training.aligner import starting_network, train_aligner
 from copytrace.training.aligner_module import cell_loss, line_loss
 from copytrace.training.aligner_validation import AlignerValidation, heat_of, sheet
 from copytrace.training.matrices import LabelledPair, read_labelled_pairs
-from copytrace.training.training_result import read_outcome
+from copytrace.training.training_result import read_result
 from models.aligner_files import AlignerConfig, load_aligner_network
-from models.aligner_network import LightAligner, build_aligner
+from models.aligner_network import LightAligner, build_aligner_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,7 +97,7 @@ def test_a_batch_without_any_line_has_no_line_loss() -> None:
 
 def test_a_heat_map_does_not_depend_on_which_video_is_the_query() -> None:
     torch.manual_seed(0)
-    network = build_aligner().eval()
+    network = build_aligner_network().eval()
     values = np.random.default_rng(0).normal(size=(9, 14)).astype(np.float32)
     heat = heat_of(network, values)
     assert heat.shape == (9, 14)
@@ -157,7 +157,7 @@ def test_training_for_seconds_lowers_the_loss_and_leaves_a_network_with_its_figu
     assert load_aligner_network(path).config == AlignerConfig("light")
     losses = [json.loads(line)["loss"] for line in (path.parent / "history.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.8 * losses[0]
-    assert set(read_outcome(path.parent).metrics) == {"segment_ap", "recall", "pair_ap", "validation_cells"}
+    assert set(read_result(path.parent).metrics) == {"segment_ap", "recall", "pair_ap", "validation_cells"}
     assert listener.epochs == [1, 2, 3]
     assert set(listener.shown) == {"matrices", "heat maps"}
 
@@ -196,6 +196,6 @@ def test_the_command_trains_on_runs_and_takes_settings_among_them(video_run: Run
     arguments = ["train-aligner", *map(str, video_run), *words, "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
-    figure = read_outcome(tmp_path / "out").metrics["segment_ap"]
+    figure = read_result(tmp_path / "out").metrics["segment_ap"]
     assert f"segment_ap {figure:.4f} after epoch 1, in 0 minutes" in result.stdout
     assert f"copytrace match-videos QUERIES REFERENCES --out RUN alignment.model={tmp_path / 'out'}" in result.stdout

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.training import LoopSettings
 from copytrace.errors import InputError
-from copytrace.training.batches import batches_of, steps_per_epoch
+from copytrace.training.batches import iterate_batches, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def settings_of(**changes: Any) -> LoopSettings:
 
 
 def all_batches(settings: LoopSettings, epoch: int = 0, step: int = 0, count: int = 14) -> list[dict[str, Tensor]]:
-    return list(batches_of(Numbers(count), settings, epoch, step))
+    return list(iterate_batches(Numbers(count), settings, epoch, step))
 
 
 def assert_same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> None:

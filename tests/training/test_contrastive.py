@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs.training import DescriptorTraining
-from copytrace.training.contrastive import ContrastiveTrainee
-from copytrace.training.distributed import is_leader, launch, rank, together
+from copytrace.training.contrastive import ContrastiveModule
+from copytrace.training.distributed import broadcast, is_leader, launch, rank
 from copytrace.training.log import read_history
 from copytrace.training.loop import fit
 from models.descriptor import DescriptorNetwork
@@ -38,17 +38,17 @@ class Squares:
         return {"views": views, "photo": label, "group": label, "donors": np.full(2, NONE)}
 
 
-def trainee_of(*, memory: int = 0, mixup: float = 0.0, entropy_weight: float = 10.0, **loop: Any) -> ContrastiveTrainee:
+def trainee_of(*, memory: int = 0, mixup: float = 0.0, entropy_weight: float = 10.0, **loop: Any) -> ContrastiveModule:
     values = {"loop": loop, "memory": memory, "dimensions": 8, "entropy_weight": entropy_weight}
     settings = DescriptorTraining.model_validate(values | {"views": {"mixup": mixup}})
     backbone = nn.Sequential(nn.Conv2d(3, 6, 4, stride=2), nn.BatchNorm2d(6), nn.GELU(), nn.Conv2d(6, 12, 3))
     network = DescriptorNetwork(backbone, mean=[0.5] * 3, std=[0.25] * 3, projection=nn.Linear(12, 8))
-    return ContrastiveTrainee(network, settings).train()
+    return ContrastiveModule(network, settings).train()
 
 
-def trainee_like(other: ContrastiveTrainee) -> ContrastiveTrainee:
+def trainee_like(other: ContrastiveModule) -> ContrastiveModule:
     """A trainee with the weights and the mixing of another, and without a memory."""
-    trainee = ContrastiveTrainee(other.network, other.settings.model_copy(update={"memory": 0}))
+    trainee = ContrastiveModule(other.network, other.settings.model_copy(update={"memory": 0}))
     return trainee.train()
 
 
@@ -62,7 +62,7 @@ def batch_of(photos: list[int], groups: list[int] | None = None, donors: list[li
     }
 
 
-def mixed(trainee: ContrastiveTrainee, batch: Batch) -> tuple[Tensor, Tensor]:
+def mixed(trainee: ContrastiveModule, batch: Batch) -> tuple[Tensor, Tensor]:
     """The views, float [N, 3, S, S], that the network sees of a batch, and the labels, int64 [N, 4], remembered."""
     seen: list[Tensor] = []
     hook = trainee.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -72,7 +72,7 @@ def mixed(trainee: ContrastiveTrainee, batch: Batch) -> tuple[Tensor, Tensor]:
     return seen[0] * 0.25 + 0.5, trainee.remembered[: len(seen[0])].clone()
 
 
-def cosines_of(trainee: ContrastiveTrainee, batch: Batch) -> Tensor:
+def cosines_of(trainee: ContrastiveModule, batch: Batch) -> Tensor:
     with torch.no_grad():
         vectors = trainee.network(batch["views"].flatten(0, 1))
     return vectors @ vectors.T
@@ -93,7 +93,7 @@ def train(out: Path, batch_size: int) -> tuple[list[float], dict[str, NDArray[np
         stamp="run",
         device=torch.device("cpu"),
     )
-    assert together(rank()) == 0
+    assert broadcast(rank()) == 0
     losses = [line["info_nce"] for line in read_history(out / "0" / "history.jsonl")]
     return losses, {name: value.numpy() for name, value in result.network.state_dict().items()}
 

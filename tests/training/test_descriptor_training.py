@@ -14,14 +14,14 @@ from torch import nn
 from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import load_descriptor
-from copytrace.storage import located, remove_tree
+from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.export import export_descriptor
 from copytrace.training.initial_descriptor import pca, starting_network
 from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
-from copytrace.training.training_result import read_outcome
+from copytrace.training.training_result import read_result
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.descriptor_files import load_descriptor_file, read_header
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD
@@ -79,14 +79,14 @@ def test_training_into_a_store_leaves_the_same_network_which_another_training_an
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
-    out = located("memory://training/out")
+    out = resolve_path("memory://training/out")
     weights = train_descriptor(source, str(out), settings_of(whitening="off"))
     assert weights == out / "descriptor.safetensors"
     assert {path.name for path in out.iterdir()} == {path.name for path in trained[0].iterdir()}
     there, here = load_file(weights), load_file(trained[0] / "descriptor.safetensors")
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in here)
-    assert read_outcome(out).metrics == read_outcome(trained[0]).metrics
+    assert read_result(out).metrics == read_result(trained[0]).metrics
     assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
     continued = starting_network(settings_of(start=str(weights)), split).state_dict()
     assert continued["projection.weight"].shape == (16, 256)
@@ -104,7 +104,7 @@ def test_training_leaves_its_figures_a_card_and_pictures(
     trained: tuple[Path, Pictures], split: PhotoSplit, validation: ValidationSet
 ) -> None:
     out, log = trained
-    outcome = read_outcome(out)
+    outcome = read_result(out)
     assert outcome == outcome.__class__(**json.loads((out / "result.json").read_text()))
     assert set(outcome.metrics) == {"micro_ap", "recall_at_p90", "top1"}
     assert outcome.metrics["micro_ap"] == max(values["micro_ap"] for _, values in log.told)
@@ -137,7 +137,7 @@ def test_settings_that_change_the_speed_alone_may_change_when_a_run_goes_on(
 ) -> None:
     (tmp_path / "checkpoint.pt").write_bytes((trained[0] / "checkpoint.pt").read_bytes())
     train_descriptor(source, tmp_path, settings_of(whitening="off", loop={"workers": 3, "checkpoint_minutes": 1}))
-    assert read_outcome(tmp_path).metrics == read_outcome(trained[0]).metrics
+    assert read_result(tmp_path).metrics == read_result(trained[0]).metrics
 
 
 def test_a_folder_of_another_run_is_refused(trained: tuple[Path, Pictures], source: str, settings_of: Settings) -> None:
@@ -152,7 +152,7 @@ def test_whitening_is_fitted_and_stored_where_it_is_on(
     network = load_descriptor_file(path)
     assert network.whitening is not None
     measured = validation.metrics(network)
-    assert read_outcome(tmp_path).metrics["micro_ap"] == pytest.approx(measured["micro_ap"], abs=0.05)
+    assert read_result(tmp_path).metrics["micro_ap"] == pytest.approx(measured["micro_ap"], abs=0.05)
 
 
 @pytest.mark.parametrize(

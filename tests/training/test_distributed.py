@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.training.distributed import gathered, is_leader, launch, rank, together, world_size
+from copytrace.training.distributed import broadcast, gather_rows, is_leader, launch, rank, world_size
 
 
 def fail(error: type[Exception], text: str) -> str:
@@ -14,7 +14,7 @@ def fail(error: type[Exception], text: str) -> str:
     torch.set_num_threads(1)
     if rank() == 1:
         raise error(text)
-    gathered(torch.zeros(1))
+    gather_rows(torch.zeros(1))
     return "not reached"
 
 
@@ -31,6 +31,6 @@ def test_a_process_that_fails_otherwise_is_told_in_one_line() -> None:
 
 def test_one_device_needs_no_processes() -> None:
     assert launch(os.getpid, devices=1) == os.getpid()
-    assert (rank(), world_size(), is_leader(), together("value")) == (0, 1, True, "value")
+    assert (rank(), world_size(), is_leader(), broadcast("value")) == (0, 1, True, "value")
     values = torch.zeros(2, 3, requires_grad=True)
-    assert gathered(values) is values
+    assert gather_rows(values) is values

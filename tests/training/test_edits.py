@@ -14,7 +14,7 @@ from copytrace.training.edit_tracking import (
     MAX_PIXELS,
     MIN_SIDE,
     Draw,
-    Edited,
+    EditedPicture,
     Strength,
     clip_to_unit_square,
     map_points,
@@ -67,7 +67,7 @@ def lime_centre(image: Image.Image) -> tuple[float, float, float]:
 
 def fills_with_green(name: str, draw: Draw) -> bool:
     """Whether this draw's fill or drawing could be taken for the mark."""
-    return lime_centre(apply_edit(name, Edited(Image.new("RGB", (240, 180), (90, 90, 90))), draw).image)[2] > 0
+    return lime_centre(apply_edit(name, EditedPicture(Image.new("RGB", (240, 180), (90, 90, 90))), draw).image)[2] > 0
 
 
 def test_the_registry_holds_every_edit_of_the_catalogue_under_its_own_name() -> None:
@@ -77,7 +77,7 @@ def test_the_registry_holds_every_edit_of_the_catalogue_under_its_own_name() -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_edit_changes_the_picture_and_the_same_generator_gives_the_same_pixels(name: str) -> None:
-    first, again = (apply_edit(name, Edited(picture()), draw_of(3)) for _ in range(2))
+    first, again = (apply_edit(name, EditedPicture(picture()), draw_of(3)) for _ in range(2))
     assert first.image.mode == "RGB"
     assert first.image.size == again.image.size
     assert first.image.tobytes() == again.image.tobytes()
@@ -87,14 +87,14 @@ def test_an_edit_changes_the_picture_and_the_same_generator_gives_the_same_pixel
 @pytest.mark.parametrize("name", NAMES)
 def test_an_edit_leaves_the_picture_that_it_was_given_alone(name: str) -> None:
     original = picture()
-    apply_edit(name, Edited(original), draw_of(4))
+    apply_edit(name, EditedPicture(original), draw_of(4))
     assert original.tobytes() == picture().tobytes()
 
 
 def test_edits_leave_the_global_generators_of_torch_and_numpy_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1:3]
     for name in NAMES:
-        apply_edit(name, Edited(picture()), draw_of(3))
+        apply_edit(name, EditedPicture(picture()), draw_of(3))
     after = torch.get_rng_state(), np.random.get_state()[1:3]
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1][0], after[1][0])
@@ -103,7 +103,7 @@ def test_edits_leave_the_global_generators_of_torch_and_numpy_alone() -> None:
 
 def test_threads_that_edit_at_the_same_time_get_the_pixels_of_one_that_edits_alone() -> None:
     def edit(name: str) -> bytes:
-        return apply_edit(name, Edited(picture()), draw_of(5)).image.tobytes()
+        return apply_edit(name, EditedPicture(picture()), draw_of(5)).image.tobytes()
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(edit, NAMES * 2))
@@ -111,7 +111,7 @@ def test_threads_that_edit_at_the_same_time_get_the_pixels_of_one_that_edits_alo
 
 
 def harshest(name: str, image: Image.Image, seed: int = 0) -> Image.Image:
-    return apply_edit(name, Edited(image), draw_of(seed, Strength(1, 1))).image
+    return apply_edit(name, EditedPicture(image), draw_of(seed, Strength(1, 1))).image
 
 
 def test_the_harshest_brightness_is_30_or_220_percent_and_contrast_25_or_300_round_the_mean() -> None:
@@ -123,9 +123,9 @@ def test_the_harshest_brightness_is_30_or_220_percent_and_contrast_25_or_300_rou
 
 def test_a_negative_and_a_grey_picture_have_the_levels_of_the_textbook() -> None:
     blue = Image.new("RGB", (40, 40), (10, 20, 200))
-    assert apply_edit("invert", Edited(blue), draw_of(0)).image.getpixel((3, 3)) == (245, 235, 55)
+    assert apply_edit("invert", EditedPicture(blue), draw_of(0)).image.getpixel((3, 3)) == (245, 235, 55)
     # ITU-R 601: 0.299 * 10 + 0.587 * 20 + 0.114 * 200 = 37.5
-    assert apply_edit("grayscale", Edited(blue), draw_of(0)).image.getpixel((3, 3)) in {(37,) * 3, (38,) * 3}
+    assert apply_edit("grayscale", EditedPicture(blue), draw_of(0)).image.getpixel((3, 3)) in {(37,) * 3, (38,) * 3}
 
 
 def test_jitter_turns_the_hue_and_leaves_greys_grey() -> None:
@@ -139,7 +139,7 @@ def test_jitter_turns_the_hue_and_leaves_greys_grey() -> None:
 def test_sharpening_overshoots_on_both_sides_of_an_edge_by_a_halo_of_pixels() -> None:
     edge = Image.new("RGB", (60, 40), (90, 90, 90))
     edge.paste((150, 150, 150), (30, 0, 60, 40))
-    row = np.asarray(apply_edit("sharpen", Edited(edge), draw_of(0, Strength(0, 0))).image)[20, :, 0].astype(int)
+    row = np.asarray(apply_edit("sharpen", EditedPicture(edge), draw_of(0, Strength(0, 0))).image)[20, :, 0].astype(int)
     assert row[29] < 70
     assert row[30] > 170
     assert row[27] < 85  # three pixels away, where a 3x3 filter would reach no more
@@ -148,7 +148,9 @@ def test_sharpening_overshoots_on_both_sides_of_an_edge_by_a_halo_of_pixels() ->
 
 def test_a_harsher_jpeg_is_farther_from_the_picture() -> None:
     mild, hard = (
-        np.abs(np.subtract(apply_edit("jpeg", Edited(picture()), draw_of(0, strength)).image, picture(), dtype=int))
+        np.abs(
+            np.subtract(apply_edit("jpeg", EditedPicture(picture()), draw_of(0, strength)).image, picture(), dtype=int)
+        )
         for strength in (Strength(0, 0), Strength(1, 1))
     )
     assert 0 < mild.mean() < hard.mean() / 1.5
@@ -156,7 +158,7 @@ def test_a_harsher_jpeg_is_farther_from_the_picture() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_margins_hold_the_whole_photo_unchanged_where_the_box_says(seed: int) -> None:
-    padded = apply_edit("pad", Edited(picture()), draw_of(seed))
+    padded = apply_edit("pad", EditedPicture(picture()), draw_of(seed))
     edges = np.array(padded.box) * [*padded.image.size, *padded.image.size]
     assert padded.image.crop(tuple(np.rint(edges).astype(int).tolist())).tobytes() == picture().tobytes()
 
@@ -166,7 +168,7 @@ def test_a_marked_point_lands_where_the_transform_says(name: str) -> None:
     checked = 0
     for seed in range(24):
         spot = [(0.5, 0.45), (0.3, 0.55), (0.65, 0.4)][seed % 3]
-        edited = apply_edit(name, Edited(marked(*spot)), draw_of(seed))
+        edited = apply_edit(name, EditedPicture(marked(*spot)), draw_of(seed))
         if fills_with_green(name, draw_of(seed)):
             continue
         expected = map_points(edited.transform, np.array([spot]))[0]
@@ -183,7 +185,7 @@ def test_a_marked_point_lands_where_the_transform_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in MOVING])
 def test_an_edit_that_moves_nothing_keeps_the_transform(name: str) -> None:
-    edited = apply_edit(name, Edited(picture()), draw_of(1))
+    edited = apply_edit(name, EditedPicture(picture()), draw_of(1))
     assert np.array_equal(edited.transform, np.eye(3))
     assert edited.box == (0.0, 0.0, 1.0, 1.0)
 
@@ -195,7 +197,7 @@ def test_the_box_is_where_the_photo_lies(name: str) -> None:
     for seed in range(20):
         if fills_with_green(name, draw_of(seed, mild)):
             continue
-        edited = apply_edit(name, Edited(Image.new("RGB", (240, 180), LIME)), draw_of(seed, mild))
+        edited = apply_edit(name, EditedPicture(Image.new("RGB", (240, 180), LIME)), draw_of(seed, mild))
         pixels = np.asarray(edited.image).astype(int)
         is_lime = pixels[..., 1] - pixels[..., [0, 2]].max(axis=-1) > 120
         if name == "pad" and is_lime[0, 0]:
@@ -210,7 +212,7 @@ def test_the_box_is_where_the_photo_lies(name: str) -> None:
 
 def test_a_photo_pasted_after_a_quarter_turn_is_followed_through_both() -> None:
     draw = draw_of(8)
-    edited = apply_edit("onto_photo", apply_edit("rotate90", Edited(marked(0.4, 0.4)), draw), draw)
+    edited = apply_edit("onto_photo", apply_edit("rotate90", EditedPicture(marked(0.4, 0.4)), draw), draw)
     x, y, _ = lime_centre(edited.image)
     expected = map_points(edited.transform, np.array([[0.4, 0.4]]))[0]
     assert abs(x - expected[0]) < 0.01
@@ -219,24 +221,24 @@ def test_a_photo_pasted_after_a_quarter_turn_is_followed_through_both() -> None:
 
 @pytest.mark.parametrize(("name", "mirrored"), [("hflip", True), ("vflip", True), ("rotate90", False), ("skew", False)])
 def test_only_flips_mirror(name: str, mirrored: bool) -> None:
-    assert apply_edit(name, Edited(picture()), draw_of(2)).mirrored is mirrored
+    assert apply_edit(name, EditedPicture(picture()), draw_of(2)).mirrored is mirrored
 
 
 def test_a_crop_to_the_left_half_doubles_x_and_leaves_half_to_see() -> None:
-    edited = Edited(Image.new("RGB", (100, 60))).cropped((0, 0, 50, 60))
+    edited = EditedPicture(Image.new("RGB", (100, 60))).cropped((0, 0, 50, 60))
     assert np.allclose(edited.transform, [[2, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert edited.seen == pytest.approx(0.5)
     assert edited.pixels_seen == pytest.approx(50 * 60)
 
 
 def test_a_photo_placed_in_the_lower_right_quarter_has_that_box() -> None:
-    edited = Edited(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
+    edited = EditedPicture(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
     assert edited.box == pytest.approx((0.5, 0.5, 1.0, 1.0))
     assert edited.seen == pytest.approx(1.0)
 
 
 def test_a_photo_cropped_out_of_sight_has_an_empty_box() -> None:
-    placed = Edited(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
+    placed = EditedPicture(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
     assert placed.cropped((0, 0, 90, 40)).box == (0.0, 0.0, 0.0, 0.0)
     assert placed.cropped((0, 0, 90, 40)).seen == 0.0
 
@@ -257,14 +259,16 @@ def test_a_diamond_round_the_unit_square_is_clipped_to_it() -> None:
 @pytest.mark.parametrize("size", [(33, 300), (40, 40), (1500, 990)])
 @pytest.mark.parametrize("name", NAMES)
 def test_results_are_neither_tiny_nor_huge(name: str, size: tuple[int, int]) -> None:
-    image = apply_edit(name, Edited(picture(*size)), draw_of(6, Strength(1, 1))).image
+    image = apply_edit(name, EditedPicture(picture(*size)), draw_of(6, Strength(1, 1))).image
     assert min(image.size) >= MIN_SIDE
     assert image.width * image.height <= MAX_PIXELS
 
 
 def test_a_harsher_strength_pastes_a_smaller_picture() -> None:
     mild, hard = (
-        np.mean([apply_edit("onto_photo", Edited(picture()), draw_of(s, strength)).pixels_seen for s in range(8)])
+        np.mean(
+            [apply_edit("onto_photo", EditedPicture(picture()), draw_of(s, strength)).pixels_seen for s in range(8)]
+        )
         for strength in (Strength(0, 0.2), Strength(0.8, 1))
     )
     assert hard < mild / 2
@@ -279,12 +283,12 @@ def test_a_picture_counts_as_the_kind_of_its_most_severe_edit() -> None:
 
 def test_an_unknown_edit_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="unknown edit 'melt'"):
-        apply_edit("melt", Edited(picture()), draw_of(0))
+        apply_edit("melt", EditedPicture(picture()), draw_of(0))
 
 
 def test_an_overlay_without_donors_says_what_to_give() -> None:
     with pytest.raises(InputError, match="needs donor photos"):
-        apply_edit("onto_photo", Edited(picture()), Draw(np.random.default_rng(0)))
+        apply_edit("onto_photo", EditedPicture(picture()), Draw(np.random.default_rng(0)))
 
 
 def test_a_strength_outside_0_to_1_is_refused() -> None:

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.storage import located, remove_tree
+from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.log import read_history
-from copytrace.training.loop import FitResult, Trainee, fit
+from copytrace.training.loop import FitResult, TrainingModule, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +44,7 @@ class Points:
         return {"x": x, "y": x @ WEIGHTS}
 
 
-class Regression(Trainee[nn.Sequential]):
+class Regression(TrainingModule[nn.Sequential]):
     """A small network with dropout, so that its training depends on torch's random numbers."""
 
     def __init__(self, *, dropout: float = 0.1, pretrained: bool = False) -> None:
@@ -190,7 +190,7 @@ def test_a_run_that_broke_off_ends_with_the_weights_of_one_that_did_not(
 
 
 def test_a_run_that_broke_off_goes_on_from_a_store(tmp_path: Path) -> None:
-    settings, out = settings_of(checkpoint_minutes=0), located("memory://loop/run")
+    settings, out = settings_of(checkpoint_minutes=0), resolve_path("memory://loop/run")
     expected = trained(tmp_path, settings)
     with pytest.raises(InputError, match="the photos are gone"):
         trained(out, settings, examples=Points(fails_at=30))

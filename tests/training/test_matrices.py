@@ -14,8 +14,8 @@ from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.search.video_candidates import CANDIDATE_SCHEMA
-from copytrace.storage import located, remove_tree, write_json
-from copytrace.training.matrices import LabelledPair, LabelledPairs, fold_of, read_labelled_pairs, with_direction
+from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.training.matrices import LabelledPair, LabelledPairs, detect_direction, fold_of, read_labelled_pairs
 from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource, PairExamples
 from copytrace.training.synthetic_matrices import LENGTHS, SyntheticMatrices, draw_segments
@@ -55,7 +55,7 @@ def test_a_run_gives_every_candidate_pair_with_its_true_segments(labelled: Label
 
 
 def test_a_run_in_a_store_gives_the_same_pairs(video_run: Run, labelled: LabelledPairs) -> None:
-    (run, truth), there = video_run, located("memory://matrices")
+    (run, truth), there = video_run, resolve_path("memory://matrices")
     for path in (path for path in run.rglob("*") if path.is_file()):
         (there / path.relative_to(run).as_posix()).write_bytes(path.read_bytes())
     told = json.loads((run / "run.json").read_text())
@@ -117,8 +117,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, video_run: Run) -> N
 def test_a_copy_whose_frames_are_alike_backwards_is_taken_for_reversed() -> None:
     matrix = matrix_of(20, 20)
     backwards = SimilarityMatrix(matrix.values[:, ::-1], matrix.query_times, matrix.reference_times)
-    assert not with_direction(COPY, matrix).reversed
-    assert with_direction(COPY, backwards).reversed
+    assert not detect_direction(COPY, matrix).reversed
+    assert detect_direction(COPY, backwards).reversed
 
 
 def test_other_frame_rates_keep_the_seconds_of_the_diagonal() -> None:

@@ -15,7 +15,7 @@ from copytrace.training.matrices import fold_of, read_labelled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
 from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
-from copytrace.training.training_result import read_outcome
+from copytrace.training.training_result import read_result
 from models.descriptor_files import read_header
 from models.pair_files import CANVAS, KIND, load_pair_classifier, read_threshold
 from models.pair_network import build_pair_classifier
@@ -101,7 +101,7 @@ def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_t
     assert (notes["fold"], notes["folds"], notes["seed"]) == (0, 2, 0)
     figures = {"likelihood", "dropped", "dropped_of_all", "kept", "average_precision"}
     assert set(notes["metrics"]) == figures | {f"out_of_fold_{name}" for name in figures}
-    assert read_outcome(path.parent).metrics == notes["metrics"]
+    assert read_result(path.parent).metrics == notes["metrics"]
 
 
 def test_the_threshold_keeps_the_true_pairs_of_all_folds_by_the_weights_in_their_files(

@@ -7,7 +7,7 @@ import pytest
 
 from configs.training import DescriptorTraining
 from copytrace.training.log import append_history, read_history
-from copytrace.training.training_result import Outcome, read_outcome, write_outcome
+from copytrace.training.training_result import TrainingResult, read_result, write_outcome
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def settings() -> DescriptorTraining:
 
 
 @pytest.fixture
-def outcome(settings: DescriptorTraining) -> Outcome:
-    return Outcome(
+def outcome(settings: DescriptorTraining) -> TrainingResult:
+    return TrainingResult(
         title="Copytrace descriptor",
         metrics={"micro_ap": 0.71234, "top1": 0.9},
         score="micro_ap",
@@ -32,14 +32,14 @@ def outcome(settings: DescriptorTraining) -> Outcome:
     )
 
 
-def test_what_was_written_is_read(tmp_path: Path, outcome: Outcome, settings: DescriptorTraining) -> None:
+def test_what_was_written_is_read(tmp_path: Path, outcome: TrainingResult, settings: DescriptorTraining) -> None:
     assert write_outcome(tmp_path, outcome, settings) == tmp_path / "result.json"
-    assert read_outcome(tmp_path) == outcome
+    assert read_result(tmp_path) == outcome
     assert json.loads((tmp_path / "result.json").read_text())["metrics"] == {"micro_ap": 0.71234, "top1": 0.9}
 
 
 def test_the_card_says_data_training_settings_and_figures(
-    tmp_path: Path, outcome: Outcome, settings: DescriptorTraining
+    tmp_path: Path, outcome: TrainingResult, settings: DescriptorTraining
 ) -> None:
     write_outcome(tmp_path, outcome, settings)
     card = (tmp_path / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_the_card_says_data_training_settings_and_figures(
     assert "| micro ap | 0.7123 |\n| top1 | 0.9000 |" in card
 
 
-def test_the_facts_leave_out_what_the_file_says_elsewhere(outcome: Outcome) -> None:
+def test_the_facts_leave_out_what_the_file_says_elsewhere(outcome: TrainingResult) -> None:
     facts = outcome.facts()
     assert facts["best_epoch"] == 7
     assert not {"settings", "title"} & facts.keys()
