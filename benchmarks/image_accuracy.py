@@ -19,13 +19,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from configs.load import load_image_settings
-from copytrace.image_stages import MatchPaths
+from configs.images import ImageSettings
+from configs.load import load_settings
 from copytrace.images import match_images
 from copytrace.media.ingest import list_media
 from copytrace.metrics.evaluation import evaluate_images
 from copytrace.progress import TerminalProgress
-from copytrace.search.image_candidates import BRANCHES
+from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.training.sample_photos import write_demo_set
 
 Row = tuple[str, str, float, float, float, float]
@@ -57,12 +57,16 @@ def _ours(queries: Path, references: Path, truth: Path, work: Path) -> Iterator[
         out = work / preset
         begin = time.perf_counter()
         match_images(
-            queries, references, out, load_image_settings(preset, None, ["report.max_matches=0"]), TerminalProgress()
+            queries,
+            references,
+            out,
+            load_settings(ImageSettings, preset, None, ["report.max_matches=0"]),
+            TerminalProgress(),
         )
         seconds = time.perf_counter() - begin
-        yield _row(f"copytrace --preset {preset}", MatchPaths(out).matches, truth, seconds)
+        yield _row(f"copytrace --preset {preset}", ImageRunFolder(out).matches, truth, seconds)
         for branch in BRANCHES:
-            candidates = pd.read_parquet(MatchPaths(out).candidates(branch))
+            candidates = pd.read_parquet(ImageRunFolder(out).candidates(branch))
             score = candidates["normalized"] if branch == "global" else candidates["score"]
             yield _row(f"  {branch} branch alone", _save(candidates.assign(score=score), work), truth, float("nan"))
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import default_collate
 
-from configs.load import load
+from configs.load import load_settings
 from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
 from copytrace.training.batches import Examples
 from copytrace.training.composites import Composites
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _descriptor(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
-    settings = load(DescriptorTraining)
+    settings = load_settings(DescriptorTraining)
     split = split_photos(source, settings.photos)
     network = starting_descriptor(settings, split)
     freeze(network.backbone, settings.frozen_blocks)
@@ -60,7 +60,7 @@ def _descriptor(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], 
 
 
 def _detector(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
-    settings = load(OverlayTraining)
+    settings = load_settings(OverlayTraining)
     split = split_photos(source, settings.photos)
     network = starting_detector(settings)
     freeze(network.backbone, settings.frozen_blocks)

@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.alignment import overlap, peer_graph
-from configs.load import load
+from configs.load import load_settings
 from configs.videos import VideoSettings
 from copytrace.alignment.segments import Segment
 from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import evaluate_videos
 from copytrace.progress import TerminalProgress
+from copytrace.run_folder import VideoRunFolder
 from copytrace.training.sample_videos import write_demo_videos
-from copytrace.video_stages import VideoMatchPaths
 from copytrace.videos import index_videos, match_videos
 
 Row = tuple[str, float, float, float]
@@ -79,18 +79,18 @@ def _ours(queries: Path, references: Path, truth: Path, noise: list[Path], work:
         noise_set = [f"search.noise={noise_index}"]
     for name, overrides in ROWS.items():
         described = "whole" if overrides == WHOLE_FRAMES else "panes"
-        settings = load(VideoSettings, overrides=["report.max_matches=0", *overrides, *noise_set])
+        settings = load_settings(VideoSettings, overrides=["report.max_matches=0", *overrides, *noise_set])
         out = work / name.strip()
         match_videos(sides[described], reference_index, out, settings, TerminalProgress())
         if sides[described] == queries:
-            sides[described] = VideoMatchPaths(out).queries
-        yield _row(name, VideoMatchPaths(out).segments, truth, begin)
+            sides[described] = VideoRunFolder(out).work / "queries"
+        yield _row(name, VideoRunFolder(out).segments, truth, begin)
         begin = time.perf_counter()
 
 
 def _baseline(queries: Path, references: Path, truth: Path, noise: list[Path], work: Path) -> Row:
     """ImageNet features of whole frames, normalised by the nearest frame of NOISE if any, and a Temporal Network."""
-    settings = load(VideoSettings, overrides=["descriptor.model=imagenet", *WHOLE_FRAMES])
+    settings = load_settings(VideoSettings, overrides=["descriptor.model=imagenet", *WHOLE_FRAMES])
     begin = time.perf_counter()
     sides = [("queries", queries), ("references", references), *(("noise", path) for path in noise)]
     read = {name: _frames(index_videos(path, work / f"imagenet-{name}", settings)) for name, path in sides}

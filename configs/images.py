@@ -1,25 +1,12 @@
-"""Every setting of Copytrace, with its default, range and meaning. The presets beside this file are values for it."""
+"""Settings of image matching, with defaults for a machine without a GPU; presets are in `match_images/`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-
-class Settings(BaseModel):
-    """Base of all settings: unknown names are refused, values cannot change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MediaSettings(Settings):
-    """How files are found and decoded."""
-
-    max_failure_rate: float = Field(0.5, ge=0, le=1, description="stop when more than this share cannot be read")
-    max_pixels: int = Field(200_000_000, ge=64, description="refuse larger images: a guard against bombs")
-    threads: int = Field(0, ge=0, le=1024, description="threads that decode, find points and verify; 0: one per core")
-    shard_size: int = Field(256, ge=1, description="images per shard: what a killed run loses, and what memory holds")
+from configs.settings import DescriptorSettings, MediaSettings, Settings
 
 
 class OverlaySettings(Settings):
@@ -37,22 +24,6 @@ class OverlaySettings(Settings):
     )
     local_confidence: float = Field(0.1, ge=0, le=1, description="boxes above it feed the crop-local branch")
     max_crops: int = Field(2, ge=1, le=8, description="boxes kept per query and branch")
-
-
-class DescriptorSettings(Settings):
-    """The global descriptor."""
-
-    model: str = Field(
-        "shipped",
-        description="shipped; imagenet: not trained on copies; or a path (safetensors, TorchScript), s3://…, or "
-        "models:/copytrace-descriptor@champion",
-    )
-    input_size: int | None = Field(
-        None, ge=32, le=1024, description="side in pixels of the network's square input; by default what the model says"
-    )
-    batch_size: int = Field(16, ge=1, le=4096)
-    backend: Literal["auto", "onnx", "torch"] = Field("auto", description="auto: torch on CUDA, else ONNX Runtime")
-    device: str | None = Field(None, description="a torch device such as cuda:1; by default CUDA where there is some")
 
 
 class PointSettings(Settings):
@@ -139,3 +110,12 @@ class ImageSettings(Settings):
     report: ReportSettings = ReportSettings()
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _sum_needs_imgfp_counts(self) -> Self:
+        if (self.merge.rule == "sum") != (self.verification.rule == "imgfp"):
+            raise ValueError(
+                "merge.rule=sum adds up imgFp's counts and needs verification.rule=imgfp, which in turn needs the sum; "
+                "give both or neither, or --preset imgfp"
+            )
+        return self

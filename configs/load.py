@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from configs.images import ImageSettings, Settings
+from configs.images import ImageSettings
+from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -30,19 +31,12 @@ class SettingsError(ValueError):
     """A setting is unknown, misplaced or out of range; the text says which, and what is allowed."""
 
 
-def preset_names(schema: type[Settings] = ImageSettings) -> list[str]:
+def preset_names(schema: type[Settings]) -> list[str]:
     """Return the names of the presets that ship for settings of that schema."""
     return sorted(path.stem for path in _PRESETS[schema].glob("*.yaml"))
 
 
-def load_image_settings(
-    preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()
-) -> ImageSettings:
-    """Return the settings of image matching; see `load`."""
-    return load(ImageSettings, preset, config, overrides)
-
-
-def load(schema: type[S], preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> S:
+def load_settings(schema: type[S], preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Return the settings of a preset, changed by a YAML file and then by overrides such as `local.neighbours=4`.
 
     Raises `SettingsError` for an unknown preset, file, name or value.
@@ -93,6 +87,16 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
+    if not name:
+        return str(problem["ctx"]["error"])  # a rule between several settings, which names them
     if problem["type"] == "extra_forbidden":
         return f"there is no setting {name}; see configs/images.py, videos.py and training.py for all of them"
     return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names: `{"loop": {"epochs": 30}}` becomes `{"loop.epochs": 30}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

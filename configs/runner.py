@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from configs.images import Settings
+from configs.settings import Settings
 
 _ADDRESS_IS_OF_DASK: JsonDict = {
     "if": {"properties": {"address": {"type": "string"}}, "required": ["address"]},

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from configs.images import Settings
+from configs.settings import Settings
 
 
 def _as_word(value: Any) -> Any:

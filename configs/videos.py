@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.images import DescriptorSettings, MediaSettings, Settings
+from configs.settings import DescriptorSettings, MediaSettings, Settings
 
 
 class FrameSettings(Settings):

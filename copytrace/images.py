@@ -1,17 +1,33 @@
-"""Image matching as a library call: `copytrace.match_images(queries, references, out)`."""
+"""Image matching: `copytrace.match_images(queries, references, out)` and the recipe behind it.
+
+    check → for queries, then references: plan → (find overlays →) describe, per shard → finish
+          → recall, per branch → score, per shard of queries → merge → report → summarize
+
+The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.images import ImageSettings
-from copytrace import image_stages as stages
-from copytrace.image_stages import MatchPaths
-from copytrace.index.media_index import Role, is_index
-from copytrace.progress import Progress, SharedProgress, SilentProgress
-from copytrace.search.image_candidates import BRANCHES
+from copytrace.features.descriptors import model_label
+from copytrace.index.build import finish_index
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_shards import describe_images, find_overlays, load_image_models, plan_images
+from copytrace.index.media_index import check_model, shards_of
+from copytrace.matching.calibration import load_calibration
+from copytrace.matching.evidence import score_pairs
+from copytrace.matching.merge import merge_matches
+from copytrace.progress import Progress
+from copytrace.report.images import report_images
+from copytrace.run_folder import BRANCHES, ImageRunFolder, RunInput
+from copytrace.search.image_candidates import recall_images
+from copytrace.step import ProcessRunner, Runner
 from copytrace.storage import require_writable, resolve_path
+from copytrace.summary import summarize_images
 
 
 def match_images(
@@ -20,35 +36,30 @@ def match_images(
     out: str | Path,
     settings: ImageSettings | None = None,
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Find which references the queries were copied from, and write tables and a report into the folder `out`.
 
-    `queries` is whatever `list_media` takes; so is `references`, which may also be an index (`index_images`). Returns
-    what stands in `run.json`. What an earlier run into `out` has done is not done again. Each place may be local or in
-    a store (`s3://…`). Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or
-    `TooManyFailuresError`, each with the cure.
+    `queries` is anything that `list_media` accepts; `references` may also be an index (`index_images`). Returns the
+    content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
+    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless `runner` runs them.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the
+    cure.
     """
-    settings, progress = settings or ImageSettings(), progress or SilentProgress()
-    paths = MatchPaths(require_writable(out))
-    indexed = is_index(resolve_path(references))
-    reference_index = resolve_path(references) if indexed else paths.references
-    stages.check(settings, [reference_index] if indexed else [])
-    built = [paths.queries] if indexed else [paths.queries, paths.references]
-    sides: list[tuple[str | Path, Path, Role]] = [(queries, paths.queries, "queries")]
-    if not indexed:
-        sides.append((references, paths.references, "references"))
-    todo = [(root, stages.plan(str(source), root, role, settings, replace=True)) for source, root, role in sides]
-    for root, shards in todo:
-        _describe(root, shards, settings, progress, failures=paths.failures, indexes=built)
+    settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
+    folder = ImageRunFolder(require_writable(out))
+    inputs = [folder.queries(queries, may_be_index=False), folder.references(references)]
+    query_index, reference_index = (each.index for each in inputs)
+    runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
+    _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
     for branch in BRANCHES:
-        stages.recall(branch, paths.queries, reference_index, paths.candidates(branch), settings, progress)
-    with progress.stage("score pairs", stages.count_pairs(paths), "pairs") as scoring:
-        for shard in stages.shards_of(paths.queries):
-            stages.score_shard(shard, paths.queries, reference_index, paths, settings, SharedProgress(scoring))
-    stages.merge_scores(paths.queries, reference_index, paths, settings)
+        runner.run(recall_images, branch, query_index, reference_index, folder, settings)
+    indexes = {"queries": query_index, "references": reference_index}
+    runner.run_shards(shards_of(query_index), score_pairs, **indexes, folder=folder, settings=settings)
+    runner.run(merge_matches, query_index, reference_index, folder, settings)
     if settings.report.max_matches:
-        stages.report(paths.queries, reference_index, paths, settings, progress)
-    return stages.summarise_run(paths.queries, reference_index, paths, settings)
+        runner.run(report_images, query_index, reference_index, folder, settings)
+    return runner.run(summarize_images, query_index, reference_index, folder, settings)
 
 
 def index_images(
@@ -56,29 +67,39 @@ def index_images(
     out: str | Path,
     settings: ImageSettings | None = None,
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> Path:
     """Describe the references once, into the index folder `out`, and return it.
 
-    Into an index that exists, only new and changed images are described, and those that are gone are dropped.
-    Raises `ModelMismatchError` if it was made with other settings; else as `match_images`.
+    In an index that exists, only new and changed images are described, and missing ones are removed. Raises
+    `ModelMismatchError` if it was made with other settings; otherwise as `match_images`.
     """
-    settings, progress = settings or ImageSettings(), progress or SilentProgress()
+    settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
     root = require_writable(out)
-    shards = stages.plan(str(references), root, "references", settings, replace=False)
-    return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
+    source = RunInput(str(references), root, "references", is_given=False)
+    _describe(runner, [source], settings, root / "failures.csv", replace=False)
+    return root
+
+
+def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
+    """Raise now what could only stop the run later: a bad calibration, or an index that another model made."""
+    if settings.merge.rule == "calibrated":
+        load_calibration(settings.merge.calibration)
+    descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
+    noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
+    for root in [*indexes, *noise]:
+        check_model(ImageIndex.open(root), model_label(descriptor))
 
 
 def _describe(
-    root: Path, shards: list[int], settings: ImageSettings, progress: Progress, *, failures: Path, indexes: list[Path]
-) -> Path:
-    role = stages.role_of(root)
-    images = stages.count_images(root, shards)
-    if shards and role == "queries":
-        with progress.stage("preprocess queries", images, "images") as stage:
-            for shard in shards:
-                stages.preprocess_shard(root, shard, settings, SharedProgress(stage))
-    if shards:
-        with progress.stage(f"describe {role}", images, "images") as stage:
-            for shard in shards:
-                stages.describe_shard(root, shard, settings, SharedProgress(stage))
-    return stages.finish(root, settings, failures=failures, indexes=indexes)
+    runner: Runner, inputs: Sequence[RunInput], settings: ImageSettings, failures: Path, *, replace: bool
+) -> None:
+    planned = [
+        (each, runner.run(plan_images, each.source, each.index, each.role, settings, replace=replace))
+        for each in inputs
+    ]
+    for each, shards in planned:
+        steps = [find_overlays, describe_images] if each.role == "queries" else [describe_images]
+        runner.run_shards(shards, *steps, root=each.index, settings=settings)
+        indexes = [other.index for other in inputs]
+        runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)

@@ -121,17 +121,17 @@ class StoredPath(ProxyUPath):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Say whether there is an object of this name, or some below it."""
-        with self._explained():
+        with self._reraise():
             return bool(self.fs.exists(self.path))
 
     def is_file(self) -> bool:
         """Say whether there is an object of this name."""
-        with self._explained():
+        with self._reraise():
             return bool(self.fs.isfile(self.path))
 
     def is_dir(self) -> bool:
         """Say whether there are objects below this name."""
-        with self._explained():
+        with self._reraise():
             return bool(self.fs.isdir(self.path))
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
@@ -163,7 +163,7 @@ class StoredPath(ProxyUPath):
 
     def read_bytes(self) -> bytes:
         """Return the whole object, in one request."""
-        with self._explained():
+        with self._reraise():
             content: bytes = self.fs.cat_file(self.path, max_concurrency=1)
         return content
 
@@ -194,12 +194,17 @@ class StoredPath(ProxyUPath):
 
     def download(self, file: Path) -> None:
         """Copy the object into a local file."""
-        with self._explained():
+        with self._reraise():
             self.fs.get_file(self.path, str(file))
+
+    def size(self) -> int:
+        """Return the number of bytes of the object."""
+        with self._reraise():
+            return int(self.fs.info(self.path)["size"])
 
     def read_range(self, start: int, end: int | None = None) -> bytes:
         """Return the bytes from `start`, counted from the end if negative, up to `end`; of a short object what is."""
-        with self._explained():
+        with self._reraise():
             try:
                 part: bytes = self.fs.cat_file(self.path, start=start, end=end)
             except OSError as error:
@@ -213,13 +218,11 @@ class StoredPath(ProxyUPath):
         head = self.read_range(0, at_once)
         if len(head) < at_once:
             return io.BytesIO(head)
-        with self._explained():
-            size = int(self.fs.info(self.path)["size"])
-        return ObjectReader(self, size, head)
+        return ObjectReader(self, self.size(), head)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object."""
-        with self._explained():
+        with self._reraise():
             try:
                 self.fs.rm_file(self.path)
             except FileNotFoundError:
@@ -228,12 +231,12 @@ class StoredPath(ProxyUPath):
 
     def remove_all(self) -> None:
         """Delete everything below this name."""
-        with self._explained():
+        with self._reraise():
             self.fs.rm(self.path, recursive=True)
 
     def _below(self, ask: Any) -> Iterator[StoredPath]:
         try:
-            with self._explained():
+            with self._reraise():
                 names = ask()
         except FileNotFoundError:
             return  # an empty folder and none are the same
@@ -241,13 +244,13 @@ class StoredPath(ProxyUPath):
             if relative := name[len(self.path) :].strip("/"):
                 yield self / relative
 
-    def _explained(self) -> Any:
+    def _reraise(self) -> Any:
         return reraise_as(str(self), StorageError, may_be_missing=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with self._explained():
+            with self._reraise():
                 yield
         except FileNotFoundError as error:
             raise StorageError(

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from copytrace.search.image_candidates import Branch
+from copytrace.index.media_index import Role, is_index
+from copytrace.storage import resolve_path
+
+Branch = Literal["global", "local", "crop-local"]
+BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
 
 
 @dataclass(frozen=True, slots=True)
-class MatchPaths:
-    """Where a run of `match_images` keeps its files."""
+class RunInput:
+    """The queries or the references of a run: their source, and their index, which may exist already."""
+
+    source: str
+    index: Path
+    role: Role
+    is_given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The output folder of a run, of images or of videos."""
 
     out: Path
 
-    @property
-    def queries(self) -> Path:
-        """Index of the queries."""
-        return self.out / "work" / "queries"
+    def queries(self, source: str | Path, *, may_be_index: bool = True) -> RunInput:
+        """Return the input of the queries; `source` may name an index if `may_be_index`."""
+        return self._side(source, "queries", may_be_index)
+
+    def references(self, source: str | Path) -> RunInput:
+        """Return the input of the references; `source` may name an index."""
+        return self._side(source, "references", may_be_index=True)
 
     @property
-    def references(self) -> Path:
-        """Index of the references, unless they came as an index."""
-        return self.out / "work" / "references"
-
-    def candidates(self, branch: Branch) -> Path:
-        """Candidates of a branch."""
-        return self.out / "work" / "candidates" / f"{branch}.parquet"
-
-    def evidence(self, shard: int) -> Path:
-        """Evidence of the pairs of a shard of queries."""
-        return self.out / "work" / "evidence" / f"{shard:05}.parquet"
-
-    @property
-    def matches(self) -> Path:
-        """All scored pairs with everything known of them."""
-        return self.out / "matches.parquet"
+    def work(self) -> Path:
+        """Folder of everything that lets a later run go on from here."""
+        return self.out / "work"
 
     @property
     def report(self) -> Path:
@@ -44,5 +49,55 @@ class MatchPaths:
 
     @property
     def failures(self) -> Path:
-        """The files that could not be read."""
+        """The list of files that could not be read, or not to their end."""
         return self.out / "failures.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Settings, versions, counts and costs of the run."""
+        return self.out / "run.json"
+
+    def _side(self, source: str | Path, role: Role, may_be_index: bool) -> RunInput:
+        place = resolve_path(source)
+        is_given = may_be_index and is_index(place)
+        return RunInput(str(source), place if is_given else self.work / role, role, is_given)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRunFolder(RunFolder):
+    """The output folder of `match_images`."""
+
+    def candidates(self, branch: Branch) -> Path:
+        """Return the file of the candidates of a branch."""
+        return self.work / "candidates" / f"{branch}.parquet"
+
+    def evidence(self, shard: int) -> Path:
+        """Return the file of the evidence of a shard of queries."""
+        return self.work / "evidence" / f"{shard:05}.parquet"
+
+    @property
+    def matches(self) -> Path:
+        """The scored pairs with all their evidence; a CSV of the same name lies beside it."""
+        return self.out / "matches.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRunFolder(RunFolder):
+    """The output folder of `match_videos`."""
+
+    def candidates(self, shard: int) -> Path:
+        """Return the file of the candidates of a shard of queries."""
+        return self.work / "candidates" / f"{shard:05}.parquet"
+
+    def noise(self, shard: int) -> Path:
+        """Return the file of the noise levels of the frames of a shard of queries."""
+        return self.work / "noise" / f"{shard:05}.parquet"
+
+    def shard_segments(self, shard: int) -> Path:
+        """Return the file of the segments of a shard of queries."""
+        return self.work / "segments" / f"{shard:05}.parquet"
+
+    @property
+    def segments(self) -> Path:
+        """All segments, best first; a CSV of the same name lies beside it."""
+        return self.out / "segments.parquet"

@@ -1,52 +1,89 @@
-"""What each stage cost: a small JSON file beside its output, written only when the stage really ran."""
+"""One step of a run: what it writes and from what, whether an earlier run has done it, and what it cost.
+
+A step writes its outputs and then its *record*, a small JSON file beside them: the fingerprint of everything that the
+outputs were made from, the sizes of the outputs, and the step's cost. A step whose record has the right fingerprint,
+and whose outputs have those sizes, is done and does nothing. The record goes first when a step begins and comes last
+when it ends, so outputs without a record count for nothing.
+"""
 
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from copytrace.storage import write_json
+from copytrace.progress import Progress, SharedProgress, SilentProgress, StepProgress, current_progress, listen
+from copytrace.storage import digest_of, file_size, write_json
 
-PACKAGES = (
-    *("copytrace", "av", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
-    *("scipy", "torch"),
-)
+VERSION = version("copytrace")
 
-
-VERSION = version("copytrace")  # in every stamp: another version may give other results
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """Units done by a stage, its seconds, and the process's peak resident memory in MiB when it ended."""
+class Step:
+    """A step that writes `outputs`; `fingerprint` changes with anything that decides what they hold.
 
-    stage: str
-    count: int
-    seconds: float
-    peak_memory_mib: float
+    `record` is where the record lies; by default beside the first output, as `.json`.
+    """
+
+    name: str
+    outputs: tuple[Path, ...]
+    fingerprint: str
+    record: Path
+
+    @classmethod
+    def of(cls, name: str, *outputs: Path, made_from: Sequence[object], record: Path | None = None) -> Step:
+        """Return a step whose fingerprint covers the JSON-able `made_from` and the version of Copytrace."""
+        return cls(name, outputs, digest_of(VERSION, *made_from), record or outputs[0].with_suffix(".json"))
+
+    def is_done(self) -> bool:
+        """Return whether an earlier run wrote these very outputs."""
+        entry = read_record(self.record)
+        return entry.get("fingerprint") == self.fingerprint and entry.get("bytes") == self._sizes()
+
+    @contextmanager
+    def run(self, total: int, unit: str) -> Iterator[StepRun]:
+        """Show the block's progress in `total` units, time it and, if it ends well, write the record."""
+        self.record.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        with current_progress().step(self.name, total, unit) as shown:
+            work = StepRun(shown)
+            yield work
+        cost = {
+            "stage": self.name,
+            "count": total,
+            "seconds": round(time.perf_counter() - begin, 3),
+            "peak_memory_mib": _peak_memory_mib(),
+        }
+        write_json(self.record, {"fingerprint": self.fingerprint, "bytes": self._sizes()} | cost | work.notes)
+
+    def _sizes(self) -> list[int | None]:
+        return [file_size(path) for path in self.outputs]
 
 
-@contextmanager
-def recorded(path: Path, stage: str, count: int) -> Iterator[dict[str, Any]]:
-    """Time the block and, if it ends well, write its record to `path`, with what was put into the yielded dict."""
-    extra: dict[str, Any] = {}
-    begin = time.perf_counter()
-    yield extra
-    record = Record(stage, count, round(time.perf_counter() - begin, 3), _peak_memory_mib())
-    write_json(path, asdict(record) | extra)
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """A step that is under way: its progress, and `notes` that go into its record."""
+
+    progress: StepProgress
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def advance(self, count: int = 1) -> None:
+        """Report that `count` more units are done."""
+        self.progress.advance(count)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `recorded` wrote to `path`, an empty dict where there is no such file."""
+    """Return the record of a step; an empty one where there is none."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -54,32 +91,39 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def summarise(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Add up the records of each stage over its shards: counts and seconds summed, memory at its largest.
-
-    Those that do not exist are passed over.
-    """
-    stages: dict[str, dict[str, float]] = {}
-    for path in sorted(paths):
-        if not (record := read_record(path)):
-            continue
-        total = stages.setdefault(record["stage"], {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
-        total["count"] += record["count"]
-        total["seconds"] = round(total["seconds"] + record["seconds"], 3)
-        total["peak_memory_mib"] = max(total["peak_memory_mib"], record["peak_memory_mib"])
-    return stages
+def fingerprint_of(output: Path) -> str | None:
+    """Return the fingerprint of the step whose record lies beside `output`; None if it has not been done."""
+    found: str | None = read_record(output.with_suffix(".json")).get("fingerprint")
+    return found
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results may depend on, as far as they are installed."""
-    return {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := _version(name))}
+class Runner(Protocol):
+    """What runs the steps of a recipe: this process (`ProcessRunner`), or Prefect."""
+
+    def run(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one step and return what it returns."""
+
+    def run_shards(self, shards: Sequence[int], *steps: Callable[..., Any], **arguments: Any) -> None:
+        """Take each shard through the steps in order: `step(shard=NUMBER, **arguments)`."""
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+class ProcessRunner:
+    """Runs steps in this process, one after the other, and shows one bar for a step of all shards."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or SilentProgress()
+
+    def run(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `Runner`."""
+        with listen(self._progress):
+            return step(*args, **kwargs)
+
+    def run_shards(self, shards: Sequence[int], *steps: Callable[..., Any], **arguments: Any) -> None:
+        """See `Runner`."""
+        for step in steps:
+            with SharedProgress(self._progress, len(shards)) as shared, listen(shared):
+                for shard in shards:
+                    step(shard=shard, **arguments)
 
 
 def _peak_memory_mib() -> float:

@@ -1,7 +1,7 @@
-"""Files that are whole or absent, on disk or in a store such as S3.
+"""Files that are whole or absent, on disk or in an object store such as S3.
 
-On disk a file is written under a temporary name in the same folder, then moved into place; for a store it is written
-to a local temporary folder, then uploaded, and an object is there as a whole or not at all.
+A local file is written under a temporary name in the same folder and then moved into place. An object is written to a
+local temporary folder and then uploaded; a store shows an object only once all of it has arrived.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ import pyarrow.parquet as pq
 
 from copytrace.object_store import StoredPath, as_stored_path, filesystem_of, is_uri
 
-STAMP_KEY = b"copytrace.stamp"
-
-FETCHED_AT_ONCE = 1 << 20  # bytes of a table in a store, by the first request: most tables are smaller
-FOOTER = 64 << 10  # bytes at the end of a Parquet file that mostly hold its schema and all that is known of its rows
+FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
+FOOTER = 64 << 10  # bytes at the end of a Parquet file, which usually hold its schema and statistics
 
 
 def resolve_path(place: str | Path) -> Path:
-    """Return a local path, or for a URI that fsspec knows (`s3://…`) what does of a path all that Copytrace needs.
+    """Return a `Path` for a local place, or a `StoredPath` for a URI that fsspec opens (`s3://…`).
 
-    The latter is a `StoredPath`, a `upath.UPath` and no `Path`: nearly all code asks of either the same few things, and
-    the functions here know the difference. Nothing is looked up yet. Raises `InputError` for an unknown scheme.
+    A `StoredPath` is typed as a `Path`: it has the methods that this package calls, and the functions of this module
+    handle the differences. Nothing is looked up yet. Raises `InputError` for an unknown scheme.
     """
     text = str(place)
     if not is_uri(text):
@@ -43,9 +41,9 @@ def resolve_path(place: str | Path) -> Path:
 
 
 def require_writable(place: str | Path) -> Path:
-    """Return `resolve_path(place)`; of a place in a store, prove first that something can be written below it.
+    """Return `resolve_path(place)` after proving that a place in a store can be written.
 
-    For the start of hours of work. Raises `StorageError`, with the cure, where keys, bucket or endpoint are wrong.
+    Call it before hours of work. Raises `StorageError`, with the cure, when keys, bucket or endpoint are wrong.
     """
     path = resolve_path(place)
     if remote := as_stored_path(path):
@@ -55,7 +53,7 @@ def require_writable(place: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a local temporary path; on a clean exit it becomes `path`, on an error it is removed."""
+    """Yield a local temporary path, which becomes `path` on a clean exit and is removed on an error."""
     with _temporary_sibling(path) if (remote := as_stored_path(path)) is None else _temporary_copy(path) as temporary:
         try:
             yield temporary
@@ -67,16 +65,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except OSError as error:
             if not error.errno:
                 raise
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name the file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name it
         if remote is not None:
             remote.upload(temporary)
 
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """Yield `path` itself or, of what lies in a store, a local copy that goes when the block ends.
+    """Yield `path` itself or, for an object in a store, a local copy that is deleted when the block ends.
 
-    For what only reads real files. Raises `FileNotFoundError` where there is none.
+    For libraries that read only local files. Raises `FileNotFoundError` if there is no such file.
     """
     remote = as_stored_path(path)
     if remote is None:
@@ -88,7 +86,7 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(root: Path) -> None:
-    """Delete a folder, or all objects below a name, with all that is in it."""
+    """Delete a folder and everything in it, or all objects below a name."""
     remote = as_stored_path(root)
     if remote is None:
         shutil.rmtree(root)
@@ -108,18 +106,17 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def write_table(path: Path, table: pa.Table, *, stamp: str = "") -> Path:
-    """Write a Parquet file atomically, with `stamp` (see `digest_of`) in its metadata, and return `path`."""
-    metadata = {**(table.schema.metadata or {}), STAMP_KEY: stamp.encode()}
+def write_table(path: Path, table: pa.Table) -> Path:
+    """Write a Parquet file atomically and return `path`."""
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
     return path
 
 
 def write_csv(path: Path, table: pa.Table) -> Path:
-    """Write a CSV file atomically, quotes only where they are needed, and return `path`."""
+    """Write a CSV file atomically, with quotes only where they are needed, and return `path`."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # pyarrow quotes all names of columns; other programs compare the line.
+        # pyarrow quotes the names of columns, and other programs compare the header line as text.
         file.write((",".join(table.column_names) + "\n").encode())
         pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False))
     return path
@@ -128,7 +125,7 @@ def write_csv(path: Path, table: pa.Table) -> Path:
 def read_table(path: Path, **options: Any) -> pa.Table:
     """Read a Parquet file; `options` are those of `pyarrow.parquet.read_table`: columns, schema, filters.
 
-    Of a large file in a store, only the row groups and columns that are asked for travel.
+    From a large file in a store, only the requested row groups and columns are transferred.
     """
     with _source(path) as source:
         return pq.read_table(source, **options)
@@ -136,29 +133,29 @@ def read_table(path: Path, **options: Any) -> pa.Table:
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file to be read bit by bit."""
+    """Open a Parquet file that is read in parts."""
     with _source(path) as source, pq.ParquetFile(source, pre_buffer=as_stored_path(path) is not None) as file:
         yield file
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the schema of a Parquet file, its metadata with it; nothing but the end of the file is read."""
+    """Return the schema of a Parquet file with its metadata; only the end of the file is read."""
     return pq.read_schema(_footer(path))
 
 
 def count_rows(path: Path) -> int:
-    """Return the number of rows of a Parquet file; nothing but its end is read."""
+    """Return the number of rows of a Parquet file; only the end of the file is read."""
     return int(pq.read_metadata(_footer(path)).num_rows)
 
 
-def read_stamp(path: Path) -> str | None:
-    """Return the stamp of a Parquet file, or None if the file does not exist or is not readable Parquet."""
+def file_size(path: Path) -> int | None:
+    """Return the number of bytes of a file, or None if there is no such file."""
     try:
-        metadata = read_schema(path).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+        if remote := as_stored_path(path):
+            return remote.size()
+        return path.stat().st_size
+    except FileNotFoundError:
         return None
-    stamp: bytes = metadata.get(STAMP_KEY, b"")
-    return stamp.decode()
 
 
 def digest_of(*parts: Any) -> str:
@@ -168,19 +165,19 @@ def digest_of(*parts: Any) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _source(path: Path) -> Any:
-    """Return a context manager of what pyarrow reads: a local path, or a stream of an object."""
+    """Return a context manager of what pyarrow reads from: a local path, or a stream of an object."""
     remote = as_stored_path(path)
-    return nullcontext(path) if remote is None else remote.stream(FETCHED_AT_ONCE)
+    return nullcontext(path) if remote is None else remote.stream(FIRST_REQUEST)
 
 
 def _footer(path: Path) -> Path | io.BytesIO:
-    """Return what pyarrow reads all but rows from: a local path, or the end of an object."""
+    """Return what pyarrow reads metadata from: a local path, or the end of an object."""
     remote = as_stored_path(path)
     if remote is None:
         return path
@@ -202,6 +199,6 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_copy(path: Path) -> Iterator[Path]:
-    """Yield a name as that of `path` in a temporary folder: by its suffix a store tells browsers what is in it."""
+    """Yield a path of the same name in a temporary folder; stores derive the content type from its suffix."""
     with tempfile.TemporaryDirectory(prefix="copytrace-") as folder:
         yield Path(folder) / path.name

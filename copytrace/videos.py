@@ -1,17 +1,34 @@
-"""Video matching as a library call: `copytrace.match_videos(queries, references, out)`."""
+"""Video matching: `copytrace.match_videos(queries, references, out)` and the recipe behind it.
+
+    check → for queries, then references: plan → describe, per shard → finish
+          → search frames → align pairs, both per shard of queries → merge → report → summarize
+
+The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.videos import VideoSettings
-from copytrace import video_stages as stages
-from copytrace.index.media_index import read_plan
+from copytrace.alignment.align import align_pairs
+from copytrace.alignment.load import load_configured_aligner
+from copytrace.alignment.merge import merge_segments
+from copytrace.features.descriptors import model_label
+from copytrace.index.build import finish_index
+from copytrace.index.media_index import check_model, shards_of
+from copytrace.index.video_index import VideoIndex
+from copytrace.index.video_shards import describe_videos, load_video_models, plan_videos
 from copytrace.media.failures import write_failures
-from copytrace.progress import Progress, SharedProgress, SilentProgress
-from copytrace.storage import require_writable
-from copytrace.video_stages import VideoMatchPaths
+from copytrace.progress import Progress
+from copytrace.report.videos import report_videos
+from copytrace.run_folder import RunInput, VideoRunFolder
+from copytrace.search.video_candidates import search_frames
+from copytrace.step import ProcessRunner, Runner
+from copytrace.storage import require_writable, resolve_path
+from copytrace.summary import summarize_videos
 
 
 def match_videos(
@@ -20,38 +37,30 @@ def match_videos(
     out: str | Path,
     settings: VideoSettings | None = None,
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Find which seconds of which references the queries show, and write tables and a report into the folder `out`.
 
-    Both are whatever `list_media` takes, or an index (`index_videos`, or imported descriptors). Returns what stands in
-    `run.json`. What an earlier run into `out` has done is not done again. Each place may be local or in a store
-    (`s3://…`). Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each
-    with the cure.
+    Both are anything that `list_media` accepts, or an index (`index_videos`, or imported descriptors). Returns the
+    content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
+    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless `runner` runs them.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the
+    cure.
     """
-    settings, progress = settings or VideoSettings(), progress or SilentProgress()
-    paths = VideoMatchPaths(require_writable(out))
-    sides = paths.sides(queries, references)
-    query_index, reference_index = (root for _, root, _, _ in sides)
-    stages.check(settings, [root for _, root, _, to_make in sides if not to_make])
-    todo = [
-        (root, stages.plan(source, root, role, settings, replace=True))
-        for source, root, role, to_make in sides
-        if to_make
-    ]
-    if not todo:
-        write_failures(paths.failures, [])  # both came as indexes: no file is read
-    for root, shards in todo:
-        _describe(root, shards, settings, progress, failures=paths.failures, indexes=[made for made, _ in todo])
-    with progress.stage("search frames", stages.count_frames(query_index), "frames") as searching:
-        for shard in stages.shards_of(query_index):
-            stages.search_shard(shard, query_index, reference_index, paths, settings, SharedProgress(searching))
-    with progress.stage("align pairs", stages.count_pairs(query_index, paths), "pairs") as aligning:
-        for shard in stages.shards_of(query_index):
-            stages.align_shard(shard, query_index, reference_index, paths, settings, SharedProgress(aligning))
-    stages.merge_segments(query_index, reference_index, paths)
+    settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
+    folder = VideoRunFolder(require_writable(out))
+    inputs = [folder.queries(queries), folder.references(references)]
+    query_index, reference_index = (each.index for each in inputs)
+    runner.run(check_videos, settings, [each.index for each in inputs if each.is_given])
+    if all(each.is_given for each in inputs):
+        write_failures(folder.failures, [])  # no file is read
+    _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
+    indexes = {"queries": query_index, "references": reference_index}
+    runner.run_shards(shards_of(query_index), search_frames, align_pairs, **indexes, folder=folder, settings=settings)
+    runner.run(merge_segments, query_index, reference_index, folder)
     if settings.report.max_matches:
-        stages.report(query_index, reference_index, paths, settings, progress)
-    return stages.summarise_run(query_index, reference_index, paths, settings)
+        runner.run(report_videos, query_index, reference_index, folder, settings)
+    return runner.run(summarize_videos, query_index, reference_index, folder, settings)
 
 
 def index_videos(
@@ -59,24 +68,45 @@ def index_videos(
     out: str | Path,
     settings: VideoSettings | None = None,
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> Path:
     """Describe the references once, into the index folder `out`, and return it.
 
-    Into an index that exists, only new and changed videos are described, and those that are gone are dropped.
-    Raises `ModelMismatchError` if it was made with other settings; else as `match_videos`.
+    In an index that exists, only new and changed videos are described, and missing ones are removed. Raises
+    `ModelMismatchError` if it was made with other settings; otherwise as `match_videos`.
     """
-    settings, progress = settings or VideoSettings(), progress or SilentProgress()
+    settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
     root = require_writable(out)
-    shards = stages.plan(str(references), root, "references", settings, replace=False)
-    return _describe(root, shards, settings, progress, failures=root / "failures.csv", indexes=[root])
+    source = RunInput(str(references), root, "references", is_given=False)
+    _describe(runner, [source], settings, root / "failures.csv", replace=False)
+    return root
+
+
+def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
+    """Raise now what could only stop the run later: a missing aligner, or an index of images or of another model.
+
+    `indexes` are the inputs that came as indexes; if both did, no descriptor is loaded.
+    """
+    load_configured_aligner(settings.alignment, settings.descriptor)
+    opened = [VideoIndex.open(root) for root in indexes]
+    if len(opened) < 2:
+        descriptor, _ = load_video_models(settings.descriptor, settings.panes.detector)
+        model = model_label(descriptor)
+    else:
+        model = opened[0].provenance["descriptor"]
+    noise = [VideoIndex.open(resolve_path(settings.search.noise))] if settings.search.noise else []
+    for index in [*opened, *noise]:
+        check_model(index, model)
 
 
 def _describe(
-    root: Path, shards: list[int], settings: VideoSettings, progress: Progress, *, failures: Path, indexes: list[Path]
-) -> Path:
-    if shards:
-        name = f"describe {read_plan(root).role}"
-        with progress.stage(name, stages.count_videos(root, shards), "videos") as stage:
-            for shard in shards:
-                stages.describe_shard(root, shard, settings, SharedProgress(stage))
-    return stages.finish(root, settings, failures=failures, indexes=indexes)
+    runner: Runner, inputs: Sequence[RunInput], settings: VideoSettings, failures: Path, *, replace: bool
+) -> None:
+    planned = [
+        (each, runner.run(plan_videos, each.source, each.index, each.role, settings, replace=replace))
+        for each in inputs
+    ]
+    for each, shards in planned:
+        runner.run_shards(shards, describe_videos, root=each.index, settings=settings)
+        indexes = [other.index for other in inputs]
+        runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +10,13 @@ from prefect import flow
 
 from configs.images import ImageSettings
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
+from copytrace import images
 from copytrace.cli import options
-from copytrace.index.media_index import Role
 from flows.parameters import Media, Out, Overrides, Preset, flow_settings, parameters_from_cli
 from flows.terminal import RunnerOption, parse_runner, terminal_session
-from tasks.describe import describe, finish
-from tasks.ingest import ingest
-from tasks.outputs import show_outputs
-from tasks.preprocess import preprocess
-from tasks.runners import Shards, shards_on
-from tasks.storage_access import require_writable
+from tasks.artifacts import show_outputs
+from tasks.image_steps import IMAGE_STEPS
+from tasks.runners import run_on
 
 
 @flow(name="index-images", flow_run_name="index {references}")
@@ -33,21 +29,15 @@ def index_images(
 ) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
-    Raises what `copytrace.images.index_images` raises, and `SettingsError`.
+    Steps: ingest, describe (shards), finish.
+
+    Raises what `copytrace.index_images` raises, and `SettingsError`.
     """
-    settings, root = flow_settings(ImageSettings, preset, overrides), require_writable(out)
-    with shards_on(runner) as shards:
-        planned = ingest(references, root, "references", settings, replace=False)
-        describe_index(shards, root, "references", planned, settings)
-    finish(root, settings, failures=root / "failures.csv", indexes=[root])
+    settings = flow_settings(ImageSettings, preset, overrides)
+    with run_on(runner, IMAGE_STEPS) as steps:
+        root = images.index_images(references, out, settings, runner=steps)
     show_outputs(root, "index-images")
     return str(root)
-
-
-def describe_index(shards: Shards, root: Path, role: Role, planned: Sequence[int], settings: ImageSettings) -> None:
-    """Run the stages that describe the planned shards of an index."""
-    stages = [preprocess, describe] if role == "queries" else [describe]
-    shards.each(planned, *stages, root=root, settings=settings)
 
 
 def main(

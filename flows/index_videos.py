@@ -10,14 +10,13 @@ from prefect import flow
 
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from configs.videos import VideoSettings
+from copytrace import videos
 from copytrace.cli import options
 from flows.parameters import Media, Out, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
 from flows.terminal import RunnerOption, parse_runner, terminal_session
-from tasks.describe import describe_videos, finish_videos
-from tasks.ingest import ingest_videos
-from tasks.outputs import show_outputs
-from tasks.runners import shards_on
-from tasks.storage_access import require_writable
+from tasks.artifacts import show_outputs
+from tasks.runners import run_on
+from tasks.video_steps import VIDEO_STEPS
 
 
 @flow(name="index-videos", flow_run_name="index {references}")
@@ -30,13 +29,13 @@ def index_videos(
 ) -> str:
     """Describe the references into the index folder `out`, or bring it up to date, and return it.
 
-    Raises what `copytrace.videos.index_videos` raises, and `SettingsError`.
+    Steps: ingest, describe (shards), finish.
+
+    Raises what `copytrace.index_videos` raises, and `SettingsError`.
     """
-    settings, root = flow_settings(VideoSettings, preset, overrides), require_writable(out)
-    with shards_on(runner) as shards:
-        planned = ingest_videos(references, root, "references", settings, replace=False)
-        shards.each(planned, describe_videos, root=root, settings=settings)
-    finish_videos(root, settings, failures=root / "failures.csv", indexes=[root])
+    settings = flow_settings(VideoSettings, preset, overrides)
+    with run_on(runner, VIDEO_STEPS) as steps:
+        root = videos.index_videos(references, out, settings, runner=steps)
     show_outputs(root, "index-videos")
     return str(root)
 

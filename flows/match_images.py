@@ -10,22 +10,14 @@ from prefect import flow
 
 from configs.images import ImageSettings
 from configs.runner import ONE_SHARD_AT_A_TIME, Runner
+from copytrace import images
 from copytrace.cli import options
-from copytrace.image_stages import MatchPaths, shards_of
-from copytrace.index.media_index import Role, is_index
-from copytrace.search.image_candidates import BRANCHES
-from flows.index_images import describe_index
 from flows.parameters import Media, Out, Overrides, Preset, References, flow_settings, parameters_from_cli
 from flows.terminal import RunnerOption, parse_runner, terminal_session
-from tasks.describe import finish
-from tasks.ingest import check, ingest
-from tasks.merge import merge
-from tasks.outputs import show_outputs
-from tasks.recall import recall
-from tasks.report import report, summarise
-from tasks.runners import shards_on
-from tasks.score import score
-from tasks.storage_access import require_writable, resolve_path
+from tasks.artifacts import show_outputs
+from tasks.image_steps import IMAGE_STEPS
+from tasks.runners import run_on
+from tasks.storage_access import resolve_path
 from tasks.tracking import track
 
 
@@ -38,35 +30,18 @@ def match_images(
     overrides: Overrides = {},  # noqa: B006
     runner: Runner = ONE_SHARD_AT_A_TIME,
 ) -> dict[str, Any]:
-    """Write tables and a report of the matches into the folder `out`, and return what stands in `run.json`.
+    """Write tables and a report of the matches into the folder `out`, and return the content of `run.json`.
 
-    Raises what `copytrace.images.match_images` raises, and `SettingsError`.
+    Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards), finish,
+    recall (branches), score (shards of queries), merge, report, summarize.
+
+    Raises what `copytrace.match_images` raises, and `SettingsError`.
     """
-    settings, paths = flow_settings(ImageSettings, preset, overrides), MatchPaths(require_writable(out))
-    indexed = is_index(resolve_path(references))
-    query_index, reference_index = paths.queries, resolve_path(references) if indexed else paths.references
-    sides: list[tuple[str, Path, Role]] = [
-        (queries, query_index, "queries"),
-        (references, reference_index, "references"),
-    ]
-    sides = sides[:1] if indexed else sides
-    check(settings, [reference_index] if indexed else [])
-    built = [root for _, root, _ in sides]
-    with shards_on(runner) as shards:
-        todo = [(root, role, ingest(source, root, role, settings, replace=True)) for source, root, role in sides]
-        for root, role, planned in todo:
-            describe_index(shards, root, role, planned, settings)
-            finish(root, settings, failures=paths.failures, indexes=built)
-        for branch in BRANCHES:
-            recall(branch, query_index, reference_index, paths.candidates(branch), settings)
-        indexes = {"queries": query_index, "references": reference_index}
-        shards.each(shards_of(query_index), score, **indexes, out=paths.out, settings=settings)
-    merge(query_index, reference_index, paths.out, settings)
-    if settings.report.max_matches:
-        report(query_index, reference_index, paths.out, settings)
-    run = summarise(query_index, reference_index, paths.out, settings)
-    show_outputs(paths.out, "match-images")
-    track(paths.out, "match-images", run)
+    settings = flow_settings(ImageSettings, preset, overrides)
+    with run_on(runner, IMAGE_STEPS) as steps:
+        run = images.match_images(queries, references, out, settings, runner=steps)
+    show_outputs(resolve_path(out), "match-images")
+    track(resolve_path(out), "match-images", run)
     return run
 
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from configs.images import ImageSettings, Settings
-from configs.load import load
+from configs.images import ImageSettings
+from configs.load import load_settings
+from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -80,7 +81,7 @@ Overrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(ImageSett
 def flow_settings(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
     """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
     values = [f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)]
-    return load(schema, preset, overrides=values)
+    return load_settings(schema, preset, overrides=values)
 
 
 class FlowParameters(TypedDict):
@@ -97,8 +98,8 @@ def parameters_from_cli(
 
     Raises `SettingsError` for what makes no sense.
     """
-    settings = load(schema, preset, config, overrides or ())
-    changed = _difference(load(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))
+    settings = load_settings(schema, preset, config, overrides or ())
+    changed = _difference(load_settings(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))
     return {"preset": preset, "overrides": changed}
 
 

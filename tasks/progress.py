@@ -1,4 +1,4 @@
-"""Progress in Prefect: an artifact per long stage that fills up in the UI, and a log line when the stage is over."""
+"""Progress in Prefect: an artifact per long step that fills up in the UI, and a log line when the step is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
-from copytrace.progress import Stage
+from copytrace.progress import StepProgress
 
 SECONDS_BETWEEN_UPDATES = 2.0
 """An update is a request to the server and takes about 25 ms: at this distance, one per cent of the time."""
@@ -26,30 +26,30 @@ logger = logging.getLogger(__name__)
 
 
 class ArtifactProgress:
-    """Shows the stages of a task run as progress artifacts `describe-references-00003`; outside a run, only logs.
+    """A listener that shows steps as progress artifacts such as `describe-references-00003`; outside a run, it logs.
 
-    `detail` tells the task's shard from the others of the same stage.
+    `detail` distinguishes the task's shard from the others of the same step.
     """
 
     def __init__(self, detail: str = "") -> None:
         self._detail = detail
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
-        """Open a stage of `total` units; one that fails leaves its artifact where it stood."""
+    def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
+        """Open a step of `total` units; one that fails leaves its artifact where it stood."""
         title = f"{name} {self._detail}".strip()
         log = get_run_logger() if _within_a_run() else logger
         begin = time.monotonic()
         with _shown(title, f"{total:,} {unit}") as artifact:
-            stage = _ArtifactStage(artifact, total)
-            yield stage
-            stage.close()
+            step = _ArtifactStep(artifact, total)
+            yield step
+            step.close()
         seconds = max(time.monotonic() - begin, 1e-6)
         log.info("%s: %s %s in %.1f s, %s a second", title, f"{total:,}", unit, seconds, f"{total / seconds:,.0f}")
 
 
 class _Artifact:
-    """A progress artifact, and the client that updates it from whatever thread."""
+    """A progress artifact, and the client that updates it from any thread."""
 
     def __init__(self, client: SyncPrefectClient, identity: UUID) -> None:
         self._client, self._identity = client, identity
@@ -58,11 +58,11 @@ class _Artifact:
         try:
             self._client.update_artifact(self._identity, ArtifactUpdate(data=percent))
         except httpx.HTTPError as error:
-            # Hours of work must not be lost because nobody could be told of them.
+            # Hours of work must not be lost because their progress cannot be shown.
             logger.warning("progress could not be shown: %s", error)
 
 
-class _ArtifactStage:
+class _ArtifactStep:
     def __init__(self, artifact: _Artifact | None, total: int) -> None:
         self._artifact, self._total = artifact, total
         self._done, self._updated = 0, time.monotonic()
@@ -74,6 +74,9 @@ class _ArtifactStage:
             if self._artifact and time.monotonic() - self._updated >= SECONDS_BETWEEN_UPDATES:
                 self._updated = time.monotonic()
                 self._artifact.update(min(100.0, 100.0 * self._done / max(self._total, 1)))
+
+    def resize(self, total: int) -> None:
+        self._total = total
 
     def close(self) -> None:
         if self._artifact:

@@ -1,12 +1,13 @@
-"""What all stages have in common under Prefect: retries of passing faults, limits, access to storage, no caching."""
+"""Steps as Prefect tasks: names, slots, retries of transient faults, access to storage, and no caching."""
 
 from __future__ import annotations
 
 import errno
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import wraps
 from http.client import IncompleteRead
 from typing import Any, ParamSpec, TypeVar
@@ -22,7 +23,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from copytrace.errors import CopytraceError
+from copytrace.progress import listen
 from tasks.limits import SlotRule, hold_slots
+from tasks.progress import ArtifactProgress
 from tasks.storage_access import open_access
 
 P = ParamSpec("P")
@@ -31,17 +34,17 @@ R = TypeVar("R")
 RETRY_DELAYS = [5.0, 30.0]
 """Seconds before the second and the third attempt."""
 
-_PASSING_ERRORS = (
+_TRANSIENT_ERRORS = (
     *(ConnectionError, TimeoutError),
-    # What is still wrong after s3fs has tried five times.
+    # What remains after s3fs has tried five times.
     *(S3ConnectionError, HTTPClientError, IncompleteRead, IncompleteReadError, ResponseParserError, ClientPayloadError),
     *(httpx.TransportError, ConcurrencySlotAcquisitionError),  # the Prefect server restarts
 )
-_PASSING_NUMBERS = frozenset(
+_TRANSIENT_ERRNOS = frozenset(
     {
         # What a network file system answers while its server restarts.
         *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
-        # What s3fs makes of 500 InternalError; of 503 SlowDown it makes EBUSY, of codes that it does not know EIO.
+        # s3fs turns 500 InternalError into this, 503 SlowDown into EBUSY, and codes that it does not know into EIO.
         getattr(errno, "EREMOTEIO", errno.EIO),
     }
 )
@@ -49,42 +52,69 @@ _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 
 
-def step_task(task_run_name: str, needs: SlotRule | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Return a decorator that makes a stage a Prefect task, its runs named by a template of its arguments.
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """How Prefect runs a step of a recipe.
 
-    `needs` says from the stage's argument `settings` which slots of the server's limits it holds while it works.
-    A stage knows by itself what an earlier run has done, from files; Prefect's cache would only cost time.
+    `run_name` is a template of the step's arguments that names its task runs; its first word names the task. `slots`
+    returns from the step's settings which slots of the server's limits it holds while it works. `show` is called with
+    the step's result and arguments, within its task run.
     """
 
-    def decorate(stage: Callable[P, R]) -> Task[P, R]:
-        takes = inspect.signature(stage)
+    step: Callable[..., Any]
+    run_name: str
+    slots: SlotRule | None = None
+    show: Callable[[Any, Mapping[str, Any]], None] | None = None
 
-        @wraps(stage)
-        def within_limits(*args: P.args, **kwargs: P.kwargs) -> R:
+
+def tasks_by_step(*rows: StepTask) -> dict[Callable[..., Any], Task[..., Any]]:
+    """Return the Prefect task of each step."""
+    return {row.step: step_task(row.run_name, row.slots, row.show)(row.step) for row in rows}
+
+
+def step_task(
+    run_name: str, slots: SlotRule | None = None, show: Callable[[Any, Mapping[str, Any]], None] | None = None
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Return a decorator that makes a step a Prefect task; see `StepTask`.
+
+    A step knows from its files what an earlier run has done, so Prefect's cache is off. Transient faults are retried.
+    """
+
+    def decorate(step: Callable[P, R]) -> Task[P, R]:
+        signature = inspect.signature(step)
+
+        @wraps(step)
+        def run_step(*args: P.args, **kwargs: P.kwargs) -> R:
             open_access()
-            slots = hold_slots(needs(takes.bind(*args, **kwargs).arguments["settings"])) if needs else nullcontext()
-            with slots, _memory_of_gpu():
-                return stage(*args, **kwargs)
+            arguments = signature.bind(*args, **kwargs).arguments
+            detail = f"{arguments['shard']:05}" if "shard" in arguments else ""
+            limits = hold_slots(slots(arguments["settings"])) if slots else nullcontext()
+            with limits, _gpu_memory_errors(), listen(ArtifactProgress(detail)):
+                result = step(*args, **kwargs)
+            if show:
+                show(result, arguments)
+            return result
 
         return task(
-            task_run_name=task_run_name,
+            name=run_name.partition(" ")[0],
+            task_run_name=run_name,
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=len(RETRY_DELAYS),
             retry_delay_seconds=RETRY_DELAYS,
             retry_condition_fn=retry_if_transient,
-        )(within_limits)
+        )(run_step)
 
     return decorate
 
 
 @contextmanager
-def _memory_of_gpu() -> Iterator[None]:
-    """Tell in one line what no smaller batch could help: the image descriptor has halved its own by then."""
+def _gpu_memory_errors() -> Iterator[None]:
+    """Raise one line for GPU memory that even the smallest batch exceeds; the descriptor halves its batches first."""
     try:
         yield
     except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported for the sake of stages that do without
+        torch = sys.modules.get("torch")  # not imported here: many steps do without it
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         raise CopytraceError(
@@ -94,15 +124,15 @@ def _memory_of_gpu() -> Iterator[None]:
 
 
 def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Say whether a failed task is worth another attempt: the network or a disk failed, not the inputs or the code."""
+    """Return whether a failed task is worth another attempt: network or disk failed, not the inputs or the code."""
     return is_transient(state.result(raise_on_failure=False))
 
 
 def is_transient(error: object) -> bool:
-    """Say whether an error may be gone by itself when the same is tried again."""
+    """Return whether an error may be gone when the same work is tried again."""
     if isinstance(error, CopytraceError) and error.__cause__:
-        return is_transient(error.__cause__)  # told in one line, such as a store that does not answer
+        return is_transient(error.__cause__)  # one line about an error underneath, such as a store that does not answer
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == _TOO_MANY_REQUESTS or status >= _FIRST_SERVER_ERROR
-    return isinstance(error, _PASSING_ERRORS) or (isinstance(error, OSError) and error.errno in _PASSING_NUMBERS)
+    return isinstance(error, _TRANSIENT_ERRORS) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS)

@@ -9,14 +9,14 @@ from typing import Any, Generic, TypeVar
 
 from prefect.artifacts import create_table_artifact
 
-from configs.images import Settings
+from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.progress import Progress
 from copytrace.training.log import TrainingLog
 from copytrace.training.training_result import CARD, read_result
+from tasks.artifacts import show_outputs
 from tasks.experiment import open_run
 from tasks.limits import training_slots
-from tasks.outputs import show_outputs
 from tasks.progress import ArtifactProgress
 from tasks.promotion import promote as move_champion
 from tasks.registry import register

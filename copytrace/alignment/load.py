@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.images import DescriptorSettings
+from configs.settings import DescriptorSettings
 from configs.videos import AlignmentSettings
 from copytrace.alignment.aligners import Aligner, build_aligner
 from copytrace.alignment.heat_maps import HeatMapRules

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from configs.images import ImageSettings
-from configs.load import load_image_settings
+from configs.load import load_settings
 from copytrace.cli.options import Config, Images, Overrides, Preset
 
 
@@ -69,7 +69,7 @@ def evaluate_images(
 
 
 def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> ImageSettings:
-    return load_image_settings(preset, config, overrides or [])
+    return load_settings(ImageSettings, preset, config, overrides or [])
 
 
 def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:

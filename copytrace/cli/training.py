@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from configs.load import load
+from configs.load import load_settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
@@ -36,7 +36,7 @@ def train_descriptor(
     config: Config = None,
 ) -> None:
     """Train the global descriptor on PHOTOS; use it by descriptor.model=OUT."""
-    settings = load(DescriptorTraining, preset, config, overrides or ())
+    settings = load_settings(DescriptorTraining, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.descriptor import train_descriptor as train  # noqa: PLC0415
 
@@ -52,7 +52,7 @@ def train_overlay_detector(
     config: Config = None,
 ) -> None:
     """Train the detector of pasted pictures on composites of PHOTOS; use it by overlay.detector=OUT."""
-    settings = load(OverlayTraining, preset, config, overrides or ())
+    settings = load_settings(OverlayTraining, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.overlay import train_overlay_detector as train  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ def train_aligner(
 ) -> None:
     """Train the network that finds copied segments on RUNs of match-videos and their ground truths."""
     pairs, overrides = parse_runs(runs)
-    settings = load(AlignerTraining, preset, config, overrides)
+    settings = load_settings(AlignerTraining, preset, config, overrides)
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.aligner import train_aligner as train  # noqa: PLC0415
 
@@ -84,7 +84,7 @@ def train_pair_classifier(
 ) -> None:
     """Train the network that drops candidate pairs on RUNs of match-videos and their ground truths."""
     pairs, overrides = parse_runs(runs)
-    settings = load(PairTraining, preset, config, overrides)
+    settings = load_settings(PairTraining, preset, config, overrides)
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
     from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415

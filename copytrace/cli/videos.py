@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from configs.load import load
+from configs.load import load_settings
 from configs.videos import VideoSettings
 from copytrace.cli.images import print_failures
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
@@ -27,7 +27,7 @@ def match_videos(
     config: Config = None,
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show."""
-    settings = load(VideoSettings, preset, config, overrides or ())
+    settings = load_settings(VideoSettings, preset, config, overrides or ())
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.videos import match_videos as match  # noqa: PLC0415
@@ -53,7 +53,7 @@ def index_videos(
     config: Config = None,
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-videos can search them."""
-    settings = load(VideoSettings, preset, config, overrides or ())
+    settings = load_settings(VideoSettings, preset, config, overrides or ())
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.videos import index_videos as index  # noqa: PLC0415

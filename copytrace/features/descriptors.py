@@ -66,13 +66,14 @@ def load_descriptor(
 ) -> Descriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`, or else what `resolve_model` finds: "shipped", a file or folder, a URI. The file is one
-    that `save_descriptor` wrote, or TorchScript as published for SSCD (float [N, 3, S, S] normalised as for ImageNet, to
-    [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is some; `threads` the
-    cores to use on the CPU, 0 for all; `input_size` by default what the model was made for. ONNX needs a graph file,
-    made once (about 15 s) and kept in `cache_folder()`; with it, torch is not imported. Raises `ConfigError` for
-    settings that do not exist or do not go together and for a model that is missing, damaged or no descriptor, and
-    `CopytraceError` when onnxruntime is not installed, the model cannot be exported or the cache not be written.
+    `model` is a name in `MODELS`, or anything that `resolve_model` finds: "shipped", a file or folder, or a URI. The
+    file was written by `save_descriptor`, or is TorchScript as published for SSCD (float [N, 3, S, S], normalized as
+    for ImageNet, to [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is
+    some; `threads` is the number of cores to use on the CPU, 0 for all; `input_size` is by default what the model was
+    made for. ONNX needs a graph file, which is made once (about 15 s) and kept in `cache_folder()`; with it, torch is
+    not imported. Raises `ConfigError` for settings that do not exist or do not go together and for a model that is
+    missing, damaged or no descriptor, and `CopytraceError` if onnxruntime is not installed, the model cannot be
+    exported or the cache cannot be written.
     """
     if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
@@ -125,3 +126,8 @@ def _configured(model: str, input_size: int | None) -> DescriptorConfig:
         std=IMAGENET_STD,
         storage="torchscript",
     )
+
+
+def model_label(descriptor: Descriptor) -> str:
+    """Return a label of the model that a person recognizes and that no two models share."""
+    return f"{descriptor.name} at {descriptor.input_size} px ({descriptor.digest})"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from copytrace.storage import STAMP_KEY, atomic_path
+from copytrace.storage import atomic_path
 
 Floats = NDArray[np.float32]
 
@@ -19,7 +19,7 @@ ROWS_PER_GROUP = 4096  # rows that the file keeps together: with fewer, reading 
 
 
 class DescriptorWriter:
-    """Writes a file of descriptors part by part; memory holds `ROWS_PER_GROUP` rows. See `open_descriptor_writer`."""
+    """A writer of descriptors that holds at most `ROWS_PER_GROUP` rows in memory; see `open_descriptor_writer`."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer, self._schema = writer, schema
@@ -56,11 +56,11 @@ class DescriptorWriter:
 
 
 @contextmanager
-def open_descriptor_writer(path: Path, dimensions: int, *, stamp: str) -> Iterator[DescriptorWriter]:
-    """Yield a writer for vectors of that many numbers; the file appears at `path`, whole, when the block ends well."""
+def open_descriptor_writer(path: Path, dimensions: int) -> Iterator[DescriptorWriter]:
+    """Yield a writer of vectors with `dimensions` numbers; the file appears at `path` when the block ends well."""
     vector = pa.list_(pa.float32(), dimensions)
     names = [("id", pa.string()), ("pane", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
-    schema = pa.schema([*names, ("vector", vector)], metadata={STAMP_KEY: stamp.encode()})
+    schema = pa.schema([*names, ("vector", vector)])
     # Vectors never repeat; a dictionary of them would cost three times the time, and half as much again on disk.
     options = {"compression": "zstd", "use_dictionary": ["id", "pane"]}
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:

@@ -1,9 +1,10 @@
-"""What is computed of one shard of images: pasted pictures, descriptors and points, from one decoding each."""
+"""Describing a shard of images: pasted pictures, descriptors and points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,59 +12,78 @@ import numpy as np
 import pyarrow as pa
 
 from configs.images import ImageSettings
+from configs.settings import DescriptorSettings
 from copytrace.errors import MediaError
-from copytrace.features.descriptors import Descriptor, resize_for_descriptor
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.points import Bytes, find_points
+from copytrace.index.build import Shard, check_unchanged, plan_index, read_planned_shard, write_plan
 from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import Role, descriptors_path, receipt_path
+from copytrace.index.image_index import ShardPaths, image_provenance
+from copytrace.index.media_index import Role, table_of_rows
 from copytrace.index.point_files import View, write_points
 from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.failures import Failure
-from copytrace.media.ingest import MediaItem
+from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch
-from copytrace.overlays.boxes import Box, OverlayDetector, choose_crops
-from copytrace.progress import Stage
+from copytrace.overlays.boxes import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.runtime.devices import usable_cores
+from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, write_table
 
 T = TypeVar("T")
 
-WORKING_SIDE = 1024  # larger images are decoded to this short side: no stage looks closer
+WORKING_SIDE = 1024  # short side in pixels to which larger images are decoded; no step looks closer
 BOXES_KEPT = 16
 SMALLEST_CROP = 8  # pixels
 
 OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedImage:
-    """The views of one image, ready for the network and for the local branches."""
+@lru_cache(maxsize=4)
+def load_image_models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
+    """Load the descriptor and the overlay detector, once per process: shards come one after another."""
+    loaded = load_descriptor(
+        descriptor.model, backend=descriptor.backend, device=descriptor.device, input_size=descriptor.input_size
+    )
+    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
 
-    item: MediaItem
-    panes: list[str]
-    pictures: list[Bytes]
-    views: list[View]
+
+def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
+    """List the images of `source`, plan the index at `root`, and return the numbers of the shards to describe.
+
+    Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
+    """
+    models = load_image_models(settings.descriptor, settings.overlay.detector)
+    provenance = image_provenance(settings, role, *models)
+    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+    write_plan(plan)
+    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
 
 
-def find_overlays(
-    items: Sequence[MediaItem],
-    path: Path,
-    detector: OverlayDetector | None,
-    settings: ImageSettings,
-    *,
-    stage: Stage,
-    stamp: str,
-) -> Path:
-    """Write the boxes of pictures pasted into each image, best first; unreadable images are left to `describe`."""
-    boxes: list[tuple[str, Box]] = []
-    if detector is not None:
-        for item, found in _ahead(items, lambda item: detector.detect(_decode(item, settings).pixels), settings):
-            stage.advance()
-            if not isinstance(found, MediaError):
-                boxes += [(item.id, box) for box in found[:BOXES_KEPT]]
-    rows = [(image, box.x0, box.y0, box.x1, box.y1, box.confidence) for image, box in boxes]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(OVERLAY_SCHEMA)
-    return write_table(path, pa.table(columns, schema=OVERLAY_SCHEMA), stamp=stamp)
+def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
+    """Write the boxes of pictures pasted into the queries of a planned shard, best first, and return the file.
+
+    Unreadable images are skipped; `describe_images` reports them. Raises `ModelMismatchError` if the detector is not
+    the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    path = ShardPaths.of(root, shard).overlays
+    step = Step("preprocess queries", (path,), planned.fingerprint, path.with_suffix(".json"))
+    if step.is_done():
+        return path
+    _, detector = load_image_models(settings.descriptor, settings.overlay.detector)
+    check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
+    rows: list[tuple[object, ...]] = []
+    with step.run(len(planned.items), "images") as work:
+        if detector is not None:
+            for item, boxes in _load_ahead(
+                planned.items, lambda item: detector.detect(_decode(item, settings).pixels), settings
+            ):
+                work.advance()
+                if not isinstance(boxes, MediaError):
+                    rows += [(item.id, box.x0, box.y0, box.x1, box.y1, box.confidence) for box in boxes[:BOXES_KEPT]]
+        write_table(path, table_of_rows(rows, OVERLAY_SCHEMA))
+    return path
 
 
 def read_overlays(path: Path) -> dict[str, list[Box]]:
@@ -74,34 +94,63 @@ def read_overlays(path: Path) -> dict[str, list[Box]]:
     return boxes
 
 
-def describe(
+def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
+    """Write descriptors, points and views of a planned shard, and return its receipt, which lists unreadable images.
+
+    Raises `ModelMismatchError` if the descriptor is not the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    paths, role = ShardPaths.of(root, shard), provenance["role"]
+    step = _description(root, role, planned)
+    if step.is_done():
+        return paths.receipt
+    descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
+    check_unchanged(root, "descriptor", provenance["descriptor"], model_label(descriptor))
+    with step.run(len(planned.items), "images") as work:
+        failures = _describe(planned.items, paths, descriptor, settings, role, work)
+        work.notes["failures"] = [asdict(failure) for failure in failures]
+    return paths.receipt
+
+
+def _description(root: Path, role: Role, shard: Shard) -> Step:
+    paths = ShardPaths.of(root, shard.number)
+    outputs = (paths.points, paths.views, paths.descriptors)
+    return Step(f"describe {role}", outputs, shard.fingerprint, paths.receipt)
+
+
+@dataclass(frozen=True, slots=True)
+class _DescribedImage:
+    """The views of one image, ready for the network and for the local branches."""
+
+    item: MediaItem
+    panes: list[str]
+    pictures: list[Bytes]
+    views: list[View]
+
+
+def _describe(
     items: Sequence[MediaItem],
     paths: ShardPaths,
     descriptor: Descriptor,
     settings: ImageSettings,
-    *,
     role: Role,
-    stamp: str,
-    stage: Stage,
+    work: StepRun,
 ) -> list[Failure]:
-    """Write descriptors, points and views of a shard, and return the images that could not be read.
-
-    Threads decode and find points while the network describes the batch before. The descriptors are
-    written last: a shard that has them is whole.
-    """
-    overlays = read_overlays(paths.overlays) if paths.overlays.exists() else {}
+    # Threads decode and find points while the network describes the previous batch.
+    overlays = read_overlays(paths.overlays) if role == "queries" and paths.overlays.exists() else {}
     failures: list[Failure] = []
     views: list[View] = []
     ids: list[str] = []
     panes: list[str] = []
     vectors: list[np.ndarray] = []
     pending: list[Bytes] = []
+    batch_size = settings.descriptor.batch_size
 
-    def load(item: MediaItem) -> DescribedImage:
+    def load(item: MediaItem) -> _DescribedImage:
         return _views_of(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
 
-    for item, image in _ahead(items, load, settings):
-        stage.advance()
+    for item, image in _load_ahead(items, load, settings):
+        work.advance()
         if isinstance(image, MediaError):
             failures.append(Failure(item.id, item.path, "decode", str(image)))
             continue
@@ -109,42 +158,25 @@ def describe(
         ids += [item.id] * len(image.panes)
         panes += image.panes
         pending += image.pictures
-        while len(pending) >= settings.descriptor.batch_size:
-            batch, pending = pending[: settings.descriptor.batch_size], pending[settings.descriptor.batch_size :]
+        while len(pending) >= batch_size:
+            batch, pending = pending[:batch_size], pending[batch_size:]
             vectors.append(descriptor.describe(np.stack(batch)))
     if pending:
         vectors.append(descriptor.describe(np.stack(pending)))
-    write_points(paths.points, paths.views, views, stamp=stamp)
-    with open_descriptor_writer(paths.descriptors, descriptor.dimensions, stamp=stamp) as writer:
+    write_points(paths.points, paths.views, views)
+    with open_descriptor_writer(paths.descriptors, descriptor.dimensions) as writer:
         writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
     return failures
 
 
-@dataclass(frozen=True, slots=True)
-class ShardPaths:
-    """Where the files of one shard lie."""
-
-    overlays: Path
-    points: Path
-    views: Path
-    descriptors: Path
-    receipt: Path
-
-    @classmethod
-    def of(cls, root: Path, number: int) -> ShardPaths:
-        """Return the paths of shard `number` under the index folder `root`."""
-        overlays, points, views = (root / name / f"{number:05}.parquet" for name in ("overlays", "points", "views"))
-        return cls(overlays, points, views, descriptors_path(root, number), receipt_path(root, number))
-
-
 def _views_of(
     item: MediaItem, boxes: Sequence[Box], input_size: int, settings: ImageSettings, role: Role
-) -> DescribedImage:
+) -> _DescribedImage:
     image = _decode(item, settings)
     local = settings.local
     if role == "references":
         whole = View(item.id, "whole", find_points(image.pixels, local.reference_points))
-        return DescribedImage(item, ["whole"], [resize_for_descriptor(image.pixels, input_size)], [whole])
+        return _DescribedImage(item, ["whole"], [resize_for_descriptor(image.pixels, input_size)], [whole])
     views = [View(item.id, "whole", find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
@@ -158,7 +190,7 @@ def _views_of(
         if box.confidence > settings.overlay.global_confidence:
             panes.append(name)
             pictures.append(resize_for_descriptor(crop, input_size))
-    return DescribedImage(item, panes, pictures, views)
+    return _DescribedImage(item, panes, pictures, views)
 
 
 def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -> Iterator[tuple[Box, Bytes]]:
@@ -180,7 +212,7 @@ def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
     return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels)
 
 
-def _ahead(
+def _load_ahead(
     items: Sequence[MediaItem], load: Callable[[MediaItem], T], settings: ImageSettings
 ) -> Iterator[tuple[MediaItem, T | MediaError]]:
     threads = settings.media.threads or usable_cores()

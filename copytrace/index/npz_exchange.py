@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
+from copytrace.index.build import IndexPlan, Shard, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path, finish_index, receipt_path
+from copytrace.index.media_index import Role, descriptors_path, receipt_path
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoIndex, VideoPaths
 from copytrace.media.ingest import MediaItem
-from copytrace.step import Record
-from copytrace.storage import digest_of_file, write_json, write_table
+from copytrace.step import Step
+from copytrace.storage import digest_of_file, write_table
 
 
 def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
@@ -57,26 +57,27 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
     order = np.lexsort((times[:, 0], names))  # stable: rows of one start stay as they are filed
     names, times, vectors = names[order], times[order], vectors[order]
-    made_with = {
+    provenance = {
         "format": FORMAT,
         "kind": "videos",
         "role": role,
         "descriptor": f"{model}, {vectors.shape[1]} numbers, imported",
         "typical_noise": typical_noise,
     }
-    stamp = digest_of_file(npz)
+    fingerprint = digest_of_file(npz)
     videos, starts = np.unique(names, return_index=True)
     ends = np.maximum.reduceat(times[:, 1], starts)
-    items = tuple(MediaItem(str(video), f"{npz}#{video}", stamp) for video in videos)
-    paths = VideoPaths.of(root, 0)
+    items = tuple(MediaItem(str(video), f"{npz}#{video}", fingerprint) for video in videos)
+    paths, descriptors = VideoPaths.of(root, 0), descriptors_path(root, 0)
+    outputs = (descriptors, paths.videos, paths.panes)
     unknown = np.zeros(len(videos), np.int32)
-    write_table(paths.videos, pa.table([videos, ends, unknown, unknown], schema=VIDEO_SCHEMA), stamp=stamp)
-    write_table(paths.panes, PANE_SCHEMA.empty_table(), stamp=stamp)
-    record = Record("import descriptors", len(videos), 0.0, 0.0)
-    write_json(receipt_path(root, 0), asdict(record) | {"failures": []})
-    with open_descriptor_writer(descriptors_path(root, 0), vectors.shape[1], stamp=stamp) as writer:
-        writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
-    finish_index(IndexPlan(root, role, made_with, {}, (Shard(0, items, stamp),)))
+    with Step("import descriptors", outputs, fingerprint, receipt_path(root, 0)).run(len(videos), "videos") as work:
+        write_table(paths.videos, pa.table([videos, ends, unknown, unknown], schema=VIDEO_SCHEMA))
+        write_table(paths.panes, PANE_SCHEMA.empty_table())
+        with open_descriptor_writer(descriptors, vectors.shape[1]) as writer:
+            writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
+        work.notes["failures"] = []
+    write_index(IndexPlan(root, provenance, {}, (Shard(0, items, fingerprint),)))
     return VideoIndex.open(root)
 
 

@@ -42,8 +42,8 @@ class View:
     points: Points
 
 
-def write_points(points_path: Path, views_path: Path, views: Sequence[View], *, stamp: str) -> None:
-    """Write the points and the views of a shard, in the order given; `stamp` says by which settings."""
+def write_points(points_path: Path, views_path: Path, views: Sequence[View]) -> None:
+    """Write the points and the views of a shard, in the order given."""
     counts = [len(view.points) for view in views]
     rows = np.repeat(np.arange(len(views)), counts)
     columns: list[pa.Array] = [
@@ -57,8 +57,8 @@ def write_points(points_path: Path, views_path: Path, views: Sequence[View], *, 
     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), DIMENSIONS))
     described = [(v.id, v.name, v.points.width, v.points.height, *v.points.box, len(v.points)) for v in views]
     by_column = list(zip(*described, strict=True)) if described else [()] * len(VIEW_SCHEMA)
-    write_table(points_path, pa.Table.from_arrays(columns, schema=POINT_SCHEMA), stamp=stamp)
-    write_table(views_path, pa.table(by_column, schema=VIEW_SCHEMA), stamp=stamp)
+    write_table(points_path, pa.Table.from_arrays(columns, schema=POINT_SCHEMA))
+    write_table(views_path, pa.table(by_column, schema=VIEW_SCHEMA))
 
 
 def read_points(points_path: Path, views_path: Path) -> Iterator[View]:

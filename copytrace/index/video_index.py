@@ -1,4 +1,4 @@
-"""What an index of videos holds beside its manifest: descriptors of frames and panes, where panes lie, durations."""
+"""An index of videos: descriptors of frames and panes, boxes of panes, and facts about each video."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
-from copytrace.features.descriptors import Descriptor
+from copytrace.features.descriptors import Descriptor, model_label
 from copytrace.index.descriptor_files import table_vectors
-from copytrace.index.media_index import Kind, MediaIndex, Role, descriptors_path, model_label
+from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.storage import read_table
 
@@ -38,9 +38,9 @@ PANE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class FrameDescriptors:
-    """N pictures of videos: `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D], unit length.
+    """Descriptors of N frames and panes: `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D].
 
-    The rows of a video are together, and those of a pane in the order of time.
+    Vectors have unit length. The rows of a video are contiguous, and those of a pane are in order of time.
     """
 
     ids: tuple[str, ...]
@@ -64,7 +64,7 @@ class FrameDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """Duration in seconds, and the size in pixels at which a video is shown; 0 where only descriptors are known."""
+    """Duration in seconds and displayed size in pixels of a video; the size is 0 where only descriptors are known."""
 
     duration: float
     width: int
@@ -74,9 +74,9 @@ class VideoFacts:
 def video_provenance(
     settings: VideoSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
-    """Return all that decides what an index of this role holds, and nothing else."""
+    """Return everything that decides what an index of this role holds, and nothing else."""
     frames = settings.frames
-    made_with: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "format": FORMAT,
         "kind": "videos",
         "role": role,
@@ -86,15 +86,15 @@ def video_provenance(
         "short_side": frames.query_side if role == "queries" else frames.reference_side,
     }
     if role == "queries":
-        made_with["window"] = frames.window
-        made_with["panes"] = settings.panes.model_dump() | {"digest": detector.digest if detector else "none"}
-    as_read_back: dict[str, Any] = json.loads(json.dumps(made_with))
+        provenance["window"] = frames.window
+        provenance["panes"] = settings.panes.model_dump() | {"digest": detector.digest if detector else "none"}
+    as_read_back: dict[str, Any] = json.loads(json.dumps(provenance))
     return as_read_back
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPaths:
-    """Where the files of one shard of videos lie, beside its descriptors and receipt."""
+    """Files of one shard of videos, besides its descriptors and receipt."""
 
     videos: Path
     panes: Path
@@ -107,46 +107,46 @@ class VideoPaths:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex(MediaIndex):
-    """A finished index of videos. What reads a shard raises `InputError` if its file is missing or damaged."""
+    """A finished index of videos; methods that read a shard raise `InputError` if its file is missing or damaged."""
 
-    kind: ClassVar[Kind] = "videos"
+    kind: ClassVar[MediaKind] = "videos"
 
     def frames(self, shard: int) -> FrameDescriptors:
-        """Return the descriptors of the living videos of a shard, in the order of `frame_counts`."""
-        table = self._living(descriptors_path(self.root, shard), shard)
+        """Return the descriptors of the current videos of a shard, in the order of `frame_counts`."""
+        table = self._current_rows(descriptors_path(self.root, shard), shard)
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
         return FrameDescriptors(tuple(ids), tuple(panes), times, table_vectors(table))
 
     def vectors(self, shard: int) -> Floats:
-        """Return only the vectors of what `frames` returns, in less time."""
-        return table_vectors(self._living(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
+        """Return only the vectors that `frames` returns, in less time."""
+        return table_vectors(self._current_rows(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
-        """Return the number of rows of each living video of a shard, in their order."""
-        ids = self._living(descriptors_path(self.root, shard), shard, columns=["id"]).column("id")
+        """Return the number of rows of each current video of a shard, in their order."""
+        ids = self._current_rows(descriptors_path(self.root, shard), shard, columns=["id"]).column("id")
         return [(identity, sum(1 for _ in group)) for identity, group in groupby(ids.to_pylist())]
 
     def facts(self) -> dict[str, VideoFacts]:
-        """Return what is known of each living video."""
+        """Return the facts about each current video, by its id."""
         facts: dict[str, VideoFacts] = {}
         for shard in self.shards:
-            table = self._living(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
+            table = self._current_rows(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
             facts |= {row.pop("id"): VideoFacts(**row) for row in table.to_pylist()}
         return facts
 
     def pane_boxes(self, shard: int) -> pa.Table:
-        """Return where the panes of the living videos of a shard lie, with the columns of `PANE_SCHEMA`."""
-        return self._living(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
+        """Return where the panes of the current videos of a shard lie, with the columns of `PANE_SCHEMA`."""
+        return self._current_rows(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
 
-    def _living(self, path: Path, shard: int, **options: Any) -> pa.Table:
+    def _current_rows(self, path: Path, shard: int, **options: Any) -> pa.Table:
         try:
             table = read_table(path, **options)
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             raise InputError(f"{path} is missing or damaged; delete {self.root} and index again") from error
         ids = table.column("id")
         there = pc.unique(ids).to_pylist()
-        living = [identity for identity in there if self.lives(identity, shard)]
-        if len(living) == len(there):
+        current = [identity for identity in there if self.is_current(identity, shard)]
+        if len(current) == len(there):
             return table
-        return table.filter(pc.is_in(ids, pa.array(living, pa.string())))
+        return table.filter(pc.is_in(ids, pa.array(current, pa.string())))

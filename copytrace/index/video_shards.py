@@ -1,9 +1,10 @@
-"""What is computed of one shard of videos: descriptors of their frames, and of each pane of a query's frames."""
+"""Describing a shard of videos: descriptors of their frames, and of each pane of a query's frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -11,31 +12,72 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from configs.videos import VideoSettings
+from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
+from copytrace.features.ensemble import load_frame_descriptor
+from copytrace.index.build import Shard, check_unchanged, plan_index, read_planned_shard, write_plan
 from copytrace.index.descriptor_files import DescriptorWriter, open_descriptor_writer
-from copytrace.index.media_index import Role, descriptors_path
-from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoFacts, VideoPaths
+from copytrace.index.media_index import Role, descriptors_path, receipt_path, table_of_rows
+from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoFacts, VideoPaths, video_provenance
 from copytrace.media.failures import Failure
 from copytrace.media.frames import Frame, open_video
-from copytrace.media.ingest import MediaItem
+from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch_parts
-from copytrace.overlays.boxes import OverlayDetector
+from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes
-from copytrace.progress import Stage
 from copytrace.runtime.devices import usable_cores
+from copytrace.step import Step, StepRun
 from copytrace.storage import write_table
 
-PARTS_AHEAD = 3  # panes of a window, of each video that is being read; one takes the network about a second
+PARTS_AHEAD = 3  # panes of a window, per video that is being read; the network takes about a second for one
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedShard:
-    """The videos of a shard that could not be used, and those that were read only up to some damage."""
+@lru_cache(maxsize=4)
+def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
+    """Load the descriptor of frames and the overlay detector, once per process: shards come one after another."""
+    loaded = load_frame_descriptor(descriptor)
+    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
 
-    failures: list[Failure]
-    damaged: list[Failure]
+
+def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *, replace: bool) -> list[int]:
+    """List the videos of `source`, plan the index at `root`, and return the numbers of the shards to describe.
+
+    Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
+    """
+    provenance = video_provenance(settings, role, *load_video_models(settings.descriptor, settings.panes.detector))
+    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+    write_plan(plan)
+    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
+
+
+def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
+    """Write the descriptors of a planned shard's frames and panes, and return its receipt, which lists damaged videos.
+
+    Threads decode, find panes and crop, window by window, while the network describes what is ready. Memory holds one
+    window of frames and a few of its panes per video that is being read, however long the video is. Raises
+    `ModelMismatchError` if a model is not the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    role: Role = provenance["role"]
+    step = _description(root, role, planned)
+    if step.is_done():
+        return step.record
+    descriptor, detector = load_video_models(settings.descriptor, settings.panes.detector)
+    now = video_provenance(settings, role, descriptor, detector)
+    check_unchanged(root, "descriptor", provenance["descriptor"], now["descriptor"])
+    check_unchanged(root, "pane finder", provenance.get("panes"), now.get("panes"))
+    with step.run(len(planned.items), "videos") as work:
+        failures, damaged = _Describing(root, shard, descriptor, detector, settings, role).describe(planned.items, work)
+        work.notes["failures"] = [asdict(failure) for failure in failures]
+        work.notes["damaged"] = [asdict(failure) for failure in damaged]
+    return step.record
+
+
+def _description(root: Path, role: Role, shard: Shard) -> Step:
+    paths = VideoPaths.of(root, shard.number)
+    outputs = (descriptors_path(root, shard.number), paths.videos, paths.panes)
+    return Step(f"describe {role}", outputs, shard.fingerprint, receipt_path(root, shard.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,120 +93,97 @@ class _Part:
     boxes: NDArray[np.float32]
 
 
-def describe_videos(
-    items: Sequence[MediaItem],
-    root: Path,
-    number: int,
-    descriptor: Descriptor,
-    detector: OverlayDetector | None,
-    settings: VideoSettings,
-    *,
-    role: Role,
-    stamp: str,
-    stage: Stage,
-) -> DescribedShard:
-    """Write descriptors, panes and facts of a shard, and return what could not be read, or not to its end.
+@dataclass(frozen=True, slots=True)
+class _Describing:
+    """The description of one shard of videos."""
 
-    Threads decode, find panes and crop, window by window, while the network describes what they have; memory holds a
-    window's frames and a few of its panes of each video that is being read, however long it is. The descriptors are
-    moved into place last.
-    """
-    paths, shard = VideoPaths.of(root, number), DescribedShard([], [])
-    facts: list[tuple[str, float, int, int]] = []
-    boxes: list[pa.Table] = []
+    root: Path
+    number: int
+    descriptor: Descriptor
+    detector: OverlayDetector | None
+    settings: VideoSettings
+    role: Role
 
-    def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
-        return _windows(item, descriptor.input_size, detector, settings, role, codec_threads)
+    def describe(self, items: Sequence[MediaItem], work: StepRun) -> tuple[list[Failure], list[Failure]]:
+        """Write the shard, and return the videos that could not be read and those that were read only in part."""
+        failures: list[Failure] = []
+        damaged: list[Failure] = []
+        facts: list[tuple[object, ...]] = []
+        boxes: list[pa.Table] = []
+        threads = min(self.settings.media.threads or usable_cores(), len(items))
+        # Each video has a thread of its own; only a lone one is decoded by several.
+        codec_threads = 1 if threads > 1 else 0
 
-    threads = min(settings.media.threads or usable_cores(), len(items))
-    # Each video has a thread of its own; only a lone one is decoded by several.
-    codec_threads = 1 if threads > 1 else 0
-    with open_descriptor_writer(descriptors_path(root, number), descriptor.dimensions, stamp=stamp) as writer:
-        for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
-            rows = 0
+        def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
+            return self._windows(item, codec_threads)
+
+        paths = VideoPaths.of(self.root, self.number)
+        with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
+            for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
+                rows = 0
+                try:
+                    for part in parts:
+                        if isinstance(part, VideoFacts):
+                            facts.append((item.id, part.duration, part.width, part.height))
+                            continue
+                        self._write_descriptors(item, part, writer)
+                        rows += len(part.times)
+                        if self.role == "queries":
+                            boxes.append(_table_of_boxes(item, part))
+                except MediaError as error:
+                    reason = f"{error}; used up to there" if rows else str(error)
+                    (damaged if rows else failures).append(Failure(item.id, item.path, "decode", reason))
+                work.advance()
+            write_table(paths.videos, table_of_rows(facts, VIDEO_SCHEMA))
+            write_table(paths.panes, pa.concat_tables([PANE_SCHEMA.empty_table(), *boxes]))
+        return failures, damaged
+
+    def _windows(self, item: MediaItem, codec_threads: int) -> Iterator[VideoFacts | _Part]:
+        """Yield the facts about a video, and its windows. Raises `MediaError`, possibly after some of them."""
+        rules = self.settings.frames
+        side = rules.query_side if self.role == "queries" else max(rules.reference_side, self.descriptor.input_size)
+        video = open_video(item.path, max_pixels=self.settings.media.max_pixels)
+        yield VideoFacts(video.info.duration, video.info.width, video.info.height)
+        frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
+        error: MediaError | None = None
+        while error is None:
+            window: list[Frame] = []
             try:
-                for part in parts:
-                    if isinstance(part, VideoFacts):
-                        facts.append((item.id, part.duration, part.width, part.height))
-                        continue
-                    _describe(item, part, descriptor, settings.descriptor.batch_size, writer)
-                    rows += len(part.times)
-                    if role == "queries":
-                        boxes.append(_table_of_boxes(item, part))
-            except MediaError as error:
-                failure = Failure(item.id, item.path, "decode", str(error) + ("; used up to there" if rows else ""))
-                (shard.damaged if rows else shard.failures).append(failure)
-            stage.advance()
-        write_table(paths.videos, pa.table(_columns(facts, VIDEO_SCHEMA), schema=VIDEO_SCHEMA), stamp=stamp)
-        write_table(paths.panes, pa.concat_tables([PANE_SCHEMA.empty_table(), *boxes]), stamp=stamp)
-    return shard
+                window.extend(islice(frames, rules.window))  # frames before the damage stay in the list
+            except MediaError as damage:
+                error = damage
+            if window:
+                yield from self._parts(window)
+            elif error is None:
+                return
+        raise error
 
+    def _parts(self, frames: Sequence[Frame]) -> Iterator[_Part]:
+        for pane in self._panes_of(frames):
+            pictures, times, boxes = [], [], []
+            for frame, box in zip(frames, pane.boxes, strict=True):
+                picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
+                if picture is not None:
+                    pictures.append(resize_for_descriptor(picture, self.descriptor.input_size))
+                    times.append((frame.start, frame.end))
+                    boxes.append(box)
+            if pictures:
+                yield _Part(np.stack(pictures), pane.name, np.array(times), np.array(boxes, np.float32))
 
-def _windows(
-    item: MediaItem,
-    input_size: int,
-    detector: OverlayDetector | None,
-    settings: VideoSettings,
-    role: Role,
-    codec_threads: int,
-) -> Iterator[VideoFacts | _Part]:
-    """Yield what is known of a video, and its windows. Raises `MediaError`, perhaps after some of them."""
-    rules = settings.frames
-    side = rules.query_side if role == "queries" else max(rules.reference_side, input_size)
-    video = open_video(item.path, max_pixels=settings.media.max_pixels)
-    yield VideoFacts(video.info.duration, video.info.width, video.info.height)
-    frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
-    error: MediaError | None = None
-    while error is None:
-        window: list[Frame] = []
-        try:
-            window.extend(islice(frames, rules.window))  # what comes before the damage stays in the list
-        except MediaError as damage:
-            error = damage
-        if window:
-            yield from _parts(window, input_size, detector, settings, role)
-        elif error is None:
-            return
-    raise error
+    def _panes_of(self, frames: Sequence[Frame]) -> list[Pane]:
+        if self.role == "references":
+            return [Pane(WHOLE, np.tile(np.array([0, 0, 1, 1], np.float32), (len(frames), 1)))]
+        rules = self.settings.panes.model_dump(exclude={"detector"})
+        return find_panes([frame.pixels for frame in frames], detector=self.detector, **rules)
 
-
-def _parts(
-    frames: Sequence[Frame], input_size: int, detector: OverlayDetector | None, settings: VideoSettings, role: Role
-) -> Iterator[_Part]:
-    for pane in _panes_of(frames, detector, settings, role):
-        pictures, times, boxes = [], [], []
-        for frame, box in zip(frames, pane.boxes, strict=True):
-            picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
-            if picture is not None:
-                pictures.append(resize_for_descriptor(picture, input_size))
-                times.append((frame.start, frame.end))
-                boxes.append(box)
-        if pictures:
-            yield _Part(np.stack(pictures), pane.name, np.array(times), np.array(boxes, np.float32))
-
-
-def _panes_of(
-    frames: Sequence[Frame], detector: OverlayDetector | None, settings: VideoSettings, role: Role
-) -> list[Pane]:
-    if role == "references":
-        return [Pane(WHOLE, np.tile(np.array([0, 0, 1, 1], np.float32), (len(frames), 1)))]
-    return find_panes(
-        [frame.pixels for frame in frames], detector=detector, **settings.panes.model_dump(exclude={"detector"})
-    )
-
-
-def _describe(item: MediaItem, part: _Part, descriptor: Descriptor, batch_size: int, writer: DescriptorWriter) -> None:
-    count = len(part.times)
-    batches = (part.pictures[start : start + batch_size] for start in range(0, count, batch_size))
-    vectors = np.concatenate([descriptor.describe(batch) for batch in batches])
-    writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
+    def _write_descriptors(self, item: MediaItem, part: _Part, writer: DescriptorWriter) -> None:
+        count, batch_size = len(part.times), self.settings.descriptor.batch_size
+        batches = (part.pictures[start : start + batch_size] for start in range(0, count, batch_size))
+        vectors = np.concatenate([self.descriptor.describe(batch) for batch in batches])
+        writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
 
 
 def _table_of_boxes(item: MediaItem, part: _Part) -> pa.Table:
     count = len(part.times)
     columns = [[item.id] * count, [part.pane] * count, part.times[:, 0], part.times[:, 1], *part.boxes.T]
     return pa.table(columns, schema=PANE_SCHEMA)
-
-
-def _columns(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> list[Sequence[object]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * len(schema)

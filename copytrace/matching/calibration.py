@@ -63,7 +63,7 @@ def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration_file(name: str) -> Path:
-    """Return where the calibration lies that the setting `merge_rectangles.calibration` names: shipped, a path or `s3://…`."""
+    """Return the calibration file that the setting `merge.calibration` names: "shipped", a path or `s3://…`."""
     return SHIPPED if name == "shipped" else resolve_path(name)
 
 

@@ -18,10 +18,11 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.index.point_files import View
 from copytrace.matching.geometry import Verification, verify
 from copytrace.matching.ratio_test import imgfp_score
-from copytrace.progress import Stage
+from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime.devices import usable_cores
-from copytrace.search.image_candidates import Candidate
+from copytrace.search.image_candidates import Candidate, read_candidates
 from copytrace.search.local_recall import VARIANTS, enabled_variants
+from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
 POINTS_SHOWN = 60
@@ -75,39 +76,49 @@ class _Pair:
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 
-def score_pairs(
-    queries: ImageIndex,
-    shard: int,
-    references: ImageIndex,
-    candidates: Sequence[Candidate],
-    path: Path,
-    settings: ImageSettings,
-    *,
-    stage: Stage,
-    stamp: str,
-) -> Path:
-    """Write the evidence of all candidate pairs of one shard of queries, sorted by query and reference."""
+def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
+    """Write the evidence of all candidate pairs of a shard of queries, sorted by their ids, and return the file."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    path, ids = folder.evidence(shard), query_index.ids_in(shard)
+    files = [folder.candidates(branch) for branch in BRANCHES]
+    rules = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
+    step = Step.of("score pairs", path, made_from=[shard, ids, [fingerprint_of(file) for file in files], rules])
+    if step.is_done():
+        return path
+    pairs = _pairs_by_shard(read_candidates(files, ids), reference_index)
     views = {
         image: {view.name: view for view in group}
-        for image, group in groupby(queries.views(shard), key=lambda view: view.id)
+        for image, group in groupby(query_index.views(shard), key=lambda view: view.id)
     }
-    pairs: dict[int, dict[tuple[str, str], _Pair]] = defaultdict(dict)
-    for candidate in candidates:
-        key = (candidate.query_id, candidate.reference_id)
-        home = references.items[candidate.reference_id][1]
-        pairs[home].setdefault(key, _Pair(*key)).candidates.append(candidate)
     rows: list[dict[str, Any]] = []
     # One thread of linear algebra per pair: pairs are small, and many of them run side by side.
-    with threadpool_limits(1), ThreadPoolExecutor(settings.media.threads or usable_cores()) as pool:
-        for home in sorted(pairs):
-            wanted = {reference for _, reference in pairs[home]}
-            points = {view.id: view for view in references.views(home) if view.id in wanted}
-            jobs = ((pair, views[pair.query_id], points[pair.reference_id]) for pair in pairs[home].values())
+    with (
+        step.run(sum(map(len, pairs.values())), "pairs") as work,
+        threadpool_limits(1),
+        ThreadPoolExecutor(settings.media.threads or usable_cores()) as pool,
+    ):
+        for reference_shard in sorted(pairs):
+            wanted = {pair.reference_id for pair in pairs[reference_shard]}
+            points = {view.id: view for view in reference_index.views(reference_shard) if view.id in wanted}
+            jobs = ((pair, views[pair.query_id], points[pair.reference_id]) for pair in pairs[reference_shard])
             for row in pool.map(lambda job: _evidence(job[0], job[1], job[2], settings), jobs):
                 rows.append(row)
-                stage.advance()
-    rows.sort(key=lambda row: (row["query_id"], row["reference_id"]))
-    return write_table(path, pa.Table.from_pylist(rows, schema=EVIDENCE_SCHEMA), stamp=stamp)
+                work.advance()
+        rows.sort(key=lambda row: (row["query_id"], row["reference_id"]))
+        write_table(path, pa.Table.from_pylist(rows, schema=EVIDENCE_SCHEMA))
+    return path
+
+
+def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> dict[int, list[_Pair]]:
+    """Return the pairs that any branch proposes, by the shard of their reference."""
+    pairs: dict[tuple[str, str], _Pair] = {}
+    for candidate in candidates:
+        key = (candidate.query_id, candidate.reference_id)
+        pairs.setdefault(key, _Pair(*key)).candidates.append(candidate)
+    by_shard: dict[int, list[_Pair]] = defaultdict(list)
+    for pair in pairs.values():
+        by_shard[references.shard_of(pair.reference_id)].append(pair)
+    return by_shard
 
 
 def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: ImageSettings) -> dict[str, Any]:

@@ -1,18 +1,22 @@
-"""Merging: one score per pair from the evidence of all branches, and the tables that users read."""
+"""Merging: one score per pair from the evidence of all branches, and the tables of matches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from configs.images import MergeSettings
-from copytrace.matching.calibration import features_of, load_calibration
+from configs.images import ImageSettings, MergeSettings
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import remove_stale_shards
+from copytrace.matching.calibration import calibration_file, features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.storage import read_table, write_csv, write_table
+from copytrace.run_folder import ImageRunFolder
+from copytrace.step import Step, fingerprint_of
+from copytrace.storage import digest_of_file, read_table, write_csv, write_table
 
 SCORE_DECIMALS = 9
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
@@ -22,29 +26,35 @@ CSV_COLUMNS = (
 )
 
 
-def merge(
-    evidence: Sequence[Path],
-    parquet: Path,
-    csv: Path,
-    settings: MergeSettings,
-    *,
-    query_paths: Mapping[str, str],
-    reference_paths: Mapping[str, str],
-    stamp: str,
-) -> Path:
-    """Score the pairs of all shards and write them best first, ties by ids, as Parquet and as CSV.
+def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
+    """Write `matches.parquet` and `matches.csv`, best first, ties by ids; return the former.
 
-    Where queries and references share files, the pairs (a, b) and (b, a) are one: the better-scored one stays.
+    Where queries and references share files, the pairs (a, b) and (b, a) are one, and the better score stays. Files
+    that an earlier run left of shards that no longer exist are deleted.
     """
-    parts = [_score(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), settings) for path in evidence]
-    empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
-    pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
-    pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")
-    pairs = _drop_reversed_duplicates(pairs, query_paths, reference_paths)
-    table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
-    table = table.replace_schema_metadata(None)
-    write_csv(csv, _for_csv(table))
-    return write_table(parquet, table, stamp=stamp)
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    shards, rules = query_index.shards, settings.merge
+    remove_stale_shards(folder.evidence(0).parent, shards)
+    evidence = [folder.evidence(shard) for shard in shards]
+    parquet, csv = folder.matches, folder.matches.with_suffix(".csv")
+    made_from = [
+        [fingerprint_of(path) for path in evidence],
+        rules.model_dump(exclude={"threshold"}),
+        digest_of_file(calibration_file(rules.calibration)),
+    ]
+    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
+    if step.is_done():
+        return parquet
+    with step.run(len(evidence), "shards"):
+        parts = [_score(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), rules) for path in evidence]
+        empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
+        pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
+        pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")
+        pairs = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)
+        table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
+        write_csv(csv, _for_csv(table))
+        write_table(parquet, table.replace_schema_metadata(None))
+    return parquet
 
 
 def _score(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def write_stills(
     and the id and reason of each video that could not be read to its end; what came before the damage is kept.
     """
     written, failures = 0, []
-    with (progress or SilentProgress()).stage("write stills", len(videos), "videos") as stage:
+    with (progress or SilentProgress()).step("write stills", len(videos), "videos") as step:
         for video in videos:
             try:
                 for seconds, image in stills(video.path, every=every):
@@ -34,7 +34,7 @@ def write_stills(
                     written += 1
             except MediaError as error:
                 failures.append((video.id, str(error)))
-            stage.advance()
+            step.advance()
     return written, failures
 
 

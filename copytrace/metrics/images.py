@@ -232,7 +232,7 @@ def prediction_ranks(queries: Ints, scores: Reals) -> Ints:
 
 
 def rank_recall(ranks: Ints, correct: Bools, pairs: int, *, within: int) -> float:
-    """Return the share of the true `pairs`, 0..1, that are among the first `fit_within` predictions of their query.
+    """Return the share of the true `pairs`, 0..1, that are among the first `within` predictions of their query.
 
     `ranks` (n,) are from `prediction_ranks`, `correct` is bool (n,). A pair that was not predicted is never found.
     """

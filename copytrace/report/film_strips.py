@@ -19,7 +19,7 @@ from copytrace.media.decode import Pixels
 from copytrace.media.pictures import Pose, rgb_pixels
 from copytrace.media.prefetch import prefetch
 from copytrace.media.timelines import FALLBACK_RATE, open_stream, read_packets
-from copytrace.progress import Progress, SilentProgress
+from copytrace.progress import current_progress
 from copytrace.report.pictures import Unreadable
 
 WEBP_QUALITY = 60
@@ -67,9 +67,7 @@ def film_frames(path: str, seconds: Sequence[float], side: int) -> list[Pixels |
     return frames
 
 
-def make_film_strips(
-    wanted: Sequence[Wanted], side: int, *, progress: Progress | None = None
-) -> dict[Wanted, FilmStrip | Unreadable]:
+def make_film_strips(wanted: Sequence[Wanted], side: int) -> dict[Wanted, FilmStrip | Unreadable]:
     """Return the strip of each of `wanted`, cells at most `side` pixels wide and high, each file read once.
 
     The same files give the same bytes. A file that cannot be read gives the reason in place of each of its strips.
@@ -84,11 +82,11 @@ def make_film_strips(
         return [_strip([next(frames) for _ in seconds]) for seconds in of_file[path]]
 
     strips: dict[Wanted, FilmStrip | Unreadable] = {}
-    with (progress or SilentProgress()).stage("film strips of the report", len(of_file), "videos") as stage:
+    with current_progress().step("film strips of the report", len(of_file), "videos") as step:
         for path, loaded in prefetch(of_file, load, threads=THREADS, ahead=THREADS):
             for index, seconds in enumerate(of_file[path]):
                 strips[path, seconds] = Unreadable(str(loaded)) if isinstance(loaded, MediaError) else loaded[index]
-            stage.advance()
+            step.advance()
     return strips
 
 

@@ -7,17 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from configs.images import ImageSettings
 from copytrace.errors import ConfigError, InputError
-from copytrace.progress import Progress
-from copytrace.report.page import ScoreKind, Selection, score_kind, score_text, write_page
+from copytrace.index.image_index import ImageIndex
+from copytrace.media.failures import read_failures
+from copytrace.report.page import Page, ScoreKind, Selection, Side, score_kind, score_text
 from copytrace.report.pictures import Unreadable, make_thumbnails
-from copytrace.storage import open_parquet
+from copytrace.run_folder import ImageRunFolder
+from copytrace.step import VERSION, Step, fingerprint_of
+from copytrace.storage import count_rows, open_parquet
 
 COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes"),
@@ -59,48 +63,68 @@ class _Card:
     marks: dict[str, list[int]]
 
 
+def report_images(queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
+    """Write `report.html`, unless the page there shows these very matches, and return it."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    failures, threshold = len(read_failures(folder.failures)), settings.merge.threshold
+    record = folder.work / "report.json"
+    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures]
+    step = Step.of("report", folder.report, made_from=made_from, record=record)
+    if step.is_done():
+        return folder.report
+    pairs = count_rows(folder.matches)
+    shown = min(pairs, settings.report.max_matches)
+    with step.run(shown, "pairs") as work:
+        write_image_report(
+            folder.matches,
+            folder.report,
+            paths={"query": query_index.paths, "reference": reference_index.paths},
+            summary={
+                "queries": len(query_index.items),
+                "references": len(reference_index.items),
+                "pairs": pairs,
+                "failures": failures,
+                "score_kind": "points" if settings.merge.rule == "sum" else "probability",
+                "version": VERSION,
+            },
+            threshold=threshold,
+            max_matches=settings.report.max_matches,
+            picture_side=settings.report.picture_side,
+        )
+        work.advance(shown)
+    return folder.report
+
+
 def write_image_report(
     matches: Path,
     out: Path,
     *,
-    query_paths: Mapping[str, str],
-    reference_paths: Mapping[str, str],
+    paths: Mapping[Side, Mapping[str, str]],
     summary: Mapping[str, object],
     threshold: float | None,
     max_matches: int = 1000,
     picture_side: int = 320,
-    progress: Progress | None = None,
 ) -> Path:
     """Write the page of the pairs in `matches` to `out` and return `out`; the same inputs give the same bytes.
 
     `matches` is a Parquet file with the columns `COLUMNS`, one row per candidate pair. `transform` is a 2x3 affine,
     row major, from reference to query; it, the points (x0, y0, x1, y1, …) and `crop_box` (x0, y0, x1, y1) are in
-    0..1 of width and height. `query_paths` and `reference_paths` give the file of each id; a file that cannot be read
-    any more is shown as a placeholder. `summary` is shown at the top; its `score_kind` says whether scores are a
-    "probability" (0..1, the default) or "points". Pairs that score `threshold` or more are marked as copies, the
-    others go under a fold; None draws no line. At most `max_matches` pairs are shown, the best; thumbnails are at
-    most `picture_side` pixels on their longer side.
+    0..1 of width and height. `paths` gives the file of each id, by side; a file that can no longer be read is shown as
+    a placeholder. `summary` is shown at the top; its `score_kind` says whether scores are a "probability" (0..1, the
+    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others go under a fold;
+    None draws no line. The page shows at most `max_matches` pairs, the best; thumbnails are at most `picture_side`
+    pixels on their longer side.
 
-    Raises InputError if `matches` is not such a file, ConfigError if an option is out of range.
+    Raises `InputError` if `matches` is not such a file, and `ConfigError` if an option is out of range.
     """
     kind = score_kind(summary)
     if max_matches < 1 or picture_side < 1:
         raise ConfigError(f"max_matches is {max_matches}, picture_side {picture_side}: set both to 1 or more")
     selection = _select(matches, threshold, max_matches)
-    pictures = _Pictures(selection.rows, query_paths, reference_paths, picture_side, progress)
+    pictures = _Pictures(selection.rows, paths, picture_side)
     top_score = 1.0 if kind == "probability" else max((row["score"] for row in selection.rows), default=1.0)
     cards = [_card(row, pictures, kind, top_score, threshold) for row in selection.rows]
-    return write_page(
-        "image",
-        out,
-        selection=selection,
-        cards=cards,
-        pictures=pictures.embedded,
-        summary=summary,
-        kind=kind,
-        threshold=threshold,
-        top_score=top_score,
-    )
+    return Page("image", selection, cards, pictures.embedded, summary, kind, threshold, top_score).write(out)
 
 
 def _select(matches: Path, threshold: float | None, max_matches: int) -> Selection:
@@ -140,16 +164,11 @@ class _Pictures:
     """The pictures of the page, each embedded once however many pairs show it."""
 
     def __init__(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        query_paths: Mapping[str, str],
-        reference_paths: Mapping[str, str],
-        side: int,
-        progress: Progress | None,
+        self, rows: Sequence[Mapping[str, Any]], paths: Mapping[Side, Mapping[str, str]], side_length: int
     ) -> None:
-        self._paths = {"query": query_paths, "reference": reference_paths}
-        wanted = [paths.get(row[f"{role}_id"]) for row in rows for role, paths in self._paths.items()]
-        thumbnails = make_thumbnails([path for path in wanted if path is not None], side, progress=progress)
+        self._paths = paths
+        wanted = [files.get(row[f"{side}_id"]) for row in rows for side, files in paths.items()]
+        thumbnails = make_thumbnails([path for path in wanted if path is not None], side_length)
         self.embedded: list[str] = []
         self._slots: dict[str, _Slot] = {}
         for path, thumbnail in thumbnails.items():
@@ -160,8 +179,8 @@ class _Pictures:
             self._slots[path] = _Slot(len(self.embedded), round(thumbnail.width / thumbnail.height, 4))
             self.embedded.append(thumbnail.base64)
 
-    def slot(self, role: Literal["query", "reference"], identifier: str) -> _Slot:
-        return self._slots.get(self._paths[role].get(identifier, ""), _Slot(None, reason="its file is not known"))
+    def slot(self, side: Side, identifier: str) -> _Slot:
+        return self._slots.get(self._paths[side].get(identifier, ""), _Slot(None, reason="its file is not known"))
 
 
 def _card(

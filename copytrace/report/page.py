@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from copytrace.storage import atomic_path
 HEADLINE_COUNTS = ("queries", "references", "pairs", "failures")
 
 ScoreKind = Literal["probability", "points"]
+Side = Literal["query", "reference"]  # of a pair
+SIDES: tuple[Side, Side] = ("query", "reference")
 
 
 @dataclass(frozen=True)
@@ -27,46 +29,48 @@ class Selection:
     copied_queries: int
 
 
-def write_page(
-    name: str,
-    out: Path,
-    *,
-    selection: Selection,
-    cards: Sequence[Any],
-    pictures: Sequence[str],
-    summary: Mapping[str, object],
-    kind: ScoreKind,
-    top_score: float,
-    threshold: float | None,
-    **more: object,
-) -> Path:
-    """Write the page `{name}_report.html.j2`, with one `{name}_card.html.j2` per card, to `out` and return it.
+@dataclass(frozen=True)
+class Page:
+    """What a page shows: the `{name}_report.html.j2` template with one `{name}_card.html.j2` per card.
 
-    `pictures` are embedded as they are, base64 of WebP; the cards know them by their number. `top_score` is where the
-    slider of scores ends; `more` is what one kind of page needs besides.
+    `pictures` are base64 of WebP, and cards refer to them by their number. `top_score` is the upper end of the score
+    slider. `extra` holds variables that only one of the templates uses.
     """
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("copytrace", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(f"{name}_report.html.j2")
-    page = template.stream(
-        card_template=f"{name}_card.html.j2",
-        cards=cards,
-        selection=selection,
-        kind=kind,
-        threshold_text=None if threshold is None else _threshold_text(threshold, kind),
-        counts=_headline_counts(summary, selection),
-        details=_summary_details(summary),
-        top_score=top_score,
-        pictures=pictures,
-        **more,
-    )
-    with atomic_path(out) as temporary:
-        page.dump(str(temporary), encoding="utf-8")
-    return out
+
+    name: str
+    selection: Selection
+    cards: Sequence[Any]
+    pictures: Sequence[str]
+    summary: Mapping[str, object]
+    kind: ScoreKind
+    threshold: float | None
+    top_score: float
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    def write(self, out: Path) -> Path:
+        """Write the page to `out` and return it."""
+        template = jinja2.Environment(
+            loader=jinja2.PackageLoader("copytrace", "report"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        ).get_template(f"{self.name}_report.html.j2")
+        stream = template.stream(
+            card_template=f"{self.name}_card.html.j2",
+            cards=self.cards,
+            selection=self.selection,
+            kind=self.kind,
+            threshold_text=None if self.threshold is None else _threshold_text(self.threshold, self.kind),
+            counts=_headline_counts(self.summary, self.selection),
+            details=_summary_details(self.summary),
+            top_score=self.top_score,
+            pictures=self.pictures,
+            **self.extra,
+        )
+        with atomic_path(out) as temporary:
+            stream.dump(str(temporary), encoding="utf-8")
+        return out
 
 
 def score_kind(summary: Mapping[str, object]) -> ScoreKind:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.decode import decode_image
-from copytrace.progress import Progress, SilentProgress
+from copytrace.progress import current_progress
 
 WEBP_QUALITY = 72
 THREADS = 4
@@ -47,9 +47,7 @@ def make_thumbnail(path: str, side: int) -> Thumbnail | Unreadable:
     return Thumbnail(picture.width, picture.height, base64.b64encode(encoded.getvalue()).decode())
 
 
-def make_thumbnails(
-    paths: Sequence[str], side: int, *, progress: Progress | None = None
-) -> dict[str, Thumbnail | Unreadable]:
+def make_thumbnails(paths: Sequence[str], side: int) -> dict[str, Thumbnail | Unreadable]:
     """Return one thumbnail per distinct path, in the order of `paths`; the same files give the same bytes.
 
     Full-size pictures live only as long as it takes to shrink them, at most `THREADS` at a time.
@@ -57,12 +55,12 @@ def make_thumbnails(
     distinct = list(dict.fromkeys(paths))
     thumbnails: dict[str, Thumbnail | Unreadable] = {}
     with (
-        (progress or SilentProgress()).stage("pictures of the report", len(distinct), "pictures") as stage,
+        current_progress().step("pictures of the report", len(distinct), "pictures") as step,
         ThreadPoolExecutor(THREADS) as threads,
     ):
         for path, thumbnail in zip(
             distinct, threads.map(lambda path: make_thumbnail(path, side), distinct), strict=True
         ):
             thumbnails[path] = thumbnail
-            stage.advance()
+            step.advance()
     return thumbnails

@@ -6,7 +6,6 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,11 @@ from numpy.typing import NDArray
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
-from copytrace.report.page import Selection
+from copytrace.report.page import Selection, Side
 from copytrace.report.similarity_picture import even_values
 from copytrace.report.time_axis import TimeAxis
 
 MATRIX_SIDE = 256
-
-Role = Literal["query", "reference"]
-ROLES: tuple[Role, Role] = ("query", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,9 @@ class CondensedMatch:
     query_starts: NDArray[np.float64]
     values: NDArray[np.uint8]
 
-    def id_of(self, role: Role) -> str:
+    def id_of(self, side: Side) -> str:
         """Return the id of the pair's query or reference."""
-        return self.query_id if role == "query" else self.reference_id
+        return self.query_id if side == "query" else self.reference_id
 
 
 def select_best(matches: Iterable[VideoMatch], threshold: float | None, max_matches: int) -> Selection:

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.object_store import redact
-from copytrace.progress import Progress
 from copytrace.report.film_strips import make_film_strips
+from copytrace.report.page import SIDES, Side
 from copytrace.report.pictures import Unreadable
 from copytrace.report.similarity_picture import similarity_picture
 from copytrace.report.time_axis import format_clock, media_link
-from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role
+from copytrace.report.video_matches import CondensedMatch, PaneSegment
 
 FRAMES_PER_STRIP = 8
 NEARLY_ALL = 0.98  # of the width and height of a picture
 
 # What the page needs to draw the strips of a segment, for each of the two videos.
-Film = dict[Role, dict[str, Any]]
+Film = dict[Side, dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +33,20 @@ class PairPictures:
     def __init__(
         self,
         pairs: Sequence[CondensedMatch],
-        paths: Mapping[Role, Mapping[str, str]],
+        paths: Mapping[Side, Mapping[str, str]],
         max_strips: int,
-        side: int,
+        frame_side: int,
         page: Path,
-        progress: Progress | None,
     ) -> None:
         self._paths, self._max_strips, self._page = paths, max_strips, page
         wanted = [
-            (path, moments[role])
+            (path, moments[side])
             for pair in pairs
             for moments in map(_moments, pair.segments[:max_strips])
-            for role in ROLES
-            if (path := self._path(role, pair)) is not None
+            for side in SIDES
+            if (path := self._path(side, pair)) is not None
         ]
-        self._strips = make_film_strips(wanted, side, progress=progress)
+        self._strips = make_film_strips(wanted, frame_side)
         readable = {path for (path, _), strip in self._strips.items() if not isinstance(strip, Unreadable)}
         reasons = {path: strip.reason for (path, _), strip in self._strips.items() if isinstance(strip, Unreadable)}
         self._unreadable = reasons.keys() - readable
@@ -64,9 +63,9 @@ class PairPictures:
         """Return the number of the picture of the pair's matrix."""
         return self._number(similarity_picture(pair.values))
 
-    def link(self, role: Role, pair: CondensedMatch) -> str | None:
+    def link(self, side: Side, pair: CondensedMatch) -> str | None:
         """Return the address of the pair's query or reference, if a browser can open it."""
-        path = self._path(role, pair)
+        path = self._path(side, pair)
         return None if path is None or path in self._unreadable else media_link(path, self._page)
 
     def film(self, pair: CondensedMatch, index: int) -> Film | None:
@@ -74,29 +73,29 @@ class PairPictures:
         if index >= self._max_strips:
             return None
         found = pair.segments[index]
-        film = {role: self._side(role, pair, moments) for role, moments in _moments(found).items()}
+        film = {side: self._strip(side, pair, moments) for side, moments in _moments(found).items()}
         if found.boxes is not None and "content" in film["query"]:
             film["query"]["boxes"] = _boxes(pair, found.boxes, _moments(found)["query"], film["query"]["content"])
-        for side in film.values():
-            side.pop("content", None)
+        for strip in film.values():
+            strip.pop("content", None)
         return film
 
-    def _side(self, role: Role, pair: CondensedMatch, moments: tuple[float, ...]) -> dict[str, Any]:
-        side: dict[str, Any] = {"seconds": moments, "times": [format_clock(moment) for moment in moments]}
-        path = self._path(role, pair)
+    def _strip(self, side: Side, pair: CondensedMatch, moments: tuple[float, ...]) -> dict[str, Any]:
+        facts: dict[str, Any] = {"seconds": moments, "times": [format_clock(moment) for moment in moments]}
+        path = self._path(side, pair)
         strip = Unreadable("its file is not known") if path is None else self._strips[path, moments]
         if isinstance(strip, Unreadable):
-            return side | {"reason": strip.reason}
-        return side | {"picture": self._number(strip.base64), "ratio": round(strip.ratio, 4), "content": strip.content}
+            return facts | {"reason": strip.reason}
+        return facts | {"picture": self._number(strip.base64), "ratio": round(strip.ratio, 4), "content": strip.content}
 
     def _number(self, picture: str) -> int:
         return self._numbers.setdefault(picture, len(self._numbers))
 
-    def _path(self, role: Role, pair: CondensedMatch) -> str | None:
-        return self._paths[role].get(pair.id_of(role))
+    def _path(self, side: Side, pair: CondensedMatch) -> str | None:
+        return self._paths[side].get(pair.id_of(side))
 
 
-def _moments(found: PaneSegment) -> dict[Role, tuple[float, ...]]:
+def _moments(found: PaneSegment) -> dict[Side, tuple[float, ...]]:
     """Return the seconds of each column of the strips, which show the same moment of the copy in both videos."""
     segment = found.segment
     step = (segment.query_end - segment.query_start) / FRAMES_PER_STRIP

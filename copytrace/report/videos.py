@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.videos import VideoSettings
 from copytrace.errors import ConfigError
-from copytrace.progress import Progress
-from copytrace.report.page import Selection, score_text, write_page
+from copytrace.index.video_index import VideoIndex
+from copytrace.media.failures import read_failures
+from copytrace.report.matched_pairs import MatchedPairs
+from copytrace.report.page import SIDES, Page, Selection, Side, score_text
 from copytrace.report.similarity_picture import SHADES
 from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
-from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role, VideoMatch, select_best
+from copytrace.report.video_matches import CondensedMatch, PaneSegment, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
-
-__all__ = ["PaneSegment", "VideoMatch", "write_video_report"]
+from copytrace.run_folder import VideoRunFolder
+from copytrace.step import VERSION, Step, fingerprint_of
+from copytrace.summary import count_pairs
 
 PLAIN_SPEEDS = (0.97, 1.03)  # ends that are right to a fraction of a second tell no speed finer than this
 TRACK_HEIGHT, LANE_HEIGHT = 18, 7  # pixels, at least
@@ -68,50 +72,74 @@ class _Card:
     shape: float
 
 
+@dataclass(frozen=True, slots=True)
+class VideoPageLimits:
+    """How much a page shows: pairs, segments of a pair with film strips, and pixels of a frame's longer side."""
+
+    max_matches: int = 300
+    max_strips: int = 6
+    frame_side: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.max_matches, self.max_strips, self.frame_side) < 1:
+            raise ConfigError(
+                f"max_matches is {self.max_matches}, max_strips {self.max_strips}, frame_side {self.frame_side}: "
+                "set all to 1 or more"
+            )
+
+
+def report_videos(queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
+    """Write `report.html`, unless the page there shows these very segments, and return it."""
+    query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
+    failures, threshold = len(read_failures(folder.failures)), settings.alignment.threshold
+    record = folder.work / "report.json"
+    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures]
+    step = Step.of("report", folder.report, made_from=made_from, record=record)
+    if step.is_done():
+        return folder.report
+    matched = MatchedPairs.best(folder, settings.report.max_matches)
+    with step.run(len(matched.segments), "pairs") as work:
+        write_video_report(
+            matched.read(query_index, references, folder, settings.alignment.noise_weight),
+            folder.report,
+            paths={"query": query_index.paths, "reference": reference_index.paths},
+            summary={
+                "queries": len(query_index.items),
+                "references": len(reference_index.items),
+                **count_pairs(folder.segments, threshold),
+                "failures": failures,
+                "version": VERSION,
+            },
+            threshold=threshold,
+            limits=VideoPageLimits(max_matches=settings.report.max_matches),
+        )
+        work.advance(len(matched.segments))
+    return folder.report
+
+
 def write_video_report(
     matches: Iterable[VideoMatch],
     out: Path,
     *,
-    query_paths: Mapping[str, str],
-    reference_paths: Mapping[str, str],
+    paths: Mapping[Side, Mapping[str, str]],
     summary: Mapping[str, object],
     threshold: float | None,
-    max_matches: int = 300,
-    max_strips: int = 6,
-    frame_side: int = 128,
-    progress: Progress | None = None,
+    limits: VideoPageLimits = VideoPageLimits(),
 ) -> Path:
     """Write the page of `matches` to `out` and return `out`; the same inputs give the same bytes.
 
-    `matches` is read once, and no more than `max_matches` of them are held, the best, which the page shows.
-    `query_paths` and `reference_paths` give the file of each id; a file that cannot be read any more is shown as a
-    placeholder. Links to files are relative to the page, so that a folder with both can be moved. `summary` is shown
-    at the top; its `pairs`, `copies` and `queries_with_copies` are the totals where `matches` are not all there are.
-    Pairs that score `threshold` or more are marked as copies, the others go under a fold; None draws no line. The
-    best `max_strips` segments of a pair have film strips, of pictures of at most `frame_side` pixels.
-
-    Raises ConfigError if an option is out of range.
+    `matches` is read once, and memory holds only the best `limits.max_matches`, which the page shows. `paths` gives the
+    file of each id, by side; a file that can no longer be read is shown as a placeholder. Links to files are relative
+    to the page, so a folder that holds both can be moved. `summary` is shown at the top; its `pairs`, `copies` and
+    `queries_with_copies` are the totals where `matches` are only a part. Pairs that score `threshold` or more are
+    marked as copies, and the others go under a fold; None draws no line.
     """
-    if min(max_matches, max_strips, frame_side) < 1:
-        raise ConfigError(
-            f"max_matches is {max_matches}, max_strips {max_strips}, frame_side {frame_side}: set all to 1 or more"
-        )
-    selection = _with_totals(select_best(matches, threshold, max_matches), summary)
-    paths: dict[Role, Mapping[str, str]] = {"query": query_paths, "reference": reference_paths}
-    pictures = PairPictures(selection.rows, paths, max_strips, frame_side, out, progress)
+    selection = _with_totals(select_best(matches, threshold, limits.max_matches), summary)
+    pictures = PairPictures(selection.rows, paths, limits.max_strips, limits.frame_side, out)
     cards = [_card(pair, pictures, threshold) for pair in selection.rows]
-    return write_page(
-        "video",
-        out,
-        selection=selection,
-        cards=cards,
-        pictures=pictures.embedded,
-        summary=summary,
-        kind="probability",
-        top_score=1.0,
-        threshold=threshold,
-        shades=", ".join(f"rgb{shade}" for shade in SHADES),
-    )
+    extra = {"shades": ", ".join(f"rgb{shade}" for shade in SHADES)}
+    page = Page("video", selection, cards, pictures.embedded, summary, "probability", threshold, 1.0, extra)
+    return page.write(out)
 
 
 def _with_totals(selection: Selection, summary: Mapping[str, object]) -> Selection:
@@ -129,8 +157,8 @@ def _with_totals(selection: Selection, summary: Mapping[str, object]) -> Selecti
 
 
 def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None) -> _Card:
-    links: dict[Role, str | None] = {role: pictures.link(role, pair) for role in ROLES}
-    spans: dict[Role, list[tuple[float, float]]] = {
+    links: dict[Side, str | None] = {side: pictures.link(side, pair) for side in SIDES}
+    spans: dict[Side, list[tuple[float, float]]] = {
         "query": [(found.segment.query_start, found.segment.query_end) for found in pair.segments],
         "reference": [(found.segment.reference_start, found.segment.reference_end) for found in pair.segments],
     }

@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import faiss
 import numpy as np
@@ -16,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
-from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_index import Descriptors, ImageIndex
+from copytrace.index.media_index import check_model, table_of_rows
 from copytrace.index.point_files import View
-from copytrace.progress import Stage
-from copytrace.search.global_recall import Descriptors, nearest, noise_level, panes_for_global_branch
+from copytrace.run_folder import Branch, ImageRunFolder
+from copytrace.search.global_recall import nearest, panes_for_global_branch
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
@@ -28,12 +28,10 @@ from copytrace.search.local_recall import (
     recall_by_hough,
 )
 from copytrace.search.point_index import PointIndex, build_point_index
-from copytrace.storage import read_table, write_table
+from copytrace.search.score_normalization import noise_level
+from copytrace.step import Step, StepRun
+from copytrace.storage import read_table, resolve_path, write_table
 
-Branch = Literal["global", "local", "crop-local"]
-BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
-
-UNKNOWN_NOISE = 0.3  # of a model whose file does not say its typical noise
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time: 2 GB where the search is exact
 
 
@@ -63,25 +61,32 @@ CANDIDATE_SCHEMA = pa.schema(
 )
 
 
-def find_candidates(
-    branch: Branch,
-    queries: ImageIndex,
-    references: ImageIndex,
-    path: Path,
-    settings: ImageSettings,
-    *,
-    noise: ImageIndex | None,
-    stage: Stage,
-    stamp: str,
+def recall_images(
+    branch: Branch, queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings
 ) -> Path:
-    """Write the candidates of one branch, sorted by query and then best first. An image is never its own candidate."""
-    if branch == "global":
-        found = _global_candidates(queries, references, noise, settings.global_, stage)
-    else:
-        found = _local_candidates(branch, queries, references, settings.local, stage)
-    rows = sorted(found, key=lambda c: (c.query_id, -c.score, c.reference_id))
-    columns = list(zip(*map(astuple, rows), strict=True)) if rows else [()] * len(CANDIDATE_SCHEMA)
-    return write_table(path, pa.table(columns, schema=CANDIDATE_SCHEMA), stamp=stamp)
+    """Write the candidates of one branch, sorted by query and then best first, and return the file.
+
+    An image is never its own candidate. Raises `ModelMismatchError` for indexes that other models made.
+    """
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    noise = ImageIndex.open(resolve_path(settings.global_.noise)) if settings.global_.noise else None
+    for index in [reference_index, *([noise] if noise else [])]:
+        check_model(index, query_index.provenance["descriptor"])
+    path = folder.candidates(branch)
+    rules = settings.global_ if branch == "global" else settings.local
+    indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
+    step = Step.of(f"recall {branch}", path, made_from=[branch, *indexes, rules.model_dump()])
+    if step.is_done():
+        return path
+    passes = 1 if branch == "global" else len(list(group_shards(reference_index)))
+    with step.run(len(query_index.items) * passes, "queries") as work:
+        if branch == "global":
+            found = _global_candidates(query_index, reference_index, noise, settings.global_, work)
+        else:
+            found = _local_candidates(branch, query_index, reference_index, settings.local, work)
+        rows = sorted(found, key=lambda c: (c.query_id, -c.score, c.reference_id))
+        write_table(path, table_of_rows([astuple(row) for row in rows], CANDIDATE_SCHEMA))
+    return path
 
 
 def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candidate]:
@@ -93,16 +98,13 @@ def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candi
 
 
 def _global_candidates(
-    queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, stage: Stage
+    queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
 ) -> Iterator[Candidate]:
     reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
     # One more than asked for, because an image may meet itself; more where the references serve as noise.
     averaged = settings.normalization_neighbours
     wanted = max(settings.references_per_query, averaged) + 2
-    typical = settings.typical_noise
-    if typical is None:
-        known = queries.made_with["typical_noise"]
-        typical = UNKNOWN_NOISE if known is None else known
+    typical = queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
         similarity, rows = nearest(
@@ -124,7 +126,7 @@ def _global_candidates(
                 if pair not in best or normalized > (best[pair].normalized or 0.0):
                     best[pair] = Candidate(*pair, "global", float(cosine), normalized, pane, 0)
         yield from _best_of_each_query(best.values(), settings.references_per_query)
-        stage.advance(len(set(panes.ids)))
+        work.advance(len(set(panes.ids)))
 
 
 def _best_of_each_query(candidates: Iterable[Candidate], limit: int) -> Iterator[Candidate]:
@@ -150,9 +152,9 @@ def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descr
 
 
 def _local_candidates(
-    branch: Branch, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, stage: Stage
+    branch: Branch, queries: ImageIndex, references: ImageIndex, settings: LocalSettings, work: StepRun
 ) -> Iterator[Candidate]:
-    asked = _BranchQueries(branch, queries)
+    branch_queries = _BranchQueries(branch, queries)
     proposed: dict[str, list[LocalCandidate]] = {}
     nearest: dict[str, list[NearestReferences]] = {}
     for segment in group_shards(references):
@@ -164,14 +166,14 @@ def _local_candidates(
         threads = faiss.omp_get_max_threads()
         for shard in queries.shards:
             with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-                for query, found in pool.map(recall, asked.views(shard)):
+                for query, found in pool.map(recall, branch_queries.views(shard)):
                     if isinstance(found, NearestReferences):
                         nearest.setdefault(query, []).append(found)
                     else:
                         proposed.setdefault(query, []).extend(found)
-                    stage.advance()
+                    work.advance()
     if settings.rule == "vote":
-        for views in (views for shard in queries.shards for views in asked.views(shard) if views):
+        for views in (views for shard in queries.shards for views in branch_queries.views(shard) if views):
             if parts := nearest.get(views[0].id):
                 proposed[views[0].id] = accept_votes(views[0], parts, settings)
     for candidates in proposed.values():

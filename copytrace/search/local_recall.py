@@ -165,13 +165,6 @@ class NearestReferences:
     ids: NDArray[np.object_]
 
 
-def recall_by_vote(
-    view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
-) -> list[LocalCandidate]:
-    """Return at most one reference for one view, by imgFp's rule: see `accept_votes`."""
-    return accept_votes(view, [nearest_references(view, index, settings, allowed)], settings)
-
-
 def nearest_references(
     view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
 ) -> NearestReferences:

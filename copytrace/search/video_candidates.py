@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from configs.videos import FrameSearchSettings
+from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.errors import InputError
+from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
-from copytrace.progress import Stage
+from copytrace.run_folder import VideoRunFolder
 from copytrace.search.frame_index import MOST_NEIGHBOURS, FrameSearch, build_frame_search
-from copytrace.search.image_candidates import UNKNOWN_NOISE
-from copytrace.storage import digest_of, read_table, write_table
+from copytrace.search.score_normalization import noise_level
+from copytrace.step import Step, StepRun
+from copytrace.storage import digest_of, read_table, resolve_path, write_table
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -77,8 +80,8 @@ def load_frame_search(references: VideoIndex, settings: FrameSearchSettings) -> 
     The last two are kept while the process lasts, for the next shard of queries: with inverted lists, to make one takes
     longer than to search it, and the memory that `ListFrameSearch` says.
     """
-    # The stamp alone would not do: an index made again may have the same videos in other shards.
-    state = digest_of(references.stamp, sorted((i, shard) for i, (_, shard) in references.items.items()))
+    # The fingerprint alone would not do: an index that was made again may have the same videos in other shards.
+    state = digest_of(references.fingerprint, sorted((i, shard) for i, (_, shard) in references.items.items()))
     with _MAKING:
         return _search_made_of(references.root, state, settings.index == "exact", settings.lists_searched)
 
@@ -103,56 +106,100 @@ def _search_made_of(root: Path, state: str, exact: bool, lists_searched: int) ->
     return SearchedReferences(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
 
 
-def find_video_candidates(
-    queries: VideoIndex,
-    shard: int,
-    references: VideoIndex,
-    path: Path,
-    noise_path: Path,
-    settings: FrameSearchSettings,
-    *,
-    noise: VideoIndex | None,
-    stage: Stage,
-    stamp: str,
-) -> Path:
-    """Write the candidates of a shard of queries, best first for each, and the noise level of each query frame.
+def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
+    """Write the candidates of a shard of queries, best first, with the noise level of each query frame.
 
-    A frame's score is its cosine less `normalization_weight` times its noise level: the mean of its highest cosines
-    to frames that it surely was not copied from (score normalisation, VSC2022). A video is never its own candidate,
-    nor noise for itself.
+    A frame's score is its cosine minus `normalization_weight` times its noise level: the mean of its highest cosines
+    to frames that it was certainly not copied from (score normalization, VSC 2022). A video is never its own candidate,
+    nor noise for itself. Returns the file of the candidates.
+
+    Raises `ModelMismatchError` for indexes that other models made, and `InputError` for a noise index that shares an
+    id with the references: its videos could be the copied ones.
     """
-    frames = queries.frames(shard)
-    found = load_frame_search(references, settings)
-    others = load_frame_search(noise, settings) if noise else None
-    own_reference = _own_videos(frames, queries, references, found.ids)
-    own_noise = _own_videos(frames, queries, noise, others.ids) if noise and others else None
-    typical = queries.made_with["typical_noise"] if settings.typical_noise is None else settings.typical_noise
-    neighbours, weight = settings.normalization_neighbours, settings.normalization_weight
+    rules = settings.search
+    query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
+    noise = VideoIndex.open(resolve_path(rules.noise)) if rules.noise else None
+    for index in [reference_index, *([noise] if noise else [])]:
+        check_model(index, query_index.provenance["descriptor"])
+    if noise:
+        _check_disjoint(noise, reference_index)
+    path, noise_path = folder.candidates(shard), folder.noise(shard)
+    # A video that was removed and added again lies in another shard, though the index has its old fingerprint again.
+    indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
+    step = Step.of(
+        "search frames", path, noise_path, made_from=[shard, query_index.ids_in(shard), indexes, rules.model_dump()]
+    )
+    if step.is_done():
+        return path
+    frames = query_index.frames(shard)
+    search = _ShardSearch.of(frames, query_index, reference_index, noise, rules)
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
-    for video_rows in _whole_videos(frames, QUERY_ROWS):
-        part_levels, part_hits = [], []
+    with step.run(len(frames.ids), "frames") as work:
+        for video_rows in _whole_videos(frames, QUERY_ROWS):
+            level, hits = search.hits(video_rows, work)
+            levels.append(level)
+            candidates.append(_rank(frames.part(video_rows), level, hits, search.references.ids, rules))
+        write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA))
+        write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST))
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardSearch:
+    """The search of a shard's query frames; `own_reference` and `own_noise` int32 [N] number the frame's own video."""
+
+    frames: FrameDescriptors
+    references: SearchedReferences
+    noise: SearchedReferences | None
+    own_reference: NDArray[np.int32]
+    own_noise: NDArray[np.int32] | None
+    typical: float | None
+    rules: FrameSearchSettings
+
+    @classmethod
+    def of(
+        cls,
+        frames: FrameDescriptors,
+        queries: VideoIndex,
+        references: VideoIndex,
+        noise: VideoIndex | None,
+        rules: FrameSearchSettings,
+    ) -> _ShardSearch:
+        searched = load_frame_search(references, rules)
+        searched_noise = load_frame_search(noise, rules) if noise else None
+        return cls(
+            frames,
+            searched,
+            searched_noise,
+            _own_videos(frames, queries, references, searched.ids),
+            _own_videos(frames, queries, noise, searched_noise.ids) if noise and searched_noise else None,
+            queries.provenance["typical_noise"] if rules.typical_noise is None else rules.typical_noise,
+            rules,
+        )
+
+    def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void]]:
+        """Return the noise level of each frame of some whole videos, and their hits."""
+        levels, hits = [], []
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
             rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
-            vectors = frames.vectors[rows]
-            cosines, videos = found.nearest_of_others(vectors, own_reference[rows], settings.hits_per_frame)
-            if others and own_noise is not None:
-                to_noise, _ = others.nearest_of_others(vectors, own_noise[rows], neighbours)
-                level = frame_noise_level(to_noise, neighbours, typical=typical)
-            else:
-                level = frame_noise_level(_without_nearest_video(cosines, videos), neighbours, typical=typical)
-                if typical is not None:
-                    # Among few references, the nearest frames do not tell how alike unrelated ones can be.
-                    level = np.maximum(level, np.float32(typical))
-            hits = best_per_video(cosines - weight * level[:, None], videos)
-            hits["frame"] += start - video_rows.start
-            part_levels.append(level)
-            part_hits.append(hits)
-            stage.advance(len(level))
-        level = np.concatenate(part_levels)
-        levels.append(level)
-        candidates.append(_ranked(frames.part(video_rows), level, np.concatenate(part_hits), found.ids, settings))
-    write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA), stamp=stamp)
-    return write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST), stamp=stamp)
+            vectors, own = self.frames.vectors[rows], self.own_reference[rows]
+            cosines, videos = self.references.nearest_of_others(vectors, own, self.rules.hits_per_frame)
+            level = self._noise_level(rows, cosines, videos)
+            found = best_per_video(cosines - self.rules.normalization_weight * level[:, None], videos)
+            found["frame"] += start - video_rows.start
+            levels.append(level)
+            hits.append(found)
+            work.advance(len(level))
+        return np.concatenate(levels), np.concatenate(hits)
+
+    def _noise_level(self, rows: slice, cosines: Floats, videos: NDArray[np.int32]) -> Floats:
+        neighbours = self.rules.normalization_neighbours
+        if self.noise and self.own_noise is not None:
+            to_noise, _ = self.noise.nearest_of_others(self.frames.vectors[rows], self.own_noise[rows], neighbours)
+            return noise_level(to_noise, neighbours, typical=self.typical)
+        level = noise_level(_without_nearest_video(cosines, videos), neighbours, typical=self.typical)
+        # Among few references, the nearest frames do not show how similar unrelated ones can be.
+        return level if self.typical is None else np.maximum(level, np.float32(self.typical))
 
 
 def read_video_candidates(path: Path) -> list[tuple[str, str, float]]:
@@ -165,19 +212,6 @@ def read_noise_levels(path: Path) -> Floats:
     """Return the noise level of each frame of a shard of queries, float32 [N], in the order of its descriptors."""
     level: Floats = read_table(path, columns=["level"]).column("level").to_numpy()
     return level
-
-
-def frame_noise_level(cosines: Floats, neighbours: int, *, typical: float | None) -> Floats:
-    """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise frames, given greatest first.
-
-    −inf stands for a frame that there is not; the `typical` level of the model, None where it is not known, takes its
-    place.
-    """
-    instead = UNKNOWN_NOISE if typical is None else typical
-    chosen = cosines[:, :neighbours]
-    chosen = np.where(np.isfinite(chosen), chosen, np.float32(instead))
-    missing = neighbours - chosen.shape[1]
-    return np.asarray((chosen.sum(axis=1) + missing * instead) / neighbours, np.float32)
 
 
 _HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)])
@@ -215,6 +249,14 @@ def _own_videos(
     return own
 
 
+def _check_disjoint(noise: VideoIndex, references: VideoIndex) -> None:
+    if shared := noise.items.keys() & references.items.keys():
+        raise InputError(
+            f"search.noise={noise.root} and the references share {len(shared):,} ids, for instance {min(shared)}; "
+            "noise must be videos that no query was copied from (if it is, index it by a manifest with other ids)"
+        )
+
+
 def _whole_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
     """Cut the frames where a video ends, into parts of `rows` rows or, for the last video of each, somewhat more."""
     start = stop = 0
@@ -227,7 +269,7 @@ def _whole_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _ranked(
+def _rank(
     frames: FrameDescriptors,
     level: Floats,
     hits: NDArray[np.void],
@@ -245,7 +287,7 @@ def _ranked(
     kept = order[_run_starts(at[order], pair[order])]
     kept = kept[np.lexsort((-hits["score"][kept], pair[kept]))]
     hits, starts = hits[kept], _run_starts(pair[kept])
-    score, top = _aggregated(hits["score"], starts, settings), hits[starts]
+    score, top = _aggregate(hits["score"], starts, settings), hits[starts]
     table = pa.table(
         [
             query_names[query[top["frame"]]],
@@ -261,7 +303,7 @@ def _ranked(
     return table.filter(pa.array(_rank_in_run(_run_starts(names)) < settings.references_per_query))
 
 
-def _aggregated(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
+def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
     """Score each run: its best hit, or the mean of its best few, where hits below 0 or missing count 0."""
     if settings.aggregate == "best":
         return scores[starts]

@@ -13,10 +13,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from copytrace.errors import InputError
-from copytrace.image_stages import MatchPaths
 from copytrace.matching.calibration import FEATURES, features_of, probability
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.metrics.evaluation import read_ground_truth
+from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import read_table, resolve_path, write_json
 
 BINS = 15
@@ -106,7 +106,7 @@ def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray
 
 
 def _labelled(run: Path, ground_truth: Path) -> Labelled:
-    shards = sorted(MatchPaths(run).evidence(0).parent.glob("*.parquet"))
+    shards = sorted(ImageRunFolder(run).evidence(0).parent.glob("*.parquet"))
     if not shards:
         raise InputError(
             f"{run} holds no evidence; make it with: copytrace match-images QUERIES REFERENCES --out {run}"

@@ -127,12 +127,12 @@ def write_edited_set(
     def write(query: PlannedQuery) -> _Written:
         return _write_query(query, donors, levels, folder)
 
-    with (progress or SilentProgress()).stage("edit photos", len(queries), "images") as stage:
+    with (progress or SilentProgress()).step("edit photos", len(queries), "images") as step:
         written = []
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for done in pool.map(write, queries):
                 written.append(done)
-                stage.advance()
+                step.advance()
     boxes = [
         [done.query.query_id, *(f"{edge:.5f}" for edge in done.box)] for done in written if "onto_photo" in done.edits
     ]

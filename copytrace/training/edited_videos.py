@@ -97,8 +97,8 @@ def write_edited_videos(
     levels = [_without_crops(level) for level in levels_of(difficulty)]
     plan_queries(videos, donors, copies, distractors, seed, kind="video")  # complains before anything is read
     show = progress or SilentProgress()
-    with show.stage("read videos", len(videos) + len(donors), "videos") as stage:
-        opened = _opened([*videos, *donors], workers, stage.advance)
+    with show.step("read videos", len(videos) + len(donors), "videos") as step:
+        opened = _opened([*videos, *donors], workers, step.advance)
     usable = [video for video in videos if opened[video.id].info.duration >= _SHORTEST_SOURCE]
     if not usable:
         raise InputError(
@@ -115,11 +115,11 @@ def write_edited_videos(
         query.write(folder)
         return query
 
-    with show.stage("edit videos", len(planned), "videos") as stage, ThreadPoolExecutor(max(1, workers)) as pool:
+    with show.step("edit videos", len(planned), "videos") as step, ThreadPoolExecutor(max(1, workers)) as pool:
         written = []
         for query in pool.map(write, planned):
             written.append(query)
-            stage.advance()
+            step.advance()
     edits = [[query.id, " ".join(sorted(query.edits))] for query in written]
     write_text(out / "edits.csv", csv_text(["query_id", "edits"], edits))
     write_text(out / "ground_truth.csv", csv_text(list(COLUMNS), list(_rows(written))))

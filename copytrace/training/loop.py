@@ -101,11 +101,11 @@ def fit(
     path, log = out / "checkpoint.pt", log or SilentLog()
     place = loop.resume(path, stamp)
     shown = progress if progress and is_leader() else SilentProgress()
-    with shown.stage("train", settings.epochs * loop.steps, "steps") as stage:
-        stage.advance(place.epoch * loop.steps + place.step)
+    with shown.step("train", settings.epochs * loop.steps, "steps") as step:
+        step.advance(place.epoch * loop.steps + place.step)
         while place.epoch < settings.epochs:
             for _ in loop.run_epoch(place):
-                stage.advance()
+                step.advance()
                 if loop.is_due(place):
                     loop.save(path, stamp, place)
             metrics = loop.metrics(place)

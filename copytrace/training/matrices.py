@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from configs.videos import AlignmentSettings
+from copytrace.alignment.align import read_pairs
 from copytrace.alignment.pairs import compare_videos
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
@@ -21,11 +22,11 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import is_index
 from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import read_true_segments
+from copytrace.run_folder import VideoRunFolder
 from copytrace.search.video_candidates import read_video_candidates
-from copytrace.storage import digest_of, digest_of_file, read_stamp, resolve_path
+from copytrace.step import fingerprint_of
+from copytrace.storage import digest_of, digest_of_file, resolve_path
 from copytrace.training.aligner_labels import label_map
-from copytrace.video_stages.matching import rows_of_pairs
-from copytrace.video_stages.paths import VideoMatchPaths
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +99,10 @@ def read_labelled_pairs(runs: Sequence[tuple[Path, Path]]) -> LabelledPairs:
     pairs: list[LabelledPair] = []
     digests = []
     for number, (run, ground_truth) in enumerate(runs):
-        paths, indexes = VideoMatchPaths(run), _indexes_of(run)
+        paths, indexes = VideoRunFolder(run), _indexes_of(run)
         shards = indexes[0].shards
         pairs += _pairs_of_run(number, paths, indexes, _true_segments(ground_truth))
-        stamps = [read_stamp(paths.candidates(shard)) for shard in shards]
+        stamps = [fingerprint_of(paths.candidates(shard)) for shard in shards]
         digests.append((stamps, digest_of_file(ground_truth), _noise_weight(run)))
     return LabelledPairs(tuple(pairs), digest_of(digests))
 
@@ -121,7 +122,7 @@ def detect_direction(segment: Segment, matrix: SimilarityMatrix) -> Segment:
 
 
 def _pairs_of_run(
-    number: int, paths: VideoMatchPaths, indexes: tuple[VideoIndex, VideoIndex], truth: Truth
+    number: int, paths: VideoRunFolder, indexes: tuple[VideoIndex, VideoIndex], truth: Truth
 ) -> Iterator[LabelledPair]:
     queries_of_run, references = indexes
     weight, missing = _noise_weight(paths.out), set(truth)
@@ -132,7 +133,7 @@ def _pairs_of_run(
             if query in queries and reference in references.items:
                 scores.setdefault((query, reference), -np.inf)
         missing -= scores.keys()
-        for batch in rows_of_pairs(list(scores), shard, queries_of_run.root, references.root, paths.noise(shard)):
+        for batch in read_pairs(list(scores), shard, queries_of_run.root, references.root, paths.noise(shard)):
             for pair, query_rows, reference_rows in batch:
                 matrix = compare_videos(query_rows, reference_rows, weight=weight).matrix
                 segments = tuple(detect_direction(segment, matrix) for segment in truth.get(pair, ()))
@@ -151,7 +152,7 @@ def _true_segments(path: Path) -> Truth:
     return dict(truth)
 
 
-def _candidates(paths: VideoMatchPaths, shard: int) -> list[tuple[str, str, float]]:
+def _candidates(paths: VideoRunFolder, shard: int) -> list[tuple[str, str, float]]:
     if not paths.candidates(shard).is_file() or not paths.noise(shard).is_file():
         raise InputError(f"{paths.out} lacks candidates; finish it with: copytrace match-videos … --out {paths.out}")
     return read_video_candidates(paths.candidates(shard))
@@ -159,10 +160,10 @@ def _candidates(paths: VideoMatchPaths, shard: int) -> list[tuple[str, str, floa
 
 def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
     """Open the indexes of queries and references, which a run may have been given."""
-    told, paths = _told_by(run).get("indexes", {}), VideoMatchPaths(run)
+    told, paths = _told_by(run).get("indexes", {}), VideoRunFolder(run)
     queries, references = (
         resolve_path(told.get(role, default))
-        for role, default in (("queries", paths.queries), ("references", paths.references))
+        for role, default in (("queries", paths.work / "queries"), ("references", paths.work / "references"))
     )
     for index in (queries, references):
         if not is_index(index):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from configs.images import Settings
+from configs.settings import Settings
 from copytrace.storage import write_json, write_text
 
 RESULT, CARD = "result.json", "README.md"

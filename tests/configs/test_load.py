@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from configs.images import ImageSettings, Settings
-from configs.load import SettingsError, load, load_image_settings, preset_names
+from configs.images import ImageSettings
+from configs.load import SettingsError, load_settings, preset_names
+from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
@@ -17,25 +18,25 @@ from configs.videos import VideoSettings
 def test_every_preset_that_ships_is_valid(schema: type[Settings]) -> None:
     assert {"cpu", "a100"} <= set(preset_names(schema))
     for name in preset_names(schema):
-        assert isinstance(load(schema, name), schema)
+        assert isinstance(load_settings(schema, name), schema)
 
 
 def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("dimensions: 64\nloop:\n  epochs: 3\n  batch_size: 8\n")
-    preset = load(DescriptorTraining, "cpu")
-    settings = load(DescriptorTraining, "cpu", file, ["loop.epochs=5", "views.mixup=0"])
+    preset = load_settings(DescriptorTraining, "cpu")
+    settings = load_settings(DescriptorTraining, "cpu", file, ["loop.epochs=5", "views.mixup=0"])
     assert (settings.dimensions, settings.loop.batch_size, settings.loop.epochs) == (64, 8, 5)
     assert settings.views.mixup == 0
     assert settings.loop.warmup_epochs == preset.loop.warmup_epochs != DescriptorTraining().loop.warmup_epochs
 
 
 def test_the_preset_of_image_matching_is_what_load_settings_reads() -> None:
-    assert load_image_settings("imgfp") == load(ImageSettings, "imgfp")
+    assert load_settings(ImageSettings, "imgfp") == load_settings(ImageSettings, "imgfp")
 
 
 def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:
-    settings = {name: load(VideoSettings, name) for name in ("cpu", "a100", "vsc22")}
+    settings = {name: load_settings(VideoSettings, name) for name in ("cpu", "a100", "vsc22")}
     assert preset_names(VideoSettings) == sorted(settings)
     assert settings["cpu"] == VideoSettings()
     assert settings["a100"].descriptor.batch_size > settings["cpu"].descriptor.batch_size
@@ -44,7 +45,7 @@ def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:
 
 def test_several_models_can_be_named_on_the_command_line() -> None:
     overrides = ["descriptor.also=[imagenet, s3://models/sscd.pt]", "search.typical_noise=null"]
-    settings = load(VideoSettings, "cpu", overrides=overrides)
+    settings = load_settings(VideoSettings, "cpu", overrides=overrides)
     assert settings.descriptor.also == ("imagenet", "s3://models/sscd.pt")
     assert settings.search.typical_noise is None
 
@@ -60,7 +61,7 @@ def test_several_models_can_be_named_on_the_command_line() -> None:
 )
 def test_what_is_wrong_with_a_setting_of_videos_is_told_in_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as told:
-        load(VideoSettings, "cpu", overrides=overrides)
+        load_settings(VideoSettings, "cpu", overrides=overrides)
     assert "\n" not in str(told.value)
 
 
@@ -78,7 +79,7 @@ def test_what_is_wrong_with_a_setting_of_videos_is_told_in_one_line(overrides: l
     ],
 )
 def test_values_are_what_one_means_by_them_on_the_command_line(override: str, expected: dict[str, Any]) -> None:
-    found = load(DescriptorTraining, "cpu", overrides=[override]).model_dump()
+    found = load_settings(DescriptorTraining, "cpu", overrides=[override]).model_dump()
     for name, value in expected.items():
         assert ({key: found[name][key] for key in value} if isinstance(value, dict) else found[name]) == value
 
@@ -100,13 +101,13 @@ def test_values_are_what_one_means_by_them_on_the_command_line(override: str, ex
 )
 def test_what_is_wrong_with_a_setting_is_told_in_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as told:
-        load(DescriptorTraining, "cpu", overrides=overrides)
+        load_settings(DescriptorTraining, "cpu", overrides=overrides)
     assert "\n" not in str(told.value)
 
 
 def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="unknown preset 'gpu'; give one of: a100, cpu"):
-        load(DescriptorTraining, "gpu")
+        load_settings(DescriptorTraining, "gpu")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
 def test_a_file_that_holds_no_settings_is_told(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message) as told:
-        load(DescriptorTraining, "cpu", tmp_path / "mine.yaml")
+        load_settings(DescriptorTraining, "cpu", tmp_path / "mine.yaml")
     assert "\n" not in str(told.value)
     with pytest.raises(SettingsError, match=r"cannot read the settings file .*absent\.yaml"):
-        load(DescriptorTraining, "cpu", tmp_path / "absent.yaml")
+        load_settings(DescriptorTraining, "cpu", tmp_path / "absent.yaml")

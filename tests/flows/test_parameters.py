@@ -10,7 +10,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from configs.images import ImageSettings
-from configs.load import SettingsError, load_image_settings, preset_names
+from configs.load import SettingsError, load_settings, preset_names
 from configs.training import AlignerTraining
 from flows.index_images import index_images
 from flows.index_videos import index_videos
@@ -45,12 +45,12 @@ def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_pa
         "local": {"neighbours": 9, "stretches": [3.0], "mirrored": True},
         "global": {"references_per_query": 5},
     }
-    assert flow_settings(ImageSettings, **chosen) == load_image_settings("imgfp", config, given)
+    assert flow_settings(ImageSettings, **chosen) == load_settings(ImageSettings, "imgfp", config, given)
 
 
 def test_an_empty_field_of_the_form_leaves_the_preset_as_it_is() -> None:
     overrides = {"local": {"exact": None}, "merge": {"threshold": None}}
-    assert flow_settings(ImageSettings, "imgfp", overrides) == load_image_settings("imgfp")
+    assert flow_settings(ImageSettings, "imgfp", overrides) == load_settings(ImageSettings, "imgfp")
 
 
 def test_the_server_takes_parameters_that_make_sense() -> None:

@@ -20,7 +20,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 from skimage import data
 
-from configs.load import load_image_settings
+from configs.images import ImageSettings
+from configs.load import load_settings
 from copytrace.images import match_images
 from copytrace.training.log import read_history
 from tasks.registry import download
@@ -148,8 +149,8 @@ def test_matching_loads_the_champion_from_the_registry(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path / "cache"))
     champion = f"models:/{NAME}@champion"
-    settings = load_image_settings(
-        overrides=[f"descriptor.model={champion}", "overlay.detector=none", "report.max_matches=0"]
+    settings = load_settings(
+        ImageSettings, overrides=[f"descriptor.model={champion}", "overlay.detector=none", "report.max_matches=0"]
     )
     run = match_images(str(photos / "chelsea*.png"), str(photos), tmp_path / "run", settings)
     assert run["counts"]["queries"] == 4

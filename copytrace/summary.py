@@ -1,0 +1,141 @@
+"""The summary of a run, `run.json`: settings, versions, models, counts, and the cost of each step."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.images import ImageSettings
+from configs.settings import Settings
+from configs.videos import VideoSettings
+from copytrace.alignment.load import model_digests
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import MediaIndex
+from copytrace.index.video_index import VideoIndex
+from copytrace.media.failures import read_failures
+from copytrace.object_store import redact, redact_all
+from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
+from copytrace.step import read_record
+from copytrace.storage import read_table, write_json
+
+PACKAGES = (
+    *("copytrace", "av", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
+    *("scipy", "torch"),
+)
+
+
+def summarize_images(
+    queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings
+) -> dict[str, Any]:
+    """Write `run.json` of a run of image matching, and return its content."""
+    query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    matches = read_table(folder.matches, columns=["query_id", "score"])
+    scores = matches.column("score").to_numpy()
+    copies = scores >= settings.merge.threshold
+    copied = {query for query, copy in zip(matches.column("query_id").to_pylist(), copies, strict=True) if copy}
+    counts = {"pairs": len(scores), "copies": int(copies.sum()), "queries_with_copies": len(copied)}
+    records = [folder.candidates(branch).with_suffix(".json") for branch in BRANCHES]
+    records += [folder.evidence(shard).with_suffix(".json") for shard in query_index.shards]
+    records += (queries / "overlays").glob("*.json")
+    models = {"models": {"descriptor": query_index.provenance["descriptor"]}}
+    return _write_summary(folder, settings, (query_index, reference_index), models, counts, records)
+
+
+def summarize_videos(
+    queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
+) -> dict[str, Any]:
+    """Write `run.json` of a run of video matching, and return its content."""
+    query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
+    scores = read_table(folder.segments, columns=["score"]).column("score").to_numpy()
+    threshold = settings.alignment.threshold
+    counts = {
+        "query_hours": _hours(query_index),
+        "reference_hours": _hours(reference_index),
+        "segments": len(scores),
+        "copied_segments": int((scores >= threshold).sum()),
+        **count_pairs(folder.segments, threshold),
+    }
+    records: list[Path] = []
+    for shard in query_index.shards:
+        records += [folder.candidates(shard).with_suffix(".json"), folder.shard_segments(shard).with_suffix(".json")]
+    models = {
+        "models": {
+            "descriptor": query_index.provenance["descriptor"],
+            "alignment": model_digests(settings.alignment),
+        },
+        "indexes": {"queries": redact(str(queries.absolute())), "references": redact(str(references.absolute()))},
+    }
+    return _write_summary(folder, settings, (query_index, reference_index), models, counts, records)
+
+
+def count_pairs(segments: Path, threshold: float) -> dict[str, int]:
+    """Return the numbers of pairs, of those whose best segment is a copy, and of the queries in the latter."""
+    table = read_table(segments, columns=["query_id", "ref_id", "score"])
+    pairs = table.group_by(["query_id", "ref_id"]).aggregate([("score", "max")])
+    copies = pairs.filter(pa.array(pairs.column("score_max").to_numpy() >= threshold))
+    queries = pc.count_distinct(copies.column("query_id")).as_py()
+    return {"pairs": len(pairs), "copies": len(copies), "queries_with_copies": queries}
+
+
+def sum_costs(records: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Return the cost of each step over its shards: counts and seconds summed, and the largest peak memory.
+
+    Records that do not exist are skipped.
+    """
+    steps: dict[str, dict[str, float]] = {}
+    for path in sorted(records):
+        if not (record := read_record(path)):
+            continue
+        total = steps.setdefault(record["stage"], {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
+        total["count"] += record["count"]
+        total["seconds"] = round(total["seconds"] + record["seconds"], 3)
+        total["peak_memory_mib"] = max(total["peak_memory_mib"], record["peak_memory_mib"])
+    return steps
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that results may depend on."""
+    return {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := _version(name))}
+
+
+def _write_summary(
+    folder: RunFolder,
+    settings: Settings,
+    indexes: tuple[MediaIndex, MediaIndex],
+    models: dict[str, Any],
+    counts: Mapping[str, float],
+    records: Sequence[Path],
+) -> dict[str, Any]:
+    queries, references = indexes
+    receipts = [path for index in indexes for path in (index.root / "receipts").glob("*.json")]
+    sizes = {
+        "queries": len(queries.items),
+        "references": len(references.items),
+        "failures": len(read_failures(folder.failures)),
+    }
+    summary = {
+        "settings": redact_all(settings.model_dump(by_alias=True)),
+        "versions": package_versions(),
+        **models,
+        "counts": {**sizes, **counts},
+        "stages": sum_costs([*receipts, *folder.work.glob("*.json"), *records]),
+    }
+    write_json(folder.summary, summary)
+    return summary
+
+
+def _hours(index: VideoIndex) -> float:
+    return round(sum(video.duration for video in index.facts().values()) / 3600, 3)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
