@@ -33,7 +33,8 @@ help: ## list these commands
 
 install: $(INSTALLED) ## create .venv and install Copytrace into it (EXTRAS=gpu,dev for a GPU)
 
-$(INSTALLED): pyproject.toml $(LOCK)
+# A recent pip reads the registry's pages in half the time that the one of Python 3.11 takes.
+$(INSTALLED): pyproject.toml $(LOCK) locks/pip.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Copytrace needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	    "name another one: make PYTHON=python3.11 $(or $(firstword $(MAKECMDGOALS)),install)" >&2; exit 1; }
@@ -42,8 +43,10 @@ $(INSTALLED): pyproject.toml $(LOCK)
 	@echo "installing into $(VENV): some minutes, once"
 	@test -e $@ || $(BIN)/python $(PIP) uninstall --yes $(EXCLUSIVE)
 	@rm -f $(VENV)/.installed-*
-	@$(BIN)/python $(PIP) install --no-deps --require-hashes --requirement $(LOCK)
+	@$(BIN)/python $(PIP) install --no-deps --require-hashes --requirement locks/pip.txt
+	@$(BIN)/python $(PIP) install --no-deps --require-hashes --no-compile --requirement $(LOCK)
 	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true  # pip would on one core; some templates are no Python
 	@touch $@
 
 locks/%.txt:
@@ -58,10 +61,22 @@ lock: $(TOOLS)/.installed ## renew the exact versions in locks/, within the rang
 	  $(COMPILE) $$upgrade --constraint locks/held.txt --extra $${extras//,/ --extra } pyproject.toml --output-file $$lock; \
 	  echo "$$lock: $$(grep -c '^[a-z].*==' $$lock) packages"; done
 	@$(COMPILE) --upgrade locks/tools.in --output-file locks/tools.txt
+	@echo pip | $(COMPILE) --upgrade - --output-file locks/pip.txt
 
 $(TOOLS)/.installed: locks/tools.txt
 	@echo "installing tools into $(TOOLS)"
 	@$(PYTHON) -m venv $(TOOLS) && $(TOOLS)/bin/python $(PIP) install --no-deps --require-hashes --requirement $< && touch $@
+
+licenses: $(INSTALLED) ## list the licenses of all locked packages in locks/LICENSES.md; refuse GPL and AGPL
+	@$(BIN)/python -m tools.licenses
+
+sbom: $(INSTALLED) $(TOOLS)/.installed ## write build/sbom.json: what is installed, in CycloneDX's form
+	@$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON --output-file build/sbom.json && echo build/sbom.json
+
+audit: $(TOOLS)/.installed ## look the locked versions up among known vulnerabilities; fails where the database is out of reach
+	@for lock in $(sort $(foreach extras,$(LOCKED),locks/$(subst $(comma),-,$(extras)).txt)) locks/tools.txt; do \
+	  echo "== $$lock"; $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$lock; done
 
 demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
