@@ -4,33 +4,79 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-# `make EXTRAS=gpu,dev install` on a machine with an NVIDIA GPU.
-EXTRAS ?= cpu,dev
 # Where `make stack` keeps data, logs and keys.
 STACK ?= stack
 # Processes that tests run in; each takes a core, and up to 3 GB.
 TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
+# `make EXTRAS=gpu,dev install` on a machine with an NVIDIA GPU. What .venv was installed with stays for later commands.
+EXTRAS ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),cpu$(comma)dev)
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
+# Exact versions and hashes for these extras; `make lock` renews the locks of all the sets named here.
+LOCK := locks/$(subst $(comma),-,$(EXTRAS)).txt
+LOCKED ?= cpu,dev cpu,stack gpu,dev gpu,stack
+FIRST_LOCK := locks/$(subst $(comma),-,$(firstword $(LOCKED))).txt
+TOOLS := build/tools
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+  --custom-compile-command 'make lock'
+PIP := -m pip --disable-pip-version-check -qq
+# faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
+EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
 
-.PHONY: help install demo stack postgresql test test-stack bench clean
+.PHONY: help install lock licenses sbom audit demo stack postgresql test test-stack bench clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## create .venv and install Copytrace into it (EXTRAS=gpu,dev for a GPU)
 
-$(INSTALLED): pyproject.toml
+# A recent pip reads the registry's pages in half the time that the one of Python 3.11 takes.
+$(INSTALLED): pyproject.toml $(LOCK) locks/pip.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Copytrace needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	    "name another one: make PYTHON=python3.11 $(or $(firstword $(MAKECMDGOALS)),install)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "cannot make $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "installing into $(VENV): some minutes, once"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
-	@rm -f $(VENV)/.installed-* && touch $@
+	@test -e $@ || $(BIN)/python $(PIP) uninstall --yes $(EXCLUSIVE)
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python $(PIP) install --no-deps --require-hashes --requirement locks/pip.txt
+	@$(BIN)/python $(PIP) install --no-deps --require-hashes --no-compile --requirement $(LOCK)
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true  # pip would on one core; some templates are no Python
+	@touch $@
+
+locks/%.txt:
+	@echo "there is no lock for EXTRAS=$(EXTRAS); there are locks for: $(LOCKED)." \
+	  "Take one of these, or add one: make LOCKED='$(LOCKED) $(EXTRAS)' lock" >&2; exit 1
+
+# All sets begin with the versions of the first, so that they agree.
+lock: $(TOOLS)/.installed ## renew the exact versions in locks/, within the ranges of pyproject.toml and locks/held.txt
+	@for extras in $(LOCKED); do \
+	  lock=locks/$${extras//,/-}.txt; \
+	  [ $$lock = $(FIRST_LOCK) ] && upgrade=--upgrade || { cp $(FIRST_LOCK) $$lock; upgrade=; }; \
+	  $(COMPILE) $$upgrade --constraint locks/held.txt --extra $${extras//,/ --extra } pyproject.toml --output-file $$lock; \
+	  echo "$$lock: $$(grep -c '^[a-z].*==' $$lock) packages"; done
+	@$(COMPILE) --upgrade locks/tools.in --output-file locks/tools.txt
+	@echo pip | $(COMPILE) --upgrade - --output-file locks/pip.txt
+
+$(TOOLS)/.installed: locks/tools.txt
+	@echo "installing tools into $(TOOLS)"
+	@$(PYTHON) -m venv $(TOOLS) && $(TOOLS)/bin/python $(PIP) install --no-deps --require-hashes --requirement $< && touch $@
+
+licenses: $(INSTALLED) ## list the licenses of all locked packages in locks/LICENSES.md; refuse GPL and AGPL
+	@$(BIN)/python -m tools.licenses
+
+sbom: $(INSTALLED) $(TOOLS)/.installed ## write build/sbom.json: what is installed, in CycloneDX's form
+	@$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON --output-file build/sbom.json && echo build/sbom.json
+
+audit: $(TOOLS)/.installed ## look the locked versions up among known vulnerabilities; fails where the database is out of reach
+	@for lock in $(sort $(foreach extras,$(LOCKED),locks/$(subst $(comma),-,$(extras)).txt)) locks/tools.txt; do \
+	  echo "== $$lock"; $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$lock; done
 
 demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
