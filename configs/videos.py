@@ -75,7 +75,7 @@ class AlignmentSettings(Settings):
 
     aligner: Literal["network", "hough", "dynamic_programming"] = Field(
         "network",
-        description="network: the trained aligner; hough: straight lines; dynamic_programming: paths that follow a changing speed",
+        description="network: trained; hough: straight lines; dynamic_programming: paths that follow a changing speed",
     )
     model: str = Field(
         "shipped", description="of the trained aligner: shipped, a path, s3://…, or models:/copytrace-aligner@champion"

@@ -16,13 +16,14 @@ from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.index.descriptor_files import DescriptorWriter, open_descriptor_writer
 from copytrace.index.media_index import Role, descriptors_path
-from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoFacts, VideoPaths
+from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoFacts, VideoPaths
 from copytrace.media.failures import Failure
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.ingest import MediaItem
 from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.boxes import OverlayDetector
-from copytrace.panes.find_panes import Pane, crop, find_panes
+from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
+from copytrace.panes.names import WHOLE
 from copytrace.progress import Stage
 from copytrace.runtime.devices import usable_cores
 from copytrace.storage import write_table
@@ -147,10 +148,8 @@ def _panes_of(
     frames: Sequence[Frame], detector: OverlayDetector | None, settings: VideoSettings, role: Role
 ) -> list[Pane]:
     if role == "references":
-        return [Pane(WHOLE, np.tile(np.array([0, 0, 1, 1], np.float32), (len(frames), 1)))]
-    return find_panes(
-        [frame.pixels for frame in frames], detector=detector, **settings.panes.model_dump(exclude={"detector"})
-    )
+        return [whole_pane(len(frames))]
+    return find_panes([frame.pixels for frame in frames], settings.panes, detector=detector)
 
 
 def _describe(item: MediaItem, part: _Part, descriptor: Descriptor, batch_size: int, writer: DescriptorWriter) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
+from copytrace.panes.names import WHOLE
 from copytrace.report.page import Selection
 from copytrace.report.similarity_picture import even_values
 from copytrace.report.time_axis import TimeAxis
@@ -33,7 +34,7 @@ class PaneSegment:
     """
 
     segment: Segment
-    pane: str = "whole"
+    pane: str = WHOLE
     boxes: NDArray[np.float32] | None = None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copytrace.errors import ConfigError
+from copytrace.panes.names import WHOLE
 from copytrace.progress import Progress
 from copytrace.report.page import Selection, score_text, write_page
 from copytrace.report.similarity_picture import SHADES
@@ -183,7 +184,7 @@ def _row(found: PaneSegment, query: _Stretch, reference: _Stretch, film: Film | 
         reversed=segment.reversed,
         speed=f"×{segment.speed:.2f}",
         is_plain_speed=PLAIN_SPEEDS[0] <= segment.speed <= PLAIN_SPEEDS[1],
-        pane="" if found.pane == "whole" else found.pane,
+        pane="" if found.pane == WHOLE else found.pane,
         score_text=score_text(segment.score, "probability"),
         film=film,
     )
