@@ -123,7 +123,7 @@ class _Reel:
 
     def small(self, picture: VideoFrame, side: int) -> Pixels:
         """Return a picture as it should be seen, reduced if its longer side is longer than `side`."""
-        pose = Pose.of(picture, self._stream)
+        pose = Pose.read(picture, self._stream)
         shorter, longer = sorted(pose.upright_size(picture.width, picture.height))
         return rgb_pixels(picture, pose, max(1, shorter * side // longer) if longer > side else None)
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.media.ingest import MediaItem, from_table, list_media, to_table
+from copytrace.media.ingest import MediaItem, list_media
 
 
 def ids(source) -> list[str]:
@@ -223,11 +223,3 @@ def test_an_unreachable_store_is_one_line_without_the_password():
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(InputError, match="fsspec knows no s4://"):
         list_media("s4://bucket/refs")
-
-
-def test_items_survive_the_way_through_a_table():
-    items = [MediaItem("007", "/x/é.jpg", "3-1"), MediaItem("a", "s3://b/a", "")]
-    table = to_table(items)
-    assert table.schema.names == ["id", "path", "stamp"]
-    assert from_table(table) == items
-    assert from_table(to_table([])) == []
