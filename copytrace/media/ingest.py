@@ -171,9 +171,7 @@ def _read_manifest(path: str) -> list[MediaItem]:
     ids = table["id"].to_pylist()
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise InputError(
-            f"manifest {redact(path)}: id {_join_names(repeated)} occurs more than once; ids must be unique"
-        )
+        raise InputError(f"manifest {redact(path)} repeats id {_join_names(repeated)}; ids must be unique")
     folder = path.rpartition("/")[0]
     paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
     return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]

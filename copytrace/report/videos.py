@@ -13,7 +13,7 @@ from copytrace.progress import Progress
 from copytrace.report.page import Selection, score_text, write_page
 from copytrace.report.similarity_picture import SHADES
 from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
-from copytrace.report.video_matches import ROLES, CondensedMatch, PaneSegment, Role, VideoMatch, select_best
+from copytrace.report.video_matches import SIDES, CondensedMatch, PaneSegment, Side, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
 
 __all__ = ["PaneSegment", "VideoMatch", "write_video_report"]
@@ -98,7 +98,7 @@ def write_video_report(
             f"max_matches is {max_matches}, max_strips {max_strips}, frame_side {frame_side}: set all to 1 or more"
         )
     selection = _with_totals(select_best(matches, threshold, max_matches), summary)
-    paths: dict[Role, Mapping[str, str]] = {"query": query_paths, "reference": reference_paths}
+    paths: dict[Side, Mapping[str, str]] = {"query": query_paths, "reference": reference_paths}
     pictures = PairPictures(selection.rows, paths, max_strips, frame_side, out, progress)
     cards = [_card(pair, pictures, threshold) for pair in selection.rows]
     return write_page(
@@ -106,7 +106,7 @@ def write_video_report(
         out,
         selection=selection,
         cards=cards,
-        pictures=pictures.embedded,
+        pictures=pictures.base64_pictures,
         summary=summary,
         kind="probability",
         top_score=1.0,
@@ -130,8 +130,8 @@ def _with_totals(selection: Selection, summary: Mapping[str, object]) -> Selecti
 
 
 def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None) -> _Card:
-    links: dict[Role, str | None] = {role: pictures.link(role, pair) for role in ROLES}
-    spans: dict[Role, list[tuple[float, float]]] = {
+    links: dict[Side, str | None] = {side: pictures.link(side, pair) for side in SIDES}
+    spans: dict[Side, list[tuple[float, float]]] = {
         "query": [(found.segment.query_start, found.segment.query_end) for found in pair.segments],
         "reference": [(found.segment.reference_start, found.segment.reference_end) for found in pair.segments],
     }

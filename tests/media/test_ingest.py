@@ -160,7 +160,7 @@ def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder)
         ("id,file\n1,a.jpg\n", "lacks a column; it needs id and path"),
         ("id,path\n1,a.jpg\n,b.jpg\n ,c.jpg\n", "no id in row 2, 3; every row needs one"),
         ("id,path\n1,\n", "no path in row 1; every row needs one"),
-        ("id,path\n5,a\n5,b\n6,c\n6,d\n7,e\n7,f\n8,g\n8,h\n", "id 5, 6, 7 and 1 more is there more than once"),
+        ("id,path\n5,a\n5,b\n6,c\n6,d\n7,e\n7,f\n8,g\n8,h\n", "repeats id 5, 6, 7 and 1 more; ids must be unique"),
         ("id,path\n1,a.jpg,extra\n", "cannot be read as csv"),
         ("", "cannot be read as csv"),
         ("id,path\n", "no files in"),
