@@ -38,11 +38,9 @@ ROWS = {
     "  without panes": WHOLE_FRAMES,
     "  without normalisation": NO_NORMALIZATION,
     "  pairs by their best frame": ["search.aggregate=best"],
-    "  its network's heat alone": ["alignment.reading=heat"],
     "  all candidates aligned": ["alignment.pair_filter=none"],
     "  by Hough voting, untrained": ["alignment.aligner=hough", "alignment.pair_filter=none"],
     "  by dynamic programming": ["alignment.aligner=dynamic_programming"],
-    "  by temporal network": ["alignment.aligner=temporal_network"],
 }
 COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score"]
 # Of the challenge's baseline (Pizzi et al., 2024, and its published code).

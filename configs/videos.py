@@ -73,21 +73,16 @@ class FrameSearchSettings(Settings):
 class AlignmentSettings(Settings):
     """How copied segments are read off a similarity matrix."""
 
-    aligner: Literal["network", "hough", "dynamic_programming", "temporal_network"] = Field(
+    aligner: Literal["network", "hough", "dynamic_programming"] = Field(
         "network",
-        description="network: a trained one; hough: straight lines; the last two also bend where the speed changes",
+        description="network: trained; hough: straight lines; dynamic_programming: paths that follow a changing speed",
     )
     model: str = Field(
         "shipped", description="of the trained aligner: shipped, a path, s3://…, or models:/copytrace-aligner@champion"
     )
-    reading: Literal["joint", "heat", "vsc22"] = Field(
+    reading: Literal["joint", "vsc22"] = Field(
         "joint",
-        description="of the trained aligner: lines in its heat and the similarity, in its heat, or as published",
-    )
-    scales: tuple[float, ...] = Field(
-        (1.0,),
-        min_length=1,
-        description="of the trained aligner: resolutions of the matrix whose heat maps are averaged, such as [1, 0.5]",
+        description="of the trained aligner: lines in its heat and the similarity, or as published",
     )
     pair_filter: str = Field(
         "shipped",

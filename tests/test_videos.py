@@ -160,7 +160,7 @@ def test_other_alignment_settings_redo_the_alignment_only(finished: Path, video_
     assert called == len(rows_of(out)) > len(copies_in(out))
     assert times_of(out, "segments") == aligned
 
-    match_videos(*sides, out, quick(alignment={"aligner": "temporal_network"}))
+    match_videos(*sides, out, quick(alignment={"aligner": "dynamic_programming"}))
     assert all(time > aligned[path] for path, time in times_of(out, "segments").items())
     assert times_of(out, "descriptors", "panes", "videos", "candidates", "noise") == before
     assert copies_in(out) == copies_in(finished)
@@ -359,7 +359,7 @@ def test_without_a_readable_reference_or_query_there_is_nothing_to_find(
 
 
 def test_queries_of_one_picture_find_nothing_and_break_nothing(broken: Path, index: Path, tmp_path: Path) -> None:
-    for aligner in ("hough", "dynamic_programming", "temporal_network"):
+    for aligner in ("hough", "dynamic_programming"):
         settings = quick(alignment={"aligner": aligner}, report={"max_matches": 5})
         run = match_videos(broken / "still.mp4", index, tmp_path, settings)
         assert run["counts"]["copies"] == 0

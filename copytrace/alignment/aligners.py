@@ -15,7 +15,6 @@ from copytrace.alignment.hough import HoughAligner
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.segments import Segment, merge_continued, suppress_overlapping
 from copytrace.alignment.similarity import SimilarityMatrix
-from copytrace.alignment.temporal_network import TemporalNetworkAligner
 from copytrace.errors import ConfigError
 
 __all__ = [
@@ -44,7 +43,6 @@ class Aligner(Protocol):
 TRAINING_FREE: dict[str, Callable[..., Aligner]] = {
     "hough": HoughAligner,
     "dynamic_programming": DynamicProgrammingAligner,
-    "temporal_network": TemporalNetworkAligner,
 }
 ALIGNERS: dict[str, Callable[..., Aligner]] = {**TRAINING_FREE, "network": NetworkAligner}
 DEFAULT_ALIGNER = "hough"

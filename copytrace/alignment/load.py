@@ -9,7 +9,6 @@ from typing import Literal
 from configs.settings import DescriptorSettings
 from configs.videos import AlignmentSettings
 from copytrace.alignment.aligners import Aligner, build_aligner
-from copytrace.alignment.heat_maps import HeatMapRules
 from copytrace.alignment.network_aligner import JointRules
 from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment
@@ -18,9 +17,8 @@ from copytrace.errors import ConfigError
 from copytrace.runtime.model_sources import resolve_model
 from copytrace.storage import digest_of_file
 
-_READINGS: dict[str, Callable[..., JointRules | HeatMapRules | Literal["vsc22"]]] = {
+_READINGS: dict[str, Callable[..., JointRules | Literal["vsc22"]]] = {
     "joint": JointRules,
-    "heat": HeatMapRules,
     "vsc22": lambda **_: "vsc22",  # its constants are its own
 }
 _RULES = ("backwards", "min_evidence", "max_segments", "half_evidence", "sharpness")
@@ -58,7 +56,6 @@ def load_configured_aligner(
             backend=runtime.backend,
             device=runtime.device,
             rules=_READINGS[settings.reading](**rules),
-            scales=settings.scales,
         )
     else:
         aligner = build_aligner(settings.aligner, **rules)

@@ -6,16 +6,14 @@ in their sum, which finds more than either alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
 from copytrace.alignment.heat_maps_vsc22 import vsc22_segments
 from copytrace.alignment.hough import HoughAligner
 from copytrace.alignment.matrix_networks import Run, load_unchanged, onnx_runner, torch_runner
@@ -47,9 +45,7 @@ class JointRules(HoughAligner):
 class NetworkAligner:
     """Finds segments by a network that `train_aligner` wrote, and `rules` for what its heat maps say.
 
-    `JointRules` read lines off the sum of similarity and heat, `HeatMapRules` off the heat alone, and "vsc22" is the
-    published rule (`vsc22_segments`). Heat maps are means over `scales`: at each, the matrix is looked at with
-    so many times as many rows and columns.
+    `JointRules` read lines off the sum of similarity and heat, and "vsc22" is the published rule (`vsc22_segments`).
     `model` is "shipped", a path or a URI, see `resolve_model`. `backend` auto takes torch where there is CUDA, else
     ONNX Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
     threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
@@ -61,14 +57,10 @@ class NetworkAligner:
         *,
         backend: Backend = "auto",
         device: str | None = None,
-        rules: JointRules | HeatMapRules | Literal["vsc22"] | None = None,
-        scales: Sequence[float] = (1.0,),
+        rules: JointRules | Literal["vsc22"] | None = None,
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise ConfigError(f"scales {list(scales)} must be one or more numbers above 0, such as 1.0, 0.5")
-        self.scales = tuple(scales)
         path = resolve_model(model, "aligner")
-        self.rules: JointRules | HeatMapRules | Literal["vsc22"] = rules or JointRules()
+        self.rules: JointRules | Literal["vsc22"] = rules or JointRules()
         try:
             self.digest, self.config = digest_of_network(path), read_aligner_config(path)
             self._run: Run = (
@@ -87,28 +79,14 @@ class NetworkAligner:
         heat = self.heat_map(matrix.values)
         if self.rules == "vsc22":
             return vsc22_segments(heat, matrix)
-        if isinstance(self.rules, HeatMapRules):
-            return heat_map_segments(heat, matrix, self.rules)
         return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)))
 
     def heat_map(self, values: Floats) -> Floats:
         """Return how probably each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
 
-        It is the mean of what the network says of the matrix and of its transpose, at each of the scales. Large
-        matrices are looked at in tiles, each with what is around it.
+        It is the mean of what the network says of the matrix and of its transpose. Large matrices are looked at in
+        tiles, each with what is around it.
         """
-        heat = self._heat_at(values, self.scales[0])
-        for scale in self.scales[1:]:
-            heat = heat + self._heat_at(values, scale)
-        return np.asarray(heat / np.float32(len(self.scales)), np.float32)
-
-    def _heat_at(self, values: Floats, scale: float) -> Floats:
-        if scale == 1 or not values.size:
-            return self._heat_in_tiles(values)
-        sides = [max(1, round(side * scale)) for side in values.shape]
-        return resize_values(self._heat_in_tiles(resize_values(values, *sides)), *values.shape)
-
-    def _heat_in_tiles(self, values: Floats) -> Floats:
         heat = np.empty(values.shape, np.float32)
         for rows in spans(values.shape[0]):
             for columns in spans(values.shape[1]):
@@ -148,12 +126,6 @@ def spans(length: int) -> Iterator[Span]:
     for start in range(0, length, step):
         stop = min(start + step, length)
         yield Span(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
-
-
-def resize_values(values: Floats, rows: int, columns: int) -> Floats:
-    """Return values float32 [Q, R] as [rows, columns]: means of the cells where these are fewer, else interpolated."""
-    how = cv2.INTER_AREA if rows * columns < values.size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(values, (columns, rows), interpolation=how).reshape(rows, columns), np.float32)
 
 
 def pad_to_canvas(values: Floats, config: AlignerConfig) -> Floats:

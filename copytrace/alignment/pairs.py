@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from copytrace.alignment.aligners import Aligner
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
-from copytrace.index.video_index import WHOLE
+from copytrace.panes.names import WHOLE
 
 Floats = NDArray[np.float32]
 Times = NDArray[np.float64]

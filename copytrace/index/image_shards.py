@@ -26,6 +26,7 @@ from copytrace.media.failures import Failure
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch
 from copytrace.overlays.boxes import Box, OverlayDetector, choose_crops, load_overlay_detector
+from copytrace.panes.names import WHOLE
 from copytrace.runtime.devices import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, write_table
@@ -175,13 +176,13 @@ def _views_of(
     image = _decode(item, settings)
     local = settings.local
     if role == "references":
-        whole = View(item.id, "whole", find_points(image.pixels, local.reference_points))
-        return _DescribedImage(item, ["whole"], [resize_for_descriptor(image.pixels, input_size)], [whole])
-    views = [View(item.id, "whole", find_points(image.pixels, local.query_points))]
+        whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
+        return _DescribedImage(item, [WHOLE], [resize_for_descriptor(image.pixels, input_size)], [whole])
+    views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
         views.append(View(item.id, f"stretched{stretch:g}", points))
-    panes, pictures = ["whole"], [resize_for_descriptor(image.pixels, input_size)]
+    panes, pictures = [WHOLE], [resize_for_descriptor(image.pixels, input_size)]
     for number, (box, crop) in enumerate(_crops(image, boxes, settings)):
         name = f"crop{number}"
         if box.confidence > settings.overlay.local_confidence:

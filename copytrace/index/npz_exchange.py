@@ -14,8 +14,9 @@ from copytrace.index.build import IndexPlan, Shard, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
 from copytrace.index.media_index import Role, descriptors_path, receipt_path
 from copytrace.index.npz_files import read_npz, write_npz
-from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoIndex, VideoPaths
+from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
 from copytrace.media.ingest import MediaItem
+from copytrace.panes.names import WHOLE
 from copytrace.step import Step
 from copytrace.storage import digest_of_file, write_table
 

@@ -24,7 +24,6 @@ from copytrace.storage import read_table
 Floats = NDArray[np.float32]
 
 FORMAT = 1
-WHOLE = "whole"  # the pane that is all of a frame
 VIDEO_SCHEMA = pa.schema(
     [("id", pa.string()), ("duration", pa.float64()), ("width", pa.int32()), ("height", pa.int32())]
 )

@@ -19,13 +19,14 @@ from copytrace.features.ensemble import load_frame_descriptor
 from copytrace.index.build import Shard, check_unchanged, plan_index, read_planned_shard, write_plan
 from copytrace.index.descriptor_files import DescriptorWriter, open_descriptor_writer
 from copytrace.index.media_index import Role, descriptors_path, receipt_path, table_of_rows
-from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, WHOLE, VideoFacts, VideoPaths, video_provenance
+from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoFacts, VideoPaths, video_provenance
 from copytrace.media.failures import Failure
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
-from copytrace.panes.find_panes import Pane, crop, find_panes
+from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
+from copytrace.panes.names import WHOLE
 from copytrace.runtime.devices import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import write_table
@@ -172,9 +173,8 @@ class _Describing:
 
     def _panes_of(self, frames: Sequence[Frame]) -> list[Pane]:
         if self.role == "references":
-            return [Pane(WHOLE, np.tile(np.array([0, 0, 1, 1], np.float32), (len(frames), 1)))]
-        rules = self.settings.panes.model_dump(exclude={"detector"})
-        return find_panes([frame.pixels for frame in frames], detector=self.detector, **rules)
+            return [whole_pane(len(frames))]
+        return find_panes([frame.pixels for frame in frames], self.settings.panes, detector=self.detector)
 
     def _write_descriptors(self, item: MediaItem, part: _Part, writer: DescriptorWriter) -> None:
         count, batch_size = len(part.times), self.settings.descriptor.batch_size

@@ -18,6 +18,7 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.index.point_files import View
 from copytrace.matching.geometry import Verification, verify
 from copytrace.matching.ratio_test import imgfp_score
+from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime.devices import usable_cores
 from copytrace.search.image_candidates import Candidate, read_candidates
@@ -72,7 +73,7 @@ class _Pair:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
             else:
-                tried |= {(view, number): None for view in {"whole", candidate.view} for number in unturned}
+                tried |= {(view, number): None for view in {WHOLE, candidate.view} for number in unturned}
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 
@@ -136,7 +137,7 @@ def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: Im
         return row | _imgfp_evidence(pair, views, reference)
     view, best = max(
         ((name, _verify(name, number, views, reference, settings)) for name, number in pair.attempts(views, settings)),
-        key=lambda attempt: (attempt[1].inliers, attempt[1].agreement, attempt[0] == "whole"),
+        key=lambda attempt: (attempt[1].inliers, attempt[1].agreement, attempt[0] == WHOLE),
     )
     return row | _geometric_evidence(views[view], best)
 
@@ -168,7 +169,7 @@ def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dic
     counted: dict[str, tuple[int, bool]] = {}
     matches: list[int] = []
     for candidate in sorted(pair.candidates, key=lambda c: c.branch):
-        view = candidate.view if candidate.view in views else "whole"
+        view = candidate.view if candidate.view in views else WHOLE
         if view not in counted:
             counted[view] = imgfp_score(views[view].points, reference.points)
         matches.append(counted[view][0])

@@ -1,4 +1,4 @@
-"""One image file, local or remote, as RGB pixels; whatever is wrong with it becomes one line."""
+"""Decoding of one image file, local or remote, into RGB pixels; any error becomes a one-line reason."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError
+from copytrace.media.media_errors import media_errors
 from copytrace.object_store import is_uri, open_file
 
 Pixels = npt.NDArray[np.uint8]
 
-MIN_SIDE = 8  # pixels; nothing that a descriptor or a keypoint could hold on to is smaller
-# Formats of photographs, told by their first bytes, never by the file's name. Pillow knows more; some of them
-# start other programs (EPS) or have no mark of their own (TGA), so that any bytes may pass for one.
+MIN_SIDE = 8  # pixels; a picture with a shorter side is too small to describe
+# Formats of photographs, recognized by their first bytes, never by the file's name. Pillow reads more formats, but some
+# of them start other programs (EPS) or have no signature (TGA), so that any bytes may pass for one.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _PREFIX_BYTES = 16
 
 _TRUNCATED = re.compile(r"truncated|EOF|Expected to read", re.IGNORECASE)
-# Where a format's header says how long the file is at least: byte order and type, offset, bytes to add.
+# Where a format's header gives the least length of the file: byte order and type, offset, bytes to add.
 _LENGTH_FIELDS = {b"RIFF": ("<I", 4, 8), b"BM": ("<I", 2, 0), b"II*\0": ("<I", 4, 0), b"MM\0*": (">I", 4, 0)}
 
 _WHITE = (255, 255, 255)
-# Tops of the ranges that files with 32 bits per value use in practice, as the container itself has none.
+# Upper ends of the ranges that files with 32 bits per value use in practice; the format itself defines none.
 _RANGE_TOPS = (1.0, 255.0, 65535.0)
 
-# EXIF orientation (TIFF 6.0, tag 274) to what makes the picture upright.
+# EXIF orientation (TIFF 6.0, tag 274), and the operation that makes the picture upright.
 _UPRIGHT: dict[object, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -47,14 +48,14 @@ _UPRIGHT: dict[object, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
-_ON_ITS_SIDE = {5, 6, 7, 8}
+_QUARTER_TURNS = {5, 6, 7, 8}
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Pixels of an image, uint8 RGB [height, width, 3], maybe reduced, and the size of the original in pixels.
+    """Pixels of an image, uint8 RGB [H, W, 3], possibly reduced, and the size of the original in pixels.
 
-    Both are upright, that is, after EXIF orientation.
+    Both are upright: the EXIF orientation has been applied.
     """
 
     pixels: Pixels
@@ -63,24 +64,24 @@ class DecodedImage:
 
 
 def decode_image(path: str, *, short_side: int | None = None, max_pixels: int = 200_000_000) -> DecodedImage:
-    """Decode a local file or a URI that fsspec opens; of several frames or pages, the first.
+    """Decode a local file or a URI that fsspec opens; of several frames or pages, decode the first.
 
-    Transparency is laid on white. 16 bits per channel keep their high byte; 32-bit integers and floats are
-    scaled from the smallest of 0..1, 0..255, 0..65535 that holds them, or else from their own minimum and
-    maximum, with NaN and infinity as 0. Colour profiles are not applied. With `short_side` (pixels), an image
-    whose shorter side is longer is reduced to exactly that by area averaging; none is ever enlarged.
+    Transparent pixels are blended with white. 16 bits per channel keep their high byte. 32-bit integers and floats are
+    scaled from the smallest of 0..1, 0..255 and 0..65535 that contains them, or else from their own extremes; NaN and
+    infinity count as 0. Color profiles are not applied. With `short_side` (pixels), an image whose shorter side
+    is longer is reduced to exactly that by area averaging; no image is enlarged.
 
-    Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable, not an
-    image, damaged or truncated, shorter than 8 pixels on a side, or has more than `max_pixels` pixels (seen
-    in its header, before anything is decoded).
+    Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable, not an image,
+    damaged or truncated, has a side under 8 pixels, or has more than `max_pixels` pixels. The last is read in its
+    header, before anything is decoded.
     """
     with _open(path) as stream:
         kind = _format_of(stream)
-        with _reraise_as_media_error(kind, stream):
+        with _damage_errors(kind, stream):
             image = _open_header(kind, stream)
         width, height = image.size
         _check_size(width, height, max_pixels)
-        with _reraise_as_media_error(kind, stream):
+        with _damage_errors(kind, stream):
             if short_side is not None:
                 image.draft(None, (short_side, short_side))  # JPEG decodes at 1/2, 1/4 or 1/8, never below this
             image.load()
@@ -91,7 +92,7 @@ def decode_image(path: str, *, short_side: int | None = None, max_pixels: int = 
         pixels = _reduce(pixels, short_side)
     if orientation in _UPRIGHT:
         pixels = _UPRIGHT[orientation](pixels)
-    if orientation in _ON_ITS_SIDE:
+    if orientation in _QUARTER_TURNS:
         width, height = height, width
     return DecodedImage(np.require(pixels, requirements=["C", "W"]), width, height)
 
@@ -99,32 +100,18 @@ def decode_image(path: str, *, short_side: int | None = None, max_pixels: int = 
 def _open(path: str) -> IO[bytes]:
     if is_uri(path):
         return io.BytesIO(_download(path))
-    try:
+    with media_errors(path):
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
             raise MediaError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
         return Path(path).open("rb")
-    except FileNotFoundError as error:
-        raise MediaError("file not found") from error
-    except PermissionError as error:
-        raise MediaError("permission denied") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _download(uri: str) -> bytes:
-    """Return all bytes of an image, or the first ones of what is none: a video must not travel to be refused."""
-    try:
-        with open_file(uri) as stream:
-            prefix: bytes = stream.read(_PREFIX_BYTES)
-            return prefix + stream.read() if _match_format(prefix) else prefix
-    except FileNotFoundError as error:
-        raise MediaError("file not found") from error
-    except PermissionError as error:
-        raise MediaError("permission denied") from error
-    except Exception as error:
-        # A store's client raises errors of many kinds; their texts may hold keys, their names do not.
-        raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
+    """Return all bytes of an image, or only the first bytes of another file, such as a large video."""
+    with media_errors(uri), open_file(uri) as stream:
+        prefix: bytes = stream.read(_PREFIX_BYTES)
+        return prefix + stream.read() if _match_format(prefix) else prefix
 
 
 def _format_of(stream: IO[bytes]) -> str:
@@ -141,14 +128,14 @@ def _match_format(prefix: bytes) -> str | None:
     Image.init()
     for kind in FORMATS:
         accept = Image.OPEN[kind][1]
-        # `accept` may also answer with a text, which says that Pillow was built without the format.
+        # `accept` returns a text if Pillow was built without the format.
         if accept is not None and accept(prefix) is True:
             return kind
     return None
 
 
 def _open_header(kind: str, stream: IO[bytes]) -> ImageFile:
-    """Do what `Image.open` does, but for its pixel limit, which is a global that threads would share."""
+    """Do what `Image.open` does, except for its pixel limit, a global that threads would share."""
     stream.seek(0)
     return Image.OPEN[kind][0](stream, "")
 
@@ -158,24 +145,24 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise MediaError(f"{width}x{height} pixels is too small; the shorter side must be at least {MIN_SIDE}")
     if width * height > max_pixels:
         raise MediaError(
-            f"{_in_gigapixels(width * height)} gigapixels is above the limit of {_in_gigapixels(max_pixels)} "
+            f"{_format_gigapixels(width * height)} gigapixels is above the limit of {_format_gigapixels(max_pixels)} "
             f"(media.max_pixels)"
         )
 
 
-def _in_gigapixels(pixels: int) -> str:
+def _format_gigapixels(pixels: int) -> str:
     return f"{pixels / 1e9:.2g}" if pixels < 1e9 else f"{pixels / 1e9:,.1f}"
 
 
 @contextmanager
-def _reraise_as_media_error(kind: str, stream: IO[bytes]) -> Iterator[None]:
-    """Turn what Pillow raises for a damaged file, which may be nearly anything, into the reason."""
+def _damage_errors(kind: str, stream: IO[bytes]) -> Iterator[None]:
+    """Raise `MediaError` for what Pillow raises on a damaged file, which may be nearly any exception."""
     try:
         yield
     except MediaError:
         raise
     except MemoryError as error:
-        raise MediaError(f"{kind} needs more memory than there is") from error
+        raise MediaError(f"{kind} needs more memory than is available") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise MediaError(f"cannot be read: {error.strerror}") from error
@@ -199,16 +186,16 @@ def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
-        return 1  # Viewers show a picture whose EXIF is damaged; so do we.
+        return 1  # Viewers show a picture whose EXIF data are damaged; so does Copytrace.
 
 
 def _rgb_pixels(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16"):
-        return _grey_to_rgb((np.asarray(image) >> _spare_bits(image)).astype(np.uint8))
+        return _gray_to_rgb((np.asarray(image) >> _spare_bits(image)).astype(np.uint8))
     if image.mode in {"I", "F"}:
-        return _grey_to_rgb(_scale_to_bytes(np.asarray(image)))
+        return _gray_to_rgb(_scale_to_bytes(np.asarray(image)))
     if image.mode == "LAB":
-        raise MediaError("LAB colours are not supported; convert the file to RGB")
+        raise MediaError("LAB colors are not supported; convert the file to RGB")
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
@@ -219,12 +206,12 @@ def _rgb_pixels(image: Image.Image) -> Pixels:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _grey_to_rgb(grey: Pixels) -> Pixels:
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+def _gray_to_rgb(gray: Pixels) -> Pixels:
+    return np.repeat(gray[..., np.newaxis], 3, axis=2)
 
 
 def _spare_bits(image: Image.Image) -> int:
-    """Return how far to shift a 16-bit grey down to 8 bits; a TIFF may use but 12 of them."""
+    """Return by how many bits to shift a 16-bit gray value to leave 8; a TIFF may use only 12 of the 16."""
     tags: Any = getattr(image, "tag_v2", {})
     bits = tags.get(ExifTags.Base.BitsPerSample, (16,))
     return 4 if bits == (12,) else 8

@@ -1,4 +1,4 @@
-"""Pictures written as a video, and fitted to the size that all pictures of a video must have."""
+"""Encoding of pictures as a video, and scaling of pictures to one size, which a video needs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from copytrace.media.decode import Pixels
 from copytrace.storage import atomic_path
 
 
-def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantiser: int = 2) -> int:
-    """Write uint8 RGB [H, W, 3] pictures of one size as MPEG-4 in MP4; return how many there were.
+def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantizer: int = 2) -> int:
+    """Write uint8 RGB [H, W, 3] pictures of one size as MPEG-4 in MP4; return their number.
 
-    `rate` are pictures per second; a `quantiser` is 1 to 31, the coarsest. H and W are even. The same pictures give the
-    same bytes. Pictures are taken one by one, so memory does not grow with their number. Without any picture nothing is
-    written.
+    `rate` is in pictures per second; `quantizer` is 1 (finest) to 31 (coarsest). H and W are even. The same pictures
+    give the same bytes. Memory does not grow with the number of pictures. Without a picture, no file is written.
     """
     pictures = iter(pictures)
     first = next(pictures, None)
     if first is None:
         return 0
     count = 0
-    options = {"flags": "+bitexact", "qmin": str(quantiser), "qmax": str(quantiser)}
+    options = {"flags": "+bitexact", "qmin": str(quantizer), "qmax": str(quantizer)}
     with (
         atomic_path(path) as temporary,
         av.open(str(temporary), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container,
@@ -34,7 +33,7 @@ def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantiser:
         stream = container.add_stream("mpeg4", rate=rate, options=options)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # what is written must not depend on the machine
+        stream.codec_context.thread_count = 1  # the bytes must not depend on the number of cores
         for picture in chain([first], pictures):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
             count += 1
@@ -43,7 +42,7 @@ def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantiser:
 
 
 def crop_to_fill(picture: Pixels, width: int, height: int) -> Pixels:
-    """Cut the middle of a picture to the shape of another size in pixels, and scale it to that."""
+    """Scale the middle of a picture to `width` by `height` pixels; what exceeds that shape is cut off."""
     scale = max(width / picture.shape[1], height / picture.shape[0])
     across, down = round(width / scale), round(height / scale)
     left, top = (picture.shape[1] - across) // 2, (picture.shape[0] - down) // 2
@@ -52,7 +51,7 @@ def crop_to_fill(picture: Pixels, width: int, height: int) -> Pixels:
 
 
 def fit_within(picture: Pixels, width: int, height: int) -> Pixels:
-    """Scale a picture until it just fits into another size in pixels, between black bars."""
+    """Scale a whole picture into `width` by `height` pixels, between black bars."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     across, down = (max(1, round(side * scale)) for side in (picture.shape[1], picture.shape[0]))
     canvas = np.zeros((height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Files that could not be read: listed in `failures.csv`, and how many of them a run bears."""
+"""Files that could not be read: their list in `failures.csv`, and the limit on their number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from copytrace.storage import write_text
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One file that a stage could not use, and the reason in one line."""
+    """A file that a stage could not use, with the reason in one line."""
 
     id: str
     path: str
@@ -26,9 +26,12 @@ _COLUMNS = [field.name for field in fields(Failure)]
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
-    """Write the CSV `id,path,stage,error`, sorted and atomically, and return `path`; errors become one line."""
+    """Write the CSV `id,path,stage,error`, sorted, and return `path`.
+
+    The file is replaced atomically. Each error becomes one line.
+    """
     rows = sorted((*astuple(failure)[:3], " ".join(failure.error.split())) for failure in failures)
-    # `csv` would leave a lone carriage return unquoted, and then read it as the end of a row.
+    # `csv` leaves a lone carriage return unquoted, and then reads it as the end of a row.
     returns = any("\r" in field for row in rows for field in row)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
@@ -37,7 +40,7 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Return what `write_failures` wrote. Raises `InputError` if the header is another one."""
+    """Return the failures that `write_failures` wrote. Raises `InputError` if the file has another header."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         if next(rows, []) != _COLUMNS:
@@ -46,7 +49,7 @@ def read_failures(path: Path) -> list[Failure]:
 
 
 def gather_failures(lists: Iterable[Path], path: Path) -> Path:
-    """Write at `path` what the lists hold together, those that do not exist passed over."""
+    """Write the failures of all lists to `path`, and return it; skip lists that do not exist."""
     failures: list[Failure] = []
     for each in lists:
         try:

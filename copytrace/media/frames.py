@@ -1,4 +1,4 @@
-"""Frames of a video at even times: one decoding pass, over those pictures only that are wanted or referred to."""
+"""Frames of a video at regular times, in one pass that decodes only pictures that are wanted or referred to."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from copytrace.media.timelines import (
     read_timeline,
 )
 
-SHORTEST_INTERVAL = 1e-3  # of an interval; less than this at the end of a video is counted to the interval before
-STAND_IN = 1.0  # seconds; the picture before a lost one takes its place, unless it came up longer before than this
-FEW_PACKETS = 50  # before that many, no video is given up as damaged beyond use
-MOST_DAMAGE = 0.5  # of the packets read; beyond it, a video is
+SHORTEST_INTERVAL = 1e-3  # of an interval; a shorter rest at the end of a video belongs to the interval before
+STAND_IN = 1.0  # seconds; a lost picture is replaced by the one before it, if that is no older than this
+FEW_PACKETS = 50  # packets that are read before a video may be given up as damaged
+MOST_DAMAGE = 0.5  # share of the packets read; with more damaged packets, a video is given up
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The picture that stands for `[start, end)`: the one shown in the middle of it.
+    """The picture that represents the interval `[start, end)`: the one shown in its middle.
 
-    Seconds count from the first shown picture. `pixels` is uint8 RGB [H, W, 3], upright, with square pixels; frames
-    of the same picture share the array.
+    Seconds count from the first picture shown. `pixels` is uint8 RGB [H, W, 3], upright, with square pixels; frames of
+    the same picture share the array.
     """
 
     start: float
@@ -48,23 +48,23 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What is known of a video; its size is that of the pictures as they should be seen, upright, of square pixels."""
+    """Properties of a video; `width` and `height` are those of upright pictures with square pixels."""
 
     duration: float  # seconds from the first picture to the end of the last
     width: int
     height: int
-    frames_per_second: float  # nominal, above 0; what the header says, where frames come unevenly
-    start: float  # seconds on the container's own clock when the first picture is shown
+    frames_per_second: float  # nominal, above 0; from the header if the intervals vary
+    start: float  # seconds on the container's clock when the first picture is shown
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video whose packets have been read, and whose frames can be, any number of times; holds nothing open."""
+    """A video whose packets have been read; its frames can be read any number of times. Holds no file open."""
 
     path: str
     info: VideoInfo
     timeline: Timeline
-    breaks_off: bool  # the file makes no sense after its last packet
+    breaks_off: bool  # the file cannot be parsed after its last packet
     max_pixels: int
 
     def frames(
@@ -76,14 +76,14 @@ class Video:
         start: float = 0.0,
         end: float = np.inf,
     ) -> Iterator[Frame]:
-        """Yield the frames of the intervals [k / per_second, (k + 1) / per_second), the last to the end of the video.
+        """Yield the frames of the intervals [k / per_second, (k + 1) / per_second); the last ends with the video.
 
-        Only intervals that begin from second `start` on and before `end` count, and what they need is decoded.
-        With `short_side` (pixels), pictures whose shorter side is longer are reduced to that; none is enlarged.
-        `threads` decode; 0 for as many as there are cores. Memory does not grow with the length of the video.
+        Only intervals that begin in seconds [`start`, `end`) are read, and only the pictures that they need are
+        decoded. With `short_side` (pixels), pictures whose shorter side is longer are reduced to that; none is
+        enlarged. `threads` threads decode; 0 means one per core. Memory does not grow with the length of the video.
 
-        Raises `MediaError` after the last frame if the video is damaged or cut short; frames are left out where
-        nothing is left of it. Raises `ValueError` if `per_second` is not above 0, or `short_side` is below 1.
+        Raises `MediaError` after the last frame if the video is damaged or cut short; intervals without a readable
+        picture are left out. Raises `ValueError` if `per_second` is not above 0, or `short_side` is below 1.
         """
         if not per_second > 0 or (short_side is not None and short_side < 1):
             raise ValueError(f"per_second must be above 0 and short_side at least 1, not {per_second} and {short_side}")
@@ -93,31 +93,34 @@ class Video:
             return
         starts, ends = starts[wanted], ends[wanted]
         middles = (starts + ends) / 2
-        due = self.timeline.shown_at(middles)
+        due = self.timeline.picture_starts(middles)
         with open_stream(self.path) as (container, stream):
             decoding = _Decoding(container, stream, self.timeline, self.timeline.plan(middles), threads)
             reformatter = VideoReformatter()
             found, lost, last, pixels = 0, 0, None, np.empty((0, 0, 3), np.uint8)
-            for number, (time, picture) in enumerate(_shown_at(middles, decoding.pictures())):
+            for number, (time, picture) in enumerate(_match_pictures(middles, decoding.pictures())):
                 missing = picture is None or (self.timeline.keeps_time and time < due[number] - TOLERANCE)
                 lost += missing
                 if picture is None or (missing and time < due[number] - STAND_IN):
                     continue
                 if picture is not last:
                     check_size(picture.width, picture.height, self.max_pixels)
-                    last, pixels = picture, rgb_pixels(picture, Pose.of(picture, stream), short_side, reformatter)
+                    last, pixels = picture, rgb_pixels(picture, Pose.read(picture, stream), short_side, reformatter)
                 found += 1
                 yield Frame(float(starts[number]), float(ends[number]), pixels)
         if not found:
             raise MediaError("has no picture that can be decoded")
-        if self.timeline.is_cut_short:
-            end, stated = self.timeline.duration, self.timeline.stated_duration
-            raise MediaError(f"stops at {end:.1f} s of {stated:.1f} s, as if cut short")
-        if self.breaks_off:
-            raise MediaError(f"breaks off at {self.timeline.duration:.1f} s, as if cut short")
+        self._check_end()
         if lost or decoding.damaged:
             damaged = decoding.damaged
             raise MediaError(f"is damaged: {damaged} packets and {lost} of {len(due)} frames cannot be decoded")
+
+    def _check_end(self) -> None:
+        duration, stated = self.timeline.duration, self.timeline.stated_duration
+        if self.timeline.is_cut_short:
+            raise MediaError(f"stops at {duration:.1f} s of {stated:.1f} s, as if cut short")
+        if self.breaks_off:
+            raise MediaError(f"breaks off at {duration:.1f} s, as if cut short")
 
 
 def read_frames(
@@ -128,35 +131,35 @@ def read_frames(
     threads: int = 0,
     max_pixels: int = 200_000_000,
 ) -> Iterator[Frame]:
-    """Yield the frames of a local video or of a URI that fsspec opens; `open_video` and `Video.frames` in one."""
+    """Open a local video or a URI that fsspec opens, and yield its frames; see `open_video` and `Video.frames`."""
     yield from open_video(path, max_pixels=max_pixels).frames(
         per_second=per_second, short_side=short_side, threads=threads
     )
 
 
 def open_video(path: str, *, max_pixels: int = 200_000_000) -> Video:
-    """Read the packets of a local video or of a URI that fsspec opens, and decode its first picture, no more.
+    """Read the packets of a local video or of a URI that fsspec opens, and decode only its first picture.
 
-    Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable, no video, without
-    a picture that can be decoded, or its pictures are shorter than 8 pixels on a side, or have more than `max_pixels`.
+    Raises `MediaError` with a one-line reason, without the path, if the file is missing, unreadable or not a video, if
+    no picture of it can be decoded, or if its pictures have a side under 8 pixels or more than `max_pixels` pixels.
     """
     with open_stream(path) as (container, stream):
         check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
-        stream.codec_context.thread_count = 1  # more would hold back the first picture until there is one for each
+        stream.codec_context.thread_count = 1  # with more, the first picture comes out only after one per thread
         first: list[VideoFrame] = []
         ended_by: list[FFmpegError] = []
-        timeline = read_timeline(stream, _decoded_until_found(read_packets(container, stream, ended_by), stream, first))
+        timeline = read_timeline(stream, _decode_first(read_packets(container, stream, ended_by), stream, first))
         if not first:
             raise MediaError("has no picture that can be decoded")
-        width, height = Pose.of(first[0], stream).upright_size(first[0].width, first[0].height)
+        width, height = Pose.read(first[0], stream).upright_size(first[0].width, first[0].height)
     info = VideoInfo(timeline.duration, width, height, timeline.rate, timeline.start)
     return Video(path, info, timeline, bool(ended_by), max_pixels)
 
 
 def intervals(duration: float, per_second: float) -> tuple[Times, Times]:
-    """Return starts and ends [N] in seconds of the intervals that `duration` seconds are cut into; the last is short.
+    """Return the starts and ends [N], in seconds, of the intervals of a video of `duration` seconds.
 
-    Less than a thousandth of an interval at the end is counted to the one before.
+    The last may be shorter than the others. A rest under a thousandth of an interval belongs to the one before it.
     """
     number = max(1, int(np.ceil(duration * per_second - SHORTEST_INTERVAL)))
     edges = np.arange(number + 1) / per_second
@@ -165,17 +168,17 @@ def intervals(duration: float, per_second: float) -> tuple[Times, Times]:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise `MediaError` if pictures are too small to hold on to, or so large that decoding them is not safe."""
+    """Raise `MediaError` if pictures are too small to describe, or too large to decode safely."""
     if width * height > max_pixels:
         raise MediaError(f"{width}x{height} pixels is above the limit of {max_pixels} pixels (media.max_pixels)")
     if 0 < min(width, height) < MIN_SIDE:
         raise MediaError(f"{width}x{height} pixels is too small; the shorter side must be at least {MIN_SIDE}")
 
 
-def _decoded_until_found(
+def _decode_first(
     packets: Iterator[VideoPacket], stream: VideoStream, first: list[VideoFrame]
 ) -> Iterator[VideoPacket]:
-    """Pass packets on, and decode them until `first` holds a picture."""
+    """Yield the packets unchanged, and decode them until `first` has a picture."""
     for packet in packets:
         if not first:
             first += _decode(stream, packet) or ()
@@ -185,17 +188,17 @@ def _decoded_until_found(
 
 
 def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame] | None:
-    """Return the pictures that come out when a packet, or the end, goes in; None if it cannot be decoded."""
+    """Return the pictures that the decoder gives for a packet, or for the end (None); None if it cannot be decoded."""
     try:
         return stream.codec_context.decode(packet)
     except FFmpegError:
         return None
 
 
-def _shown_at(
+def _match_pictures(
     middles: Times, pictures: Iterator[tuple[float, VideoFrame]]
 ) -> Iterator[tuple[float, VideoFrame | None]]:
-    """Yield for each moment, in seconds, the last picture that came up by then, and when; None if none did."""
+    """Yield for each moment, in seconds, the start and the picture shown then; None before the first picture."""
     shown: tuple[float, VideoFrame | None] = (-np.inf, None)
     number = 0
     for time, picture in pictures:
@@ -208,7 +211,7 @@ def _shown_at(
 
 
 class _Decoding:
-    """One pass over a video, with what has been found damaged so far."""
+    """One decoding pass over a video, with the number of damaged packets so far."""
 
     def __init__(
         self, container: InputContainer, stream: VideoStream, timeline: Timeline, steps: Pixels, threads: int
@@ -223,24 +226,24 @@ class _Decoding:
         self.damaged = 0
 
     def pictures(self) -> Iterator[tuple[float, VideoFrame]]:
-        """Yield the pictures in the order of showing, each with the seconds since the first."""
+        """Yield the pictures in display order, each with its seconds since the first."""
         time = -1 / self._timeline.rate
-        for picture in self._decoded():
+        for picture in self._decode_needed():
             if self._timeline.keeps_time and picture.pts is not None:
-                # Not `picture.time`, as PyAV gives the pictures that come out at the end no time base.
+                # Not `picture.time`: PyAV gives the pictures that come out at the end no time base.
                 time = picture.pts * self._timeline.tick - self._timeline.start
             else:
                 time += 1 / self._timeline.rate
             yield time, picture
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decode_needed(self) -> Iterator[VideoFrame]:
         context = self._stream.codec_context
         needed = int(np.flatnonzero(self._steps != Step.LEAVE_OUT)[-1]) + 1
         drained = False
         for step, packet in zip(self._steps, islice(read_packets(self._container, self._stream), needed), strict=False):
             if step == Step.LEAVE_OUT:
                 if not drained:
-                    # Codecs may be told to throw away, where they start afresh, what they have not yet given out.
+                    # A stream may tell its decoder to drop, at a random access point, the pictures still inside.
                     yield from self._decode(None)
                     drained = True
                 continue

@@ -1,4 +1,4 @@
-"""What there is to describe: the media files of a folder, a glob, a bucket or a manifest, each with its id."""
+"""Listing of the media files in a folder, a glob, a bucket or a manifest, each with its id."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from copytrace.errors import InputError
 from copytrace.object_store import filesystem_of, is_uri, open_file, redact, reraise_as
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
-TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])
 
 _MAGIC = re.compile(r"[*?[]")
-# What stores call the field that changes with an object's content, the most telling first.
+# Names that stores give the field that changes with an object's content, the most reliable first.
 _VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
-_STAMP_THREADS = 32  # requests for object details in flight; each waits a round trip
-_NAMED_AT_MOST = 3  # culprits named in a message
+_STAMP_THREADS = 32  # concurrent requests for object details; each takes a round trip
+_MOST_NAMES = 3  # names in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """One file to read: its id, unique in the source; an absolute path or a URI; a stamp of its content.
+    """A file to read: its id, unique in the source; its absolute path or URI; a stamp of its content.
 
-    The stamp is size and modification time, or what the store gives (ETag, last-modified); it changes when
-    the content changes, and is empty if the file does not exist.
+    The stamp consists of the size and the modification time, or of what the store gives (ETag, last-modified). It
+    changes with the content, and is empty if the file does not exist.
     """
 
     id: str
@@ -43,21 +42,21 @@ class MediaItem:
     stamp: str
 
 
-# A file as it is found: its name relative to the source, its path and its stamp.
+# A file without an id yet: its name relative to the source, its path and its stamp.
 _Found = tuple[str, str, str]
 
 
 def list_media(source: str | Path) -> list[MediaItem]:
-    """List the media of `source`, sorted by id; no file is opened, except a manifest.
+    """Return the media of `source`, sorted by id; open no file except a manifest.
 
-    `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI
-    that fsspec knows (`s3://…`); or a manifest, a CSV or Parquet file with columns `id` and `path`, in which
-    relative paths start at the manifest's folder. Hidden files and folders are skipped, other files are
-    listed whatever they are. The id of a file in a folder or glob is its relative path without the suffix;
-    files that would share an id keep their suffix.
+    `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI that fsspec
+    opens (`s3://…`); or a manifest, that is, a CSV or Parquet file with columns `id` and `path`, where relative paths
+    start at the manifest's folder. Hidden files and folders are skipped; all other files are listed, whatever they
+    contain. The id of a file in a folder or glob is its relative path without the suffix; files that would share an id
+    keep their suffix.
 
-    Raises `InputError` if the source does not exist, is empty or cannot be reached, or if the manifest lacks
-    a column, an id or a path, or repeats an id. A manifest may name files that do not exist.
+    Raises `InputError` if the source does not exist, is empty or cannot be reached, or if the manifest lacks a column,
+    an id or a path, or repeats an id. A manifest may name files that do not exist.
     """
     text = os.fspath(source)
     if text.startswith("file://"):
@@ -65,22 +64,11 @@ def list_media(source: str | Path) -> list[MediaItem]:
     with reraise_as(text):
         items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
     if not items:
-        raise InputError(f"no files in {redact(text)}; give a folder, a glob, a bucket or a manifest that has some")
+        raise InputError(
+            f"no files in {redact(text)}; give a folder, a glob, a bucket or a manifest that contains files"
+        )
     _check_encodable(items)
     return sorted(items, key=lambda item: item.id)
-
-
-def to_table(items: Iterable[MediaItem]) -> pa.Table:
-    """Return a table with string columns `id, path, stamp`, one row per item."""
-    rows = list(items)
-    columns = [[item.id for item in rows], [item.path for item in rows], [item.stamp for item in rows]]
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=TABLE_SCHEMA)
-
-
-def from_table(table: pa.Table) -> list[MediaItem]:
-    """Return the items of a table made by `to_table`, in its order."""
-    columns = (table[name].to_pylist() for name in TABLE_SCHEMA.names)
-    return [MediaItem(*row) for row in zip(*columns, strict=True)]
 
 
 def _list_local(path: Path) -> list[MediaItem]:
@@ -109,12 +97,12 @@ def _list_uri(uri: str) -> list[MediaItem]:
     if pattern is None and list(details) == [root] and details[root]["type"] == "file":
         return [MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))]
     if not details:
-        store.ls(root)  # `find` passes over a folder that is missing or denied; this raises
+        store.ls(root)  # raises if the folder is missing or denied; `find` does not
     found: list[_Found] = []
     for name, detail in details.items():
         relative = name[len(root) :].lstrip("/")
         hidden = relative.startswith(".") or "/." in relative
-        # A key that ends in a slash is a folder that a bucket's web console made.
+        # A key that ends in a slash is a folder created in a bucket's web console.
         if hidden or detail["type"] != "file" or name.endswith("/") or (pattern and not pattern.fullmatch(relative)):
             continue
         found.append((relative, store.unstrip_protocol(name), _stamp_of_object(detail)))
@@ -122,46 +110,48 @@ def _list_uri(uri: str) -> list[MediaItem]:
 
 
 def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
-    """Return the folder above the first wildcard, the pattern of what is below it, and how deep that goes."""
+    """Return the folder above the first wildcard, the pattern of the paths below it, and their depth (None: any)."""
     root = _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
     rest = path.removeprefix(root).lstrip("/")
     try:
         pattern = re.compile(glob_translate(rest))
     except (ValueError, re.error) as error:
-        raise InputError(f"{redact(path)} is not a glob: `**` must stand alone between slashes") from error
+        raise InputError(
+            f"{redact(path)} is not a glob: `**` must be a whole path component; write `folder/**/name`"
+        ) from error
     return root, pattern, None if "**" in rest else rest.count("/") + 1
 
 
 def _find_files(root: str, pattern: re.Pattern[str] | None = None, depth: int | None = None) -> Iterator[_Found]:
     status = Path(root or "/").stat()
     start = len(root.rstrip("/")) + 1
-    for entry in _walk(root or "/", depth, frozenset({(status.st_dev, status.st_ino)})):
+    for entry in _scan_folder(root or "/", depth, frozenset({(status.st_dev, status.st_ino)})):
         relative = entry.path[start:]
         if pattern is None or pattern.fullmatch(relative):
             yield relative, entry.path, _stamp_of_entry(entry)
 
 
-def _walk(folder: str, depth: int | None, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder that are not hidden; `depth` 1 stays in it, None goes all the way."""
+def _scan_folder(folder: str, depth: int | None, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of a folder that are not hidden, down to `depth` levels (1: the folder itself; None: all)."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 status = entry.stat()
-                # Links to folders are followed, so one that points above itself would never end.
+                # Links to folders are followed; one that points to a folder above itself would never end.
                 here = (status.st_dev, status.st_ino)
                 if depth != 1 and here not in above:
-                    yield from _walk(entry.path, depth and depth - 1, above | {here})
-            elif entry.is_file() or entry.is_symlink():  # no sockets or pipes, which block who opens them
+                    yield from _scan_folder(entry.path, depth and depth - 1, above | {here})
+            elif entry.is_file() or entry.is_symlink():  # not sockets or pipes, which block on opening
                 yield entry
 
 
 def _assign_ids(found: Iterable[_Found]) -> list[MediaItem]:
-    """Give each file the shortest id that is its own: the name without its suffix, or else the whole name."""
+    """Give each file the shortest unique id: its name without the suffix, or else its whole name."""
     rows = list(found)
     ids = [_without_suffix(relative) for relative, _, _ in rows]
-    # More than once, because `a.jpg`, kept whole beside `a.png`, may now be the id of `a.jpg.png`.
+    # Repeated, because `a.jpg`, with its suffix because of `a.png`, may now equal the id of `a.jpg.png`.
     while shared := {name for name, count in Counter(ids).items() if count > 1}:
         ids = [relative if name in shared else name for name, (relative, _, _) in zip(ids, rows, strict=True)]
     return [MediaItem(name, path, stamp) for name, (_, path, stamp) in zip(ids, rows, strict=True)]
@@ -177,18 +167,18 @@ def _read_manifest(path: str) -> list[MediaItem]:
     for name in ("id", "path"):
         blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
         if blank:
-            raise InputError(f"manifest {redact(path)}: no {name} in row {_first(blank)}; every row needs one")
+            raise InputError(f"manifest {redact(path)}: no {name} in row {_join_names(blank)}; every row needs one")
     ids = table["id"].to_pylist()
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise InputError(f"manifest {redact(path)}: id {_first(repeated)} is there more than once; ids must be unique")
+        raise InputError(f"manifest {redact(path)} repeats id {_join_names(repeated)}; ids must be unique")
     folder = path.rpartition("/")[0]
     paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
     return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]
 
 
 def _manifest_table(path: str) -> pa.Table:
-    """Return columns `id` and `path` as strings, `007` still `007`."""
+    """Return columns `id` and `path` as strings, so that `007` stays `007`."""
     wanted = {"id": pa.string(), "path": pa.string()}
     try:
         with open_file(path) as stream:
@@ -237,7 +227,7 @@ def _stamp_of_path(path: str) -> str:
 def _stamp_of_entry(entry: os.DirEntry[str]) -> str:
     try:
         return _stamp_of_status(entry.stat())
-    except OSError:  # a link that points nowhere
+    except OSError:  # a broken link
         return ""
 
 
@@ -255,6 +245,6 @@ def _check_encodable(items: list[MediaItem]) -> None:
                 raise InputError(f"the name of {name} is not UTF-8; rename the file") from error
 
 
-def _first(names: list[str]) -> str:
-    more = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+def _join_names(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

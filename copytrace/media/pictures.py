@@ -1,4 +1,4 @@
-"""Decoded pictures of videos as they should be seen: upright, of square pixels, without combs, as RGB arrays."""
+"""Decoded pictures of videos as RGB arrays: upright, with square pixels, without interlacing."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from av.video.stream import VideoStream
 
 from copytrace.media.decode import Pixels
 
-FLATTEST_PIXEL = 8.0  # sides of a pixel; what a file states beyond it is a mistake
+FLATTEST_PIXEL = 8.0  # ratio of a pixel's sides; a file that states more is wrong
 _WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How coded pictures have to be turned and stretched to be seen: first the axes are exchanged, then flipped."""
+    """How coded pictures must be turned and scaled for display: first the axes are exchanged, then flipped."""
 
-    pixel_aspect: float = 1.0  # width by height of a coded pixel
+    pixel_aspect: float = 1.0  # width of a coded pixel divided by its height
     transposed: bool = False
     flipped_across: bool = False  # left to right
     flipped_down: bool = False  # top to bottom
 
     @classmethod
-    def of(cls, picture: VideoFrame, stream: VideoStream) -> Pose:
-        """Read the display matrix (ISO/IEC 14496-12, 8.5.3; the nearest quarter turn) and the pixels' aspect."""
+    def read(cls, picture: VideoFrame, stream: VideoStream) -> Pose:
+        """Return the pose of a picture from its display matrix (ISO/IEC 14496-12, 8.5.3) and its pixels' aspect.
+
+        Angles are rounded to quarter turns.
+        """
         aspect = float(stream.sample_aspect_ratio or 1)
         if not 1 / FLATTEST_PIXEL <= aspect <= FLATTEST_PIXEL:
             aspect = 1.0
-        side_data = cast(SideDataContainer, picture.side_data)  # PyAV's stubs say otherwise
+        side_data = cast(SideDataContainer, picture.side_data)  # PyAV's stubs give another type
         if Type.DISPLAYMATRIX not in side_data:
             return cls(aspect)
         matrix = np.frombuffer(bytes(side_data[Type.DISPLAYMATRIX]), np.int32).reshape(3, 3)
@@ -42,13 +45,13 @@ class Pose:
         return cls(aspect, True, down_x < 0, right_y < 0)
 
     def square_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the size, not turned yet, with square pixels; the longer side of a pixel gives way."""
+        """Return the size with square pixels, before turning; the longer side of a pixel is shortened."""
         if self.pixel_aspect > 1:
             return width, max(1, round(height / self.pixel_aspect))
         return max(1, round(width * self.pixel_aspect)), height
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the size of a coded picture once it is turned and its pixels are square."""
+        """Return the size of a coded picture after turning, with square pixels."""
         size = self.square_size(width, height)
         return size[::-1] if self.transposed else size
 
@@ -66,10 +69,10 @@ class Pose:
 def rgb_pixels(
     picture: VideoFrame, pose: Pose, short_side: int | None = None, reformatter: VideoReformatter | None = None
 ) -> Pixels:
-    """Return a picture as uint8 RGB [H, W, 3], reduced by area if its shorter side is longer than `short_side` pixels.
+    """Return a picture as uint8 RGB [H, W, 3]; if its shorter side exceeds `short_side` pixels, reduce it to that.
 
-    Of interlaced pictures one field is taken, as the other belongs to another moment. Transparency is laid on white.
-    A `reformatter` that is used for all pictures of a video saves working out the scaling for each.
+    Of an interlaced picture one field is used, since the other shows another moment. Transparent pixels are blended
+    with white. A `reformatter` shared by all pictures of a video computes the scaling only once.
     """
     width, height = pose.square_size(picture.width, picture.height)
     if short_side is not None and short_side < min(width, height):
@@ -83,9 +86,9 @@ def rgb_pixels(
     reformatter = reformatter or VideoReformatter()
     scaled = reformatter.reformat(picture, width, height, pixel_format, interpolation=Interpolation.AREA)
     pixels = np.asarray(scaled.to_ndarray(), np.uint8)
-    return pose.turn(_on_white(pixels) if transparent else pixels)
+    return pose.turn(_blend_with_white(pixels) if transparent else pixels)
 
 
-def _on_white(pixels: Pixels) -> Pixels:
+def _blend_with_white(pixels: Pixels) -> Pixels:
     opacity = pixels[..., 3:] / np.float32(255)
     return np.rint(pixels[..., :3] * opacity + _WHITE * (1 - opacity)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Reading ahead: worker threads load the next items while the consumer works on this one."""
+"""Prefetching: worker threads load the next items while the consumer works on the current one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ R = TypeVar("R")
 def prefetch(
     items: Iterable[T], load: Callable[[T], R], *, threads: int, ahead: int
 ) -> Iterator[tuple[T, R | MediaError]]:
-    """Yield each item with `load(item)`, in the order of `items`, loaded by `threads` threads.
+    """Yield each item with the result of `load(item)`, in the order of `items`; `threads` threads load.
 
-    At most `ahead` results are loaded or loading beyond the one that the consumer holds, which bounds memory.
-    A `MediaError` is yielded in place of the result; any other exception of `load` is raised where its item
-    is due. Closing the iterator drops what has not begun, and waits for what has.
+    At most `ahead` results are loaded or being loaded besides the consumer's, which bounds memory. A `MediaError` is
+    yielded in place of the result; any other exception of `load` is raised when its item is due. Closing the iterator
+    cancels loads that have not begun, and waits for the others.
 
     Raises `ValueError` if `threads` or `ahead` is below 1.
     """
@@ -38,10 +38,10 @@ def prefetch_parts(
 ) -> Iterator[tuple[T, Iterator[R]]]:
     """Yield each item with an iterator over the parts that `load(item)` yields, in the order of `items`.
 
-    `threads` items beyond the consumer's are loaded or wait at a time, each by one thread. Of each, at most `ahead`
-    parts wait, beside the one that its thread is at: memory is bounded however many parts an item has. What `load`
-    raises is raised where its part is due; the items after it are not affected. Whoever takes the next item leaves
-    the iterator of the one before: it ends. Closing waits for the parts that threads are at, and closes generators.
+    Each item is loaded by one thread; `threads` items besides the consumer's are loaded or wait at a time. At most
+    `ahead` parts of an item wait, besides the one being loaded, so memory is bounded however many parts an item has. An
+    exception of `load` is raised when its part is due; later items are not affected. When the consumer takes the next
+    item, the iterator of the one before ends. Closing waits for the parts being loaded, and closes the generators.
 
     Raises `ValueError` if `threads` or `ahead` is below 1.
     """
@@ -62,8 +62,8 @@ def _prefetch_parts(
         return item, parts
 
     try:
-        # One more than there are threads: they go on to it while the consumer is at the last parts of the first.
-        # Nobody waits for ever, because threads take items in order, and so the first always has one.
+        # One item more than threads, which a thread loads while the consumer works on the last parts of the first.
+        # There is no deadlock: threads take items in order, so the first item always has one.
         pending.extend(map(begin, islice(items, threads + 1)))
         while pending:
             item, parts = pending[0]
@@ -78,7 +78,7 @@ def _prefetch_parts(
 
 
 class _Parts(Generic[R]):
-    """The parts of one item on their way from the thread that loads them to the consumer."""
+    """A queue of one item's parts, from the thread that loads them to the consumer."""
 
     def __init__(self, ahead: int) -> None:
         self._queue: Queue[R | _End] = Queue(ahead)
@@ -90,14 +90,14 @@ class _Parts(Generic[R]):
                 self._queue.put(part)
                 if self._abandoned.is_set():
                     return
-                del part  # so that memory does not hold it while the next one is made
-        except BaseException as error:  # noqa: BLE001 - raised again where the consumer waits
+                del part  # frees its memory while the next one is loaded
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
             self._queue.put(_End(error))
         else:
             self._queue.put(_End(None))
 
     def abandon(self) -> None:
-        """Let the thread go: a place in the queue, after which it looks whether it is still wanted."""
+        """Stop the thread: make room in the queue, so that it sees that its parts are not wanted any more."""
         self._abandoned.set()
         with suppress(Empty):
             while True:
@@ -113,9 +113,9 @@ class _Parts(Generic[R]):
                 try:
                     raise part.error
                 finally:
-                    del part  # else error and frame hold one another, and all that the frames of `load` hold
+                    del part  # breaks the cycle of error and frame, which would keep all that `load` holds in memory
             yield part
-            del part  # so that memory does not hold it while the next one is waited for
+            del part  # frees its memory while waiting for the next one
 
 
 class _End:
@@ -133,7 +133,7 @@ def _prefetch(
         while pending:
             item, future = pending.popleft()
             outcome = _outcome(future)
-            # Before the yield, so that the threads have work while the consumer is busy.
+            # Submitted before the yield, so that the threads work while the consumer does.
             pending.extend((item, pool.submit(load, item)) for item in islice(items, 1))
             yield item, outcome
     finally:

@@ -1,4 +1,4 @@
-"""Stills of videos: what a network for images can learn from footage."""
+"""Stills of videos, as training data for networks that describe images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from copytrace.media.ingest import MediaItem
 from copytrace.progress import Progress, SilentProgress
 from copytrace.storage import atomic_path
 
-QUALITY = 90
+QUALITY = 90  # of JPEG, 1 to 100
 
 
 def write_stills(
@@ -21,14 +21,14 @@ def write_stills(
 ) -> tuple[int, list[tuple[str, str]]]:
     """Write a JPEG for every `every` seconds of each video, as `out/VIDEO/SECONDS.jpg`.
 
-    A folder per video, so that training knows which stills show the same scenes. Returns how many stills there are,
-    and the id and reason of each video that could not be read to its end; what came before the damage is kept.
+    Each video has its own folder, so that training knows which stills show the same scenes. Return the number of
+    stills, and the id and reason of each video that could not be read to its end; stills before the damage are kept.
     """
     written, failures = 0, []
     with (progress or SilentProgress()).step("write stills", len(videos), "videos") as step:
         for video in videos:
             try:
-                for seconds, image in stills(video.path, every=every):
+                for seconds, image in read_stills(video.path, every=every):
                     with atomic_path(out / video.id / f"{seconds:09.3f}.jpg") as temporary:
                         image.save(temporary, "JPEG", quality=QUALITY)
                     written += 1
@@ -38,10 +38,10 @@ def write_stills(
     return written, failures
 
 
-def stills(path: str, *, every: float) -> Iterator[tuple[float, Image.Image]]:
-    """Yield where each stretch of `every` seconds starts, and the RGB picture in the middle of it; none of them twice.
+def read_stills(path: str, *, every: float) -> Iterator[tuple[float, Image.Image]]:
+    """Yield the start of each interval of `every` seconds, and the RGB picture shown in its middle; no picture twice.
 
-    Raises `MediaError` with a one-line reason after what there is, see `read_frames`.
+    Raises `MediaError` with a one-line reason after the last readable picture; see `read_frames`.
     """
     last = None
     for frame in read_frames(path, per_second=1 / every):

@@ -1,4 +1,4 @@
-"""What the packets of a video say without being decoded: which picture is shown when, and which ones matter."""
+"""Timelines of videos from their packets, without decoding: when each picture is shown, and which are needed."""
 
 from __future__ import annotations
 
@@ -22,76 +22,77 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
+from copytrace.media.media_errors import media_errors
 from copytrace.object_store import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs
 
-TOLERANCE = 1e-6  # seconds; sums of times as floats are not exact
-LONGEST_PICTURE = 3600.0  # seconds; where a picture stays for longer, it is the clock that jumped
-CUT_SHORT = 1.0  # seconds; a video whose pictures end by more than this before its header says is taken for cut short
-DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between decoding and showing
-FALLBACK_RATE = 25.0  # pictures per second where nothing tells the rate
+TOLERANCE = 1e-6  # seconds; sums of floating-point times are not exact
+LONGEST_PICTURE = 3600.0  # seconds; a longer gap means that the clock jumped
+CUT_SHORT = 1.0  # seconds; a video that ends earlier than its header says, by more than this, counts as cut short
+DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between decoding and display
+FALLBACK_RATE = 25.0  # pictures per second, for videos that state no rate
 
-# Decoders that leave out, under skip_frame NONREF, just the pictures that no other refers to (tests prove it).
+# Decoders that, with skip_frame NONREF, skip exactly the pictures that no other refers to (shown by tests).
 _SKIP_EXACTLY = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
-# NAL units of pictures that nothing after them looks back beyond (ITU-T H.264 and H.265, 7.4).
-_AFRESH_UNITS = {"h264": frozenset({5}), "hevc": frozenset({16, 17, 18, 19, 20})}
-_LENGTH_SIZE_AT = {"h264": 4, "hevc": 21}  # byte of the decoder configuration (ISO/IEC 14496-15)
+# NAL units of random access pictures: no later picture refers to one before them (ITU-T H.264 and H.265, 7.4).
+_RANDOM_ACCESS_UNITS = {"h264": frozenset({5}), "hevc": frozenset({16, 17, 18, 19, 20})}
+_LENGTH_SIZE_AT = {"h264": 4, "hevc": 21}  # byte offset in the decoder configuration (ISO/IEC 14496-15)
 _ANNEX_B = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
-# Containers whose headers state the length of each stream; others estimate it, from bit rates for instance.
+# Containers whose headers state the length of each stream; others estimate it, for instance from bit rates.
 _STATE_LENGTHS = frozenset({"mov", "avi"})
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _UNKNOWN = int(np.iinfo(np.int64).min)
 
 
 class Step(IntEnum):
-    """What to do with a packet."""
+    """Treatment of a packet."""
 
     DECODE = 0
-    SKIP_IF_DISPOSABLE = 1  # the decoder knows whether other pictures refer to this one
+    SKIP_IF_DISPOSABLE = 1  # the decoder skips it if no other picture refers to it
     LEAVE_OUT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """When the pictures of a video are shown, and which packets hold them; N packets in decoding order.
+    """Display times of a video's pictures, by its N packets in decoding order.
 
-    Times are seconds since the first shown picture. `keeps_time` is False where the timestamps are missing, jump, or
-    are mostly the same; then the k-th picture is shown at k / `rate`.
+    Times are seconds since the first picture shown. `keeps_time` is False if the timestamps are missing, jump, or are
+    mostly equal; then the k-th picture is shown at k / `rate`.
     """
 
     packet_times: Times  # [N]; NaN without a timestamp, or if the file's edit list hides the picture
-    afresh: npt.NDArray[np.bool_]  # [N]; True where decoding can start
-    tick: float  # seconds that timestamps count
-    start: float  # seconds on the container's clock where the first picture is shown
+    random_access: npt.NDArray[np.bool_]  # [N]; True where decoding can start
+    tick: float  # seconds per unit of the timestamps
+    start: float  # seconds on the container's clock when the first picture is shown
     duration: float  # seconds to the end of the last picture
-    stated_duration: float  # seconds that the header promises; 0 if it says nothing to rely on
+    stated_duration: float  # seconds according to the header; 0 if it states nothing reliable
     rate: float  # pictures per second, nominal
     keeps_time: bool
     can_leave_out: bool  # every packet has a timestamp
-    can_skip: bool  # and the decoder skips disposable pictures without touching others
+    can_skip: bool  # every packet has one, and the decoder skips exactly the disposable pictures
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether the pictures end well before the header says."""
+        """Whether the pictures end well before the end that the header states."""
         return self.duration < self.stated_duration - CUT_SHORT
 
-    def shown_at(self, moments: Times) -> Times:
-        """Return for each moment [M] when the picture came up that is shown then, all in seconds."""
+    def picture_starts(self, moments: Times) -> Times:
+        """Return for each moment [M] the time from which the picture shown then is shown; all in seconds."""
         times = np.sort(self.packet_times[~np.isnan(self.packet_times)])
         return times[np.maximum(np.searchsorted(times, moments + TOLERANCE, side="right") - 1, 0)]
 
     def plan(self, moments: Times) -> npt.NDArray[np.uint8]:
-        """Return a `Step` for each packet [N] so that the pictures shown at `moments` (seconds) come out unaltered."""
+        """Return a `Step` for each packet [N] with which the pictures shown at `moments` (seconds) decode unaltered."""
         steps = np.full(len(self.packet_times), Step.DECODE, np.uint8)
         if not self.can_leave_out:
             return steps
-        wanted = np.isin(self.packet_times, self.shown_at(moments))
+        wanted = np.isin(self.packet_times, self.picture_starts(moments))
         if self.can_skip:
             steps[~wanted] = Step.SKIP_IF_DISPOSABLE
-        # Past the last wanted picture of a run that starts afresh, nothing is needed until the next run does.
-        run = np.cumsum(self.afresh)
+        # After the last wanted picture between two random access points, no packet is needed up to the next point.
+        run = np.cumsum(self.random_access)
         last_wanted = np.full(run[-1] + 1, -1)
         np.maximum.at(last_wanted, run[wanted], np.flatnonzero(wanted))
         steps[(np.arange(len(run)) > last_wanted[run]) & (run > 0)] = Step.LEAVE_OUT
@@ -100,16 +101,16 @@ class Timeline:
 
 @contextmanager
 def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local file or a URI that fsspec opens, with its video stream: the largest that is no cover picture.
+    """Open a local file or a URI that fsspec opens, with its video stream: the largest that is not a cover picture.
 
-    Raises `MediaError` with a one-line reason, for whatever FFmpeg, the disk or the store says while it is open.
+    Raises `MediaError` with a one-line reason for errors of FFmpeg, the disk or the store while the file is open.
     """
-    with _reraise_as_media_error(path), _open(path) as file:
-        # A file object, as FFmpeg takes some names for protocols or patterns. No protocol is allowed, lest a playlist
-        # make this machine open other files or addresses.
+    with media_errors(path), _decoding_errors(), _open(path) as file:
+        # A file object, because FFmpeg reads some names as protocols or patterns. No protocol is allowed, so that a
+        # playlist cannot make this machine open other files or addresses.
         options = {"protocol_whitelist": "none"}
         with av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 18) as container:
-            stream = _video_stream(container)
+            stream = _choose_stream(container)
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
@@ -119,37 +120,37 @@ def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 def read_packets(
     container: InputContainer, stream: VideoStream, ended_by: list[FFmpegError] | None = None
 ) -> Iterator[VideoPacket]:
-    """Yield a stream's packets in decoding order, to where the file ends or makes no sense; `ended_by` gets why."""
+    """Yield a stream's packets in decoding order, up to the file's end or an error, which goes to `ended_by`."""
     held: VideoPacket | None = None
     try:
         for packet in container.demux(stream):
-            if packet.size:  # the last one is empty: it tells decoders to flush
+            if packet.size:  # the last packet is empty and makes decoders flush
                 if held is not None:
                     yield held
                 held = packet
     except FFmpegError as error:
         if ended_by is not None:
             ended_by.append(error)
-    # Where a file was cut, half of a picture would pass for one.
+    # The last packet of a truncated file may have only half of its picture.
     if held is not None and not held.is_corrupt:
         yield held
 
 
 def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeline:
-    """Read all packets of a stream, and return its timeline; needs 17 bytes for each.
+    """Read all packets of a stream, with 17 bytes of memory for each, and return its timeline.
 
-    Raises `MediaError` if none holds a picture to be shown.
+    Raises `MediaError` if no packet has a picture that is shown.
     """
-    pts, afresh = array("q"), array("b")
+    pts, random_access = array("q"), array("b")
     without = last_duration = 0
-    starts_afresh = _afresh_test(stream)
+    is_random_access = _random_access_test(stream)
     for packet in packets:
         without += packet.pts is None
         pts.append(_UNKNOWN if packet.is_discard or packet.pts is None else packet.pts)
-        afresh.append(starts_afresh(packet))
+        random_access.append(is_random_access(packet))
         if not packet.is_discard:
-            # Of the last one decoded, shown last or nearly so: MP4 states for how long a packet is the latest to be
-            # decoded, which for the others is something else when pictures are reordered.
+            # The last packet decoded is shown last, or nearly. In MP4, a duration is the time until the next packet is
+            # decoded; for other packets that is not the display time if pictures are reordered.
             last_duration = packet.duration or 0
     ticks, tick = np.array(pts, np.int64), float(stream.time_base or Fraction(1, 1000))
     timed = ticks != _UNKNOWN
@@ -166,7 +167,7 @@ def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeli
     can_leave_out = keeps_time and not without
     return Timeline(
         times,
-        np.array(afresh, np.bool_),
+        np.array(random_access, np.bool_),
         tick,
         start,
         duration,
@@ -179,7 +180,7 @@ def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeli
 
 
 def _is_sound(ticks: npt.NDArray[np.int64], tick: float) -> bool:
-    """Whether timestamps in decoding order can be times of showing: near that order, mostly different, never far."""
+    """Return whether timestamps in decoding order can be display times: nearly sorted, mostly distinct, no jumps."""
     order = np.argsort(ticks, kind="stable")
     moved = np.abs(order - np.arange(len(order))).max(initial=0)
     gaps = np.diff(ticks[order]) * tick
@@ -191,35 +192,35 @@ def _is_sound(ticks: npt.NDArray[np.int64], tick: float) -> bool:
 def _stated_duration(stream: VideoStream, start: float) -> float:
     name = stream.container.format.name.partition(",")[0]
     if name == "matroska" and (clock := _CLOCK.match(stream.metadata.get("DURATION", ""))):
-        return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) - start  # it tells the end
+        return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) - start  # it states the end, not the length
     if name in _STATE_LENGTHS and stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return 0.0
 
 
-def _afresh_test(stream: VideoStream) -> Callable[[VideoPacket], bool]:
-    """Return what tells whether decoding can start at a packet; flags alone are no proof, as many files flag all."""
+def _random_access_test(stream: VideoStream) -> Callable[[VideoPacket], bool]:
+    """Return a test of whether decoding can start at a packet; many files flag all their packets as such."""
     codec = stream.codec_context.codec
     if codec.intra_only:
         return lambda packet: True
-    if codec.name not in _AFRESH_UNITS:
+    if codec.name not in _RANDOM_ACCESS_UNITS:
         return lambda packet: False
     extra = stream.codec_context.extradata or b""
     at = _LENGTH_SIZE_AT[codec.name]
     length_size = (extra[at] & 3) + 1 if extra[:1] == b"\1" and len(extra) > at else 0
-    wanted = _AFRESH_UNITS[codec.name]
+    wanted = _RANDOM_ACCESS_UNITS[codec.name]
     mask, shift = (0x1F, 0) if codec.name == "h264" else (0x3F, 1)
 
-    def starts_afresh(packet: VideoPacket) -> bool:
+    def is_random_access(packet: VideoPacket) -> bool:
         return packet.is_keyframe and any(
             (first >> shift) & mask in wanted for first in _unit_heads(bytes(packet), length_size)
         )
 
-    return starts_afresh
+    return is_random_access
 
 
 def _unit_heads(data: bytes, length_size: int) -> Iterator[int]:
-    """Yield the first byte of each NAL unit, told apart by lengths of `length_size` bytes, or (0) by start codes."""
+    """Yield the first byte of each NAL unit; units have lengths of `length_size` bytes or, if it is 0, start codes."""
     if not length_size:
         yield from (found[1][0] for found in _ANNEX_B.finditer(data))
         return
@@ -229,14 +230,14 @@ def _unit_heads(data: bytes, length_size: int) -> Iterator[int]:
         at += length_size + int.from_bytes(data[at : at + length_size], "big")
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
+def _choose_stream(container: InputContainer) -> VideoStream:
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     found = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not found:
         raise MediaError("has no video stream" + (", only a cover picture" if container.streams.video else ""))
     stream = max(found, key=_area)
     if stream.codec_context is None:
-        raise MediaError("is coded in a way for which there is no decoder")
+        raise MediaError("is encoded in a format for which there is no decoder")
     return stream
 
 
@@ -256,21 +257,8 @@ def _open(path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _reraise_as_media_error(path: str) -> Iterator[None]:
+def _decoding_errors() -> Iterator[None]:
     try:
         yield
-    except MediaError:
-        raise
     except FFmpegError as error:
         raise MediaError(f"cannot be decoded: {error.strerror or type(error).__name__}") from error
-    except FileNotFoundError as error:
-        raise MediaError("file not found") from error
-    except PermissionError as error:
-        raise MediaError("permission denied") from error
-    except Exception as error:
-        if is_uri(path):
-            # A store's client raises errors of many kinds; their texts may hold keys, their names do not.
-            raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
-        if isinstance(error, OSError | ValueError):  # ValueError: a null byte in the path
-            raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-        raise

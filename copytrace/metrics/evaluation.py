@@ -1,4 +1,4 @@
-"""Read a ground truth and predictions from files, and put the image figures together for a person or a program."""
+"""Image metrics of a predictions file against a ground-truth file, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PREDICTION_COLUMNS = (*PAIR_COLUMNS, "score")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one predictions file against one ground truth.
+    """Figures of one predictions file against one ground truth.
 
-    `by_kind` is empty where the ground truth has no `kind` column. `unknown` is the number of predictions for queries
-    that the ground truth lacks: they count as false, as in the official script.
+    `by_kind` is empty if the ground truth has no `kind` column. `unknown` is the number of predictions for queries that
+    the ground truth lacks; they count as false, as in the official script.
     """
 
     ground_truth: str
@@ -43,14 +43,14 @@ class Evaluation:
     by_kind: tuple[KindMetrics, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for `json.dumps`: `overall` by figure, `by_kind` by kind and figure."""
+        """Return the figures as plain values for `json.dumps`; `by_kind` has one entry per kind."""
         by_kind = {
             row.kind: {name: value for name, value in asdict(row).items() if name != "kind"} for row in self.by_kind
         }
         return {**asdict(self), "by_kind": by_kind}
 
     def render(self) -> Group:
-        """Return tables for a terminal: `rich.print(evaluation.render())`."""
+        """Return the figures as tables for a terminal: `rich.print(evaluation.render())`."""
         parts = [_overall_table(self)]
         if self.by_kind:
             parts.append(_kind_table(self.by_kind))
@@ -58,9 +58,9 @@ class Evaluation:
 
 
 def evaluate_images(ground_truth: Path, predictions: Path) -> Evaluation:
-    """Return the image figures of a predictions file, see `read_ground_truth` and `read_predictions`.
+    """Return the image figures of a predictions file; see `read_ground_truth` and `read_predictions`.
 
-    Raises InputError for what they and `copytrace.metrics.images.judge` refuse.
+    Raises `InputError` where these functions or `copytrace.metrics.images.judge` do.
     """
     truth = read_ground_truth(ground_truth)
     judged = judge(truth, read_predictions(predictions))
@@ -79,8 +79,8 @@ def read_ground_truth(path: Path) -> GroundTruth:
     """Read a CSV, tab-separated or Parquet table with `query_id,reference_id[,kind,…]`; other columns are ignored.
 
     An empty reference_id means that the query copies nothing; a query with several references has a row for each. A
-    text file without a header has exactly the first two columns. Raises InputError for a file that is missing, not
-    readable, or without these columns, and for an empty query_id.
+    text file without a header has exactly the first two columns. Raises `InputError` if the file is missing, unreadable
+    or without these columns, or if a query_id is empty.
     """
     table = read_table(path, PAIR_COLUMNS, optional=("kind",))
     queries = read_ids(path, table, "query_id")
@@ -91,8 +91,8 @@ def read_ground_truth(path: Path) -> GroundTruth:
 def read_predictions(path: Path) -> Predictions:
     """Read a CSV, tab-separated or Parquet table with `query_id,reference_id,score`; other columns are ignored.
 
-    A text file without a header has exactly these three columns. Raises InputError for a file that is missing, not
-    readable, or without these columns, for an empty id, and for a score that is not a number.
+    A text file without a header has exactly these three columns. Raises `InputError` if the file is missing, unreadable
+    or without these columns, if an id is empty, or if a score is not a number.
     """
     table = read_table(path, PREDICTION_COLUMNS)
     queries, references = read_ids(path, table, "query_id"), read_ids(path, table, "reference_id")
@@ -107,16 +107,16 @@ def _overall_table(evaluation: Evaluation) -> Table:
     table.add_column("figure")
     table.add_column("value", justify="right")
     threshold = "" if overall.threshold_at_p90 is None else f" (score ≥ {overall.threshold_at_p90:g})"
-    table.add_row("micro-AP", figure(overall.micro_ap))
-    table.add_row(f"recall at 90 % precision{threshold}", figure(overall.recall_at_p90, absent="not reached"))
-    table.add_row("recall at rank 1", figure(overall.rank1))
-    table.add_row("recall at rank 10", figure(overall.rank10))
+    table.add_row("micro-AP", format_figure(overall.micro_ap))
+    table.add_row(f"recall at 90 % precision{threshold}", format_figure(overall.recall_at_p90, absent="not reached"))
+    table.add_row("recall at rank 1", format_figure(overall.rank1))
+    table.add_row("recall at rank 10", format_figure(overall.rank10))
     table.add_section()
     table.add_row("queries", f"{evaluation.queries:,}")
     table.add_row("true pairs", f"{overall.pairs:,}")
     table.add_row("predictions", f"{overall.predictions:,}")
     if evaluation.unknown:
-        table.add_row("… of queries not in the ground truth, counted as false", f"{evaluation.unknown:,}")
+        table.add_row("… for queries not in the ground truth (counted as false)", f"{evaluation.unknown:,}")
     return table
 
 
@@ -127,10 +127,12 @@ def _kind_table(rows: Sequence[KindMetrics]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.pairs:,}")
-        table.add_row(escape(row.kind), *counts, figure(row.top1), figure(row.found), figure(row.micro_ap))
+        table.add_row(
+            escape(row.kind), *counts, format_figure(row.top1), format_figure(row.found), format_figure(row.micro_ap)
+        )
     return table
 
 
-def figure(value: float | None, absent: str = "–") -> str:
-    """Return a figure as all tables show it, or `absent` for None."""
+def format_figure(value: float | None, absent: str = "–") -> str:
+    """Return a figure as the tables print it, or `absent` for None."""
     return absent if value is None else f"{value:.5f}"

@@ -1,7 +1,7 @@
-"""The figures of the Image Similarity Challenge 2021: micro-AP, recall at 90 % precision, recall at rank 1 and 10.
+"""Metrics of the Image Similarity Challenge 2021: micro-AP, recall at 90 % precision, recall at rank 1 and 10.
 
-The rules are those of the challenge's `isc/metrics.py`, ties included: among equal scores the false predictions come
-first, so a constant score earns little. A NaN score, which that file may rank first, is refused.
+They follow the challenge's `isc/metrics.py`, ties included: among equal scores, false predictions come first, so a
+constant score earns little. NaN scores, which that file may rank first, raise an error.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ P90 = 0.9  # the challenge's second figure is the recall at this precision
 Ids = Sequence[str] | NDArray[Any]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Float64s = NDArray[np.float64]
 Reals = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Which query copies which reference: a row per true pair, and a row per query that copies nothing.
+    """True pairs of query and reference, one per row, and one row per query that copies nothing.
 
-    `queries`, `references` and `kinds` are ids or names of shape (rows,). A reference `""` means no match; a kind
-    `""`, or `kinds` None, means that the kind of edit is not known. `source` is what error messages call it.
+    `queries`, `references` and `kinds` are ids or names of shape (rows,). A reference `""` means no match; a kind `""`,
+    or `kinds` None, means that the kind of edit is not known. `source` names the table in error messages.
     """
 
     queries: Ids
@@ -44,7 +44,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Scored pairs: ids `queries` and `references`, real `scores` (higher is better), all of shape (n,), any order."""
+    """Scored pairs in any order: ids `queries` and `references`, `scores` (higher is better), all of shape (n,)."""
 
     queries: Ids
     references: Ids
@@ -57,16 +57,16 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class JudgedPredictions:
-    """Predictions held against a ground truth, with numbers in place of ids; made by `judge`.
+    """Predictions compared with a ground truth by `judge`; ids are replaced by numbers.
 
-    `queries` int64 (n,): number of each prediction's query; numbers from `len(kind_of_query)` up belong to queries
-    that the ground truth lacks. `correct` bool (n,). `scores` float64 (n,), finite. `true_queries` int64 (pairs,):
-    the query of each true pair. `kind_of_query` int64: index into `kinds` of each query of the ground truth, or -1.
+    `queries` int64 (n,): the number of each prediction's query; numbers from `len(kind_of_query)` up belong to queries
+    that the ground truth lacks. `correct` bool (n,). `scores` float64 (n,), finite. `true_queries` int64 (pairs,): the
+    query of each true pair. `kind_of_query` int64: index into `kinds` for each query of the ground truth, or -1.
     """
 
     queries: Ints
     correct: Bools
-    scores: Floats
+    scores: Float64s
     true_queries: Ints
     kinds: tuple[str, ...]
     kind_of_query: Ints
@@ -83,12 +83,12 @@ class JudgedPredictions:
 
     @cached_property
     def ranks(self) -> Ints:
-        """Rank of each prediction for its query, see `prediction_ranks`: int64 (n,)."""
+        """Rank of each prediction for its query, int64 (n,); see `prediction_ranks`."""
         return prediction_ranks(self.queries, self.scores)
 
 
 class OperatingPoint(NamedTuple):
-    """The recall (0..1) that is reached by accepting every prediction with a score of at least `threshold`."""
+    """Recall (0..1) of the predictions with a score of at least `threshold`."""
 
     recall: float
     threshold: float
@@ -96,7 +96,7 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Figures of one set of predictions, each 0..1; recall and threshold at P90 are None if 90 % is never reached."""
+    """Figures of one set of predictions, each 0..1; those at P90 are None if 90 % precision is never reached."""
 
     micro_ap: float
     recall_at_p90: float | None
@@ -109,10 +109,10 @@ class ImageMetrics:
 
 @dataclass(frozen=True)
 class KindMetrics:
-    """Figures of the queries with one kind of edit, each 0..1, or None where they have no true pair.
+    """Figures of the queries with one kind of edit, each 0..1, or None if they have no true pair.
 
-    `top1`: share of true pairs ranked first for their query. `found`: share of them at or above the threshold of 90 %
-    precision, None if there is none. `micro_ap`: over the predictions of these queries only.
+    `top1` is the share of true pairs ranked first for their query. `found` is the share of true pairs at or above the
+    threshold of 90 % precision, None if there is none. `micro_ap` is over the predictions of these queries only.
     """
 
     kind: str
@@ -124,18 +124,18 @@ class KindMetrics:
 
 
 def judge(truth: GroundTruth, predictions: Predictions) -> JudgedPredictions:
-    """Decide which predictions are true; those of queries that the ground truth lacks are false.
+    """Return which predictions are true; those for queries that the ground truth lacks are false.
 
-    Raises InputError for a pair that occurs twice in either, a score that is not finite, a query with two kinds, or a
-    ground truth without a true pair.
+    Raises `InputError` if a pair occurs twice in either table, a score is not finite, a query has two kinds, or the
+    ground truth has no true pair.
     """
     scores = np.asarray(predictions.scores, dtype=np.float64)
     if (row := _first(~np.isfinite(scores))) is not None:
-        raise InputError(f"{_pair(predictions, row)} has the score {scores[row]}; give every pair a finite one")
+        raise InputError(f"{_format_pair(predictions, row)} has the score {scores[row]}; make it finite")
     query_numbers, reference_numbers = _Numbering(), _Numbering({"": 0})
-    truth_queries, truth_references = query_numbers.of(truth.queries), reference_numbers.of(truth.references)
+    truth_queries, truth_references = query_numbers.number(truth.queries), reference_numbers.number(truth.references)
     query_count = len(query_numbers)
-    queries, references = query_numbers.of(predictions.queries), reference_numbers.of(predictions.references)
+    queries, references = query_numbers.number(predictions.queries), reference_numbers.number(predictions.references)
     stride = len(reference_numbers)
     has_match = truth_references > 0
     truth_keys = truth_queries * stride + truth_references
@@ -143,7 +143,7 @@ def judge(truth: GroundTruth, predictions: Predictions) -> JudgedPredictions:
     _require_distinct(truth, truth_keys)
     _require_distinct(predictions, keys)
     if not has_match.any():
-        raise InputError(f"{truth.source} names no true pair, so there is no recall; fill in some reference_id")
+        raise InputError(f"{truth.source} has no true pair, so recall is undefined; add a row with a reference_id")
 
     kinds, kind_of_query = _kinds_of_queries(truth, truth_queries, query_count)
     correct = np.isin(keys, truth_keys[has_match])
@@ -151,7 +151,7 @@ def judge(truth: GroundTruth, predictions: Predictions) -> JudgedPredictions:
 
 
 def evaluate(judged: JudgedPredictions) -> ImageMetrics:
-    """Return the challenge's figures of all predictions."""
+    """Return the challenge's metrics over all predictions."""
     point = recall_at_precision(judged.correct, judged.scores, judged.pairs)
     return ImageMetrics(
         micro_ap=micro_average_precision(judged.correct, judged.scores, judged.pairs),
@@ -165,7 +165,7 @@ def evaluate(judged: JudgedPredictions) -> ImageMetrics:
 
 
 def evaluate_by_kind(judged: JudgedPredictions, threshold: float | None) -> tuple[KindMetrics, ...]:
-    """Return figures per kind of edit, by name; empty where the ground truth tells no kinds.
+    """Return the figures of each kind of edit, sorted by name; none if the ground truth gives no kinds.
 
     `threshold` is the score at which a pair counts as found: `ImageMetrics.threshold_at_p90`.
     """
@@ -190,24 +190,25 @@ def evaluate_by_kind(judged: JudgedPredictions, threshold: float | None) -> tupl
 
 
 def micro_average_precision(correct: Bools, scores: Reals, pairs: int) -> float:
-    """Return micro-AP, 0..1: the precision at each true prediction, in order of score, summed and divided by `pairs`.
+    """Return micro-AP, 0..1: the sum of the precisions at each true prediction, in order of score, over `pairs`.
 
-    `correct` is bool (n,), `scores` real (n,), `pairs` the number of true pairs, found or not. No predictions give 0.
-    Raises InputError for a score that is not finite, or fewer `pairs` than correct predictions.
+    `correct` is bool (n,), `scores` are real (n,), `pairs` is the number of true pairs, found or not. The result is 0
+    without predictions. Raises `InputError` if a score is not finite, or if there are fewer `pairs` than correct
+    predictions.
     """
     precisions, _ = _precision_at_each_hit(correct, scores, pairs)
     return float(precisions.sum()) / pairs
 
 
 def recall_at_precision(correct: Bools, scores: Reals, pairs: int, precision: float = P90) -> OperatingPoint | None:
-    """Return the greatest recall at which the precision is at least `precision`, and its score, or None if never.
+    """Return the greatest recall with a precision of at least `precision`, and its score; None if there is none.
 
-    Arguments and errors are those of `micro_average_precision`; `precision` is above 0 and at most 1.
+    Arguments and errors are as in `micro_average_precision`; `precision` is above 0 and at most 1.
     """
     if not 0 < precision <= 1:
         raise InputError(f"a precision of {precision} cannot be required; give one above 0 and at most 1")
     precisions, hits = _precision_at_each_hit(correct, scores, pairs)
-    # Between two hits the recall stands still and the precision falls, so only hits can be the operating point.
+    # Between two hits the recall is constant and the precision falls, so only a hit can be the operating point.
     reached = np.flatnonzero(precisions >= precision)
     if not reached.size:
         return None
@@ -215,9 +216,9 @@ def recall_at_precision(correct: Bools, scores: Reals, pairs: int, precision: fl
 
 
 def prediction_ranks(queries: Ints, scores: Reals) -> Ints:
-    """Return each prediction's rank among those of its query, int64 (n,): 0 is first.
+    """Return each prediction's rank among those of its query, int64 (n,), from 0.
 
-    It is the number of the query's predictions with at least this score, less one: ties share the worst rank.
+    The rank is the number of the query's predictions with at least this score, minus one: ties share the worst rank.
     `queries` (n,) are numbers from 0, `scores` (n,) real and finite.
     """
     order = np.lexsort((scores, queries))
@@ -234,33 +235,33 @@ def prediction_ranks(queries: Ints, scores: Reals) -> Ints:
 def rank_recall(ranks: Ints, correct: Bools, pairs: int, *, within: int) -> float:
     """Return the share of the true `pairs`, 0..1, that are among the first `within` predictions of their query.
 
-    `ranks` (n,) are from `prediction_ranks`, `correct` is bool (n,). A pair that was not predicted is never found.
+    `ranks` (n,) are from `prediction_ranks`, `correct` is bool (n,). A pair that was not predicted counts as missed.
     """
     return int(np.sum(ranks[correct] < within)) / pairs
 
 
-def _precision_at_each_hit(correct: Bools, scores: Reals, pairs: int) -> tuple[Floats, Floats]:
-    """Precision at, and score of, each true prediction, best first; the false ones of the same score precede it."""
+def _precision_at_each_hit(correct: Bools, scores: Reals, pairs: int) -> tuple[Float64s, Float64s]:
+    """Return the precision at each true prediction and its score, best first; false ones of equal score come before."""
     correct, scores = np.asarray(correct, dtype=np.bool_), np.asarray(scores, dtype=np.float64)
     if (row := _first(~np.isfinite(scores))) is not None:
-        raise InputError(f"the score at position {row} is {scores[row]}; give every prediction a finite one")
+        raise InputError(f"the score at position {row} is {scores[row]}; give every prediction a finite score")
     hits, misses = np.sort(scores[correct])[::-1], np.sort(scores[~correct])
     if pairs < max(1, len(hits)):
-        raise InputError(f"{len(hits)} correct predictions of {pairs} true pairs; count every true pair once")
+        raise InputError(f"{len(hits)} correct predictions of {pairs} true pairs; predict every true pair at most once")
     misses_before = len(misses) - np.searchsorted(misses, hits, side="left")
     hits_so_far = np.arange(1, len(hits) + 1)
     return hits_so_far / (hits_so_far + misses_before), hits
 
 
 class _Numbering(dict[str, int]):
-    """Numbers ids in the order they are first seen."""
+    """Numbers of ids, in the order in which they first occur."""
 
     def __missing__(self, name: str) -> int:
         self[name] = number = len(self)
         return number
 
-    def of(self, ids: Ids) -> Ints:
-        # A dictionary beats sorting: np.unique takes several times as long on a million strings.
+    def number(self, ids: Ids) -> Ints:
+        # A dictionary is several times as fast as np.unique on a million strings.
         names = ids.tolist() if isinstance(ids, np.ndarray) else ids
         return np.fromiter(map(self.__getitem__, names), dtype=np.int64, count=len(names))
 
@@ -274,26 +275,26 @@ def _kinds_of_queries(truth: GroundTruth, row_queries: Ints, query_count: int) -
     row_kinds = np.array([numbers[kind] for kind in truth.kinds], dtype=np.int64)
     kind_of_query[row_queries] = row_kinds
     if (row := _first(kind_of_query[row_queries] != row_kinds)) is not None:
-        raise InputError(f"{_pair(truth, row)} gives the query a second kind; give all its rows the same one")
+        raise InputError(f"{_format_pair(truth, row)} gives the query a second kind; give all its rows the same kind")
     return kinds, kind_of_query
 
 
 def _same_length(source: str, *columns: Ids) -> None:
     if len({len(column) for column in columns}) != 1:
         lengths = ", ".join(str(len(column)) for column in columns)
-        raise InputError(f"{source}: columns of different lengths ({lengths}); give one value per row in each")
+        raise InputError(f"{source}: columns of different lengths ({lengths}); give each column one value per row")
 
 
 def _require_distinct(table: GroundTruth | Predictions, keys: Ints) -> None:
     ordered = np.sort(keys)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if (row := _first(np.isin(keys, repeated))) is not None:
-        raise InputError(f"{_pair(table, row)} occurs more than once; keep one row per pair")
+        raise InputError(f"{_format_pair(table, row)} occurs more than once; keep one row per pair")
 
 
 def _first(chosen: Bools) -> int | None:
     return int(np.argmax(chosen)) if chosen.any() else None
 
 
-def _pair(table: GroundTruth | Predictions, row: int) -> str:
+def _format_pair(table: GroundTruth | Predictions, row: int) -> str:
     return f"{table.source}: query {str(table.queries[row])!r}, reference {str(table.references[row])!r}"

@@ -1,4 +1,4 @@
-"""One axis of many pairs of videos, cut into stretches at the edges of all segments: when is each one covered?"""
+"""Intervals between the edges of segments on one axis of many pairs of videos, and the score steps that cover them."""
 
 from __future__ import annotations
 
@@ -6,49 +6,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from copytrace.metrics.curves import Floats
-from copytrace.metrics.images import Bools, Ints
+from copytrace.metrics.images import Bools, Float64s, Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """Stretches of time between neighbouring edges of one pair's segments, all arrays of shape (stretches,).
+    """Intervals between neighboring edges of the segments of each pair; all arrays have shape (intervals,).
 
     `queries` int64: number of the query video. `seconds` float64: length. `predicted_at` int64: the first score step
-    whose predictions cover the stretch. `right_at` int64: the first one at which it also counts as right, see
-    `copytrace.metrics.videos`. The number of steps stands for never. `in_truth` bool: whether a true segment covers it.
+    whose predictions cover the interval. `right_at` int64: the first step at which it also counts as right, see
+    `copytrace.metrics.videos`. The number of steps means never. `in_truth` bool: whether a true segment covers it.
     """
 
     queries: Ints
-    seconds: Floats
+    seconds: Float64s
     predicted_at: Ints
     right_at: Ints
     in_truth: Bools
 
-    def of_queries(self, chosen: Bools) -> Intervals:
-        """Return only the stretches of the chosen queries; `chosen` is bool, one per number of a query."""
+    def select_queries(self, chosen: Bools) -> Intervals:
+        """Return the intervals of some queries; `chosen` is bool, one value per query number."""
         rows = chosen[self.queries]
         return Intervals(
             self.queries[rows], self.seconds[rows], self.predicted_at[rows], self.right_at[rows], self.in_truth[rows]
         )
 
-    def sums(self, steps: int) -> tuple[Floats, Floats, float]:
-        """Return the right and the predicted seconds up to each step, float64 (steps,), and the true seconds in all."""
+    def sums(self, steps: int) -> tuple[Float64s, Float64s, float]:
+        """Return the right and the predicted seconds up to each step, float64 (steps,), and the sum of true seconds."""
         right = np.bincount(self.right_at, weights=self.seconds, minlength=steps + 1)[:steps]
         predicted = np.bincount(self.predicted_at, weights=self.seconds, minlength=steps + 1)[:steps]
         return np.cumsum(right), np.cumsum(predicted), float(self.seconds[self.in_truth].sum())
 
 
 def cut_axis(
-    pairs: Ints, intervals: Floats, steps: Ints, true_count: int, never: int, *, queries_of_pairs: Ints
+    pairs: Ints, times: Float64s, steps: Ints, true_count: int, never: int, *, queries_of_pairs: Ints
 ) -> Intervals:
-    """Cut one axis at every edge of every interval, pair by pair.
+    """Return the intervals between all edges of all segments on one axis, pair by pair.
 
-    Rows are segments, the `true_count` true ones first: `pairs` int64 (n,) numbers of pairs of videos, `intervals`
-    float64 (n, 2) start and end in seconds, `steps` int64 (n,) the step from which the segment counts, `never` if at
-    no step. `queries_of_pairs` int64 gives the query of each pair.
+    Rows are segments, the `true_count` true ones first: `pairs` int64 (n,) are numbers of pairs of videos, `times`
+    float64 (n, 2) are starts and ends in seconds, `steps` int64 (n,) are the steps from which the segments count, or
+    `never`. `queries_of_pairs` int64 gives the query of each pair.
     """
-    edge_pairs, edge_times = np.tile(pairs, 2), intervals.T.ravel()
+    edge_pairs, edge_times = np.tile(pairs, 2), times.T.ravel()
     order = np.lexsort((edge_times, edge_pairs))
     edge_pairs, edge_times = edge_pairs[order], edge_times[order]
     opens = np.ones(len(order), dtype=np.bool_)
@@ -58,7 +57,7 @@ def cut_axis(
     starts, ends = np.split(places, 2)
     edge_pairs, edge_times = edge_pairs[opens], edge_times[opens]
 
-    # Stretch i lies between edges i and i + 1; between the edges of two pairs it is covered by nothing, and dropped.
+    # Interval i lies between edges i and i + 1. One between the edges of two pairs is not covered, and is dropped.
     count = len(edge_times)
     seconds = np.diff(edge_times, append=edge_times[-1:])
     true, predicted = slice(None, true_count), slice(true_count, None)
@@ -75,17 +74,19 @@ def cut_axis(
     )
 
 
-def first_overlaps(truth_pairs: Ints, truth_times: Floats, pairs: Ints, times: Floats, steps: Ints, never: int) -> Ints:
-    """Return for each true box the first step of a predicted box of its pair with a common area above 0, or `never`.
+def first_overlaps(
+    truth_pairs: Ints, truth_times: Float64s, pairs: Ints, times: Float64s, steps: Ints, never: int
+) -> Ints:
+    """Return for each true box the first step of a predicted box of its pair that overlaps it, or `never`.
 
-    Times are float64 (n, 4): query start, query end, reference start, reference end; the rest is int64 (n,).
+    Times are float64 (n, 4): query start, query end, reference start, reference end. The other arrays are int64 (n,).
     """
     by_pair = np.argsort(truth_pairs, kind="stable")
     boxes, met_at = truth_times[by_pair], np.full(len(truth_pairs), never, dtype=np.int64)
     counts = np.bincount(truth_pairs, minlength=int(pairs.max(initial=-1)) + 1)
     firsts = np.cumsum(counts) - counts
     rows, nth = np.flatnonzero(counts[pairs] > 0), 0
-    # Each round holds every prediction against the nth true box of its pair, so memory does not grow with the boxes.
+    # Each round compares every prediction with the nth true box of its pair, so memory does not grow with the boxes.
     while rows.size:
         box_rows = firsts[pairs[rows]] + nth
         starts = np.maximum(times[rows, ::2], boxes[box_rows, ::2])
@@ -105,13 +106,14 @@ def _coverage(starts: Ints, ends: Ints, count: int) -> Bools:
 
 
 def _earliest(starts: Ints, ends: Ints, steps: Ints, count: int, never: int) -> Ints:
-    """The least step of the ranges [start, end) over each of `count` places, or `never`: a sparse table run backwards.
+    """Return the least step of the ranges [start, end) over each of `count` places, or `never`.
 
-    A range of width w is the union of two ranges of the greatest power of two up to w. At level k `earliest[i]` stands
-    for the 2**k places from i on; going down a level hands it to both halves.
+    This is a sparse table used backwards. A range of width w is the union of two ranges whose width is the greatest
+    power of two up to w. At level k, `earliest[i]` holds for the 2**k places from i on; each level down passes it to
+    both halves.
     """
     widths = ends - starts
-    levels = np.frexp(widths)[1] - 1  # floor(log2(width)), and -1 for an empty range, which covers nothing
+    levels = np.frexp(widths)[1] - 1  # floor(log2(width)); -1 for an empty range, which covers no place
     earliest = np.full(count, never, dtype=np.int64)
     for level in range(int(levels.max(initial=-1)), -1, -1):
         span = 1 << level

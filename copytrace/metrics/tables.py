@@ -1,4 +1,4 @@
-"""Read columns of a CSV, tab-separated or Parquet table by name, and say which row is at fault."""
+"""Reading of columns of a CSV, tab-separated or Parquet table by name; errors name the row at fault."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pyarrow import csv as pa_csv
 from copytrace.errors import InputError
 from copytrace.storage import open_parquet, read_schema
 
-# A first line with one of these words, or with the name of a column that is wanted, is a header, perhaps of another
-# tool; any other first line is already data.
+# A first line with one of these words, or with the name of a required column, is a header, possibly another tool's; any
+# other first line is data.
 _HEADER_WORDS = {
     *("query_id", "reference_id", "score", "kind"),
     *("query", "reference", "ref_id", "ref", "query_image_id", "db_image_id"),
@@ -27,11 +27,12 @@ _HEADER_WORDS = {
 def read_table(
     path: Path, required: Sequence[str], optional: Sequence[str] = (), aliases: Mapping[str, str] | None = None
 ) -> pa.Table:
-    """Return the required columns, then those optional ones that the file has; other columns are ignored.
+    """Return the required columns, then the optional ones that the file has; ignore other columns.
 
-    Columns of text files come as strings. A text file without a header has exactly the required columns. `aliases`
-    name a column in other tools' files: `{"reference_id": "ref_id"}` reads the first as the second where that lacks.
-    Raises InputError for a file that is missing or not readable, and for a required column that is missing or twice.
+    Columns of text files are strings. A text file without a header has exactly the required columns. `aliases` are
+    column names of other tools: with `{"reference_id": "ref_id"}`, a column `reference_id` is read as `ref_id` if the
+    file has no column of that name. Raises `InputError` if the file is missing or unreadable, or if a required column
+    is missing or occurs twice.
     """
     if not path.is_file():
         raise InputError(f"no such file: {path}; give a CSV or Parquet file with {', '.join(required)}")
@@ -45,9 +46,9 @@ def read_table(
 
 
 def read_strings(path: Path, table: pa.Table, name: str) -> NDArray[Any]:
-    """Return a column as str objects (n,) without blanks around them, null as ""; `path` is for error messages.
+    """Return a column as str objects (n,) without surrounding blanks, null as ""; `path` is for error messages.
 
-    Raises InputError for a column that is neither text nor numbers.
+    Raises `InputError` if the column has neither text nor numbers.
     """
     column = table.column(name)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
@@ -57,18 +58,18 @@ def read_strings(path: Path, table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def read_ids(path: Path, table: pa.Table, name: str) -> NDArray[Any]:
-    """Return a column as str objects (n,), see `read_strings`. Raises InputError for an empty one."""
+    """Return a column as `read_strings` does. Raises `InputError` if a value is empty."""
     ids = read_strings(path, table, name)
     empty = np.flatnonzero(ids == "")
     if empty.size:
-        raise InputError(f"{path}: row {empty[0] + 1} (the header not counted) has no {name}; fill it in or drop it")
+        raise InputError(f"{path}: row {empty[0] + 1} (not counting the header) has no {name}; fill it in or drop it")
     return ids
 
 
 def read_numbers(path: Path, table: pa.Table, name: str, meaning: str) -> NDArray[np.float64]:
-    """Return a column as float64 (n,), NaN and infinities included; `meaning` ends the error message.
+    """Return a column as float64 (n,), which may contain NaN and infinities; `meaning` ends the error message.
 
-    Raises InputError for a value that is empty or not a number.
+    Raises `InputError` if a value is empty or not a number.
     """
     column = table.column(name)
     if (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)) and not column.null_count:
@@ -78,7 +79,7 @@ def read_numbers(path: Path, table: pa.Table, name: str, meaning: str) -> NDArra
         return texts.astype(np.float64)
     except ValueError:
         row, text = next((row, text) for row, text in enumerate(texts) if not _is_number(text))
-        where = f"row {row + 1} (the header not counted)"
+        where = f"row {row + 1} (not counting the header)"
         raise InputError(f"{path}: the {name} {text!r} in {where} is not a number; {meaning}") from None
 
 
@@ -109,7 +110,7 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
     with path.open("rb") as file:
         return pa_csv.read_csv(
             file,
-            # Only a single-threaded reader names the row at fault.
+            # Only the single-threaded reader names the row at fault.
             read_options=pa_csv.ReadOptions(column_names=names, skip_rows=lines_before, use_threads=False),
             parse_options=pa_csv.ParseOptions(delimiter=delimiter),
             convert_options=pa_csv.ConvertOptions(
@@ -119,7 +120,7 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
 
 
 def _first_line(path: Path) -> tuple[int, str]:
-    """Return the number of blank lines at the head of a text file, and the line after them."""
+    """Return the number of blank lines at the start of a text file, and the line after them."""
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file):
             if line.strip():
@@ -133,7 +134,7 @@ def _has_data(path: Path, skipped: int) -> bool:
 
 
 def _rename(names: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
-    """Return the names with aliases replaced, save where the file has the column under its own name too."""
+    """Return the names with aliases replaced, except where the file also has the column under its real name."""
     return [name if aliases.get(name, name) in names else aliases[name] for name in names]
 
 

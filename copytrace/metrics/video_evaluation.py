@@ -1,4 +1,4 @@
-"""Read true and predicted segments of videos from files, and put the figures together for a person or a program."""
+"""Video metrics of a file of predicted segments against a ground-truth file, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from copytrace.errors import InputError
 from copytrace.metrics.curves import PrecisionRecallCurve
-from copytrace.metrics.evaluation import figure
+from copytrace.metrics.evaluation import format_figure
 from copytrace.metrics.tables import read_ids, read_numbers, read_strings, read_table
 from copytrace.metrics.videos import (
     Segments,
@@ -28,17 +28,17 @@ from copytrace.metrics.videos import (
 
 TIME_COLUMNS = ("query_start", "query_end", "ref_start", "ref_end")
 SEGMENT_COLUMNS = ("query_id", "ref_id", *TIME_COLUMNS)
-KIND_COLUMNS = ("edits", "kind")  # the first that a table has counts: `edits` tells more than `kind`
+KIND_COLUMNS = ("edits", "kind")  # the first that a table has is used; `edits` says more than `kind`
 
 _ALIASES = {"reference_id": "ref_id", "reference_start": "ref_start", "reference_end": "ref_end"}
 
 
 @dataclass(frozen=True)
 class VideoEvaluation:
-    """The figures of one file of predicted segments against one ground truth.
+    """Figures of one file of predicted segments against one ground truth.
 
-    `queries` counts those with a true segment, `of_other_queries` the predictions for others: they are false. `by_kind`
-    is empty where no kinds of edits are known. `curve` is that of the segment AP.
+    `queries` is the number of queries with a true segment; `of_other_queries` is the number of predictions for other
+    queries, which are false. `by_kind` is empty if no kinds of edits are known. `curve` belongs to the segment AP.
     """
 
     ground_truth: str
@@ -50,7 +50,7 @@ class VideoEvaluation:
     curve: PrecisionRecallCurve
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for `json.dumps`: `overall` by figure, `by_kind` by kind and figure; no curve."""
+        """Return the figures, without the curve, as plain values for `json.dumps`; `by_kind` has one entry per kind."""
         by_kind = {
             row.kind: {name: value for name, value in asdict(row).items() if name != "kind"} for row in self.by_kind
         }
@@ -64,7 +64,7 @@ class VideoEvaluation:
         }
 
     def render(self) -> Group:
-        """Return tables for a terminal: `rich.print(evaluation.render())`."""
+        """Return the figures as tables for a terminal: `rich.print(evaluation.render())`."""
         parts = [_overall_table(self)]
         if self.by_kind:
             parts.append(_kind_table(self.by_kind))
@@ -72,11 +72,11 @@ class VideoEvaluation:
 
 
 def evaluate_videos(ground_truth: Path, segments: Path, edits: Path | None = None) -> VideoEvaluation:
-    """Return the figures of a file of predicted segments, see `read_true_segments` and `read_predicted_segments`.
+    """Return the figures of a file of predicted segments; see `read_true_segments` and `read_predicted_segments`.
 
-    Figures by kind of edit come from the table `edits` (`query_id` and `edits` or `kind`, words separated by spaces),
-    else from a column `edits` or `kind` of the ground truth. Raises InputError for what the readers and
-    `copytrace.metrics.videos.judge_segments` refuse.
+    Kinds of edits are read from the table `edits` (`query_id`, and `edits` or `kind` with words separated by spaces),
+    or else from the column `edits` or `kind` of the ground truth. Raises `InputError` where the readers or
+    `copytrace.metrics.videos.judge_segments` do.
     """
     truth, kinds = read_true_segments(ground_truth)
     if edits is not None:
@@ -95,25 +95,26 @@ def evaluate_videos(ground_truth: Path, segments: Path, edits: Path | None = Non
 
 
 def read_true_segments(path: Path) -> tuple[Segments, dict[str, str]]:
-    """Read a CSV, tab-separated or Parquet table of true segments, and the kinds of edits by query if it tells them.
+    """Read a CSV, tab-separated or Parquet table of true segments; return them and the kinds of edits by query, if any.
 
-    Columns, in any order: `query_id,ref_id,query_start,query_end,ref_start,ref_end`, times in seconds, and perhaps
-    `edits` or `kind`. `reference_` may stand for `ref_`; other columns are ignored. Raises InputError for a file that
-    is missing, not readable, or without these columns, for an empty id, and for a time that is not a number.
+    Columns, in any order: `query_id,ref_id,query_start,query_end,ref_start,ref_end`, times in seconds, and optionally
+    `edits` or `kind`. Names may begin with `reference_` instead of `ref_`; other columns are ignored. Raises
+    `InputError` if the file is missing, unreadable or without these columns, if an id is empty, or if a time is not a
+    number.
     """
     table = read_table(path, SEGMENT_COLUMNS, optional=KIND_COLUMNS, aliases=_ALIASES)
     return _segments(path, table), _kinds(path, table)
 
 
 def read_predicted_segments(path: Path) -> Segments:
-    """Read predicted segments: the columns of `read_true_segments`, and `score`. Only a header: no predictions."""
+    """Read a table of predicted segments: the columns of `read_true_segments`, and `score`; it may have no rows."""
     return _segments(path, read_table(path, (*SEGMENT_COLUMNS, "score"), aliases=_ALIASES))
 
 
 def read_kinds(path: Path) -> dict[str, str]:
-    """Read a table with `query_id` and `edits` or `kind`; rows of the same query are put together.
+    """Read a table with `query_id` and `edits` or `kind`; return the words of all rows by query.
 
-    Raises InputError for a file that is missing, not readable, or without these columns, and for an empty query_id.
+    Raises `InputError` if the file is missing, unreadable or without these columns, or if a query_id is empty.
     """
     table = read_table(path, ("query_id",), optional=KIND_COLUMNS)
     if len(table.column_names) == 1:
@@ -146,17 +147,17 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
     table.add_column("figure")
     table.add_column("value", justify="right")
     threshold = "" if overall.threshold_at_p90 is None else f" (score ≥ {overall.threshold_at_p90:g})"
-    table.add_row("segment AP", figure(overall.segment_ap))
-    table.add_row(f"recall at 90 % precision{threshold}", figure(overall.recall_at_p90, absent="not reached"))
-    table.add_row("recall of all segments together", figure(overall.recall))
-    table.add_row("micro-AP of pairs of videos", figure(overall.pair_ap))
+    table.add_row("segment AP", format_figure(overall.segment_ap))
+    table.add_row(f"recall at 90 % precision{threshold}", format_figure(overall.recall_at_p90, absent="not reached"))
+    table.add_row("recall of all predictions", format_figure(overall.recall))
+    table.add_row("micro-AP of pairs of videos", format_figure(overall.pair_ap))
     table.add_section()
     table.add_row("queries that copy something", f"{evaluation.queries:,}")
     table.add_row("true pairs", f"{overall.pairs:,}")
     table.add_row("true segments", f"{overall.segments:,}")
     table.add_row("predicted segments", f"{overall.predictions:,}")
     if evaluation.of_other_queries:
-        table.add_row("… for other queries, so false", f"{evaluation.of_other_queries:,}")
+        table.add_row("… for other queries (counted as false)", f"{evaluation.of_other_queries:,}")
     return table
 
 
@@ -167,5 +168,5 @@ def _kind_table(rows: tuple[VideoKindMetrics, ...]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.segments:,}")
-        table.add_row(escape(row.kind), *counts, figure(row.segment_ap), figure(row.recall))
+        table.add_row(escape(row.kind), *counts, format_figure(row.segment_ap), format_figure(row.recall))
     return table

@@ -1,13 +1,14 @@
-"""The figures of the Video Similarity Challenge 2022: segment AP, and micro-AP of pairs of videos.
+"""Metrics of the Video Similarity Challenge 2022: segment AP, and micro-AP of pairs of videos.
 
-Segment AP follows the challenge's `vsc/metrics.py`. As the threshold falls, each pair of videos gathers predicted
-segments, and on each axis (the query's seconds and the reference's) the seconds that they cover are united. A second
-is right if a true segment covers it too, one whose box overlaps the box of a prediction of the same pair. Seconds are
-summed over all pairs; precision and recall are the geometric means of those of the two axes.
+Segment AP follows the challenge's `vsc/metrics.py`. At a score threshold, each pair of videos has some predicted
+segments. On each axis (the query's seconds and the reference's), their union is the set of predicted seconds. A
+predicted second is right if a true segment covers it too, and the box of that segment overlaps the box of a prediction
+of the same pair. Seconds are summed over all pairs; precision and recall are the geometric means of those of the two
+axes.
 
-No union is ever built. The edges of all segments of a pair cut each axis into stretches, and a stretch is covered from
-the first score step of any prediction over it, and right from the later of that step and the first step at which a
-prediction meets one of its true segments. Two histograms over the steps then give the whole curve.
+The unions are never built. The edges of all segments of a pair cut each axis into intervals. An interval is predicted
+from the first score step of any prediction over it. It is right from the later of that step and the first step at which
+a prediction overlaps one of the true segments over the interval. Two histograms over the steps give the whole curve.
 """
 
 from __future__ import annotations
@@ -20,21 +21,17 @@ import numpy as np
 import pandas as pd
 
 from copytrace.errors import InputError
-from copytrace.metrics.curves import Floats, PrecisionRecallCurve, share
-from copytrace.metrics.images import Bools, Ids, Ints, Reals
+from copytrace.metrics.curves import PrecisionRecallCurve, share
+from copytrace.metrics.images import Bools, Float64s, Ids, Ints, Reals
 from copytrace.metrics.intervals import Intervals, cut_axis, first_overlaps
-
-# The descriptor track's budgets, per query: hits of frames, then pairs of videos (vsc2022, descriptor_eval_lib.py).
-FRAME_HITS_PER_QUERY = 1200
-PAIRS_PER_QUERY = 25
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Copied stretches, one a row: ids `queries` and `references`, shape (n,), and `times`, shape (n, 4).
+    """Copied segments, one per row: ids `queries` and `references` of shape (n,), and `times` of shape (n, 4).
 
-    `times` are query start, query end, reference start, reference end in seconds, all finite, no end before its start.
-    `scores` (n,) are real, higher is better; a ground truth has none. `source` is what error messages call the table.
+    `times` are query start, query end, reference start and reference end in finite seconds; no end is before its start.
+    `scores` (n,) are real, higher is better; a ground truth has none. `source` names the table in error messages.
     """
 
     queries: Ids
@@ -47,23 +44,25 @@ class Segments:
         rows = len(self.queries)
         if np.shape(self.times) != (rows, 4) or len(self.references) != rows:
             shapes = f"{rows} queries, {len(self.references)} references, times of shape {np.shape(self.times)}"
-            raise InputError(f"{self.source}: {shapes}; give one of each per row, and four times")
+            raise InputError(f"{self.source}: {shapes}; give each row one query, one reference and four times")
         if self.scores is not None and np.shape(self.scores) != (rows,):
-            raise InputError(f"{self.source}: {rows} rows, but scores of shape {np.shape(self.scores)}; give one a row")
+            raise InputError(
+                f"{self.source}: {rows} rows, but scores of shape {np.shape(self.scores)}; give one per row"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class JudgedSegments:
-    """Predicted segments held against true ones, with numbers in place of ids; made by `judge_segments`.
+    """Predicted segments compared with true ones by `judge_segments`; ids are replaced by numbers.
 
-    `axes` are the stretches of the query's axis and of the reference's. `scores` float64 (steps,) are the distinct
-    scores, falling. `best_steps` int64 and `true_pairs` bool, both (pairs,): the first step that predicts each pair of
-    videos (`len(scores)`: never), and whether it is true. `true_queries` int64 (true segments,) are numbers of
+    `axes` are the intervals of the query's axis and of the reference's. `scores` float64 (steps,) are the distinct
+    scores, descending. `best_steps` int64 and `true_pairs` bool, both (pairs,), are the first step that predicts each
+    pair of videos (`len(scores)`: never), and whether the pair is true. `true_queries` int64 (true segments,) index
     `query_ids`. `predictions` is the number of predicted segments.
     """
 
     axes: tuple[Intervals, Intervals]
-    scores: Floats
+    scores: Float64s
     best_steps: Ints
     true_pairs: Bools
     true_queries: Ints
@@ -75,7 +74,7 @@ class JudgedSegments:
 class VideoMetrics:
     """Figures of one set of predicted segments, each 0..1; those at P90 are None if 90 % precision is never reached.
 
-    `recall` is that of all predictions together, whatever their score. `pair_ap` is the micro-AP of pairs of videos,
+    `recall` is that of all predictions, whatever their score. `pair_ap` is the micro-AP of pairs of videos,
     each with the score of its best segment. `segments` and `pairs` count the ground truth.
     """
 
@@ -91,9 +90,9 @@ class VideoMetrics:
 
 @dataclass(frozen=True)
 class VideoKindMetrics:
-    """Figures of the queries with one kind of edit: of their true segments, and of the predictions for them.
+    """Figures of the queries with one kind of edit: of their true segments and the predictions for them.
 
-    `segment_ap` and `recall` (of all predictions together), 0..1, are None where these queries have no true segment.
+    `segment_ap` and `recall` (of all predictions), 0..1, are None if these queries have no true segment.
     """
 
     kind: str
@@ -104,14 +103,14 @@ class VideoKindMetrics:
 
 
 def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
-    """Find when each stretch of time is predicted, and from when on it is right.
+    """Return from which score step each interval of time is predicted, and from which it is right.
 
-    Rows may repeat or overlap, come in any order, be of no length, or lie before 0 s. Raises InputError for a time or
-    a score that is not finite, an end before its start, a ground truth whose segments have no length on an axis, and
-    predictions without scores.
+    Rows may repeat or overlap, be in any order, have no length, or lie before 0 s. Raises `InputError` if a time or a
+    score is not finite, an end is before its start, the ground truth's segments have no length on an axis, or the
+    predictions have no scores.
     """
-    truth_times, times = _checked_times(truth), _checked_times(predictions)
-    scores, steps = _steps(predictions)
+    truth_times, times = _require_times(truth), _require_times(predictions)
+    scores, steps = _score_steps(predictions)
     pairs, count, never = _number_pairs(truth, predictions), len(truth.queries), len(scores)
     met_at = first_overlaps(pairs.true, truth_times, pairs.predicted, times, steps, never)
     axes = tuple(
@@ -127,8 +126,8 @@ def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
     )
     for name, axis in zip(("query", "reference"), axes, strict=True):
         if not axis.seconds[axis.in_truth].sum() > 0:
-            cure = "give at least one row that lasts" if count else "give at least one row"
-            raise InputError(f"{truth.source} has no true second on the {name}'s axis, so there is no recall; {cure}")
+            cure = "give at least one row with a length" if count else "give at least one row"
+            raise InputError(f"{truth.source} has no true second on the {name}'s axis, so recall is undefined; {cure}")
     return JudgedSegments(
         axes=(axes[0], axes[1]),
         scores=scores,
@@ -141,7 +140,7 @@ def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
 
 
 def evaluate_segments(judged: JudgedSegments) -> VideoMetrics:
-    """Return the matching track's figures of all predictions."""
+    """Return the matching track's metrics over all predictions."""
     curve = segment_curve(judged)
     point = curve.recall_at_precision()
     return VideoMetrics(
@@ -157,10 +156,10 @@ def evaluate_segments(judged: JudgedSegments) -> VideoMetrics:
 
 
 def evaluate_segments_by_kind(judged: JudgedSegments, kinds: Mapping[str, str]) -> tuple[VideoKindMetrics, ...]:
-    """Return figures per kind of edit, by name.
+    """Return the figures of each kind of edit, sorted by name.
 
-    `kinds` are words separated by spaces per query id; a query counts under each of its words once. Queries without
-    true segments or predictions count too; those that `kinds` lacks belong to no kind.
+    `kinds` gives for each query id its kinds, separated by spaces; a query counts once under each. Queries without true
+    segments or predictions count too; queries that `kinds` lacks have no kind.
     """
     queries_of_kind: dict[str, set[str]] = {}
     for query, words in kinds.items():
@@ -179,12 +178,12 @@ def evaluate_segments_by_kind(judged: JudgedSegments, kinds: Mapping[str, str]) 
 def segment_curve(judged: JudgedSegments, queries: Bools | None = None) -> PrecisionRecallCurve:
     """Return the curve whose average precision is the segment AP.
 
-    `queries` bool, one per `judged.query_ids`, restricts both the ground truth and the predictions to some queries; a
-    ground truth that has no second left there gives a recall of 0.
+    `queries` bool, one value per `judged.query_ids`, restricts ground truth and predictions to some queries; the recall
+    is 0 if the ground truth has no seconds there.
     """
     precision, recall = np.ones(len(judged.scores)), np.ones(len(judged.scores))
-    for stretches in judged.axes:
-        chosen = stretches if queries is None else stretches.of_queries(queries)
+    for intervals in judged.axes:
+        chosen = intervals if queries is None else intervals.select_queries(queries)
         right, predicted, true = chosen.sums(len(judged.scores))
         precision *= share(right, predicted)
         recall *= share(right, np.full_like(right, true))
@@ -193,38 +192,11 @@ def segment_curve(judged: JudgedSegments, queries: Bools | None = None) -> Preci
 
 def pair_curve(judged: JudgedSegments) -> PrecisionRecallCurve:
     """Return the curve of pairs of videos, each with the score of its best segment; its area is their micro-AP."""
-    return _curve_of_pairs(judged.scores, judged.best_steps, judged.true_pairs)
-
-
-def descriptor_curve(
-    truth: Segments,
-    hits: Segments,
-    query_count: int,
-    *,
-    hits_per_query: int = FRAME_HITS_PER_QUERY,
-    pairs_per_query: int = PAIRS_PER_QUERY,
-) -> PrecisionRecallCurve:
-    """Return the descriptor track's curve of an exhaustive search; its average precision is the track's micro-AP.
-
-    `hits` are pairs of frames with their similarity as score (their times do not matter), `query_count` the number of
-    query videos searched. The best `hits_per_query * query_count` hits give each pair of videos the score of its best
-    one, and the best `pairs_per_query * query_count` pairs are judged. Scores that tie with the last one kept are kept.
-    Raises InputError for a score that is not finite, a `query_count` below 1, or a ground truth without a row.
-    """
-    if query_count < 1:
-        raise InputError(f"a search of {query_count} query videos has no budget; give their number, at least 1")
-    if not len(truth.queries):
-        raise InputError(f"{truth.source} names no pair, so there is no recall; give at least one row")
-    scores, steps = _steps(hits)
-    never = len(scores)
-    pairs = _number_pairs(truth, hits)
-    best_steps = pairs.best_steps(_within_budget(steps, hits_per_query * query_count, never), never)
-    best_steps = _within_budget(best_steps, pairs_per_query * query_count, never)
-    return _curve_of_pairs(scores, best_steps, pairs.are_true)
+    return _build_pair_curve(judged.scores, judged.best_steps, judged.true_pairs)
 
 
 class _Pairs(NamedTuple):
-    """Numbers of the pair of videos of each row, the query of each pair, and the ids of the queries."""
+    """The pair number of each row, the query number of each pair, and the ids of the queries."""
 
     true: Ints
     predicted: Ints
@@ -243,57 +215,52 @@ class _Pairs(NamedTuple):
 
 def _number_pairs(truth: Segments, predictions: Segments) -> _Pairs:
     count = len(truth.queries)
-    queries, query_ids = _number(truth.queries, predictions.queries)
-    references, reference_ids = _number(truth.references, predictions.references)
+    queries, query_ids = _number_ids(truth.queries, predictions.queries)
+    references, reference_ids = _number_ids(truth.references, predictions.references)
     pairs, keys = pd.factorize(queries * len(reference_ids) + references)
     return _Pairs(pairs[:count], pairs[count:], keys // max(1, len(reference_ids)), query_ids)
 
 
-def _number(true: Ids, predicted: Ids) -> tuple[Ints, tuple[str, ...]]:
+def _number_ids(true: Ids, predicted: Ids) -> tuple[Ints, tuple[str, ...]]:
     ids = np.concatenate([np.asarray(true, dtype=object), np.asarray(predicted, dtype=object)])
     numbers, names = pd.factorize(ids, use_na_sentinel=False)
     return numbers.astype(np.int64), tuple(names)
 
 
-def _curve_of_pairs(scores: Floats, best_steps: Ints, is_true: Bools) -> PrecisionRecallCurve:
+def _build_pair_curve(scores: Float64s, best_steps: Ints, is_true: Bools) -> PrecisionRecallCurve:
     predicted = np.cumsum(np.bincount(best_steps, minlength=len(scores) + 1)[: len(scores)])
     right = np.cumsum(np.bincount(best_steps[is_true], minlength=len(scores) + 1)[: len(scores)])
     return PrecisionRecallCurve(scores, share(right, predicted), right / max(1, int(is_true.sum())))
 
 
-def _within_budget(steps: Ints, budget: int, never: int) -> Ints:
-    """The steps, lower is better, with `never` in place of those behind the last of the `budget`, ties kept."""
-    if budget >= len(steps):
-        return steps
-    return np.where(steps <= np.partition(steps, budget - 1)[budget - 1], steps, never)
-
-
-def _steps(predictions: Segments) -> tuple[Floats, Ints]:
-    """The distinct scores, falling, and for each row the number of its score among them."""
+def _score_steps(predictions: Segments) -> tuple[Float64s, Ints]:
+    """Return the distinct scores, descending, and for each row the index of its score among them."""
     if predictions.scores is None:
-        raise InputError(f"{predictions.source} has no scores; give each row one, higher for what is more certain")
+        raise InputError(f"{predictions.source} has no scores; give each row a score, higher for more certain segments")
     scores = np.asarray(predictions.scores, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(scores))
     if bad.size:
-        raise InputError(f"{_row(predictions, bad[0])} has the score {scores[bad[0]]}; give every row a finite one")
+        raise InputError(f"{_format_row(predictions, bad[0])} has the score {scores[bad[0]]}; make it finite")
     distinct, ascending = np.unique(scores, return_inverse=True)
     return distinct[::-1], len(distinct) - 1 - ascending
 
 
-def _checked_times(segments: Segments) -> Floats:
+def _require_times(segments: Segments) -> Float64s:
     times = np.asarray(segments.times, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(times).all(axis=1))
     if bad.size:
-        raise InputError(f"{_row(segments, bad[0])} has the times {times[bad[0]].tolist()}; give finite seconds")
+        raise InputError(f"{_format_row(segments, bad[0])} has the times {times[bad[0]].tolist()}; give finite seconds")
     for axis, name in ((0, "query"), (2, "reference")):
         bad = np.flatnonzero(times[:, axis + 1] < times[:, axis])
         if bad.size:
             start, end = times[bad[0], axis : axis + 2]
             cure = "give the earlier time as the start, for copies played backwards too"
-            raise InputError(f"{_row(segments, bad[0])}: the {name}'s segment ends at {end} before {start}; {cure}")
+            raise InputError(
+                f"{_format_row(segments, bad[0])}: the {name}'s segment ends at {end} before {start}; {cure}"
+            )
     return times
 
 
-def _row(segments: Segments, row: int) -> str:
+def _format_row(segments: Segments, row: int) -> str:
     query, reference = str(segments.queries[row]), str(segments.references[row])
     return f"{segments.source}: row {row + 1} (query {query!r}, reference {reference!r})"

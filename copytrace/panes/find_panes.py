@@ -1,4 +1,4 @@
-"""The panes of a query video: what borders, split screens and pictures in pictures show, each on its own."""
+"""The panes of a query video: the separate pictures of split screens, framed videos and pictures in pictures."""
 
 from __future__ import annotations
 
@@ -8,72 +8,62 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.videos import PaneSettings
 from copytrace.errors import InputError
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.panes.inset_tracks import find_insets
 from copytrace.panes.maps import Floats, PaneMaps, measure_maps
+from copytrace.panes.names import WHOLE
 from copytrace.panes.rectangles import Rectangle, find_rectangles, merge_rectangles, moving_box
 
-WINDOW = 8  # frames of the parts of a window in which a passing layout is looked for
-SMALLEST_CROP = 8  # pixels of a side under which a crop says nothing
+WINDOW = 8  # frames in each part of a window that is searched for a layout that passes
+SMALLEST_CROP = 8  # pixels; a crop with a shorter side is too small to describe
 
 
 @dataclass(frozen=True, slots=True)
 class Pane:
-    """A part of a video's frames that shows something of its own: "whole", "pane0", ..., or "inset0", ..."""
+    """A part of a video's frames with content of its own: `WHOLE`, "pane0", ..., or "inset0", ..."""
 
     name: str
-    boxes: Floats  # [N, 4] x0, y0, x1, y1 as shares of width and height, one row per frame; NaN where it is not there
+    boxes: Floats  # [N, 4] x0, y0, x1, y1 in shares of width and height, one row per frame; NaN where it is absent
 
 
 def find_panes(
     frames: Iterable[NDArray[np.uint8]],
+    settings: PaneSettings = PaneSettings(),  # noqa: B008 - settings cannot change
     *,
     detector: OverlayDetector | None,
-    min_strength: float = 0.3,
-    min_side: float = 0.15,
-    max_aspect: float = 6.0,
-    looks: int = 12,
-    min_confidence: float = 0.3,
-    min_share: float = 0.1,
-    max_panes: int = 10,
 ) -> list[Pane]:
-    """Find the panes of a window of frames, uint8 [H, W, 3] RGB of one size, about one per second and up to about 64.
+    """Return the panes of a window of frames, uint8 [H, W, 3] RGB of one size; about one frame per second, up to 64.
 
-    The first is always "whole". A "pane" is framed by straight edges that keep their place while the content changes,
-    or by borders that stand still, in all of the window or for some seconds: `min_strength` (0..1) is the share of its
-    weakest side that must be such an edge. An "inset" is what `detector`, if any, finds in `min_share` of the frames
-    it looks at (`looks` of them, all where one moves) with `min_confidence`, and no line frames. `min_side` is the
-    shortest side as a share of the frame's own, `max_aspect` the largest ratio of a pane's sides in pixels. At most
-    `max_panes` follow "whole", the clearest first. What is there is claimed with a few frames to spare, as a pane
-    too many costs time and one too few a copy. Frames may come from a generator: one is held at a time, and of the
-    others a reduced picture. After the edge and variance maps of VSC2022's rank-1 matching solution.
+    The first pane is always `WHOLE`. A "pane" has straight edges that keep their place while the content changes, or
+    still borders around it, in the whole window or for some seconds. An "inset" has no such edges; `detector` finds
+    it, if there is one. At most `settings.max_panes` follow the first, the clearest first. Each pane is reported for a
+    few frames more than it is seen: a pane too many costs time, a pane too few a copy. Frames may come from a
+    generator; memory holds one full frame and reduced pictures of the others. After the edge and variance maps of
+    VSC2022's rank-1 matching solution.
 
-    Raises `InputError` for no frames, for another shape or type, or when the size changes.
+    Raises `InputError` if there are no frames, or if a frame has another shape, type or size.
     """
     maps = measure_maps(frames)
-    count = len(maps.frames)
-    panes = [Pane("whole", np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)))]
-    layout = _layout(maps, min_strength, min_side, max_aspect)[:max_panes]
+    panes = [whole_pane(len(maps.frames))]
+    layout = _find_layout(maps, settings)[: settings.max_panes]
     panes += [Pane(f"pane{index}", boxes) for index, boxes in enumerate(layout)]
     if detector is None:
         return panes
-    insets = find_insets(
-        maps.frames,
-        detector,
-        layout,
-        looks=looks,
-        min_confidence=min_confidence,
-        min_share=min_share,
-        min_side=min_side,
-    )
-    return panes + [Pane(f"inset{index}", boxes) for index, boxes in enumerate(insets[: max_panes - len(layout)])]
+    insets = find_insets(maps.frames, detector, layout, settings)[: settings.max_panes - len(layout)]
+    return panes + [Pane(f"inset{index}", boxes) for index, boxes in enumerate(insets)]
+
+
+def whole_pane(count: int) -> Pane:
+    """Return the pane that covers all of `count` frames."""
+    return Pane(WHOLE, np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)))
 
 
 def crop(frame: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-    """Cut one pane out of its frame, uint8 [H, W, 3]; None where it is not there or has under 8 pixels a side.
+    """Cut one pane out of its frame, uint8 [H, W, 3]; return None if it is absent or a side has under 8 pixels.
 
-    Raises `InputError` for another shape or type.
+    Raises `InputError` if the frame has another shape or type.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise InputError(f"a frame must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}; convert it to RGB")
@@ -85,22 +75,22 @@ def crop(frame: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8
     return frame[y0:y1, x0:x1] if min(x1 - x0, y1 - y0) >= SMALLEST_CROP else None
 
 
-def _layout(maps: PaneMaps, min_strength: float, min_side: float, max_aspect: float) -> list[Floats]:
-    """Boxes [N, 4] of the panes that straight lines or still borders frame, the clearest first."""
+def _find_layout(maps: PaneMaps, settings: PaneSettings) -> list[Floats]:
+    """Return boxes [N, 4] of the panes that have straight edges or still borders, the clearest first."""
     count, height, width = maps.frames.shape[:3]
     found: list[Rectangle] = []
     for start, stop in _windows(count):
-        found += find_rectangles(maps, start, stop, min_strength=min_strength, min_side=min_side, max_aspect=max_aspect)
-    box = moving_box(maps, min_side=min_side)
+        found += find_rectangles(maps, start, stop, settings)
+    box = moving_box(maps, min_side=settings.min_side)
     layout: list[Floats] = []
-    for one, there in merge_rectangles(maps, found + ([box] if box else [])):
+    for one, present in merge_rectangles(maps, found + ([box] if box else [])):
         corners = np.array([one.x0 / width, one.y0 / height, one.x1 / width, one.y1 / height], np.float32)
-        layout.append(np.where(there[:, None], corners, np.float32(np.nan)))
+        layout.append(np.where(present[:, None], corners, np.float32(np.nan)))
     return layout
 
 
 def _windows(count: int) -> Iterator[tuple[int, int]]:
-    """All frames at once, then half-overlapping parts of them."""
+    """Yield the whole window first, then parts of it that overlap by half."""
     yield 0, count
     if count >= 2 * WINDOW:
         for start in range(0, count - WINDOW // 2, WINDOW // 2):

@@ -1,4 +1,4 @@
-"""What stays in place while a video plays: straight edges, frame by frame, and how much each pixel changes."""
+"""Maps of what keeps its place while a video plays: straight edges of each frame, and how much each pixel changes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from copytrace.errors import InputError
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-SHORT_SIDE = 200  # pixels of the reduced frames, about: a whole divisor keeps a seam between two pixels sharp
-ALONG = 7  # gradients are averaged along the line, with their sign: a wiggling edge cancels out
-ACROSS = 17  # a line must stand out among its neighbours this wide
-FLOOR = 2.0  # grey levels of gradient that count as nothing
-FLAT = 3.0  # grey levels between neighbours under which a pixel is plain surface
-FULL = 255  # evidence 1 as it is stored
-CHANGED = 16.0  # mean grey levels by which a frame that shows something new differs from the one before
-REPEATED = 0.05  # what a frame that shows nothing new still counts
+SHORT_SIDE = 200  # pixels, about; frames are reduced by a whole divisor, which keeps a seam between two pixels sharp
+ALONG = 7  # pixels along the line over which signed gradients are averaged; an uneven edge cancels out
+ACROSS = 17  # pixels across the line within which it must stand out
+FLOOR = 2.0  # gray levels of gradient that count as none
+FLAT = 3.0  # gray levels; a pixel that differs less from its neighbors is plain surface
+FULL = 255  # stored value of evidence 1
+CHANGED = 16.0  # mean gray levels of difference from the frame before at which a frame is all new
+REPEATED = 0.05  # weight of a frame that shows nothing new
 
 
 @dataclass(frozen=True, slots=True)
 class PaneMaps:
-    """Reduced frames of one window and what was measured on them. N frames of H rows and W columns."""
+    """Reduced frames of one window and their measurements: N frames of H rows and W columns."""
 
     frames: Bytes  # [N, H, W, 3] RGB
     level: Bytes  # [N, H + 1, W] evidence 0..255 of a straight edge between rows y - 1 and y; 0 on the borders
-    upright: Bytes  # [N, W + 1, H] the same between columns x - 1 and x, columns first
-    news: Floats  # [N] 0..1: how much each frame differs from the one before, so that a still shot counts about once
-    plain: Floats  # [H, W] share of the frames in which a pixel is plain surface
-    variance: Floats  # [H, W] of the grey levels in time, mean of the three channels
+    upright: Bytes  # [N, W + 1, H] likewise between columns x - 1 and x, columns first
+    news: Floats  # [N] 0..1, difference of each frame from the one before; a still shot counts about once
+    plain: Floats  # [H, W] share of frames in which a pixel is plain surface
+    variance: Floats  # [H, W] of the gray levels over time, mean of the three channels
 
-    def between(self, start: int, stop: int) -> tuple[Floats, Floats, float]:
-        """Mean evidence 0..1 of frames start..stop, [H + 1, W] and [W + 1, H], and the sum of their news."""
+    def mean_edges(self, start: int, stop: int) -> tuple[Floats, Floats, float]:
+        """Return the mean evidence 0..1 of frames start..stop, [H + 1, W] and [W + 1, H], and the sum of their news."""
         news = self.news[start:stop].copy()
-        news[0] = 1.0  # the first frame of a window is new whatever was before
+        news[0] = 1.0  # the first frame of a window is all new
         weights = news / (news.sum() * FULL)
-        return _mean(self.level[start:stop], weights), _mean(self.upright[start:stop], weights), float(news.sum())
+        level, upright = (_weighted_sum(edges[start:stop], weights) for edges in (self.level, self.upright))
+        return level, upright, float(news.sum())
 
 
 def measure_maps(frames: Iterable[Bytes]) -> PaneMaps:
-    """Reduce frames one by one, uint8 [H, W, 3] of one size each, and measure them.
+    """Reduce frames, uint8 [H, W, 3] of one size, one by one and measure them.
 
-    Holds one full frame at a time, so a generator of large frames costs little memory. Raises `InputError` for no
-    frames, for another shape or type, or when the size changes.
+    Memory holds one full frame at a time, so a generator of large frames costs little. Raises `InputError` if there are
+    no frames, or if a frame has another shape, type or size.
     """
     reduced: list[Bytes] = []
     level: list[Bytes] = []
@@ -61,8 +62,11 @@ def measure_maps(frames: Iterable[Bytes]) -> PaneMaps:
                 f"a frame must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}; convert it to RGB"
             )
         if size and frame.shape != size:
-            raise InputError(f"frame {len(reduced)} is {list(frame.shape)}, those before {list(size)}; give one size")
-        small = _reduced(frame)
+            raise InputError(
+                f"frame {len(reduced)} is {list(frame.shape)}, but those before it are {list(size)}; "
+                "give frames of one size"
+            )
+        small = _reduce(frame)
         picture = small.astype(np.float32)
         if not reduced:
             size, total, squares = frame.shape, np.zeros_like(picture), np.zeros_like(picture)
@@ -75,7 +79,7 @@ def measure_maps(frames: Iterable[Bytes]) -> PaneMaps:
         upright.append(_straight_edges(np.ascontiguousarray(picture.transpose(1, 0, 2))))
         reduced.append(small)
     if not reduced:
-        raise InputError("a window of no frames has no panes; give at least one frame")
+        raise InputError("panes cannot be found in a window without frames; give at least one frame")
     mean = total / len(reduced)
     variance = np.maximum(squares / len(reduced) - mean * mean, 0).mean(axis=2)
     return PaneMaps(
@@ -88,15 +92,15 @@ def measure_maps(frames: Iterable[Bytes]) -> PaneMaps:
     )
 
 
-def _reduced(frame: Bytes) -> Bytes:
+def _reduce(frame: Bytes) -> Bytes:
     height, width = frame.shape[:2]
     divisor = max(1, round(min(height, width) / SHORT_SIDE))
     if divisor == 1:
         return frame.copy()
     size = (max(1, width // divisor), max(1, height // divisor))
-    # What is left over by the division is cut off: under a pixel of the reduced frame.
-    whole = np.ascontiguousarray(frame[: size[1] * divisor, : size[0] * divisor])
-    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # The rows and columns that the division leaves over are cut off: less than a pixel of the reduced frame.
+    divisible = np.ascontiguousarray(frame[: size[1] * divisor, : size[0] * divisor])
+    return np.asarray(cv2.resize(divisible, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _difference(frame: Bytes, before: Bytes) -> float:
@@ -104,14 +108,17 @@ def _difference(frame: Bytes, before: Bytes) -> float:
 
 
 def _is_plain(frame: Bytes) -> NDArray[np.bool_]:
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    across = cv2.absdiff(grey, cv2.copyMakeBorder(grey[:, :-1], 0, 0, 1, 0, cv2.BORDER_REPLICATE))
-    down = cv2.absdiff(grey, cv2.copyMakeBorder(grey[:-1], 1, 0, 0, 0, cv2.BORDER_REPLICATE))
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    across = cv2.absdiff(gray, cv2.copyMakeBorder(gray[:, :-1], 0, 0, 1, 0, cv2.BORDER_REPLICATE))
+    down = cv2.absdiff(gray, cv2.copyMakeBorder(gray[:-1], 1, 0, 0, 0, cv2.BORDER_REPLICATE))
     return np.asarray(cv2.max(across, down) < FLAT, np.bool_)
 
 
 def _straight_edges(picture: Floats) -> Bytes:
-    """Evidence of a straight edge between rows a - 1 and a of float32 [A, B, 3], uint8 [A + 1, B]; 0 on the borders."""
+    """Return the evidence of a straight edge between rows a - 1 and a of float32 [A, B, 3]: uint8 [A + 1, B].
+
+    It is 0 on the borders.
+    """
     evidence = np.zeros((picture.shape[0] + 1, picture.shape[1]), np.uint8)
     if picture.shape[0] < 2:
         return evidence
@@ -125,8 +132,8 @@ def _straight_edges(picture: Floats) -> Bytes:
     return evidence
 
 
-def _mean(evidence: Bytes, weights: Floats) -> Floats:
-    mean = np.zeros(evidence.shape[1:], np.float32)
+def _weighted_sum(evidence: Bytes, weights: Floats) -> Floats:
+    total = np.zeros(evidence.shape[1:], np.float32)
     for frame, weight in zip(evidence, weights, strict=True):
-        mean += weight * frame
-    return mean
+        total += weight * frame
+    return total

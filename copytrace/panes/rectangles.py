@@ -1,4 +1,4 @@
-"""Rectangles whose sides are straight edges that stay: the panes of a split screen, framed videos, fixed insets."""
+"""Rectangles whose sides are lasting straight edges: panes of split screens, framed videos and fixed insets."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.videos import PaneSettings
 from copytrace.panes.maps import FULL, Bytes, Floats, PaneMaps
 
 Indices = NDArray[np.intp]
 
-LINES = 24  # straight lines kept per direction, next to the two borders
-PARTS = 6  # a side is looked at in as many parts
-WEAKEST = 4  # and is as strong as the mean of its weakest parts: text over some of it matters little
-STRETCHES = (0.16, 0.33, 0.66, 1.0)  # shares of the frame over which a line may run
+LINES = 24  # straight lines kept per direction, besides the two borders
+PARTS = 6  # parts into which a side is divided
+WEAKEST = 4  # parts whose mean is the strength of a side; text over the others matters little
+LINE_SHARES = (0.16, 0.33, 0.66, 1.0)  # shares of the frame over which a line may run
 NEAR = 2  # pixels of the reduced frame within which two lines are one
-CUT_MARGIN = 4  # pixels of the reduced frame by which a line is inside a rectangle, and not its side
-CUT_SHARE = 0.75  # a rectangle falls apart along a line inside that is this strong, measured by its weakest side
-FEW_PENALTY = 0.1  # share of the missing strength that a single frame must show in addition
-CANDIDATES = 512  # rectangles per window that are compared with one another, strongest first
-RECTANGLES = 64  # different ones kept of them
-SAME_IOU = 0.85  # two rectangles that overlap more than this show the same
-SAME_SIDES_IOU = 0.96  # and more than this have the same sides
-PLAIN_SHARE = 0.97  # a rectangle with more plain surface than this is a border and no picture
-STILL_VARIANCE = 4.0  # squared grey levels that compression alone may cause
-STILL_SHARE = 0.02  # of the median variance: a row or column that changes less is still
-SEEN_SHARE = 0.2  # of how clearly a pane's sides are seen at its best, under which it is not there
-SMOOTHED = 5  # frames over which the sides are averaged to tell when a pane is there
-SPARE = 1  # frame by which a pane is kept longer on either side than its lines are seen
+CUT_MARGIN = 4  # pixels of the reduced frame by which a line inside a rectangle is away from its sides
+CUT_SHARE = 0.75  # of the weakest side's strength; a stronger line inside cuts the rectangle in two
+FEW_PENALTY = 0.1  # share of the missing strength that a single frame needs in addition
+CANDIDATES = 512  # rectangles per window that are compared with one another, the strongest
+RECTANGLES = 64  # distinct rectangles kept of them
+SAME_IOU = 0.85  # two rectangles that overlap by more than this show the same
+SAME_SIDES_IOU = 0.96  # two rectangles that overlap by more than this have the same sides
+PLAIN_SHARE = 0.97  # a rectangle with more plain surface than this is a border, not a picture
+STILL_VARIANCE = 4.0  # squared gray levels; compression alone may cause them
+STILL_SHARE = 0.02  # of the median variance; a row or column that changes less is still
+SEEN_SHARE = 0.2  # of the evidence of a pane's sides at its best; with less, the pane is absent
+SMOOTHED = 5  # frames over which the evidence of the sides is averaged
+SPARE = 1  # frames before and after those that show its sides in which a pane counts as present
 
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """Pixels of the reduced frame, x0 < x1 and y0 < y1, and the evidence 0..1 of its weakest side."""
+    """A rectangle in pixels of the reduced frame, x0 < x1 and y0 < y1, with the evidence 0..1 of its weakest side."""
 
     x0: int
     y0: int
@@ -42,7 +43,7 @@ class Rectangle:
     strength: float
 
     def iou(self, other: Rectangle) -> float:
-        """Intersection over union, 0..1."""
+        """Return the intersection over union, 0..1."""
         wide = min(self.x1, other.x1) - max(self.x0, other.x0)
         tall = min(self.y1, other.y1) - max(self.y0, other.y0)
         shared = max(wide, 0) * max(tall, 0)
@@ -50,7 +51,7 @@ class Rectangle:
 
     @property
     def area(self) -> int:
-        """Pixels of the reduced frame."""
+        """Area in pixels of the reduced frame."""
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
@@ -59,10 +60,10 @@ class _Lines:
     """Candidate lines of one direction; the first and the last are the frame's borders."""
 
     at: Indices  # [L] position across
-    running: Floats  # [L, length + 1] evidence summed along the line
+    running: Floats  # [L, length + 1] cumulative evidence along the line
 
     def sides(self, start: Indices, stop: Indices) -> Floats:
-        """Strength [L, P] of every line between P pairs of positions; 1 on the borders."""
+        """Return the strength [L, P] of every line between P pairs of positions; 1 on the borders."""
         cuts = np.linspace(start, stop, PARTS + 1).round().astype(np.intp)  # [PARTS + 1, P]
         parts = np.diff(self.running[:, cuts], axis=1) / np.maximum(np.diff(cuts, axis=0), 1)
         strength = np.sort(parts, axis=1)[:, :WEAKEST].mean(axis=1)
@@ -70,19 +71,17 @@ class _Lines:
         return np.asarray(strength, np.float32)
 
 
-def find_rectangles(
-    maps: PaneMaps, start: int, stop: int, *, min_strength: float, min_side: float, max_aspect: float
-) -> list[Rectangle]:
-    """Find what frames start..stop show framed, strongest first and without repeats; never the whole frame.
+def find_rectangles(maps: PaneMaps, start: int, stop: int, settings: PaneSettings) -> list[Rectangle]:
+    """Return the rectangles in frames start..stop, strongest first, without repeats and without the whole frame.
 
-    Every side is a border of the frame or as strong as `min_strength` (0..1), and more so the fewer different frames
-    there are. Sides are at least `min_side` of the frame's own; `max_aspect` bounds the longer side by the shorter.
+    Every side is a border of the frame or at least `settings.min_strength` strong; fewer different frames need more.
+    `settings.min_side` and `settings.max_aspect` bound the sides.
     """
-    level, upright, news = maps.between(start, stop)
+    level, upright, news = maps.mean_edges(start, stop)
     height, width = maps.frames.shape[1:3]
     rows, columns = _candidate_lines(level), _candidate_lines(upright)
-    needed = min_strength + (1 - min_strength) * FEW_PENALTY / max(news, 1.0)
-    (q0, q1), (p0, p1) = _pairs(columns, width, min_side), _pairs(rows, height, min_side)
+    needed = settings.min_strength + (1 - settings.min_strength) * FEW_PENALTY / max(news, 1.0)
+    (q0, q1), (p0, p1) = _pairs(columns, width, settings.min_side), _pairs(rows, height, settings.min_side)
     if not len(q0) or not len(p0):
         return []
     tall, wide = columns.sides(rows.at[p0], rows.at[p1]), rows.sides(columns.at[q0], columns.at[q1])  # [Lx, P], [Ly, Q]
@@ -92,18 +91,18 @@ def find_rectangles(
     x, y = x[framed], y[framed]
     strength = weakest[x, y]
     cut = np.maximum(_strongest_cut(columns, tall[:, y], q0[x], q1[x]), _strongest_cut(rows, wide[:, x], p0[y], p1[y]))
-    whole = cut <= np.maximum(CUT_SHARE * strength, needed)
+    uncut = cut <= np.maximum(CUT_SHARE * strength, needed)
     corners = np.stack([columns.at[q0[x]], rows.at[p0[y]], columns.at[q1[x]], rows.at[p1[y]]], axis=1)
     across, down = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
-    slim = np.maximum(across, down) > max_aspect * np.minimum(across, down)
-    order = [i for i in np.argsort(-strength, kind="stable") if whole[i] and not slim[i]][:CANDIDATES]
-    return _distinct([_rectangle(corners[i], strength[i]) for i in order])[:RECTANGLES]
+    slim = np.maximum(across, down) > settings.max_aspect * np.minimum(across, down)
+    order = [i for i in np.argsort(-strength, kind="stable") if uncut[i] and not slim[i]][:CANDIDATES]
+    return _drop_repeats([_rectangle(corners[i], strength[i]) for i in order])[:RECTANGLES]
 
 
 def moving_box(maps: PaneMaps, *, min_side: float) -> Rectangle | None:
-    """Frame the rows and columns that change: what is left when still borders of any kind are taken off.
+    """Return the rows and columns that change, that is, the frame without still borders of any kind; its strength is 0.
 
-    None where nothing or everything changes, or where what changes is small. It has strength 0, the weakest there is.
+    Return None if nothing changes, everything does, or the part that does is small.
     """
     height, width = maps.variance.shape
     edges: list[tuple[int, int]] = []
@@ -119,25 +118,26 @@ def moving_box(maps: PaneMaps, *, min_side: float) -> Rectangle | None:
 
 
 def merge_rectangles(maps: PaneMaps, rectangles: list[Rectangle]) -> list[tuple[Rectangle, NDArray[np.bool_]]]:
-    """Leave out what repeats a clearer rectangle or is plain, and tell in which frames [N] each of the others is there.
+    """Drop plain rectangles and repeats of clearer ones; return the others with masks [N] of their frames.
 
-    The clearest is strong for long. Where only its repeat is seen, as text over a seam comes and goes, it is there too.
+    The clearest rectangle is strong for long. It also counts as present where only a repeat of it is seen, as when text
+    over a seam comes and goes.
     """
-    looked_at = [one for one in _distinct(rectangles, SAME_SIDES_IOU) if not _is_plain(maps, one)]
-    seen = [(one, _seen(maps, one)) for one in looked_at]
+    pictures = [one for one in _drop_repeats(rectangles, SAME_SIDES_IOU) if not _is_plain(maps, one)]
+    seen = [(one, _frames_present(maps, one)) for one in pictures]
     seen.sort(key=lambda pair: -pair[0].strength * pair[1].mean())
     kept: list[tuple[Rectangle, NDArray[np.bool_]]] = []
-    for one, there in seen:
+    for one, present in seen:
         same = next((index for index, (other, _) in enumerate(kept) if one.iou(other) > SAME_IOU), None)
         if same is None:
-            kept.append((one, there))
+            kept.append((one, present))
         else:
-            kept[same] = kept[same][0], kept[same][1] | there
+            kept[same] = kept[same][0], kept[same][1] | present
     return kept
 
 
-def _distinct(rectangles: list[Rectangle], iou: float = SAME_IOU) -> list[Rectangle]:
-    """Leave out what overlaps a stronger rectangle by more than `iou`; strongest first."""
+def _drop_repeats(rectangles: list[Rectangle], iou: float = SAME_IOU) -> list[Rectangle]:
+    """Return the rectangles, strongest first, without those that overlap a stronger one by more than `iou`."""
     kept: list[Rectangle] = []
     for rectangle in sorted(rectangles, key=lambda one: -one.strength):
         if all(rectangle.iou(stronger) <= iou for stronger in kept):
@@ -146,7 +146,7 @@ def _distinct(rectangles: list[Rectangle], iou: float = SAME_IOU) -> list[Rectan
 
 
 def _is_plain(maps: PaneMaps, rectangle: Rectangle) -> bool:
-    """Tell whether nothing but plain surface was seen there: a border or a bar."""
+    """Return whether the rectangle holds only plain surface: a border or a bar."""
     inside = maps.plain[
         rectangle.y0 + NEAR : max(rectangle.y1 - NEAR, rectangle.y0 + NEAR + 1),
         rectangle.x0 + NEAR : max(rectangle.x1 - NEAR, rectangle.x0 + NEAR + 1),
@@ -154,13 +154,13 @@ def _is_plain(maps: PaneMaps, rectangle: Rectangle) -> bool:
     return inside.size == 0 or float(inside.mean()) > PLAIN_SHARE
 
 
-def _seen(maps: PaneMaps, rectangle: Rectangle) -> NDArray[np.bool_]:
-    """Tell in which frames [N] the rectangle's sides are seen, with a frame to spare, or all where that is unclear."""
+def _frames_present(maps: PaneMaps, rectangle: Rectangle) -> NDArray[np.bool_]:
+    """Return a mask [N] of the frames that show the rectangle's sides, and their neighbors; all True if unclear."""
     sides = [
-        _along(maps.upright, rectangle.x0, rectangle.y0, rectangle.y1),
-        _along(maps.upright, rectangle.x1, rectangle.y0, rectangle.y1),
-        _along(maps.level, rectangle.y0, rectangle.x0, rectangle.x1),
-        _along(maps.level, rectangle.y1, rectangle.x0, rectangle.x1),
+        _side_evidence(maps.upright, rectangle.x0, rectangle.y0, rectangle.y1),
+        _side_evidence(maps.upright, rectangle.x1, rectangle.y0, rectangle.y1),
+        _side_evidence(maps.level, rectangle.y0, rectangle.x0, rectangle.x1),
+        _side_evidence(maps.level, rectangle.y1, rectangle.x0, rectangle.x1),
     ]
     inner = [side for side in sides if side is not None]
     count = len(maps.frames)
@@ -169,12 +169,12 @@ def _seen(maps: PaneMaps, rectangle: Rectangle) -> NDArray[np.bool_]:
     evidence = np.mean(inner, axis=0)
     window = np.ones(SMOOTHED)
     smooth = np.convolve(evidence, window, "same") / np.convolve(np.ones(count), window, "same")
-    there = smooth > SEEN_SHARE * np.quantile(smooth, 0.9)
-    return np.convolve(there, np.ones(2 * SPARE + 1), "same") > 0
+    present = smooth > SEEN_SHARE * np.quantile(smooth, 0.9)
+    return np.convolve(present, np.ones(2 * SPARE + 1), "same") > 0
 
 
-def _along(evidence: Bytes, at: int, start: int, stop: int) -> Floats | None:
-    """Mean evidence 0..1 per frame [N] along one side; None on a border."""
+def _side_evidence(evidence: Bytes, at: int, start: int, stop: int) -> Floats | None:
+    """Return the mean evidence 0..1 of one side in each frame [N]; None for a border of the frame."""
     if at in (0, evidence.shape[1] - 1):
         return None
     near = evidence[:, max(at - 1, 0) : at + 2, start:stop].max(axis=1)
@@ -187,14 +187,14 @@ def _rectangle(corners: Indices, strength: np.float32) -> Rectangle:
 
 
 def _candidate_lines(evidence: Floats) -> _Lines:
-    """The `LINES` positions that hold most evidence over some stretch, and both borders."""
-    # Reduction leaves some seams between two lines, which then share the evidence.
+    """Return the `LINES` positions with the most evidence over some share of the frame, and both borders."""
+    # Reducing a frame splits the evidence of some seams between two lines.
     shared = evidence.copy()
     shared[1:-1] += 0.5 * (evidence[:-2] + evidence[2:])
     running = np.pad(np.cumsum(np.minimum(shared, 1), axis=1, dtype=np.float32), ((0, 0), (1, 0)))
     length = evidence.shape[1]
     strength = np.zeros(len(evidence), np.float32)
-    for share in STRETCHES:
+    for share in LINE_SHARES:
         window = max(1, round(share * length))
         best = (running[:, window:] - running[:, :-window]).max(axis=1)
         strength = np.maximum(strength, best / np.sqrt(window))
@@ -216,7 +216,7 @@ def _pairs(lines: _Lines, size: int, min_side: float) -> tuple[Indices, Indices]
 
 
 def _strongest_cut(lines: _Lines, strength: Floats, first: Indices, second: Indices) -> Floats:
-    """The strongest line between each of M pairs of lines [M], where `strength` [L, M] is that of every line there."""
+    """Return the strength [M] of the strongest line between each of M pairs; `strength` [L, M] is of every line."""
     across = lines.at[:, None]
     inside = (across > lines.at[first] + CUT_MARGIN) & (across < lines.at[second] - CUT_MARGIN)
     cuts: Floats = np.where(inside, strength, np.float32(0)).max(axis=0)

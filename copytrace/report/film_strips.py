@@ -1,4 +1,4 @@
-"""Film strips for the reports: a few moments of a video in a row, in one small picture."""
+"""Film strips for the reports: a few moments of a video side by side in one small picture."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ from copytrace.report.pictures import Unreadable
 
 WEBP_QUALITY = 60
 THREADS = 2
-FILM = (13, 17, 22)  # what shows where a picture does not fill its cell, the same on light and dark pages
-# Decoding on for less than this costs about as much as decoding from the key frame before it, which encoders set
-# every two to ten seconds.
-SECONDS_BEFORE_A_JUMP = 10.0
-SAME_MOMENT = 1e-3  # seconds; times are rounded by who wrote them down
-SECONDS_AFTER_THE_END = 1.0
+FILM = (13, 17, 22)  # color of a cell around its picture, the same on light and dark pages
+# Decoding this far costs about as much as seeking, since encoders put key frames two to ten seconds apart.
+SEEK_DISTANCE = 10.0  # seconds
+SAME_MOMENT = 1e-3  # seconds; callers pass rounded times
+AFTER_END = 1.0  # seconds after the end of a video in which its last picture still counts
 
 
 @dataclass(frozen=True, slots=True)
 class FilmStrip:
     """Cells of equal size side by side, as base64 of one WebP picture.
 
-    `ratio` is a cell's width over its height. `content` is where the pictures lie in their cells: x0, y0, x1, y1 in
-    0..1 of a cell; what is outside of it is dark.
+    `ratio` is the width of a cell divided by its height. `content` is the box of the pictures in their cells: x0, y0,
+    x1, y1 in 0..1 of a cell; the rest of a cell is dark.
     """
 
     ratio: float
@@ -45,53 +44,53 @@ class FilmStrip:
     base64: str
 
 
-# A strip's file, and the seconds that its cells show.
-Wanted = tuple[str, tuple[float, ...]]
+# The file of a strip, and the seconds of its cells.
+StripKey = tuple[str, tuple[float, ...]]
 
 
 def film_frames(path: str, seconds: Sequence[float], side: int) -> list[Pixels | None]:
-    """Return what the video at `path` shows at each of `seconds`, in their order; None where it shows nothing.
+    """Return the pictures of the video at `path` at each of `seconds`, in their order; None after its end.
 
-    Seconds count from the first picture. Pictures are uint8 RGB [height, width, 3], upright, with square pixels, the
-    longer side at most `side`. The file is read once, forwards, whatever the order and number of `seconds`: far
-    moments are jumped to, and no more than two full-size pictures are held.
+    Seconds count from the first picture. Pictures are uint8 RGB [H, W, 3], upright, with square pixels; the longer side
+    has at most `side` pixels. The file is read once, forwards, whatever the order and number of `seconds`; the reader
+    seeks to distant moments. Memory holds at most two full-size pictures.
 
-    Raises `MediaError` with a one-line reason if the file cannot be read or holds no video.
+    Raises `MediaError` with a one-line reason if the file cannot be read or has no video.
     """
     frames: list[Pixels | None] = [None] * len(seconds)
     with open_stream(path) as (container, stream):
-        reel = _Reel(container, stream)
+        reader = _FrameReader(container, stream)
         for index in sorted(range(len(seconds)), key=seconds.__getitem__):
-            picture = reel.picture_at(seconds[index])
-            frames[index] = None if picture is None else reel.small(picture, side)
+            picture = reader.picture_at(seconds[index])
+            frames[index] = None if picture is None else reader.reduce(picture, side)
     return frames
 
 
-def make_film_strips(wanted: Sequence[Wanted], side: int) -> dict[Wanted, FilmStrip | Unreadable]:
-    """Return the strip of each of `wanted`, cells at most `side` pixels wide and high, each file read once.
+def make_film_strips(wanted: Sequence[StripKey], side: int) -> dict[StripKey, FilmStrip | Unreadable]:
+    """Return the strip for each of `wanted`, with cells of at most `side` pixels each way; read each file once.
 
-    The same files give the same bytes. A file that cannot be read gives the reason in place of each of its strips.
+    The same files give the same bytes. If a file cannot be read, the reason replaces each of its strips.
     """
-    of_file: dict[str, list[tuple[float, ...]]] = {}
+    seconds_by_path: dict[str, list[tuple[float, ...]]] = {}
     for path, seconds in dict.fromkeys(wanted):
-        of_file.setdefault(path, []).append(seconds)
+        seconds_by_path.setdefault(path, []).append(seconds)
 
     def load(path: str) -> list[FilmStrip | Unreadable]:
-        moments = [second for seconds in of_file[path] for second in seconds]
+        moments = [second for seconds in seconds_by_path[path] for second in seconds]
         frames = iter(film_frames(path, moments, side))
-        return [_strip([next(frames) for _ in seconds]) for seconds in of_file[path]]
+        return [_compose_strip([next(frames) for _ in seconds]) for seconds in seconds_by_path[path]]
 
-    strips: dict[Wanted, FilmStrip | Unreadable] = {}
-    with current_progress().step("film strips of the report", len(of_file), "videos") as step:
-        for path, loaded in prefetch(of_file, load, threads=THREADS, ahead=THREADS):
-            for index, seconds in enumerate(of_file[path]):
+    strips: dict[StripKey, FilmStrip | Unreadable] = {}
+    with current_progress().step("film strips of the report", len(seconds_by_path), "videos") as step:
+        for path, loaded in prefetch(seconds_by_path, load, threads=THREADS, ahead=THREADS):
+            for index, seconds in enumerate(seconds_by_path[path]):
                 strips[path, seconds] = Unreadable(str(loaded)) if isinstance(loaded, MediaError) else loaded[index]
             step.advance()
     return strips
 
 
-class _Reel:
-    """A video that is wound forwards, decoding on or jumping ahead, and asked what it shows."""
+class _FrameReader:
+    """A reader of a video's pictures at increasing seconds, which decodes on or seeks."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         stream.codec_context.thread_type = "AUTO"
@@ -103,42 +102,42 @@ class _Reel:
         first = next(self._pictures, None)
         if first is None:
             raise MediaError("has no picture that can be decoded")
-        self._start, self._shown = first
-        self._shown_from = self._start
+        self._start, self._current = first
+        self._current_start = self._start
         self._next = next(self._pictures, None)
 
     def picture_at(self, second: float) -> VideoFrame | None:
-        """Return the picture shown at `second`, which must not be before what was asked last."""
+        """Return the picture shown at `second`, which must not be less than in the call before."""
         time = self._start + second + SAME_MOMENT
-        if self._next is not None and time - self._shown_from > SECONDS_BEFORE_A_JUMP:
-            self._jump(time)
+        if self._next is not None and time - self._current_start > SEEK_DISTANCE:
+            self._seek(time)
         while self._next is not None and self._next[0] <= time:
-            self._shown_from, self._shown = self._next
+            self._current_start, self._current = self._next
             self._next = next(self._pictures, None)
-        lasts = (self._shown.duration or 0) * self._tick or self._between
-        is_over = self._next is None and time > self._shown_from + lasts + SECONDS_AFTER_THE_END
-        return None if is_over else self._shown
+        lasts = (self._current.duration or 0) * self._tick or self._between
+        is_over = self._next is None and time > self._current_start + lasts + AFTER_END
+        return None if is_over else self._current
 
-    def small(self, picture: VideoFrame, side: int) -> Pixels:
-        """Return a picture as it should be seen, reduced if its longer side is longer than `side`."""
-        pose = Pose.of(picture, self._stream)
+    def reduce(self, picture: VideoFrame, side: int) -> Pixels:
+        """Return a picture upright with square pixels, reduced if its longer side exceeds `side` pixels."""
+        pose = Pose.read(picture, self._stream)
         shorter, longer = sorted(pose.upright_size(picture.width, picture.height))
         return rgb_pixels(picture, pose, max(1, shorter * side // longer) if longer > side else None)
 
-    def _jump(self, time: float) -> None:
-        """Go to the key frame before `time`; where the file's index leads past it, go on from the start instead."""
+    def _seek(self, time: float) -> None:
+        """Seek to the key frame before `time`, or to the start if the file's index leads past it."""
         for target in (time, self._start):
             try:
                 self._container.seek(int(target / self._tick), stream=self._stream)
             except (FFmpegError, ZeroDivisionError):
-                return  # the file has no clock or no index: decoding goes on where it was
+                return  # the file has no clock or no index, so decoding continues
             self._pictures = self._decode()
             self._next = next(self._pictures, None)
             if self._next is not None and self._next[0] <= time:
                 return
 
     def _decode(self) -> Iterator[tuple[float, VideoFrame]]:
-        """Yield pictures with their time on the file's clock; a damaged packet costs its own pictures only."""
+        """Yield pictures with their times on the file's clock; skip damaged packets."""
         for packet in chain(read_packets(self._container, self._stream), [None]):
             try:
                 pictures = self._stream.codec_context.decode(packet)
@@ -149,8 +148,8 @@ class _Reel:
                 yield self._time, picture
 
 
-def _strip(frames: Sequence[Pixels | None]) -> FilmStrip | Unreadable:
-    """Return the frames side by side in cells as wide as the longer side, so that columns of strips line up."""
+def _compose_strip(frames: Sequence[Pixels | None]) -> FilmStrip | Unreadable:
+    """Return the frames side by side, in cells as wide as the longer side so that the columns of strips align."""
     pictures = [frame for frame in frames if frame is not None]
     if not pictures:
         return Unreadable("the video shows nothing at these seconds")

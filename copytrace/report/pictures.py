@@ -1,4 +1,4 @@
-"""Small pictures for the reports: decoded once per file, encoded as WebP, ready to embed in a page."""
+"""Thumbnails for the reports: each file is decoded once and encoded as WebP for a page."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that cannot be shown, and the one-line reason."""
+    """The one-line reason why a picture cannot be shown."""
 
     reason: str
 
 
 def make_thumbnail(path: str, side: int) -> Thumbnail | Unreadable:
-    """Return the picture at `path`, its longer side at most `side` pixels, or why it cannot be read."""
+    """Return the picture at `path` with at most `side` pixels each way, or the reason why it cannot be read."""
     try:
         pixels = decode_image(path, short_side=side).pixels
     except MediaError as error:
@@ -50,7 +50,7 @@ def make_thumbnail(path: str, side: int) -> Thumbnail | Unreadable:
 def make_thumbnails(paths: Sequence[str], side: int) -> dict[str, Thumbnail | Unreadable]:
     """Return one thumbnail per distinct path, in the order of `paths`; the same files give the same bytes.
 
-    Full-size pictures live only as long as it takes to shrink them, at most `THREADS` at a time.
+    Memory holds at most `THREADS` full-size pictures at a time.
     """
     distinct = list(dict.fromkeys(paths))
     thumbnails: dict[str, Thumbnail | Unreadable] = {}

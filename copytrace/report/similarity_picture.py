@@ -1,4 +1,4 @@
-"""The similarity matrix of two videos as a small picture, its axes in even seconds."""
+"""The similarity matrix of two videos as a small picture whose rows and columns have equal lengths in seconds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 
 from copytrace.alignment.similarity import SimilarityMatrix
 
-# From unrelated (0) to equal (1): dark to light in one hue, so that coloured segments stand out against all of it.
+# Colors from unrelated (0, dark) to equal (1, light), in one hue, so that colored segments stand out everywhere.
 SHADES = ((11, 15, 20), (24, 38, 52), (54, 84, 104), (124, 160, 174), (236, 246, 246))
 
 
 def even_values(matrix: SimilarityMatrix, side: int) -> NDArray[np.uint8]:
     """Return the matrix with rows and columns of equal length in seconds, at most `side` of each, as 0..255.
 
-    Values are clipped to 0..1. Where several frames fall together their largest value stays, as a mean would blur
-    short copies away; seconds without a frame are 0.
+    Values are clipped to 0..1. Of several frames in one row or column the largest value remains, since a mean would
+    blur short copies; seconds without a frame are 0.
     """
     values = np.rint(255 * np.clip(matrix.values, 0, 1)).astype(np.uint8)
     rows_even = _even_rows(values, matrix.query_times, side)
@@ -33,7 +33,7 @@ def _even_rows(values: NDArray[np.uint8], times: NDArray[np.float64], side: int)
     even = np.zeros((count, values.shape[1]), np.uint8)
     for index in range(count):
         first, end = bounds[index], bounds[index + 1]
-        if first == end:  # no frame has its middle here, but one may last this long
+        if first == end:  # no frame has its middle here, but one may still cover it
             middle = (edges[index] + edges[index + 1]) / 2
             end = int(np.searchsorted(times[:, 0], middle, side="right"))
             first = end - 1

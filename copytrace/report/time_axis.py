@@ -1,4 +1,4 @@
-"""Seconds as people read and place them: clocks, ticks, places along a timeline, links to a moment of a file."""
+"""Presentation of seconds: clock times, ticks and places on a timeline, and links to media files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 
 
 @dataclass(frozen=True, slots=True)
 class TimeAxis:
-    """The seconds from `start` to `end`, drawn from left to right, or from top to bottom."""
+    """An axis of seconds from `start` to `end`, drawn from left to right or from top to bottom."""
 
     start: float
     end: float
@@ -28,12 +28,12 @@ class TimeAxis:
         return self.end - self.start
 
     def place(self, second: float) -> float:
-        """Return where `second` lies, in percent of the axis, 0 to 100."""
+        """Return the place of `second` in percent of the axis, 0 to 100."""
         share = (second - self.start) / self.length
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def ticks(self, at_most: int) -> list[tuple[float, str]]:
-        """Return (place in percent, label) of round seconds, about `at_most` of them, more if it is half a day."""
+        """Return (place in percent, label) of round seconds, about `at_most`; more if the axis exceeds half a day."""
         step = next((step for step in TICK_STEPS if self.length / step < at_most), TICK_STEPS[-1])
         first = -int(-self.start // step)
         seconds = [index * step for index in range(first, int(self.end / step + 1e-9) + 1)]
@@ -41,7 +41,7 @@ class TimeAxis:
 
 
 def format_clock(seconds: float, *, decimals: int = 1) -> str:
-    """Return `seconds` as `00:12.3`, from an hour on as `1:00:12.3`."""
+    """Return `seconds` as `00:12.3`, or as `1:00:12.3` from an hour on."""
     units = round(max(seconds, 0.0) * 10**decimals)
     whole, fraction = divmod(units, 10**decimals)
     minutes, second = divmod(whole, 60)
@@ -51,7 +51,7 @@ def format_clock(seconds: float, *, decimals: int = 1) -> str:
 
 
 def assign_lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
-    """Return a lane for each (start, end) so that no two in one lane overlap, the lowest that is free."""
+    """Return for each (start, end) the lowest lane in which it overlaps no other."""
     taken: list[float] = []
     chosen = [0] * len(spans)
     for index in sorted(range(len(spans)), key=lambda index: (spans[index], index)):
@@ -63,10 +63,10 @@ def assign_lanes(spans: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def media_link(path: str, page: Path) -> str | None:
-    """Return a link from `page` to the media file at `path`, or None where browsers cannot open it.
+    """Return a link from `page` to the media file at `path`, or None if a browser cannot open it.
 
-    Local files are linked relative to the page, so that a folder that holds both can be moved and shared. Web
-    addresses lose user names, passwords and signatures, which a page that is passed on must not carry.
+    Links to local files are relative to the page, so that a folder with both can be moved and shared. User names,
+    passwords and signatures are removed from web addresses, since a page may be passed on.
     """
     if path.startswith(("http://", "https://")):
         return redact(path)
@@ -75,7 +75,7 @@ def media_link(path: str, page: Path) -> str | None:
     if is_uri(path):
         return None
     if as_stored_path(page):
-        return None  # who opens the page has a file of it, or a web address, and neither is beside a local file
+        return None  # a page in a store is opened as a download or on the web, away from local files
     file, folder = Path(path).absolute(), page.absolute().parent
     if file.drive != folder.drive:
         return file.as_uri()

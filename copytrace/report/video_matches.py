@@ -1,4 +1,4 @@
-"""Video matches as the page takes them, and the choice of the best of any number of them."""
+"""Video matches for the report, and the selection of the best of any number of them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from numpy.typing import NDArray
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
+from copytrace.panes.names import WHOLE
 from copytrace.report.page import Selection, Side
 from copytrace.report.similarity_picture import even_values
 from copytrace.report.time_axis import TimeAxis
 
-MATRIX_SIDE = 256
+MATRIX_SIDE = 256  # most rows and columns of a matrix on the page
 
 
 @dataclass(frozen=True, slots=True)
 class PaneSegment:
-    """A copied segment, and the part of the query's picture that it was found in.
+    """A copied segment, and the pane of the query that contains it.
 
-    `boxes` is float32 [Q, 4], x0, y0, x1, y1 as shares of width and height for every row of the pair's matrix, NaN
-    where the pane is not there; None draws no outline.
+    `boxes` is float32 [Q, 4], x0, y0, x1, y1 in shares of width and height for every row of the pair's matrix, NaN
+    where the pane is absent; with None, the page has no outline of it.
     """
 
     segment: Segment
-    pane: str = "whole"
+    pane: str = WHOLE
     boxes: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VideoMatch:
-    """A query, a reference and the segments copied from one to the other, with the matrix that shows them.
+    """A query, a reference, their copied segments and their similarity matrix.
 
-    `score` is 0..1. Where the query has several panes, `matrix` holds the largest value of them all.
+    `score` is 0..1. If the query has several panes, `matrix` has the largest value of them.
     """
 
     query_id: str
@@ -49,7 +50,7 @@ class VideoMatch:
 
 @dataclass(frozen=True, slots=True)
 class CondensedMatch:
-    """A match with its matrix in few bytes, as a page chooses from any number of them; segments best first."""
+    """A match with a small matrix, so that many fit in memory; segments best first."""
 
     query_id: str
     reference_id: str
@@ -60,34 +61,38 @@ class CondensedMatch:
     query_starts: NDArray[np.float64]
     values: NDArray[np.uint8]
 
-    def id_of(self, side: Side) -> str:
+    def media_id(self, side: Side) -> str:
         """Return the id of the pair's query or reference."""
         return self.query_id if side == "query" else self.reference_id
 
 
 def select_best(matches: Iterable[VideoMatch], threshold: float | None, max_matches: int) -> Selection:
-    """Return the best `max_matches` as `CondensedMatch`, best first, and counts over all; `matches` is read once.
+    """Return the best `max_matches` as `CondensedMatch`, best first, and counts over all; read `matches` once.
 
-    Raises InputError if a score is not a number.
+    Raises `InputError` if a score is not a finite number.
     """
     counts = {"pairs": 0, "copies": 0}
     copied_queries: set[str] = set()
 
-    def counted() -> Iterator[CondensedMatch]:
+    def condense_all() -> Iterator[CondensedMatch]:
         for match in matches:
             counts["pairs"] += 1
             if threshold is not None and match.score >= threshold:
                 counts["copies"] += 1
                 copied_queries.add(match.query_id)
-            yield _condensed(match)
+            yield _condense(match)
 
-    best = heapq.nsmallest(max_matches, counted(), key=lambda pair: (-pair.score, pair.query_id, pair.reference_id))
+    best = heapq.nsmallest(
+        max_matches, condense_all(), key=lambda pair: (-pair.score, pair.query_id, pair.reference_id)
+    )
     return Selection(best, counts["pairs"], counts["copies"], len(copied_queries))
 
 
-def _condensed(match: VideoMatch) -> CondensedMatch:
+def _condense(match: VideoMatch) -> CondensedMatch:
     if not math.isfinite(match.score):
-        raise InputError(f"the score of {match.query_id} and {match.reference_id} is not a number; align them again")
+        raise InputError(
+            f"the score of {match.query_id} and {match.reference_id} is not a finite number; align the pair again"
+        )
     spans = (match.matrix.query_times, match.matrix.reference_times)
     query, reference = (TimeAxis(float(times[0, 0]), float(times[-1, 1])) for times in spans)
     return CondensedMatch(

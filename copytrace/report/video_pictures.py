@@ -1,4 +1,4 @@
-"""The pictures of the page of video matches: a pair of film strips per segment, and a matrix per pair."""
+"""Pictures of the report of video matches: a pair of film strips per segment, and a matrix per pair."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from copytrace.report.video_matches import CondensedMatch, PaneSegment
 FRAMES_PER_STRIP = 8
 NEARLY_ALL = 0.98  # of the width and height of a picture
 
-# What the page needs to draw the strips of a segment, for each of the two videos.
+# Data of the two film strips of a segment, for the page.
 Film = dict[Side, dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
 
 class PairPictures:
-    """The film strips and matrices of the page, and where the files behind them are."""
+    """The film strips and matrices of the page, and links to the videos.
+
+    `paths` give the file of each id. The best `max_strips` segments of a pair have strips, of cells of `cell` pixels.
+    """
 
     def __init__(
         self,
         pairs: Sequence[CondensedMatch],
         paths: Mapping[Side, Mapping[str, str]],
         max_strips: int,
-        frame_side: int,
+        cell: int,
         page: Path,
     ) -> None:
         self._paths, self._max_strips, self._page = paths, max_strips, page
@@ -46,7 +49,7 @@ class PairPictures:
             for side in SIDES
             if (path := self._path(side, pair)) is not None
         ]
-        self._strips = make_film_strips(wanted, frame_side)
+        self._strips = make_film_strips(wanted, cell)
         readable = {path for (path, _), strip in self._strips.items() if not isinstance(strip, Unreadable)}
         reasons = {path: strip.reason for (path, _), strip in self._strips.items() if isinstance(strip, Unreadable)}
         self._unreadable = reasons.keys() - readable
@@ -55,8 +58,8 @@ class PairPictures:
         self._numbers: dict[str, int] = {}
 
     @property
-    def embedded(self) -> list[str]:
-        """All pictures, by their number."""
+    def base64_pictures(self) -> list[str]:
+        """All pictures as base64, in the order of their numbers."""
         return list(self._numbers)
 
     def matrix(self, pair: CondensedMatch) -> int:
@@ -64,12 +67,12 @@ class PairPictures:
         return self._number(similarity_picture(pair.values))
 
     def link(self, side: Side, pair: CondensedMatch) -> str | None:
-        """Return the address of the pair's query or reference, if a browser can open it."""
+        """Return a link to the pair's query or reference, or None if a browser cannot open it."""
         path = self._path(side, pair)
         return None if path is None or path in self._unreadable else media_link(path, self._page)
 
     def film(self, pair: CondensedMatch, index: int) -> Film | None:
-        """Return the strips of the segment at `index` and what stands round them, or None if it has none."""
+        """Return the data of the strips of the segment at `index`, or None if it has no strips."""
         if index >= self._max_strips:
             return None
         found = pair.segments[index]
@@ -81,22 +84,23 @@ class PairPictures:
         return film
 
     def _strip(self, side: Side, pair: CondensedMatch, moments: tuple[float, ...]) -> dict[str, Any]:
-        facts: dict[str, Any] = {"seconds": moments, "times": [format_clock(moment) for moment in moments]}
+        strip: dict[str, Any] = {"seconds": moments, "times": [format_clock(moment) for moment in moments]}
         path = self._path(side, pair)
-        strip = Unreadable("its file is not known") if path is None else self._strips[path, moments]
-        if isinstance(strip, Unreadable):
-            return facts | {"reason": strip.reason}
-        return facts | {"picture": self._number(strip.base64), "ratio": round(strip.ratio, 4), "content": strip.content}
+        film_strip = Unreadable("its file is not known") if path is None else self._strips[path, moments]
+        if isinstance(film_strip, Unreadable):
+            return strip | {"reason": film_strip.reason}
+        ratio = round(film_strip.ratio, 4)
+        return strip | {"picture": self._number(film_strip.base64), "ratio": ratio, "content": film_strip.content}
 
     def _number(self, picture: str) -> int:
         return self._numbers.setdefault(picture, len(self._numbers))
 
     def _path(self, side: Side, pair: CondensedMatch) -> str | None:
-        return self._paths[side].get(pair.id_of(side))
+        return self._paths[side].get(pair.media_id(side))
 
 
 def _moments(found: PaneSegment) -> dict[Side, tuple[float, ...]]:
-    """Return the seconds of each column of the strips, which show the same moment of the copy in both videos."""
+    """Return the seconds of the strips' columns; a column shows the same moment of the copy in both videos."""
     segment = found.segment
     step = (segment.query_end - segment.query_start) / FRAMES_PER_STRIP
     query = [segment.query_start + (index + 0.5) * step for index in range(FRAMES_PER_STRIP)]
@@ -113,9 +117,9 @@ def _boxes(
     moments: Sequence[float],
     content: tuple[float, float, float, float],
 ) -> list[list[float] | None]:
-    """Return where the pane is in each cell of the strip, in percent: left, top, width, height.
+    """Return the pane's box in each cell of the strip, in percent: left, top, width, height.
 
-    None where there is no pane, or where it is all of the picture, so that an outline would say nothing.
+    It is None where the pane is absent, or covers the whole picture and needs no outline.
     """
     left, top, right, bottom = content
     rows = np.clip(np.searchsorted(pair.query_starts, moments, side="right") - 1, 0, None)

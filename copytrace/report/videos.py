@@ -11,6 +11,7 @@ from configs.videos import VideoSettings
 from copytrace.errors import ConfigError
 from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
+from copytrace.panes.names import WHOLE
 from copytrace.report.matched_pairs import MatchedPairs
 from copytrace.report.page import SIDES, Page, Selection, Side, score_text
 from copytrace.report.similarity_picture import SHADES
@@ -138,7 +139,7 @@ def write_video_report(
     pictures = PairPictures(selection.rows, paths, limits.max_strips, limits.frame_side, out)
     cards = [_card(pair, pictures, threshold) for pair in selection.rows]
     extra = {"shades": ", ".join(f"rgb{shade}" for shade in SHADES)}
-    page = Page("video", selection, cards, pictures.embedded, summary, "probability", threshold, 1.0, extra)
+    page = Page("video", selection, cards, pictures.base64_pictures, summary, "probability", threshold, 1.0, extra)
     return page.write(out)
 
 
@@ -211,7 +212,7 @@ def _row(found: PaneSegment, query: _Stretch, reference: _Stretch, film: Film | 
         reversed=segment.reversed,
         speed=f"×{segment.speed:.2f}",
         is_plain_speed=PLAIN_SPEEDS[0] <= segment.speed <= PLAIN_SPEEDS[1],
-        pane="" if found.pane == "whole" else found.pane,
+        pane="" if found.pane == WHOLE else found.pane,
         score_text=score_text(segment.score, "probability"),
         film=film,
     )

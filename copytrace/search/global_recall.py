@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.features.points import Floats
+from copytrace.panes.names import WHOLE
 
 Numbers = NDArray[np.int64]
 
@@ -37,4 +38,4 @@ def panes_for_global_branch(panes: Sequence[str], *, crop_replaces_whole: bool) 
     names = np.array(panes)
     if crop_replaces_whole and "crop0" in panes:
         return np.asarray(names == "crop0")
-    return np.asarray(names == "whole") if crop_replaces_whole else np.ones(len(names), bool)
+    return np.asarray(names == WHOLE) if crop_replaces_whole else np.ones(len(names), bool)

@@ -63,7 +63,7 @@ class Query:
 
     def write(self, folder: Path) -> None:
         """Write `folder/ID.mp4`."""
-        write_video(self._pictures(), folder / f"{self.id}.mp4", rate=RATE, quantiser=self.quantiser)
+        write_video(self._pictures(), folder / f"{self.id}.mp4", rate=RATE, quantizer=self.quantiser)
 
     def _pictures(self) -> Iterator[np.ndarray]:
         for scene in self.scenes:

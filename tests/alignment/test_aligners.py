@@ -251,7 +251,7 @@ def test_tiles_that_share_all_their_frames_are_refused() -> None:
 
 
 def test_an_unknown_aligner_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'spd'; choose one of hough, dynamic_programming, temporal_network"):
+    with pytest.raises(ConfigError, match="'spd'; choose one of hough, dynamic_programming, network"):
         build_aligner("spd")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copytrace.video_stages import VideoMatchPaths
 from numpy.typing import NDArray
 from torch import nn
 
@@ -25,7 +26,6 @@ from copytrace.errors import ConfigError
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
 from copytrace.storage import digest_of_file
-from copytrace.video_stages import VideoMatchPaths
 from copytrace.videos import match_videos
 from models.aligner_files import save_aligner
 from models.aligner_network import build_aligner_network
@@ -191,7 +191,7 @@ def test_a_network_is_not_kept_under_the_digest_of_the_file_before_it(tmp_path: 
 
 def test_a_run_tells_the_digests_of_its_models(match: Callable[..., Found], tmp_path: Path) -> None:
     aligner = write_aligner(tmp_path / "aligner.safetensors", 6.0)
-    _, run = match(aligner="network", reading="heat", model=str(tmp_path))
+    _, run = match(aligner="network", model=str(tmp_path))
     assert run["models"]["alignment"] == {"aligner": digest_of_file(aligner)}
     _, run = match(aligner="hough")
     assert run["models"]["alignment"] == {}
@@ -202,15 +202,15 @@ def test_a_changed_aligner_of_the_same_name_aligns_again_and_the_same_one_does_n
 ) -> None:
     model, paths = tmp_path / "aligner.safetensors", VideoMatchPaths(tmp_path / "run")
     write_aligner(model, 6.0)
-    hot, before = match(aligner="network", reading="heat", model=str(model))
+    hot, before = match(aligner="network", min_evidence=20.0, model=str(model))
     aligned, searched = (path.stat().st_mtime_ns for path in (paths.segments_of(0), paths.candidates(0)))
-    again, same = match(aligner="network", reading="heat", model=str(model))
+    again, same = match(aligner="network", min_evidence=20.0, model=str(model))
     assert paths.segments_of(0).stat().st_mtime_ns == aligned
     assert (again, same["models"]) == (hot, before["models"])
     assert ("Q0", "R0") in hot
 
     write_aligner(model, -6.0)
-    cold, after = match(aligner="network", reading="heat", model=str(model))
+    cold, after = match(aligner="network", min_evidence=20.0, model=str(model))
     assert cold == []
     assert paths.candidates(0).stat().st_mtime_ns == searched
     assert after["models"]["alignment"] != before["models"]["alignment"]

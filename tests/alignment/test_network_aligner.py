@@ -14,7 +14,7 @@ from scipy.special import expit
 from torch import nn
 
 from copytrace.alignment.aligners import TiledAligner, build_aligner
-from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, resize_values, spans
+from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, spans
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.aligner_files import AlignerConfig, save_aligner
@@ -172,27 +172,3 @@ def test_a_device_that_is_not_there_is_refused(weights: Path, device: str) -> No
 def test_the_aligners_can_be_listed_without_importing_torch() -> None:
     code = "import sys, copytrace.alignment.aligners; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_heat_maps_of_several_scales_are_averaged(weights: Path, cache: Path) -> None:
-    values = np.repeat(np.repeat(noise(20, 24), 2, axis=0), 2, axis=1)  # as fine as it is at half the resolution
-    half = NetworkAligner(str(weights), backend="torch", device="cpu", scales=(0.5,))
-    both = NetworkAligner(str(weights), backend="torch", device="cpu", scales=(1.0, 0.5))
-    coarse = expit(GAIN * values[::2, ::2].clip(0, None) + BIAS)
-    np.testing.assert_allclose(half.heat_map(values), resize_values(coarse, *values.shape), atol=1e-4)
-    exact = expit(GAIN * values.clip(0, None) + BIAS)
-    np.testing.assert_allclose(both.heat_map(values), (exact + half.heat_map(values)) / 2, atol=1e-5)
-
-
-def test_a_copy_is_found_at_its_seconds_at_two_scales(weights: Path, cache: Path) -> None:
-    aligner = NetworkAligner(str(weights), backend="torch", device="cpu", scales=(1.0, 0.5))
-    best = aligner.align(copied(50, 70, first_row=12, first_column=31, length=20))[0]
-    assert best.box == pytest.approx((12.0, 32.0, 31.0, 51.0), abs=1.1)
-    empty = SimilarityMatrix(np.zeros((0, 5), np.float32), seconds(0), seconds(5))
-    assert aligner.align(empty) == []
-
-
-@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
-def test_scales_that_are_none_are_refused(weights: Path, scales: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="must be one or more numbers above 0"):
-        NetworkAligner(str(weights), scales=scales)

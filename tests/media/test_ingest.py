@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.media.ingest import MediaItem, from_table, list_media, to_table
+from copytrace.media.ingest import MediaItem, list_media
 
 
 def ids(source) -> list[str]:
@@ -160,7 +160,7 @@ def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder)
         ("id,file\n1,a.jpg\n", "lacks a column; it needs id and path"),
         ("id,path\n1,a.jpg\n,b.jpg\n ,c.jpg\n", "no id in row 2, 3; every row needs one"),
         ("id,path\n1,\n", "no path in row 1; every row needs one"),
-        ("id,path\n5,a\n5,b\n6,c\n6,d\n7,e\n7,f\n8,g\n8,h\n", "id 5, 6, 7 and 1 more is there more than once"),
+        ("id,path\n5,a\n5,b\n6,c\n6,d\n7,e\n7,f\n8,g\n8,h\n", "repeats id 5, 6, 7 and 1 more; ids must be unique"),
         ("id,path\n1,a.jpg,extra\n", "cannot be read as csv"),
         ("", "cannot be read as csv"),
         ("id,path\n", "no files in"),
@@ -223,11 +223,3 @@ def test_an_unreachable_store_is_one_line_without_the_password():
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(InputError, match="fsspec knows no s4://"):
         list_media("s4://bucket/refs")
-
-
-def test_items_survive_the_way_through_a_table():
-    items = [MediaItem("007", "/x/é.jpg", "3-1"), MediaItem("a", "s3://b/a", "")]
-    table = to_table(items)
-    assert table.schema.names == ["id", "path", "stamp"]
-    assert from_table(table) == items
-    assert from_table(to_table([])) == []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.ingest import list_media
-from copytrace.media.stills import stills, write_stills
+from copytrace.media.stills import read_stills, write_stills
 
 
 def film(path: Path, seconds: float = 3.0, *, rate: int = 10, faststart: bool = False) -> Path:
@@ -37,7 +37,7 @@ def sound(path: Path) -> Path:
 
 
 def times(path: Path, every: float) -> list[float]:
-    return [round(seconds, 3) for seconds, _ in stills(str(path), every=every)]
+    return [round(seconds, 3) for seconds, _ in read_stills(str(path), every=every)]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_stills_are_taken_at_the_times_asked_for(
 
 
 def test_a_still_is_the_picture_in_the_middle_of_its_stretch(tmp_path: Path) -> None:
-    for seconds, image in stills(str(film(tmp_path / "a.mp4")), every=1.0):
+    for seconds, image in read_stills(str(film(tmp_path / "a.mp4")), every=1.0):
         assert (image.mode, image.size) == ("RGB", (64, 48))
         assert np.asarray(image).mean() == pytest.approx(16 + 80 * (seconds + 0.5), abs=6)
 

@@ -104,7 +104,7 @@ def test_predictions_with_only_a_header_are_none_and_score_0(write):
         pytest.param(
             "Q1,R1\n", "begins with 'Q1,R1': neither a header nor query_id,reference_id,score", id="two cells"
         ),
-        pytest.param("Q1,R1,0.5\nQ2,R2,high\n", r"the score 'high' in row 2 \(the header not counted\)", id="text"),
+        pytest.param("Q1,R1,0.5\nQ2,R2,high\n", r"the score 'high' in row 2 \(not counting the header\)", id="text"),
         pytest.param("query_id,reference_id,score\nQ1,R1,\n", "the score '' in row 1", id="no score"),
         pytest.param("query_id,reference_id,score\nQ1,,0.5\n", "row 1 .* has no reference_id", id="no reference"),
         pytest.param("query_id,reference_id,score\nQ1,R1,1\nQ2,R2\n", "Row #3: Expected 3 columns, got 2", id="ragged"),

@@ -210,7 +210,7 @@ def test_a_true_pair_listed_twice_is_refused():
 
 
 def test_a_ground_truth_without_a_true_pair_is_refused():
-    with pytest.raises(InputError, match="names no true pair"):
+    with pytest.raises(InputError, match="has no true pair"):
         metrics_of([("Q1", "")], [("Q1", "R1", 1.0)])
 
 

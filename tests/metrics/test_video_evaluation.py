@@ -96,7 +96,7 @@ def test_an_evaluation_becomes_plain_json(write):
         "pairs": 2,
         "predictions": 3,
     }
-    assert evaluation.curve.at(0.2) == (pytest.approx(15 / 20), 0.75)
+    assert evaluation.curve.performance(0.2) == (pytest.approx(15 / 20), 0.75)
 
 
 def test_a_header_alone_means_no_predictions(write):

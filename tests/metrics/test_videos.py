@@ -19,7 +19,6 @@ from copytrace.metrics.videos import (
     Segments,
     VideoKindMetrics,
     VideoMetrics,
-    descriptor_curve,
     evaluate_segments,
     evaluate_segments_by_kind,
     judge_segments,
@@ -234,9 +233,9 @@ def test_no_predictions_give_0_and_no_threshold():
 
 def test_precision_and_recall_can_be_read_at_any_threshold():
     curve = segment_curve(judged_of(one_pair(ONE), one_pair((0, 5, 0, 5, 0.8), (5, 20, 5, 20, 0.4))))
-    assert curve.at(0.9) == Performance(precision=None, recall=0.0)
-    assert curve.at(0.8) == curve.at(0.5) == Performance(1.0, 0.5)
-    assert curve.at(0.4) == curve.at(-1.0) == Performance(0.5, 1.0)
+    assert curve.performance(0.9) == Performance(precision=None, recall=0.0)
+    assert curve.performance(0.8) == curve.performance(0.5) == Performance(1.0, 0.5)
+    assert curve.performance(0.4) == curve.performance(-1.0) == Performance(0.5, 1.0)
     assert curve.points() == {"score": [0.8, 0.4], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 
 
@@ -282,33 +281,6 @@ def test_a_kind_has_the_figures_of_its_queries_alone(case):
     alone = evaluate_segments(judged_of(*own))
     assert (kind.segment_ap, kind.recall) == (pytest.approx(alone.segment_ap), pytest.approx(alone.recall))
     assert kind.segments == alone.segments
-
-
-def test_the_descriptor_tracks_micro_ap_counts_the_best_hit_of_each_pair():
-    truth = segments_of([("Q1", "R10", *ONE), ("Q2", "R11", *ONE)])
-    hits = [("Q1", "R10", *ONE, 8.0), ("Q2", "R11", *ONE, 4.0), ("Q9", "R9", *ONE, 5.0), ("Q1", "R10", *ONE, 1.0)]
-    curve = descriptor_curve(truth, segments_of(hits, [hit[6] for hit in hits]), query_count=3)
-    assert curve.average_precision == pytest.approx((1 + 2 / 3) / 2)
-
-
-def test_the_descriptor_tracks_budgets_cut_hits_first_and_pairs_then_and_keep_ties():
-    truth = segments_of([("Q1", "R1", *ONE), ("Q2", "R2", *ONE)])
-    pairs = [("Q1", "R9"), ("Q1", "R9"), ("Q1", "R1"), ("Q2", "R2"), ("Q2", "R3")]
-    hits = Segments(*zip(*pairs, strict=True), np.zeros((5, 4)), [9.0, 8.0, 7.0, 7.0, 6.0])
-    found = {
-        (hits_per_query, pairs_per_query): descriptor_curve(
-            truth, hits, 1, hits_per_query=hits_per_query, pairs_per_query=pairs_per_query
-        ).recall
-        for hits_per_query, pairs_per_query in [(2, 9), (3, 9), (9, 1), (9, 2), (9, 9)]
-    }
-    assert found == {(2, 9): 0.0, (3, 9): 1.0, (9, 1): 0.0, (9, 2): 1.0, (9, 9): 1.0}
-
-
-def test_a_descriptor_search_without_queries_or_truth_is_refused():
-    with pytest.raises(InputError, match="0 query videos"):
-        descriptor_curve(segments_of(one_pair(ONE)), segments_of([], []), 0)
-    with pytest.raises(InputError, match="the truth names no pair"):
-        descriptor_curve(segments_of([], source="the truth"), segments_of([], []), 1)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])

@@ -110,13 +110,13 @@ def test_a_picture_that_is_gone_or_damaged_or_unknown_leaves_a_placeholder_with_
 def test_no_pairs_at_all_give_a_page_that_says_so(report, parse):
     page = parse(report([]))
     assert "No copies found" in page.text
-    assert "None of the queries came close enough" in page.text
+    assert "No query is similar enough to a reference" in page.text
     assert page.all("script") == []
 
 
 def test_pairs_that_are_all_below_the_threshold_are_shown_unfolded(report, parse):
     page = parse(report([pair("Q1", "R1", 0.1)]))
-    assert "Nothing reaches 50%" in page.text
+    assert "No pair reaches 50%" in page.text
     assert [fold for fold in page.all("details") if fold.get("id") == "below" and "open" in fold]
 
 

@@ -31,7 +31,7 @@ def footage(folder: Path, prefix: str, count: int, seconds: float) -> list[Media
             pixels[:, :, number % 3] = 240
             pixels[: SIZE[1] // 4, : SIZE[0] // 4] = 0 if prefix == "R" else 255
             pictures.append(pixels)
-        write_video(pictures, folder / f"{prefix}{number}.mp4", rate=RATE, quantiser=1)
+        write_video(pictures, folder / f"{prefix}{number}.mp4", rate=RATE, quantizer=1)
     return list_media(folder)
 
 
