@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
+from models.configs import AlignerConfig
 from models.descriptor_files import read_header
 from models.network_files import fill_network, save_network
 from models.pretrained import ModelFileError
@@ -15,33 +16,6 @@ if TYPE_CHECKING:
     from models.aligner_network import HrnetAligner, LightAligner
 
 KIND = "aligner"
-Backbone = Literal["light", "hrnet_w18"]
-
-HRNET_STRIDE = 8  # of HRNet's coarsest map, which joins the others only where it divides the sides
-HRNET_CANVAS = 128  # what HRNet is trained on: smaller matrices are padded to it
-
-
-@dataclass(frozen=True)
-class AlignerConfig:
-    """What an aligner's network is, told without torch: "light", ours, or "hrnet_w18", the published one.
-
-    Raises `ValueError` for another backbone.
-    """
-
-    backbone: Backbone = "light"
-
-    def __post_init__(self) -> None:
-        if self.backbone not in get_args(Backbone):
-            raise ValueError(f"unknown backbone {self.backbone!r}; give one of: {', '.join(get_args(Backbone))}")
-
-    @property
-    def multiple(self) -> int:
-        """What divides both sides of a canvas."""
-        return 1 if self.backbone == "light" else HRNET_STRIDE
-
-    def canvas_side(self, side: int) -> int:
-        """Return the side of the canvas that a matrix of this side is seen on: its own, but for HRNet."""
-        return side if self.backbone == "light" else max(HRNET_CANVAS, -(-side // HRNET_STRIDE) * HRNET_STRIDE)
 
 
 def save_aligner(network: LightAligner | HrnetAligner, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.configs import PairConfig
 from models.descriptor_files import read_header
 from models.network_files import fill_network, save_network
 from models.pretrained import ModelFileError
@@ -15,20 +16,6 @@ if TYPE_CHECKING:
     from models.pair_network import PairNetwork
 
 KIND = "pair-classifier"
-LIGHT = "light"
-CANVAS = 160  # cells along each side of what a picture classifier sees, as published
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """What a classifier of pairs is, told without torch: `architecture` is "light", ours, or a model of timm."""
-
-    architecture: str = LIGHT
-
-    @property
-    def canvas(self) -> int | None:
-        """Side of the square that every matrix is put on; None where each is looked at as large as it is."""
-        return None if self.architecture == LIGHT else CANVAS
 
 
 def save_pair_classifier(network: PairNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:

@@ -27,7 +27,8 @@ from copytrace.index.media_index import (
 from copytrace.matching.calibration import load_calibration
 from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
-from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
+from copytrace.overlays.boxes import OverlayDetector
+from copytrace.overlays.load import load_overlay_detector
 from copytrace.progress import Progress
 from copytrace.step import recorded
 from copytrace.storage import read_stamp, resolve_path

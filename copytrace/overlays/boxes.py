@@ -1,18 +1,15 @@
-"""Pictures pasted into a query: what a detector returns, which boxes become crops, and which detectors there are."""
+"""Boxes of pictures pasted into a query: what an overlay detector returns, and which boxes become crops."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend
 
 SAME_BOX_IOU = 0.7  # two boxes that overlap more than this crop the same picture
 
@@ -90,49 +87,3 @@ def choose_crops(
         if all(box.iou(better) <= SAME_BOX_IOU for better in chosen):
             chosen.append(box)
     return chosen
-
-
-def load_overlay_detector(
-    name: str = "network", *, backend: Backend = "auto", device: str | None = None
-) -> OverlayDetector | None:
-    """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.resolve_model` finds it.
-
-    "edges" looks for straight borders; "network" is the trained detector that ships; any other path or URI is one that
-    `train_overlay_detector` wrote; "none" gives None, and no query is cropped. `backend` and `device` are those of a
-    trained detector: "auto" takes torch where there is CUDA, else ONNX Runtime. Raises `ConfigError` for what does not
-    exist, and `CopytraceError` where ONNX Runtime or a writable cache is missing.
-    """
-    if name in DETECTORS:
-        return DETECTORS[name](backend, device)
-    if not re.search(r"[/\\.:]", name) and not Path(name).exists():
-        known = ", ".join(sorted(DETECTORS))
-        raise ConfigError(f"unknown overlay detector {name!r}; give one of: {known}, or the path of a trained one")
-    return _trained(name, backend, device)
-
-
-def _trained(source: str, backend: Backend, device: str | None) -> OverlayDetector:
-    from copytrace.overlays.network_detector import NetworkOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
-    from copytrace.runtime.model_sources import resolve_model  # noqa: PLC0415
-
-    return NetworkOverlayDetector(resolve_model(source, "overlay"), backend=backend, device=device)
-
-
-def _shipped(backend: Backend, device: str | None) -> OverlayDetector:
-    return _trained("shipped", backend, device)
-
-
-def _edges(backend: Backend, device: str | None) -> OverlayDetector:
-    from copytrace.overlays.edge_detector import EdgeOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
-
-    return EdgeOverlayDetector()
-
-
-def _no_detector(backend: Backend, device: str | None) -> None:
-    return None
-
-
-DETECTORS: dict[str, Callable[[Backend, str | None], OverlayDetector | None]] = {
-    "edges": _edges,
-    "network": _shipped,
-    "none": _no_detector,
-}

@@ -22,8 +22,9 @@ from copytrace.training.loop import fit
 from copytrace.training.matrices import read_labelled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
 from copytrace.training.training_result import TrainingResult, write_outcome
-from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
+from models.aligner_files import load_aligner_network, save_aligner
 from models.aligner_network import build_aligner_network
+from models.configs import AlignerConfig
 from models.pretrained import ModelFileError
 
 FILE = "aligner.safetensors"

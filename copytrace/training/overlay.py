@@ -20,8 +20,9 @@ from copytrace.training.overlay_module import OverlayTrainee
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
 from copytrace.training.training_result import TrainingResult, write_outcome
+from models.configs import OverlayConfig
 from models.efficientnet_lite import load_backbone
-from models.overlay_files import OverlayConfig, load_overlay, save_overlay
+from models.overlay_files import load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 

@@ -28,7 +28,8 @@ from copytrace.index.video_index import VideoIndex, video_provenance
 from copytrace.index.video_shards import describe_videos
 from copytrace.media.failures import check_failure_rate, gather_failures
 from copytrace.media.ingest import list_media
-from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
+from copytrace.overlays.boxes import OverlayDetector
+from copytrace.overlays.load import load_overlay_detector
 from copytrace.progress import Progress
 from copytrace.step import recorded
 from copytrace.storage import resolve_path

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config, save_aligner
+from models.aligner_files import load_aligner_network, read_aligner_config, save_aligner
 from models.aligner_network import HrnetAligner, LightAligner, build_aligner_network
+from models.configs import AlignerConfig
 from models.export import LOGITS, VALUES, export_aligner
 from models.network_files import digest_of_network
 from models.onnx_files import read_onnx

@@ -11,10 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from models.configs import OverlayConfig
 from models.export import OVERLAY_OUTPUTS, export_overlay
 from models.network_files import digest_of_network
 from models.onnx_files import read_onnx
-from models.overlay_files import OverlayConfig, load_overlay, read_overlay_config, save_overlay
+from models.overlay_files import load_overlay, read_overlay_config, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,

@@ -11,12 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.overlays.boxes import load_overlay_detector
+from copytrace.overlays.load import load_overlay_detector
 from copytrace.overlays.network_detector import NetworkOverlayDetector, select_boxes
+from models.configs import OverlayConfig
 from models.export import OVERLAY_GRAPH_VERSION
 from models.network_files import digest_of_network
 from models.onnx_files import read_onnx
-from models.overlay_files import OverlayConfig, save_overlay
+from models.overlay_files import save_overlay
 from models.overlay_network import build_overlay
 
 Pixels = NDArray[np.uint8]
