@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.errors import CopytraceError, InputError
 from copytrace.runtime.devices import usable_cores
 from copytrace.runtime.onnx_cache import cached_graph
+from copytrace.runtime.sessions import open_session, torch_device
 from models.descriptor_files import load_descriptor_file
 from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
 from models.pretrained import DescriptorConfig
@@ -39,26 +40,13 @@ class OnnxDescriptor:
     """
 
     def __init__(self, config: DescriptorConfig, *, threads: int = 0) -> None:
-        try:
-            import onnxruntime  # noqa: PLC0415
-        except ImportError as error:
-            raise CopytraceError(
-                "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
-            ) from error
-
         self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
         self.typical_noise = config.typical_noise
         self._threads = threads or usable_cores()
         graph = descriptor_graph(config)
-
-        def open_session(cores: int) -> onnxruntime.InferenceSession:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = cores
-            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-        self._one_core = open_session(1)
+        self._one_core = open_session(graph, threads=1)
         self.dimensions = int(self._one_core.get_outputs()[0].shape[1])
-        self._all_cores = open_session(self._threads) if self._threads > 1 else self._one_core
+        self._all_cores = open_session(graph, threads=self._threads) if self._threads > 1 else self._one_core
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="describe")
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -88,12 +76,7 @@ class TorchDescriptor:
     def __init__(self, config: DescriptorConfig, *, device: str | None = None, threads: int = 0) -> None:
         import torch  # noqa: PLC0415
 
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise ConfigError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
-        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"torch sees no device {device!r}; set device to cpu, or install a CUDA build of torch")
+        self.device = torch_device(device)
         if threads and self.device.type == "cpu":
             torch.set_num_threads(threads)
         self.network = build_network(config, self.device).to(memory_format=torch.channels_last)

@@ -66,13 +66,14 @@ def load_descriptor(
 ) -> Descriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`, or else what `resolve_model` finds: "shipped", a file or folder, a URI. The file is one
-    that `save_descriptor` wrote, or TorchScript as published for SSCD (float [N, 3, S, S] normalised as for ImageNet, to
-    [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is some; `threads` the
-    cores to use on the CPU, 0 for all; `input_size` by default what the model was made for. ONNX needs a graph file,
-    made once (about 15 s) and kept in `cache_folder()`; with it, torch is not imported. Raises `ConfigError` for
-    settings that do not exist or do not go together and for a model that is missing, damaged or no descriptor, and
-    `CopytraceError` when onnxruntime is not installed, the model cannot be exported or the cache not be written.
+    `model` is a name in `MODELS`, or a source for `resolve_model`: "shipped", a file or folder, a URI. The file is one
+    that `save_descriptor` wrote, or TorchScript as published for SSCD, which takes float [N, 3, S, S] normalized as for
+    ImageNet and returns [N, D]. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA if there is
+    some. `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model. ONNX Runtime
+    needs a graph file, which is exported once (about 15 s) and kept in `cache_folder()`; torch is then no longer
+    imported. Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged or not a
+    descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the cache
+    cannot be written.
     """
     if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")

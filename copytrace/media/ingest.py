@@ -18,14 +18,12 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import InputError
-from copytrace.object_store import filesystem_of, is_uri, open_file, redact, reraise_as
+from copytrace.object_store import filesystem_of, is_uri, object_version, open_file, redact, reraise_as
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 TABLE_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string())])
 
 _MAGIC = re.compile(r"[*?[]")
-# What stores call the field that changes with an object's content, the most telling first.
-_VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
 _STAMP_THREADS = 32  # requests for object details in flight; each waits a round trip
 _NAMED_AT_MOST = 3  # culprits named in a message
 
@@ -223,8 +221,7 @@ def _stamp_of_uri(uri: str) -> str:
 
 
 def _stamp_of_object(detail: dict[str, Any]) -> str:
-    version = next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), "")
-    return f"{detail.get('size')}-{str(version).strip(chr(34))}"
+    return f"{detail.get('size')}-{object_version(detail).strip(chr(34))}"
 
 
 def _stamp_of_path(path: str) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.errors import ConfigError, CopytraceError
+from copytrace.errors import ConfigError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.overlays.boxes import Box
 from copytrace.overlays.edge_detector import EdgeOverlayDetector
 from copytrace.runtime.devices import Backend, uses_onnx
 from copytrace.runtime.onnx_cache import cached_graph
+from copytrace.runtime.sessions import open_session, torch_device
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
 from models.network_files import digest_of_network
 from models.overlay_files import load_overlay, read_overlay_config
@@ -86,19 +87,10 @@ def select_boxes(corners: Floats, confidence: Floats) -> list[Box]:
 
 
 def _by_onnx(path: Path, digest: str, threads: int) -> Run:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise CopytraceError(
-            "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
-        ) from error
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     graph = cached_graph(
         f"overlay-{digest}-v{OVERLAY_GRAPH_VERSION}.onnx", lambda cached: export_overlay(load_overlay(path), cached)
     )
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph, threads=threads)
 
     def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
         boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {INPUT: batch, PROPOSALS: proposals})
@@ -110,15 +102,12 @@ def _by_onnx(path: Path, digest: str, threads: int) -> Run:
 def _by_torch(path: Path, device: str | None) -> Run:
     import torch  # noqa: PLC0415
 
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
-    network = load_overlay(path).to(place).to(memory_format=torch.channels_last)
+    target = torch_device(device)
+    network = load_overlay(path).to(target).to(memory_format=torch.channels_last)
 
     def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
         with torch.inference_mode():
-            boxes, confidence = network(torch.from_numpy(batch).to(place), torch.from_numpy(proposals).to(place))
+            boxes, confidence = network(torch.from_numpy(batch).to(target), torch.from_numpy(proposals).to(target))
         return boxes.cpu().numpy(), confidence.cpu().numpy()
 
     return run

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from copytrace.errors import CopytraceError
 from copytrace.runtime.model_sources import cache_folder
+from copytrace.runtime.sessions import import_onnxruntime
 from models.onnx_files import read_onnx
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def cached_graph(name: str, make: Callable[[Path], Path]) -> bytes:
     Of the processes that find it missing at once, one makes it and the others wait. Raises `CopytraceError` when the
     network cannot be exported (`make` raises `RuntimeError` then), and when the cache cannot be written or read.
     """
+    import_onnxruntime()  # which also checks an exported graph
     path = cache_folder() / name
     try:
         graph = read_onnx(path) or _export(path, make)

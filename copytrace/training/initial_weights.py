@@ -10,7 +10,7 @@ from torch import nn
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
 from copytrace.object_store import is_uri
-from copytrace.runtime.model_sources import Kind, resolve_model
+from copytrace.runtime.model_sources import ModelKind, resolve_model
 from copytrace.training.distributed import rank
 from models.pretrained import DescriptorConfig, efficientnet_lite0
 
@@ -48,7 +48,7 @@ def _named(name: str, gpus: int) -> torch.device:
     return device
 
 
-def weights_at(start: str, kind: Kind) -> Path:
+def weights_at(start: str, kind: ModelKind) -> Path:
     """Return the local file that the setting `start` names: a path as it is, a URI as `resolve_model` downloads it."""
     return resolve_model(start, kind) if is_uri(start) else Path(start)
 

@@ -17,7 +17,7 @@ from copytrace.features.descriptors import load_descriptor
 from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
 from copytrace.training.descriptor_validation import ValidationSet, describe
-from copytrace.training.export import export_descriptor
+from copytrace.training.export import export_weights
 from copytrace.training.initial_descriptor import pca, starting_network
 from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
@@ -90,7 +90,7 @@ def test_training_into_a_store_leaves_the_same_network_which_another_training_an
     assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
     continued = starting_network(settings_of(start=str(weights)), split).state_dict()
     assert continued["projection.weight"].shape == (16, 256)
-    graph = export_descriptor(weights)
+    graph = export_weights("descriptor", weights)
     assert graph == out / "descriptor.onnx"
     assert graph.is_file()
     remove_tree(out)
