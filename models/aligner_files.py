@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.configs import AlignerConfig
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.
     """
-    from models.aligner_network import build_aligner_network  # here: reading a header must not import torch  # noqa: PLC0415
+    from models.aligner_network import build_aligner_network  # here: a header must not import torch  # noqa: PLC0415
 
     config = read_aligner_config(path)
     network = build_aligner_network(config)
@@ -37,9 +36,11 @@ def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
 
 
 def read_aligner_config(path: Path) -> AlignerConfig:
-    """Return the config in the header of an aligner's file; errors as of `load_aligner_network`."""
+    """Return the configuration in the header of an aligner's file. Raises as `load_aligner_network` does."""
     header = read_header(path, KIND)
     try:
         return AlignerConfig(backbone=header["backbone"])
     except (KeyError, ValueError) as error:
-        raise ModelFileError(f"{path} has a damaged header ({error}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header ({error}); copy the file again, or train it again"
+        ) from error

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.configs import OverlayConfig
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def load_overlay(path: Path, *, partly: bool = False) -> OverlayNetwork:
 
 
 def read_overlay_config(path: Path) -> OverlayConfig:
-    """Return the config in the header of an overlay detector's file; errors as of `load_overlay`."""
+    """Return the configuration in the header of an overlay detector's file. Raises as `load_overlay` does."""
     header = read_header(path, KIND)
     try:
         return OverlayConfig(
@@ -48,7 +47,9 @@ def read_overlay_config(path: Path) -> OverlayConfig:
             std=_channels(header["std"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} has a damaged header ({error!r}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header ({error!r}); copy the file again, or train it again"
+        ) from error
 
 
 def _channels(values: list[float]) -> tuple[float, float, float]:

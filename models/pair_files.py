@@ -1,4 +1,4 @@
-"""A classifier of video pairs as one safetensors file: its tensors, and in the header how to build it."""
+"""A pair classifier as one safetensors file: its tensors, and in the header how to build it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.configs import PairConfig
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
@@ -40,14 +39,16 @@ def load_pair_classifier(path: Path) -> PairNetwork:
 
 
 def read_pair_config(path: Path) -> PairConfig:
-    """Return the config in the header of a classifier's file; errors as of `load_pair_classifier`."""
+    """Return the configuration in the header of a classifier's file. Raises as `load_pair_classifier` does."""
     header = read_header(path, KIND)
     try:
         return PairConfig(architecture=str(header["architecture"]))
     except KeyError as error:
-        raise ModelFileError(f"{path} has a damaged header (no {error}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header (no {error}); copy the file again, or train it again"
+        ) from error
 
 
 def read_threshold(path: Path) -> float:
-    """Return the probability below which pairs are dropped, as training noted it; 0, which drops none, by default."""
+    """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none."""
     return float(read_header(path, KIND).get("notes", {}).get("threshold", 0.0))

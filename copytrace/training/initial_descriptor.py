@@ -23,7 +23,8 @@ from copytrace.training.descriptor_validation import describe
 from copytrace.training.initial_weights import device_of, packaged_weights, weights_at
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
-from models.descriptor_files import HEADER_KEY, load_descriptor_file, read_config
+from models.descriptor_files import load_descriptor_file, read_config
+from models.network_files import HEADER_KEY
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 PHOTOS_FOR_PCA = 4000

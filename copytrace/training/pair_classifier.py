@@ -33,7 +33,7 @@ from copytrace.training.pair_validation import (
     safe_threshold,
 )
 from copytrace.training.training_result import TrainingResult, write_outcome
-from models.descriptor_files import read_header
+from models.network_files import read_header
 from models.pair_files import KIND, load_pair_classifier, save_pair_classifier
 from models.pair_network import COARSE, LightPairClassifier, PairNetwork, build_pair_classifier
 from models.pretrained import ModelFileError

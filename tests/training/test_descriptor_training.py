@@ -23,7 +23,8 @@ from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
 from copytrace.training.training_result import read_result
 from models.descriptor import DescriptorNetwork, timm_backbone
-from models.descriptor_files import load_descriptor_file, read_header
+from models.descriptor_files import load_descriptor_file
+from models.network_files import read_header
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = NDArray[np.uint8]

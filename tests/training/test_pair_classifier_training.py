@@ -17,7 +17,7 @@ from copytrace.training.pair_classifier import out_of_fold_probabilities, starti
 from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
 from copytrace.training.training_result import read_result
 from models.configs import PAIR_CANVAS
-from models.descriptor_files import read_header
+from models.network_files import read_header
 from models.pair_files import KIND, load_pair_classifier, read_threshold
 from models.pair_network import build_pair_classifier
 
