@@ -20,7 +20,7 @@ from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
-from copytrace.training.initial_weights import device_of, packaged_weights, weights_at
+from copytrace.training.initial_weights import packaged_weights, resolve_start, training_device
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
 from models.descriptor_files import load_descriptor_file, read_config
@@ -54,13 +54,13 @@ def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> Descrip
     `InputError` when none of the photos can be read.
     """
     if settings.start not in {"imagenet", "random"}:
-        file = weights_at(settings.start, "descriptor")
+        file = resolve_start(settings.start, "descriptor")
         if _is_descriptor(file):
             return _continued(file, settings)
     network = _without_projection(settings)
     if network.dimensions < settings.dimensions:
         raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
-    device = device_of(settings.loop)
+    device = training_device(settings.loop)
     network = network.eval().to(device)
     features = describe_photos(network, split.train, settings.photos.long_side, settings.input_size)
     network.projection = pca(features, settings.dimensions, whiten=False).to(device)
@@ -108,7 +108,7 @@ def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
     backbone = _built(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    _load_published(backbone, weights_at(settings.start, "descriptor"), settings.architecture)
+    _load_published(backbone, resolve_start(settings.start, "descriptor"), settings.architecture)
     published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
 

@@ -142,7 +142,7 @@ def test_settings_that_change_the_speed_alone_may_change_when_a_run_goes_on(
 
 
 def test_a_folder_of_another_run_is_refused(trained: tuple[Path, Pictures], source: str, settings_of: Settings) -> None:
-    with pytest.raises(ConfigError, match="belongs to a run with other settings or photos"):
+    with pytest.raises(ConfigError, match="belongs to a run with other settings or data"):
         train_descriptor(source, trained[0], settings_of(whitening="off", temperature=0.1))
 
 
