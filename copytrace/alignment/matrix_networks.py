@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
 from copytrace.runtime.onnx_cache import cached_graph
 from copytrace.runtime.sessions import open_session, torch_device
@@ -18,7 +18,6 @@ from models.network_files import digest_of_network
 if TYPE_CHECKING:
     from torch import nn
 
-Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
 N = TypeVar("N", bound="nn.Module")
 

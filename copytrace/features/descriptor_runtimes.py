@@ -1,4 +1,4 @@
-"""The two runtimes of a global descriptor: ONNX Runtime on the CPU, torch on CUDA (or anywhere, for comparison)."""
+"""The two runtimes of a global descriptor: ONNX Runtime on the CPU, torch on CUDA or, for comparison, anywhere."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Images per run of a session on one core; larger runs measured slower, as their feature maps no longer fit its cache.
+# Images per run of a session on one core. Larger runs were slower: their feature maps do not fit the core's cache.
 IMAGES_PER_RUN = 2
 LARGEST_CUDA_BATCH = 256
 
 
 class OnnxDescriptor:
-    """Describes on the CPU by ONNX Runtime.
+    """A descriptor run by ONNX Runtime on the CPU.
 
-    Each core runs its own slices of the batch. Sharing every layer of one run among all cores, ONNX Runtime's default,
-    makes them wait for each other some fifty times per run, which halves the speed where other processes are busy too;
-    only a batch with fewer pictures than cores is run so.
+    Each core runs its own slices of the batch. ONNX Runtime's default shares every layer of one run among all cores,
+    which then wait for each other some fifty times per run: that halves the speed if other processes are busy. Only a
+    batch with fewer pictures than cores is run in this way.
     """
 
     def __init__(self, config: DescriptorConfig, *, threads: int = 0) -> None:
@@ -53,8 +53,8 @@ class OnnxDescriptor:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`."""
         _check_batch(batch, self.input_size)
         if 0 < len(batch) < self._threads:
-            (found,) = self._all_cores.run([DESCRIPTOR_OUTPUT], {INPUT: batch})
-            return np.asarray(found, dtype=np.float32)
+            (described,) = self._all_cores.run([DESCRIPTOR_OUTPUT], {INPUT: batch})
+            return np.asarray(described, dtype=np.float32)
         size = min(IMAGES_PER_RUN, max(1, -(-len(batch) // self._threads)))
         vectors = np.empty((len(batch), self.dimensions), dtype=np.float32)
 
@@ -67,10 +67,10 @@ class OnnxDescriptor:
 
 
 class TorchDescriptor:
-    """Describes by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), float32 elsewhere.
+    """A descriptor run by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), else float32.
 
-    When CUDA's memory runs out the batch is halved, for good, and the work goes on. On the CPU, `threads` other than
-    0 sets torch's number of threads for the whole process.
+    When CUDA's memory runs out, the batch size is halved permanently. On the CPU, `threads` other than 0 sets torch's
+    number of threads for the whole process.
     """
 
     def __init__(self, config: DescriptorConfig, *, device: str | None = None, threads: int = 0) -> None:
@@ -88,7 +88,7 @@ class TorchDescriptor:
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`.
 
-        Raises `CopytraceError` when CUDA's memory does not hold a single picture.
+        Raises `CopytraceError` when CUDA's memory does not hold one picture.
         """
         import torch  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ class TorchDescriptor:
             try:
                 vectors[part] = self._run(batch[part])
             except torch.OutOfMemoryError as error:
-                self._halve(part.stop - part.start, error)
+                self._halve_batch(part.stop - part.start, error)
                 continue
             start = part.stop
         return vectors
@@ -113,24 +113,24 @@ class TorchDescriptor:
             vectors = self.network(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
-    def _halve(self, size: int, error: Exception) -> None:
+    def _halve_batch(self, size: int, error: Exception) -> None:
         import torch  # noqa: PLC0415
 
         if size == 1:
             raise CopytraceError(
                 f"{self.device} has too little free memory for one picture of {self.input_size} pixels; "
-                "stop what else runs there, or set device to cpu"
+                "stop other programs there, or set device to cpu"
             ) from error
         self.largest_batch = size // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        logger.warning("%s ran out of memory at %d pictures; going on with %d", self.device, size, self.largest_batch)
+        logger.warning("%s ran out of memory at %d pictures; continuing with %d", self.device, size, self.largest_batch)
 
 
 def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorNetwork | ScriptedDescriptor:
-    """Return the network that `config` tells of, in eval mode on `device`, with its weights.
+    """Return the network of `config` with its weights, in eval mode on `device`.
 
-    Raises `ModelFileError` when its file does not hold what `config` says.
+    Raises `ModelFileError` when the file does not fit `config`.
     """
     if config.storage == "torchscript":
         from models.torchscript import load_torchscript  # noqa: PLC0415
@@ -139,20 +139,20 @@ def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorN
     if config.storage == "safetensors":
         return load_descriptor_file(config.weights, config.input_size).to(device)
 
-    from models.descriptor import build_descriptor  # here: it imports torch, which a warm cache does not need  # noqa: PLC0415
+    from models.descriptor import build_descriptor  # here: it imports torch  # noqa: PLC0415
 
     return build_descriptor(config).to(device)
 
 
 def descriptor_graph(config: DescriptorConfig) -> bytes:
-    """Return the descriptor's ONNX file, from the cache if it is there; see `cached_graph`."""
+    """Return the descriptor's ONNX graph from the cache, see `cached_graph`."""
 
-    def make(path: Path) -> Path:
-        import torch  # here: a warm cache does not need it  # noqa: PLC0415
+    def export(path: Path) -> Path:
+        import torch  # here: a graph in the cache does not need it  # noqa: PLC0415
 
         return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
-    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", make)
+    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", export)
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from configs.training import DescriptorTraining
+from copytrace.arrays import Floats
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.contrastive import ContrastiveModule
@@ -28,8 +29,6 @@ from models.descriptor_files import save_descriptor
 FILE = "descriptor.safetensors"
 SAMPLES_SHOWN = 8
 NOISE_NEIGHBOURS = 10  # as in the score normalisation of matching
-
-Vectors = NDArray[np.float32]
 
 
 def train_descriptor(
@@ -110,7 +109,7 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
 def whitened_if_better(
     network: DescriptorNetwork,
     settings: DescriptorTraining,
-    features: Vectors,
+    features: Floats,
     validation: ValidationSet,
     metrics: dict[str, float],
 ) -> tuple[DescriptorNetwork, dict[str, float]]:
@@ -125,7 +124,7 @@ def whitened_if_better(
     return network, found
 
 
-def typical_noise(network: DescriptorNetwork, features: Vectors, validation: ValidationSet) -> float:
+def typical_noise(network: DescriptorNetwork, features: Floats, validation: ValidationSet) -> float:
     """Return the mean cosine of a validation copy to the ten photos nearest to it among those learned from.
 
     `features` are the latter's vectors before any whitening. Score normalisation takes this level for the noise that a

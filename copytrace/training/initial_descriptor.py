@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from configs.training import DescriptorTraining
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
@@ -29,7 +29,6 @@ from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 PHOTOS_FOR_PCA = 4000
 
-Vectors = NDArray[np.float32]
 Tensors = Mapping[str, Tensor]
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> Descrip
     return network
 
 
-def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Vectors:
+def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Floats:
     """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; unreadable ones are left out.
 
     Raises `InputError` when none can be read.
@@ -84,7 +83,7 @@ def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto],
     return describe(network, np.stack(pictures))
 
 
-def pca(features: Vectors, dimensions: int, *, whiten: bool) -> nn.Linear:
+def pca(features: Floats, dimensions: int, *, whiten: bool) -> nn.Linear:
     """Return the PCA of float32 [N, C] as a layer from C to `dimensions`; whitened, every output has variance 1."""
     values = torch.from_numpy(features).double()
     mean = values.mean(dim=0)

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from configs.training import PairTraining
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, local_copy, require_writable
@@ -42,8 +42,6 @@ FILE = "pair_classifier.safetensors"
 SCORE = "likelihood"
 DECIDED_LATER = {"cross_validated": True, "threshold_runs": True}  # settings that change no fold's weights
 COPIED_WEIGHT = 3.0  # of coarse cells that hold a copy, against those that hold none
-
-Floats = NDArray[np.float32]
 
 
 class PairModule(TrainingModule[PairNetwork]):

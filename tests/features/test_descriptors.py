@@ -183,7 +183,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(photos, caplog
     with caplog.at_level(logging.WARNING, "copytrace"):
         np.testing.assert_allclose(descriptor.describe(photos[:5]), whole[:5], atol=1e-6)
     assert sizes == [5, 2, 2, 1]
-    assert "ran out of memory at 5 pictures; going on with 2" in caplog.text
+    assert "ran out of memory at 5 pictures; continuing with 2" in caplog.text
 
 
 def test_a_single_picture_that_does_not_fit_is_an_error_with_the_cure(photos):
