@@ -24,9 +24,9 @@ from copytrace.training.composites import Composites
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.initial_descriptor import starting_network as starting_descriptor
 from copytrace.training.initial_weights import freeze
-from copytrace.training.loop import TrainingModule, fit
+from copytrace.training.loop import TrainingContext, TrainingModule, fit
 from copytrace.training.overlay import starting_network as starting_detector
-from copytrace.training.overlay_module import OverlayTrainee
+from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.photos import TrainingPhoto, split_photos
 from copytrace.training.sample_photos import sample_photos
 from copytrace.training.views import ViewExamples
@@ -68,7 +68,7 @@ def _detector(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], Lo
     examples = Composites(
         split.train, count, settings.input_size, settings.photos.long_side, settings.overlay_share, settings.loop.seed
     )
-    return "overlay detector", examples, OverlayTrainee(network), _short(settings.loop)
+    return "overlay detector", examples, OverlayModule(network), _short(settings.loop)
 
 
 def _made(examples: Examples) -> float:
@@ -94,7 +94,8 @@ def _trained(
     log = _Speeds()
     out.mkdir()
     validate: Callable[[nn.Module], dict[str, float]] = lambda network: {"none": 0.0}  # noqa: E731
-    fit(trainee, examples, validate, loop, out, score="none", stamp="", device=torch.device("cpu"), log=log)
+    context = TrainingContext(out, "", torch.device("cpu"), log)
+    fit(trainee, examples, validate, loop, context, score="none")
     return steps, log.speeds[-1]
 
 

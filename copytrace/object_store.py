@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,7 +22,21 @@ from copytrace.errors import CopytraceError, InputError, StorageError
 # s3fs five times for that: a store that restarts is waited for some twenty seconds. The first is counted too:
 # botocore would turn `max_attempts`, which leaves it out, into this one, in this very table.
 _RETRIES = {"mode": "standard", "total_max_attempts": 5}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 60}}
+
+# Fields, by store, that change with an object's content, the most reliable first.
+_VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "modified",
+    "created",
+)
 
 PART = 8 << 20  # bytes that are fetched at a time of an object that is read from its start
 
@@ -78,30 +92,43 @@ def _options_of(scheme: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in fsspec.config.conf.get(scheme, {})}
 
 
-@contextmanager
-def reraise_as(place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False) -> Iterator[None]:
-    """Turn what the disk or a store's client raises into one line, without the texts that may hold keys.
+def object_version(detail: Mapping[str, Any]) -> str:
+    """Return what changes with an object's content, as a store's `info` reports it; "" if it reports nothing."""
+    return str(next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), ""))
 
-    With `may_be_missing`, `FileNotFoundError` stays what it is.
+
+@contextmanager
+def reraise_as(
+    place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False, label: str = ""
+) -> Iterator[None]:
+    """Reraise the errors of the disk or of a store's client as one line, without their texts, which may hold keys.
+
+    With `may_be_missing`, `FileNotFoundError` is not changed. A full or read-only local disk is not the store's fault,
+    so that `OSError` is not changed either. `label` is how the message calls `place`.
     """
+    where = label or redact(place)
     try:
         yield
     except CopytraceError:
         raise
-    except FileNotFoundError as error:
-        if may_be_missing:
-            raise
-        raise kind(f"{redact(place)} does not exist; check the path") from error
-    except PermissionError as error:
-        raise kind(f"access to {redact(place)} is denied; check the permissions or credentials") from error
     except ImportError as error:
-        raise kind(f"{redact(place)} needs a package that is missing: {error}") from error
+        raise kind(f"{where} needs a package that is missing: {error}") from error
     except Exception as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        # fsspec's HTTP store reports every failure as a missing file; the cause has the real reason.
+        cause = error.__cause__ if is_missing and place.startswith("http") and error.__cause__ else error
+        status = getattr(cause, "status", None)
+        if (is_missing and may_be_missing) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+            raise
+        if isinstance(cause, PermissionError) or status in {401, 403}:
+            raise kind(f"access to {where} is denied; check the permissions or credentials") from error
+        if isinstance(cause, FileNotFoundError) or status == 404:
+            raise kind(f"{where} does not exist; check the path") from error
         if not is_uri(place) and not isinstance(error, OSError):
             raise
-        reason = type(error).__name__
+        reason = type(cause).__name__
         raise kind(
-            f"{redact(place)} cannot be reached ({reason}); check the address, the credentials and the network"
+            f"{where} cannot be reached ({reason}); check the address, the credentials and the network"
         ) from error
 
 

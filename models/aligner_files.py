@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.configs import AlignerConfig
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
     from models.aligner_network import HrnetAligner, LightAligner
 
 KIND = "aligner"
-Backbone = Literal["light", "hrnet_w18"]
-
-HRNET_STRIDE = 8  # of HRNet's coarsest map, which joins the others only where it divides the sides
-HRNET_CANVAS = 128  # what HRNet is trained on: smaller matrices are padded to it
-
-
-@dataclass(frozen=True)
-class AlignerConfig:
-    """What an aligner's network is, told without torch: "light", ours, or "hrnet_w18", the published one.
-
-    Raises `ValueError` for another backbone.
-    """
-
-    backbone: Backbone = "light"
-
-    def __post_init__(self) -> None:
-        if self.backbone not in get_args(Backbone):
-            raise ValueError(f"unknown backbone {self.backbone!r}; give one of: {', '.join(get_args(Backbone))}")
-
-    @property
-    def multiple(self) -> int:
-        """What divides both sides of a canvas."""
-        return 1 if self.backbone == "light" else HRNET_STRIDE
-
-    def canvas_side(self, side: int) -> int:
-        """Return the side of the canvas that a matrix of this side is seen on: its own, but for HRNet."""
-        return side if self.backbone == "light" else max(HRNET_CANVAS, -(-side // HRNET_STRIDE) * HRNET_STRIDE)
 
 
 def save_aligner(network: LightAligner | HrnetAligner, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
@@ -54,7 +27,7 @@ def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.
     """
-    from models.aligner_network import build_aligner_network  # here: reading a header must not import torch  # noqa: PLC0415
+    from models.aligner_network import build_aligner_network  # here: a header must not import torch  # noqa: PLC0415
 
     config = read_aligner_config(path)
     network = build_aligner_network(config)
@@ -63,9 +36,11 @@ def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
 
 
 def read_aligner_config(path: Path) -> AlignerConfig:
-    """Return the config in the header of an aligner's file; errors as of `load_aligner_network`."""
+    """Return the configuration in the header of an aligner's file. Raises as `load_aligner_network` does."""
     header = read_header(path, KIND)
     try:
         return AlignerConfig(backbone=header["backbone"])
     except (KeyError, ValueError) as error:
-        raise ModelFileError(f"{path} has a damaged header ({error}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header ({error}); copy the file again, or train it again"
+        ) from error

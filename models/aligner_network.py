@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.aligner_files import AlignerConfig
+from models.configs import AlignerConfig
 
 LOWEST, HIGHEST = -0.5, 1.0  # similarities beyond say nothing more
 RARE = -4.6  # logit of a prior of 1 %: most cells lie on no diagonal

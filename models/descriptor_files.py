@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
-from safetensors import SafetensorError, safe_open
 
-from models.onnx_files import write_whole
+from models.atomic_file import write_atomically
+from models.network_files import FORMAT, HEADER_KEY, one_line, read_header, stored_tensors
 from models.pretrained import DescriptorConfig, ModelFileError
 
 if TYPE_CHECKING:
@@ -19,15 +18,12 @@ if TYPE_CHECKING:
 
     from models.descriptor import DescriptorNetwork
 
-HEADER_KEY = "copytrace"
-FORMAT: Literal[1] = 1  # raise it when files of the present format can no longer be read
-
 Channels = tuple[float, float, float]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class DescriptorHeader(BaseModel):
-    """The JSON under the key "copytrace" of a descriptor's file; `DescriptorConfig` tells what its values mean."""
+    """The JSON under the key "copytrace" of a descriptor's file; `DescriptorConfig` explains its values."""
 
     kind: Literal["descriptor"] = "descriptor"
     format: Literal[1] = FORMAT
@@ -51,32 +47,29 @@ def save_descriptor(
     *,
     architecture: str,
     input_size: int,
-    name: str = "descriptor",
     half: bool = True,
     typical_noise: float | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `network` atomically and return `path`.
 
-    `architecture` is what its backbone was made by (see `timm_backbone`); `input_size` the side in pixels at which it
-    describes: where weights depend on it, a copy made for that size is written. `typical_noise` is the mean cosine of
-    an image to its nearest unrelated ones; `notes` is JSON for whoever reads the file. With `half`, filters and
-    matrices are stored as float16; vectors such as biases and BatchNorm's statistics stay float32, as they are few and
-    may leave float16's range. Raises `ValueError` for an architecture that timm does not know, and for weights that
-    are not finite.
+    `architecture` is the name that its backbone was built by (see `timm_backbone`). `input_size` is the side in pixels
+    of the images to describe; if the weights depend on it, they are first resampled for that size. `typical_noise` is
+    the mean cosine of an image to its nearest unrelated ones. `notes` is JSON for the readers of the file. `half` is
+    that of `stored_tensors`. Raises `ValueError` for an architecture that timm does not know, and for weights that are
+    not finite.
     """
-    import safetensors.torch  # here and below, not above: reading a header must not import torch  # noqa: PLC0415
+    import safetensors.torch  # here and below: reading a header must not import torch  # noqa: PLC0415
     import timm  # noqa: PLC0415
 
     from models.descriptor import is_resizable, resize_input  # noqa: PLC0415
 
     if not timm.is_model(architecture):
-        raise ValueError(f"timm has no architecture {architecture!r}; give the name that the backbone was made by")
+        raise ValueError(f"timm has no architecture {architecture!r}; give the name that the backbone was built by")
     if is_resizable(network.backbone):
         network = copy.deepcopy(network)
         resize_input(network.backbone, input_size)
     header = DescriptorHeader(
-        name=name,
         architecture=architecture,
         dimensions=network.dimensions,
         input_size=input_size,
@@ -88,15 +81,14 @@ def save_descriptor(
         typical_noise=typical_noise,
         notes=dict(notes or {}),
     )
-    tensors = {key: _stored(key, tensor, half) for key, tensor in network.state_dict().items()}
-    write_whole(path, safetensors.torch.save(tensors, {HEADER_KEY: header.model_dump_json()}))
-    return path
+    tensors = stored_tensors(network, half=half)
+    return write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: header.model_dump_json()}))
 
 
 def read_config(path: Path, input_size: int | None = None) -> DescriptorConfig:
-    """Return how to build and feed the descriptor that `path` holds, without reading its tensors or importing torch.
+    """Return the configuration of the descriptor in `path`, without reading its tensors or importing torch.
 
-    `input_size` replaces the file's own. Raises `ModelFileError` when the file is no descriptor's, or is cut short.
+    `input_size` replaces the file's own. Raises `ModelFileError` when the file is not a descriptor's, or is cut short.
     """
     header = _descriptor_header(path)
     return DescriptorConfig(
@@ -115,10 +107,10 @@ def read_config(path: Path, input_size: int | None = None) -> DescriptorConfig:
 
 
 def load_descriptor_file(path: Path, input_size: int | None = None) -> DescriptorNetwork:
-    """Return the network that `path` holds, in float32 and eval mode, on the CPU.
+    """Return the network in `path`, in float32 and eval mode, on the CPU.
 
     With an `input_size` other than the file's, timm resamples the position embeddings of architectures that have some.
-    Raises `ModelFileError` when the file is no descriptor's, is cut short, holds other tensors than its architecture
+    Raises `ModelFileError` when the file is not a descriptor's, is cut short, holds other tensors than its architecture
     has, or cannot take `input_size`.
     """
     import safetensors.torch  # noqa: PLC0415
@@ -130,8 +122,8 @@ def load_descriptor_file(path: Path, input_size: int | None = None) -> Descripto
     try:
         backbone = timm_backbone(header.architecture, header.input_size)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = f"timm cannot build {header.architecture} for {header.input_size} pixels: {_line(error)}"
-        raise ModelFileError(f"{path}: {reason}; train it anew, or upgrade timm") from error
+        reason = f"timm cannot build {header.architecture} for {header.input_size} pixels: {one_line(error)}"
+        raise ModelFileError(f"{path}: {reason}; train it again, or upgrade timm") from error
     tensors = safetensors.torch.load_file(path)
 
     def linear(name: str, wanted: bool) -> nn.Linear | None:
@@ -139,7 +131,7 @@ def load_descriptor_file(path: Path, input_size: int | None = None) -> Descripto
             return None
         weight = tensors.get(f"{name}.weight")
         if weight is None or weight.ndim != 2:
-            raise ModelFileError(f"{path} lacks {name}.weight; copy the file again, or train it anew")
+            raise ModelFileError(f"{path} lacks {name}.weight; copy the file again, or train it again")
         return nn.Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in tensors)
 
     network = DescriptorNetwork(
@@ -156,32 +148,9 @@ def load_descriptor_file(path: Path, input_size: int | None = None) -> Descripto
         try:
             resize_input(backbone, input_size)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            fixed = f"{header.architecture} was trained at {header.input_size} pixels and cannot take {input_size}"
-            raise ModelFileError(f"{path}: {fixed}: {_line(error)}; leave input_size out") from error
+            reason = f"{header.architecture} was trained at {header.input_size} pixels and cannot take {input_size}"
+            raise ModelFileError(f"{path}: {reason}: {one_line(error)}; leave input_size out") from error
     return network.eval()
-
-
-def read_header(path: Path, kind: str) -> dict[str, Any]:
-    """Return the JSON that Copytrace keeps in the header of the safetensors file of a model of that `kind`.
-
-    Raises `ModelFileError` when the file is absent, cut short, not safetensors, or of another kind or format.
-    """
-    cure = f"give a file that Copytrace's training of the {kind} wrote"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file: {_line(error)}; {cure}") from error
-    try:
-        header = json.loads(metadata[HEADER_KEY])
-        found, version = header["kind"], header["format"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is a safetensors file, but not one of Copytrace; {cure}") from error
-    if found != kind:
-        raise ModelFileError(f"{path} holds a model of kind {found!r}, not {kind!r}; {cure}")
-    if version != FORMAT:
-        raise ModelFileError(f"{path} has format {version}, this version reads format {FORMAT}; upgrade copytrace")
-    return dict(header)
 
 
 def _descriptor_header(path: Path) -> DescriptorHeader:
@@ -190,7 +159,9 @@ def _descriptor_header(path: Path) -> DescriptorHeader:
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ModelFileError(f"{path} has a damaged header ({wrong}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header ({wrong}); copy the file again, or train it again"
+        ) from error
 
 
 def _check_tensors(
@@ -211,25 +182,10 @@ def _check_tensors(
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ModelFileError(
-            f"{path} does not fit {header.architecture}: it {wrong[0]}{more}; copy the file again, or train it anew"
+            f"{path} does not fit {header.architecture}: it {wrong[0]}{more}; copy the file again, or train it again"
         )
-
-
-def _stored(key: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
-    stored = tensor.detach().cpu().contiguous()
-    if not stored.is_floating_point():
-        return stored
-    if half and stored.ndim > 1:
-        stored = stored.half()
-    if not stored.isfinite().all():
-        raise ValueError(f"{key} holds values that are not finite (as {stored.dtype}); it was not saved")
-    return stored
 
 
 def _channels(constants: torch.Tensor) -> Channels:
     red, green, blue = (round(value, 6) for value in constants.flatten().tolist())  # 0.485, not 0.48500001430511475
     return red, green, blue
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.onnx_files import check_difference, run_onnx, trace_onnx, write_onnx
+from models.atomic_file import write_atomically
+from models.onnx_graphs import check_difference, run_onnx, trace_onnx
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,7 @@ def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
     graph, (expected,) = trace_onnx(network, {INPUT: images}, [DESCRIPTOR_OUTPUT])
     (found,) = run_onnx(graph, {INPUT: images}, [DESCRIPTOR_OUTPUT])
     check_difference(float(np.abs(found - expected).max()), DESCRIPTOR_TOLERANCE)
-    return write_onnx(path, graph)
+    return write_atomically(path, graph)
 
 
 def export_overlay(network: OverlayNetwork, path: Path) -> Path:
@@ -69,7 +70,7 @@ def export_overlay(network: OverlayNetwork, path: Path) -> Path:
     found_boxes, found_confidence = run_onnx(graph, inputs, OVERLAY_OUTPUTS)
     surest = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may hang on the last digit
     check_difference(float(max(surest, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
-    return write_onnx(path, graph)
+    return write_atomically(path, graph)
 
 
 def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
@@ -86,7 +87,7 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
     graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
     (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
-    return write_onnx(path, graph)
+    return write_atomically(path, graph)
 
 
 def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
@@ -103,7 +104,7 @@ def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
     graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=1 if canvas is None else None)
     (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
     check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
-    return write_onnx(path, graph)
+    return write_atomically(path, graph)
 
 
 def _largest_change(found: np.ndarray, expected: np.ndarray) -> float:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.configs import OverlayConfig
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
     from models.overlay_network import OverlayNetwork
 
 KIND = "overlay"
-
-
-@dataclass(frozen=True)
-class OverlayConfig:
-    """What an overlay network is, told without torch.
-
-    `architecture` is a timm model with feature maps at strides 4 to 32; `input_size` the side in pixels of the square
-    that it looks at; `width` the channels of its own layers, a multiple of 8; `mean` and `std` are per RGB channel for
-    values in 0..1.
-    """
-
-    architecture: str = "tf_efficientnet_lite0"
-    input_size: int = 256
-    width: int = 64
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 def save_overlay(network: OverlayNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
@@ -52,7 +36,7 @@ def load_overlay(path: Path, *, partly: bool = False) -> OverlayNetwork:
 
 
 def read_overlay_config(path: Path) -> OverlayConfig:
-    """Return the config in the header of an overlay detector's file; errors as of `load_overlay`."""
+    """Return the configuration in the header of an overlay detector's file. Raises as `load_overlay` does."""
     header = read_header(path, KIND)
     try:
         return OverlayConfig(
@@ -63,7 +47,9 @@ def read_overlay_config(path: Path) -> OverlayConfig:
             std=_channels(header["std"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} has a damaged header ({error!r}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header ({error!r}); copy the file again, or train it again"
+        ) from error
 
 
 def _channels(values: list[float]) -> tuple[float, float, float]:

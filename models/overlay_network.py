@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.overlay_files import OverlayConfig
+from models.configs import OverlayConfig
 
 CANDIDATES = 8  # boxes per picture
 STRIDES = (4, 8, 16, 32)  # of the backbone's maps

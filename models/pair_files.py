@@ -1,34 +1,20 @@
-"""A classifier of video pairs as one safetensors file: its tensors, and in the header how to build it."""
+"""A pair classifier as one safetensors file: its tensors, and in the header how to build it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.descriptor_files import read_header
-from models.network_files import fill_network, save_network
+from models.configs import PairConfig
+from models.network_files import fill_network, read_header, save_network
 from models.pretrained import ModelFileError
 
 if TYPE_CHECKING:
     from models.pair_network import PairNetwork
 
 KIND = "pair-classifier"
-LIGHT = "light"
-CANVAS = 160  # cells along each side of what a picture classifier sees, as published
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """What a classifier of pairs is, told without torch: `architecture` is "light", ours, or a model of timm."""
-
-    architecture: str = LIGHT
-
-    @property
-    def canvas(self) -> int | None:
-        """Side of the square that every matrix is put on; None where each is looked at as large as it is."""
-        return None if self.architecture == LIGHT else CANVAS
 
 
 def save_pair_classifier(network: PairNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
@@ -53,14 +39,16 @@ def load_pair_classifier(path: Path) -> PairNetwork:
 
 
 def read_pair_config(path: Path) -> PairConfig:
-    """Return the config in the header of a classifier's file; errors as of `load_pair_classifier`."""
+    """Return the configuration in the header of a classifier's file. Raises as `load_pair_classifier` does."""
     header = read_header(path, KIND)
     try:
         return PairConfig(architecture=str(header["architecture"]))
     except KeyError as error:
-        raise ModelFileError(f"{path} has a damaged header (no {error}); train it anew, or copy it again") from error
+        raise ModelFileError(
+            f"{path} has a damaged header (no {error}); copy the file again, or train it again"
+        ) from error
 
 
 def read_threshold(path: Path) -> float:
-    """Return the probability below which pairs are dropped, as training noted it; 0, which drops none, by default."""
+    """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none."""
     return float(read_header(path, KIND).get("notes", {}).get("threshold", 0.0))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.aligner_network import HIGHEST, LOWEST, Blocks, masked, normalised, shrinking
-from models.pair_files import LIGHT, PairConfig
+from models.configs import LIGHT, PairConfig
 
 # The light network, finer map first.
 WIDTHS = (16, 48)  # multiples of 16: ONNX Runtime's vector instructions take so many channels at once

@@ -1,10 +1,11 @@
-"""Train: a network learns, its run is tracked in MLflow, and what comes out is registered there."""
+"""Training of a network, tracked in MLflow and registered there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
 from prefect.artifacts import create_table_artifact
@@ -12,6 +13,7 @@ from prefect.artifacts import create_table_artifact
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.progress import Progress
+from copytrace.runtime.model_sources import ModelKind
 from copytrace.training.log import TrainingLog
 from copytrace.training.training_result import CARD, read_result
 from tasks.artifacts import show_outputs
@@ -29,96 +31,60 @@ Runs = Sequence[tuple[Path, Path]]
 
 @dataclass(frozen=True)
 class Training(Generic[D, S]):
-    """A way to train: its MLflow experiment, the name its models are registered under, and the work itself.
+    """A training: its MLflow experiment, the kind of its model, and the function that trains.
 
-    `learns_from` names the data to people; `run(data, out, settings, log, progress)` returns the weights, of which
-    `export` makes an ONNX file.
+    `learns_from` describes the data to people. `function` is "module:name", imported only when it runs, as torch and
+    timm take seconds; it is called with the data, the output folder, settings, log and progress, and returns the
+    weights.
     """
 
     experiment: str
-    model: str
+    kind: ModelKind
     learns_from: str
-    run: Callable[[D, Path, S, TrainingLog, Progress], Path]
-    export: Callable[[Path], Path | None]
+    function: str
 
+    @property
+    def model(self) -> str:
+        """Name under which its models are registered."""
+        return f"copytrace-{self.kind}"
 
-def _train_descriptor(
-    photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress
-) -> Path:
-    from copytrace.training.descriptor import train_descriptor  # here: torch and timm take seconds  # noqa: PLC0415
-
-    return train_descriptor(photos, out, settings, log, progress)
-
-
-def _train_overlay_detector(
-    photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress
-) -> Path:
-    from copytrace.training.overlay import train_overlay_detector  # noqa: PLC0415
-
-    return train_overlay_detector(photos, out, settings, log, progress)
-
-
-def _train_aligner(runs: Runs, out: Path, settings: AlignerTraining, log: TrainingLog, progress: Progress) -> Path:
-    from copytrace.training.aligner import train_aligner  # noqa: PLC0415
-
-    return train_aligner(runs, out, settings, log, progress)
-
-
-def _train_pair_classifier(runs: Runs, out: Path, settings: PairTraining, log: TrainingLog, progress: Progress) -> Path:
-    from copytrace.training.pair_classifier import train_pair_classifier  # noqa: PLC0415
-
-    return train_pair_classifier(runs, out, settings, log, progress)
-
-
-def _export_descriptor(weights: Path) -> Path | None:
-    from copytrace.training.export import export_descriptor  # noqa: PLC0415
-
-    return export_descriptor(weights)
-
-
-def _export_overlay_detector(weights: Path) -> Path | None:
-    from copytrace.training.export import export_overlay_detector  # noqa: PLC0415
-
-    return export_overlay_detector(weights)
-
-
-def _export_aligner(weights: Path) -> Path | None:
-    from copytrace.training.export import export_aligner  # noqa: PLC0415
-
-    return export_aligner(weights)
-
-
-def _export_pair_classifier(weights: Path) -> Path | None:
-    from copytrace.training.export import export_pair_classifier  # noqa: PLC0415
-
-    return export_pair_classifier(weights)
+    def run(self, data: D, out: Path, settings: S, log: TrainingLog, progress: Progress) -> Path:
+        """Train in the folder `out`, and return the weights."""
+        weights: Path = resolve_name(self.function)(data, out, settings, log, progress)
+        return weights
 
 
 RUNS = "runs of match-videos"
 
-DESCRIPTOR = Training("train-descriptor", "copytrace-descriptor", "photos", _train_descriptor, _export_descriptor)
-OVERLAY_DETECTOR = Training(
-    "train-overlay-detector", "copytrace-overlay", "photos", _train_overlay_detector, _export_overlay_detector
+DESCRIPTOR: Training[str, DescriptorTraining] = Training(
+    "train-descriptor", "descriptor", "photos", "copytrace.training.descriptor:train_descriptor"
 )
-ALIGNER = Training("train-aligner", "copytrace-aligner", RUNS, _train_aligner, _export_aligner)
-PAIR_CLASSIFIER = Training(
-    "train-pair-classifier", "copytrace-pair-classifier", RUNS, _train_pair_classifier, _export_pair_classifier
+OVERLAY_DETECTOR: Training[str, OverlayTraining] = Training(
+    "train-overlay-detector", "overlay", "photos", "copytrace.training.overlay:train_overlay_detector"
+)
+ALIGNER: Training[Runs, AlignerTraining] = Training(
+    "train-aligner", "aligner", RUNS, "copytrace.training.aligner:train_aligner"
+)
+PAIR_CLASSIFIER: Training[Runs, PairTraining] = Training(
+    "train-pair-classifier", "pair-classifier", RUNS, "copytrace.training.pair_classifier:train_pair_classifier"
 )
 
 
 @step_task("train {training.model}", training_slots)
 def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
-    """Train on `data` in the folder `out`, and return the version under which the model is registered.
+    """Train on `data` in the folder `out`, register the model, and return its version.
 
-    Called again with the same folder, it goes on from the last checkpoint, in the same MLflow run.
+    A second call with the same folder continues from the last checkpoint, in the same MLflow run.
     """
+    from copytrace.training.export import export_weights  # here: torch and timm take seconds  # noqa: PLC0415
+
     out.mkdir(parents=True, exist_ok=True)
     with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
         weights = training.run(data, out, settings, run.log, ArtifactProgress())
         outcome = read_result(out)
         run.log_dataset(_where(data), outcome.dataset_digest, "training", of=training.learns_from)
         run.log_dataset(_where(data), outcome.validation_digest, "validation", of=training.learns_from)
-        graph = training.export(weights)
+        graph = export_weights(training.kind, weights)
         files = [weights, *([graph] if graph else []), out / CARD]
         show_outputs(out, training.experiment)
         return register(run, training.model, files, outcome.metrics, score=outcome.score)
@@ -126,7 +92,7 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
 
 @step_task("promote {training.model} {version}")
 def promote(training: Training[Any, Any], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
-    """Make the version the champion if it beats the present one, and show the decision beside its figures."""
+    """Make the version the champion if it is better than the present one, and publish the decision with the metrics."""
     decision = move_champion(training.model, version, min_improvement=min_improvement)
     outcome = read_result(out)
     rows = [{"what": name, "figure": value} for name, value in outcome.metrics.items()]
@@ -138,5 +104,5 @@ def promote(training: Training[Any, Any], version: int, out: Path, min_improveme
 
 
 def _where(data: object) -> str:
-    """Where training data lie: the source of photos, or the folders of runs."""
+    """Return the source of the photos, or the folders of the runs."""
     return data if isinstance(data, str) else ", ".join(str(run) for run, _ in data)  # type: ignore[attr-defined]

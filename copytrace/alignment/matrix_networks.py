@@ -1,4 +1,4 @@
-"""Running the networks that look at similarity matrices: ONNX Runtime on the CPU, torch on CUDA."""
+"""Networks that take similarity matrices, run by ONNX Runtime on the CPU or by torch on CUDA."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from copytrace.errors import ConfigError, CopytraceError
+from copytrace.arrays import Floats
+from copytrace.errors import ConfigError
 from copytrace.runtime.onnx_cache import cached_graph
+from copytrace.runtime.sessions import open_session, torch_device
 from models.export import LOGITS, VALUES
 from models.network_files import digest_of_network
 
 if TYPE_CHECKING:
     from torch import nn
 
-Floats = NDArray[np.float32]
 Run = Callable[[Floats], Floats]
 N = TypeVar("N", bound="nn.Module")
 
 
 def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
-    """Return the network that `load` reads, of a file that still has the digest by which its graph will be kept.
+    """Return the network that `load` reads from a file, which must still have `digest`, the key of the cached graph.
 
-    Raises `ConfigError` if another file took its place meanwhile.
+    Raises `ConfigError` if the file was replaced since `digest` was computed.
     """
     network = load(path)
     if digest_of_network(path) != digest:
@@ -34,21 +34,12 @@ def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
 
 
 def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
-    """Return what turns float32 [N, 1, H, W] into logits by the graph that is cached as `name`, or else exported.
+    """Return a function that turns float32 [N, 1, H, W] into logits by the graph in the cache, exported if missing.
 
-    May be called from several threads at once; each call works on the core that it is called on.
+    `name` is that of the graph's file in the cache, see `cached_graph`. Several threads may call the function at once;
+    each call uses one core.
     """
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise CopytraceError(
-            "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
-        ) from error
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_mem_pattern = False  # it would plan memory anew for every size of matrix, and keep the plans
-    session = onnxruntime.InferenceSession(cached_graph(name, export), options, providers=["CPUExecutionProvider"])
+    session = open_session(cached_graph(name, export), threads=1, any_shape=True)
 
     def run(values: Floats) -> Floats:
         (logits,) = session.run([LOGITS], {VALUES: values})
@@ -58,21 +49,18 @@ def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
 
 
 def torch_runner(network: nn.Module, device: str | None) -> Run:
-    """Return what turns float32 [N, 1, H, W] into logits by torch, on CUDA unless `device` names another place.
+    """Return a function that turns float32 [N, 1, H, W] into logits by torch, on the device of that name.
 
-    Raises `ConfigError` for a device that torch does not know, or that is not there.
+    Raises `ConfigError` as `torch_device` does.
     """
     import torch  # noqa: PLC0415
 
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        placed = network.to(place).eval()
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts that it has some
-        raise ConfigError(f"torch has no device {device!r} here; give cpu, cuda or cuda:N") from error
+    target = torch_device(device)
+    network = network.to(target).eval()
 
     def run(values: Floats) -> Floats:
         with torch.inference_mode():
-            logits = placed(torch.from_numpy(np.ascontiguousarray(values)).to(place))
+            logits = network(torch.from_numpy(np.ascontiguousarray(values)).to(target))
         return np.asarray(logits.cpu().numpy(), np.float32)
 
     return run

@@ -22,7 +22,8 @@ from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from copytrace.runtime.devices import Backend, uses_onnx
 from copytrace.runtime.model_sources import resolve_model
-from models.aligner_files import AlignerConfig, load_aligner_network, read_aligner_config
+from models.aligner_files import load_aligner_network, read_aligner_config
+from models.configs import AlignerConfig
 from models.export import ALIGNER_GRAPH_VERSION, export_aligner
 from models.network_files import digest_of_network
 from models.pretrained import ModelFileError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.alignment.network_aligner import spans
-from models.pair_files import PairConfig
+from models.configs import PairConfig
 
 Floats = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from configs.load import load_settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
+
+if TYPE_CHECKING:
+    from copytrace.training.edited_set import EditedSetPlan
 
 Runs = Annotated[
     list[str],
@@ -126,9 +129,9 @@ def edit_images(
     seed: Seed = 0,
 ) -> None:
     """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
-    from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
+    from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
-    _edit(write_edited_set, photos, donors, out, copies, distractors, difficulty, seed)
+    _edit(write_edited_set, photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
 
 def edit_videos(
@@ -143,9 +146,10 @@ def edit_videos(
     seed: Seed = 0,
 ) -> None:
     """Write videos that show edited stretches of VIDEOS, with the seconds, to measure or train on your own footage."""
+    from copytrace.training.edited_set import EditedSetPlan  # noqa: PLC0415
     from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
 
-    _edit(write_edited_videos, videos, donors, out, copies, distractors, difficulty, seed)
+    _edit(write_edited_videos, videos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
 
 def video_stills(
@@ -180,16 +184,7 @@ def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
 
 
-def _edit(
-    write: Callable[..., Path],
-    sources: str,
-    donors: str,
-    out: str,
-    copies: int,
-    distractors: int,
-    difficulty: str,
-    seed: int,
-) -> None:
+def _edit(write: Callable[..., Path], sources: str, donors: str, out: str, plan: EditedSetPlan) -> None:
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.runtime.devices import usable_cores  # noqa: PLC0415
@@ -199,14 +194,12 @@ def _edit(
         list_media(sources),
         list_media(donors),
         require_writable(out),
-        copies=copies,
-        distractors=distractors,
-        difficulty=difficulty,
-        seed=seed,
+        plan,
         workers=usable_cores(),
         progress=TerminalProgress(),
     )
-    typer.echo(f"{copies + distractors:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
+    count = plan.copies + plan.distractors
+    typer.echo(f"{count:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
 
 
 def _tell(out: str, setting: str, command: str = "match-images") -> None:

@@ -1,4 +1,4 @@
-"""The two runtimes of a global descriptor: ONNX Runtime on the CPU, torch on CUDA (or anywhere, for comparison)."""
+"""The two runtimes of a global descriptor: ONNX Runtime on the CPU, torch on CUDA or, for comparison, anywhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.errors import CopytraceError, InputError
 from copytrace.runtime.devices import usable_cores
 from copytrace.runtime.onnx_cache import cached_graph
+from copytrace.runtime.sessions import open_session, torch_device
 from models.descriptor_files import load_descriptor_file
 from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
 from models.pretrained import DescriptorConfig
@@ -25,48 +26,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Images per run of a session on one core; larger runs measured slower, as their feature maps no longer fit its cache.
+# Images per run of a session on one core. Larger runs were slower: their feature maps do not fit the core's cache.
 IMAGES_PER_RUN = 2
 LARGEST_CUDA_BATCH = 256
 
 
 class OnnxDescriptor:
-    """Describes on the CPU by ONNX Runtime.
+    """A descriptor run by ONNX Runtime on the CPU.
 
-    Each core runs its own slices of the batch. Sharing every layer of one run among all cores, ONNX Runtime's default,
-    makes them wait for each other some fifty times per run, which halves the speed where other processes are busy too;
-    only a batch with fewer pictures than cores is run so.
+    Each core runs its own slices of the batch. ONNX Runtime's default shares every layer of one run among all cores,
+    which then wait for each other some fifty times per run: that halves the speed if other processes are busy. Only a
+    batch with fewer pictures than cores is run in this way.
     """
 
     def __init__(self, config: DescriptorConfig, *, threads: int = 0) -> None:
-        try:
-            import onnxruntime  # noqa: PLC0415
-        except ImportError as error:
-            raise CopytraceError(
-                "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
-            ) from error
-
         self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
         self.typical_noise = config.typical_noise
         self._threads = threads or usable_cores()
         graph = descriptor_graph(config)
-
-        def open_session(cores: int) -> onnxruntime.InferenceSession:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = cores
-            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-        self._one_core = open_session(1)
+        self._one_core = open_session(graph, threads=1)
         self.dimensions = int(self._one_core.get_outputs()[0].shape[1])
-        self._all_cores = open_session(self._threads) if self._threads > 1 else self._one_core
+        self._all_cores = open_session(graph, threads=self._threads) if self._threads > 1 else self._one_core
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="describe")
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`."""
         _check_batch(batch, self.input_size)
         if 0 < len(batch) < self._threads:
-            (found,) = self._all_cores.run([DESCRIPTOR_OUTPUT], {INPUT: batch})
-            return np.asarray(found, dtype=np.float32)
+            (described,) = self._all_cores.run([DESCRIPTOR_OUTPUT], {INPUT: batch})
+            return np.asarray(described, dtype=np.float32)
         size = min(IMAGES_PER_RUN, max(1, -(-len(batch) // self._threads)))
         vectors = np.empty((len(batch), self.dimensions), dtype=np.float32)
 
@@ -79,21 +67,16 @@ class OnnxDescriptor:
 
 
 class TorchDescriptor:
-    """Describes by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), float32 elsewhere.
+    """A descriptor run by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), else float32.
 
-    When CUDA's memory runs out the batch is halved, for good, and the work goes on. On the CPU, `threads` other than
-    0 sets torch's number of threads for the whole process.
+    When CUDA's memory runs out, the batch size is halved permanently. On the CPU, `threads` other than 0 sets torch's
+    number of threads for the whole process.
     """
 
     def __init__(self, config: DescriptorConfig, *, device: str | None = None, threads: int = 0) -> None:
         import torch  # noqa: PLC0415
 
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise ConfigError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
-        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"torch sees no device {device!r}; set device to cpu, or install a CUDA build of torch")
+        self.device = torch_device(device)
         if threads and self.device.type == "cpu":
             torch.set_num_threads(threads)
         self.network = build_network(config, self.device).to(memory_format=torch.channels_last)
@@ -105,7 +88,7 @@ class TorchDescriptor:
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures as float32 [N, D] unit vectors; see `Descriptor`.
 
-        Raises `CopytraceError` when CUDA's memory does not hold a single picture.
+        Raises `CopytraceError` when CUDA's memory does not hold one picture.
         """
         import torch  # noqa: PLC0415
 
@@ -117,7 +100,7 @@ class TorchDescriptor:
             try:
                 vectors[part] = self._run(batch[part])
             except torch.OutOfMemoryError as error:
-                self._halve(part.stop - part.start, error)
+                self._halve_batch(part.stop - part.start, error)
                 continue
             start = part.stop
         return vectors
@@ -130,24 +113,24 @@ class TorchDescriptor:
             vectors = self.network(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
-    def _halve(self, size: int, error: Exception) -> None:
+    def _halve_batch(self, size: int, error: Exception) -> None:
         import torch  # noqa: PLC0415
 
         if size == 1:
             raise CopytraceError(
                 f"{self.device} has too little free memory for one picture of {self.input_size} pixels; "
-                "stop what else runs there, or set device to cpu"
+                "stop other programs there, or set device to cpu"
             ) from error
         self.largest_batch = size // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        logger.warning("%s ran out of memory at %d pictures; going on with %d", self.device, size, self.largest_batch)
+        logger.warning("%s ran out of memory at %d pictures; continuing with %d", self.device, size, self.largest_batch)
 
 
 def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorNetwork | ScriptedDescriptor:
-    """Return the network that `config` tells of, in eval mode on `device`, with its weights.
+    """Return the network of `config` with its weights, in eval mode on `device`.
 
-    Raises `ModelFileError` when its file does not hold what `config` says.
+    Raises `ModelFileError` when the file does not fit `config`.
     """
     if config.storage == "torchscript":
         from models.torchscript import load_torchscript  # noqa: PLC0415
@@ -156,20 +139,20 @@ def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorN
     if config.storage == "safetensors":
         return load_descriptor_file(config.weights, config.input_size).to(device)
 
-    from models.descriptor import build_descriptor  # here: it imports torch, which a warm cache does not need  # noqa: PLC0415
+    from models.descriptor import build_descriptor  # here: it imports torch  # noqa: PLC0415
 
     return build_descriptor(config).to(device)
 
 
 def descriptor_graph(config: DescriptorConfig) -> bytes:
-    """Return the descriptor's ONNX file, from the cache if it is there; see `cached_graph`."""
+    """Return the descriptor's ONNX graph from the cache, see `cached_graph`."""
 
-    def make(path: Path) -> Path:
-        import torch  # here: a warm cache does not need it  # noqa: PLC0415
+    def export(path: Path) -> Path:
+        import torch  # here: a graph in the cache does not need it  # noqa: PLC0415
 
         return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
-    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", make)
+    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", export)
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

@@ -1,4 +1,4 @@
-"""Global descriptors: one vector per image, whichever runtime computes it."""
+"""Global descriptors: one vector per image, from either runtime."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from copytrace.runtime.model_sources import resolve_model
 from models.descriptor_files import read_config
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError, efficientnet_lite0
 
-# The models that `load_descriptor` knows by name, each told for an input size.
+# Models that `load_descriptor` knows by name: their configuration for an input size.
 MODELS: dict[str, Callable[[int], DescriptorConfig]] = {"imagenet": efficientnet_lite0}
 
 IMAGENET_INPUT = 256
 SSCD_INPUT = 288  # the side that SSCD's authors test at (Pizzi et al., 2022)
-ZIP_MAGIC = b"PK\x03\x04"  # what a TorchScript file starts with; pickled checkpoints do too, and are refused later
+ZIP_MAGIC = b"PK\x03\x04"  # start of a TorchScript file, and of a pickled checkpoint, which is refused later
 
-SMALLEST_INPUT = 32  # the backbone's stride: a smaller picture leaves nothing to pool
+SMALLEST_INPUT = 32  # the backbone's stride: a smaller picture gives no feature map
 
 
 class Descriptor(Protocol):
-    """Turns pictures into unit vectors; `digest` says by which model, and vectors compare only within one digest."""
+    """Model that turns pictures into unit vectors; only vectors of the same `digest` are comparable."""
 
     @property
     def name(self) -> str:
-        """What people call the model; it may change with nothing else changed."""
+        """Name of the model for people; it does not identify the model."""
 
     @property
     def digest(self) -> str:
@@ -47,7 +47,7 @@ class Descriptor(Protocol):
 
     @property
     def typical_noise(self) -> float | None:
-        """Mean cosine of a picture to its nearest unrelated ones in a large collection, where it was measured."""
+        """Mean cosine of a picture to its nearest unrelated ones in a large collection; None if it was not measured."""
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe uint8 [N, S, S, 3] RGB pictures (see `resize_for_descriptor`) as float32 [N, D] unit vectors.
@@ -66,21 +66,21 @@ def load_descriptor(
 ) -> Descriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`, or anything that `resolve_model` finds: "shipped", a file or folder, or a URI. The
-    file was written by `save_descriptor`, or is TorchScript as published for SSCD (float [N, 3, S, S], normalized as
-    for ImageNet, to [N, D]). `device` is a torch device such as "cpu" or "cuda:1", by default CUDA where there is
-    some; `threads` is the number of cores to use on the CPU, 0 for all; `input_size` is by default what the model was
-    made for. ONNX needs a graph file, which is made once (about 15 s) and kept in `cache_folder()`; with it, torch is
-    not imported. Raises `ConfigError` for settings that do not exist or do not go together and for a model that is
-    missing, damaged or no descriptor, and `CopytraceError` if onnxruntime is not installed, the model cannot be
-    exported or the cache cannot be written.
+    `model` is a name in `MODELS`, or a source for `resolve_model`: "shipped", a file or folder, a URI. The file is one
+    that `save_descriptor` wrote, or TorchScript as published for SSCD, which takes float [N, 3, S, S] normalized as for
+    ImageNet and returns [N, D]. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA if there is
+    some. `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model. ONNX Runtime
+    needs a graph file, which is exported once (about 15 s) and kept in `cache_folder()`; torch is then no longer
+    imported. Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged or not a
+    descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the cache
+    cannot be written.
     """
     if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
     if threads < 0:
         raise ConfigError(f"threads is {threads}; give 0 for all cores, or a positive number")
     try:
-        config = _configured(model, input_size)
+        config = _descriptor_config(model, input_size)
         scripted = config.storage == "torchscript"
         if scripted and backend == "onnx":
             raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
@@ -92,7 +92,7 @@ def load_descriptor(
 
 
 def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray[np.uint8]:
-    """Resize uint8 [H, W, 3] to uint8 [S, S, 3], whatever its aspect: sides shrink by area, and grow by cubic.
+    """Resize uint8 [H, W, 3] to uint8 [S, S, 3], regardless of its aspect: by area where sides shrink, else cubic.
 
     Raises `InputError` for another shape or type, or for an empty picture.
     """
@@ -101,14 +101,14 @@ def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray
             f"a picture must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}; convert it to RGB"
         )
     height, width = pixels.shape[:2]
-    # One side at a time decides: cv2's area mode samples points, and so aliases, as soon as either side grows.
+    # cv2's area mode samples points, and so aliases, as soon as either side grows: first shrink, then enlarge.
     resized = cv2.resize(pixels, (min(width, input_size), min(height, input_size)), interpolation=cv2.INTER_AREA)
     if min(height, width) < input_size:
         resized = cv2.resize(resized, (input_size, input_size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(resized, dtype=np.uint8)
 
 
-def _configured(model: str, input_size: int | None) -> DescriptorConfig:
+def _descriptor_config(model: str, input_size: int | None) -> DescriptorConfig:
     if model in MODELS:
         return MODELS[model](input_size or IMAGENET_INPUT)
     path = resolve_model(model, "descriptor")

@@ -1,4 +1,4 @@
-"""Several descriptors as one: their unit vectors one behind the other, shortened by PCA where one was fitted."""
+"""Several descriptors as one: their concatenated unit vectors, shortened by PCA if one was fitted."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from configs.videos import FrameDescriptorSettings
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError
 from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
 from copytrace.storage import atomic_path, digest_of, digest_of_file, local_copy, resolve_path
 
-Floats = NDArray[np.float32]
-
-ROWS_AT_ONCE = 8192  # vectors that are made float64 at a time
+ROWS_AT_ONCE = 8192  # vectors that are converted to float64 at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Principal components: `mean` float32 [D], `components` float32 [d, D], orthonormal rows, most varied first.
+    """Principal components: `mean` float32 [D], `components` float32 [d, D], orthonormal rows, largest variance first.
 
-    `digest` is that of the file it was read from, "" before there is one.
+    `digest` is that of the file that it was read from, or "" if it was just fitted.
     """
 
     mean: Floats
@@ -33,16 +32,16 @@ class Projection:
     digest: str
 
     def apply(self, vectors: Floats) -> Floats:
-        """Return float32 [N, d] unit vectors of float32 [N, D] ones; of the mean itself, which has no direction, 0."""
+        """Return float32 [N, d] unit vectors of float32 [N, D] ones; the mean itself, which has no direction, is 0."""
         shorter = (vectors - self.mean) @ self.components.T
         lengths = np.linalg.norm(shorter, axis=1, keepdims=True)
         return np.asarray(shorter / np.maximum(lengths, 1e-12), np.float32)
 
 
 class Ensemble:
-    """A `Descriptor` made of several (VSC2022's first place: four models, 2048 numbers, PCA to 512).
+    """A `Descriptor` of several parts (VSC2022's first place: four models, 2048 numbers, PCA to 512).
 
-    Pictures have the largest input size of its parts, and are made smaller for the others. Raises `ConfigError` for a
+    Pictures have the largest input size of the parts, and are reduced for the others. Raises `ConfigError` for a
     projection of vectors of another length.
     """
 
@@ -60,8 +59,8 @@ class Ensemble:
         self.dimensions = projection.components.shape[0] if projection else length
         self.input_size = max(part.input_size for part in parts)
         known = [part.typical_noise for part in parts if part.typical_noise is not None]
-        # The cosine of concatenated unit vectors is the mean of theirs, if seldom highest for the same picture in all
-        # of them; what it is after PCA, nobody knows.
+        # The cosine of concatenated unit vectors is the mean of the parts' cosines. The nearest unrelated pictures are
+        # seldom the same for all parts, so this is an upper estimate. After PCA the noise is unknown.
         self.typical_noise = float(np.mean(known)) if len(known) == len(parts) and not projection else None
 
     def describe(self, batch: NDArray[np.uint8]) -> Floats:
@@ -72,7 +71,7 @@ class Ensemble:
                 f"a batch must be uint8 [N, {side}, {side}, 3], not {batch.dtype} {list(batch.shape)}; use "
                 "resize_for_descriptor"
             )
-        vectors = np.concatenate([part.describe(_resized(batch, part.input_size)) for part in self._parts], axis=1)
+        vectors = np.concatenate([part.describe(_resize_batch(batch, part.input_size)) for part in self._parts], axis=1)
         if self._projection:
             return self._projection.apply(vectors)
         return np.asarray(vectors / len(self._parts) ** 0.5, np.float32)
@@ -102,8 +101,8 @@ def fit_projection(vectors: Floats, dimensions: int) -> Projection:
     mean = vectors.mean(axis=0, dtype=np.float64)
     scatter = np.zeros((len(mean), len(mean)))
     for start in range(0, len(vectors), ROWS_AT_ONCE):
-        centred = vectors[start : start + ROWS_AT_ONCE] - mean
-        scatter += centred.T @ centred
+        centered = vectors[start : start + ROWS_AT_ONCE] - mean
+        scatter += centered.T @ centered
     _, directions = np.linalg.eigh(scatter)
     components = directions[:, ::-1][:, :dimensions].T
     # The sign of a component is arbitrary; with its largest number made positive, the same vectors give the same file.
@@ -119,7 +118,7 @@ def write_projection(path: Path, projection: Projection) -> Path:
 
 
 def read_projection(path: Path) -> Projection:
-    """Read what `write_projection` wrote. Raises `ConfigError` for any other file."""
+    """Read a projection from the file that `write_projection` wrote. Raises `ConfigError` for any other file."""
     try:
         with local_copy(path) as file:
             tensors = load_file(file)
@@ -131,7 +130,7 @@ def read_projection(path: Path) -> Projection:
     return Projection(mean.astype(np.float32), components.astype(np.float32), digest_of_file(path))
 
 
-def _resized(batch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def _resize_batch(batch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if batch.shape[1] == side:
         return batch
     resized = np.empty((len(batch), side, side, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""SIFT points with root-SIFT descriptors, as imgFp computes them, of an image or of a view of it."""
+"""SIFT points with root-SIFT descriptors of an image or of a view of it, as in imgFp."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import PointSettings
+from copytrace.arrays import Floats
 
-Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 DIMENSIONS = 128
@@ -18,9 +18,9 @@ WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 # SIFT's 128 numbers are 4 rows × 4 columns × 8 orientations in a frame turned to the point's own direction.
 _CELLS = np.arange(DIMENSIONS).reshape(4, 4, 8)
-# Seen in a mirror, rows and orientations run backwards; this order undoes it (imgFp's mirror test).
+# In a mirror image, rows and orientations are in reverse order; this order restores them (imgFp's mirror test).
 MIRRORED_ORDER = _CELLS[::-1][:, :, -np.arange(8) % 8].ravel()
-# In a negative the gradients turn by 180°, and so does the point's own direction: cells swap, orientations stay.
+# In a negative, gradients and the point's own direction turn by 180°: cells are swapped, orientations stay.
 NEGATIVE_ORDER = _CELLS[::-1, ::-1].ravel()
 
 
@@ -66,15 +66,15 @@ def find_points(
 ) -> Points:
     """Find the SIFT points of `pixels`, uint8 [H, W, 3] RGB, resized as `settings` say and widened by `stretch`.
 
-    SIFT survives rotation and scale but little stretching, so a view widened by 2 finds what a copy squeezed by
-    2 hides; its area stays that of the unstretched view. `box` is only noted: `pixels` are that part already.
+    SIFT is robust to rotation and scale but not to stretching: a view widened by 2 matches a copy that was squeezed by
+    2. Widening keeps the area of the view. `box` is the part of the image that `pixels` already are; it is only stored.
     """
-    grey = _resize(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), settings, stretch)
-    height, width = grey.shape
-    # OpenCV would count the octave that is dropped afterwards among the strongest.
+    gray = _resize(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), settings, stretch)
+    height, width = gray.shape
+    # With a limit, OpenCV would count points of the octave that is dropped below among the strongest.
     limit = settings.max_points if settings.first_octave < 0 else 0
     sift = cv2.SIFT.create(limit, settings.levels, settings.contrast, settings.edge, 1.6)
-    keypoints, descriptors = sift.detectAndCompute(grey, None)
+    keypoints, descriptors = sift.detectAndCompute(gray, None)
     rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in keypoints], np.float64)
     rows = rows.reshape(-1, 6)
     raw = np.zeros((0, DIMENSIONS), np.float32) if descriptors is None else descriptors
@@ -91,18 +91,18 @@ def root_sift(descriptors: Floats) -> Bytes:
     return rounded
 
 
-def _resize(grey: Bytes, settings: PointSettings, stretch: float) -> Bytes:
-    height, width = grey.shape
+def _resize(gray: Bytes, settings: PointSettings, stretch: float) -> Bytes:
+    height, width = gray.shape
     ratio = settings.short_side / (min(height, width) + 1e-5)
     if not settings.enlarge:
         ratio = min(ratio, 1.0)
-    # A strip of 20,000 × 8 px would grow without end: no view has more than 16 squares of its short side.
+    # Otherwise a strip of 20,000 × 8 px would become huge: no view has more than 16 squares of its short side.
     ratio = min(ratio, settings.short_side * 4 / (height * width) ** 0.5)
     size = (max(int(width * ratio * stretch**0.5), 4), max(int(height * ratio / stretch**0.5), 4))
     if size == (width, height):
-        return grey
+        return gray
     smaller = ratio * max(stretch, 1 / stretch) ** 0.5 <= 1
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
 
 
 def _octave(keypoint: cv2.KeyPoint) -> int:
@@ -111,7 +111,7 @@ def _octave(keypoint: cv2.KeyPoint) -> int:
 
 
 def _strongest(rows: NDArray[np.float64], settings: PointSettings) -> NDArray[np.int64]:
-    """Return the rows to keep, strongest first and in one order whatever the ties (OpenCV may return a few more)."""
+    """Return the rows to keep, strongest first, with ties in a fixed order (OpenCV may return more than the limit)."""
     allowed = np.flatnonzero(rows[:, 5] >= settings.first_octave)
     order = np.lexsort((rows[allowed, 3], rows[allowed, 0], rows[allowed, 1], -rows[allowed, 4]))
     return allowed[order][: settings.max_points or None]

@@ -24,7 +24,8 @@ from copytrace.media.failures import Failure
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch_parts
-from copytrace.overlays.boxes import OverlayDetector, load_overlay_detector
+from copytrace.overlays.boxes import OverlayDetector
+from copytrace.overlays.load import load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
 from copytrace.runtime.devices import usable_cores

@@ -18,13 +18,11 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import InputError
-from copytrace.object_store import filesystem_of, is_uri, open_file, redact, reraise_as
+from copytrace.object_store import filesystem_of, is_uri, object_version, open_file, redact, reraise_as
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 
 _MAGIC = re.compile(r"[*?[]")
-# Names that stores give the field that changes with an object's content, the most reliable first.
-_VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
 _STAMP_THREADS = 32  # concurrent requests for object details; each takes a round trip
 _MOST_NAMES = 3  # names in an error message
 
@@ -213,8 +211,7 @@ def _stamp_of_uri(uri: str) -> str:
 
 
 def _stamp_of_object(detail: dict[str, Any]) -> str:
-    version = next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), "")
-    return f"{detail.get('size')}-{str(version).strip(chr(34))}"
+    return f"{detail.get('size')}-{object_version(detail).strip(chr(34))}"
 
 
 def _stamp_of_path(path: str) -> str:

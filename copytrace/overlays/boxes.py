@@ -1,18 +1,15 @@
-"""Pictures pasted into a query: what a detector returns, which boxes become crops, and which detectors there are."""
+"""Boxes of pictures pasted into a query: what an overlay detector returns, and which boxes become crops."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend
 
 SAME_BOX_IOU = 0.7  # two boxes that overlap more than this crop the same picture
 
@@ -34,15 +31,15 @@ class Box:
 
     @property
     def aspect(self) -> float:
-        """Height over width of the NORMALISED sides, as imgFp measures it: a square picture's own shape is 1."""
+        """Height over width of the normalized sides, as in imgFp: a box with the shape of the whole picture has 1."""
         return (self.y1 - self.y0) / (self.x1 - self.x0)
 
     def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(x0, y0, x1, y1) in whole pixels, cut down as imgFp does; a box under a pixel may come out empty."""
+        """Return x0, y0, x1, y1 in whole pixels, rounded down as in imgFp; a box of less than a pixel may be empty."""
         return int(self.x0 * width), int(self.y0 * height), int(self.x1 * width), int(self.y1 * height)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union with `other`, 0..1."""
+        """Return the intersection over union with `other`, 0..1."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)
         shared = max(width, 0.0) * max(height, 0.0)
@@ -50,11 +47,11 @@ class Box:
 
 
 class OverlayDetector(Protocol):
-    """Finds pictures pasted into a picture; `digest` names the detector and its settings."""
+    """Detector of pictures pasted into a picture; `digest` identifies it and its settings."""
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits: crops made under one digest are made alike."""
+        """16 hexadecimal digits: crops made under one digest follow the same rules."""
 
     def detect(self, pixels: NDArray[np.uint8]) -> list[Box]:
         """Find the pictures inside uint8 [H, W, 3] RGB, best first; the same pixels give the same boxes.
@@ -66,73 +63,26 @@ class OverlayDetector(Protocol):
 def choose_crops(
     boxes: Sequence[Box], *, min_confidence: float, max_area: float = 0.85, max_aspect: float = 4.0, limit: int = 1
 ) -> list[Box]:
-    """Pick the boxes worth searching on their own, best first, by the rules of imgFp (ISC 2021, third place).
+    """Choose the boxes to search as crops, best first, by the rules of imgFp (ISC 2021, third place).
 
     A box is dropped when its confidence is `min_confidence` or less (imgFp: 0.55 for the global descriptor, 0.50 for
-    the points), when its area is over `max_area`, or when its `aspect` is over `max_aspect` or under its inverse. Of
-    the rest the best `limit` are kept; imgFp keeps one. Among several, one that overlaps a better box by an IoU over
-    0.7 is passed over. Of equal confidences the earlier box wins. Raises `ConfigError` for a negative limit or an
-    aspect under 1.
+    the points), when its area exceeds `max_area`, or when its `aspect` is over `max_aspect` or under its inverse. The
+    best `limit` of the others are kept; imgFp keeps one. A box with an IoU over 0.7 with a better one is skipped. Of
+    equal confidences the earlier box comes first. Raises `ConfigError` for a negative limit or a `max_aspect` under 1.
     """
     if limit < 0:
         raise ConfigError(f"limit is {limit} crops per picture; give 0 or more")
     if max_aspect < 1:
         raise ConfigError(f"max_aspect is {max_aspect}; give 1 or more, as it bounds both tall and wide boxes")
-    fitting = [
+    candidates = [
         box
         for box in boxes
         if box.confidence > min_confidence and box.area <= max_area and 1 / max_aspect <= box.aspect <= max_aspect
     ]
     chosen: list[Box] = []
-    for box in sorted(fitting, key=lambda box: -box.confidence):
+    for box in sorted(candidates, key=lambda box: -box.confidence):
         if len(chosen) >= limit:
             break
         if all(box.iou(better) <= SAME_BOX_IOU for better in chosen):
             chosen.append(box)
     return chosen
-
-
-def load_overlay_detector(
-    name: str = "network", *, backend: Backend = "auto", device: str | None = None
-) -> OverlayDetector | None:
-    """Load a detector by its name in `DETECTORS`, or a trained one from where `model_sources.resolve_model` finds it.
-
-    "edges" looks for straight borders; "network" is the trained detector that ships; any other path or URI is one that
-    `train_overlay_detector` wrote; "none" gives None, and no query is cropped. `backend` and `device` are those of a
-    trained detector: "auto" takes torch where there is CUDA, else ONNX Runtime. Raises `ConfigError` for what does not
-    exist, and `CopytraceError` where ONNX Runtime or a writable cache is missing.
-    """
-    if name in DETECTORS:
-        return DETECTORS[name](backend, device)
-    if not re.search(r"[/\\.:]", name) and not Path(name).exists():
-        known = ", ".join(sorted(DETECTORS))
-        raise ConfigError(f"unknown overlay detector {name!r}; give one of: {known}, or the path of a trained one")
-    return _trained(name, backend, device)
-
-
-def _trained(source: str, backend: Backend, device: str | None) -> OverlayDetector:
-    from copytrace.overlays.network_detector import NetworkOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
-    from copytrace.runtime.model_sources import resolve_model  # noqa: PLC0415
-
-    return NetworkOverlayDetector(resolve_model(source, "overlay"), backend=backend, device=device)
-
-
-def _shipped(backend: Backend, device: str | None) -> OverlayDetector:
-    return _trained("shipped", backend, device)
-
-
-def _edges(backend: Backend, device: str | None) -> OverlayDetector:
-    from copytrace.overlays.edge_detector import EdgeOverlayDetector  # noqa: PLC0415 - it needs `Box` from here
-
-    return EdgeOverlayDetector()
-
-
-def _no_detector(backend: Backend, device: str | None) -> None:
-    return None
-
-
-DETECTORS: dict[str, Callable[[Backend, str | None], OverlayDetector | None]] = {
-    "edges": _edges,
-    "network": _shipped,
-    "none": _no_detector,
-}

@@ -1,4 +1,4 @@
-"""Pasted pictures found by a trained network: ONNX Runtime on the CPU, torch on CUDA."""
+"""Detection of pasted pictures by a trained network: ONNX Runtime on the CPU, torch on CUDA."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.errors import ConfigError, CopytraceError
+from copytrace.arrays import Floats
+from copytrace.errors import ConfigError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.overlays.boxes import Box
 from copytrace.overlays.edge_detector import EdgeOverlayDetector
 from copytrace.runtime.devices import Backend, uses_onnx
 from copytrace.runtime.onnx_cache import cached_graph
+from copytrace.runtime.sessions import open_session, torch_device
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
 from models.network_files import digest_of_network
 from models.overlay_files import load_overlay, read_overlay_config
 from models.pretrained import ModelFileError
 
-Floats = NDArray[np.float32]
 Run = Callable[[NDArray[np.uint8], Floats], tuple[Floats, Floats]]
 
-SAME_PASTE_IOU = 0.6  # two boxes that overlap more than this are of one pasted picture
-PROPOSED = 8  # boxes of the edge detector that the network judges, as many as its graph takes
-LEAST_CONFIDENCE = 0.02  # below it a box is of no use to anybody
+SAME_PASTE_IOU = 0.6  # two boxes that overlap more than this belong to one pasted picture
+PROPOSED = 8  # boxes of the edge detector that the network also judges; its graph takes this number
+MIN_CONFIDENCE = 0.02  # boxes below it are not returned
 
 
 class NetworkOverlayDetector:
-    """Finds pasted pictures by a network that `train_overlay_detector` wrote, and that judges those of the edges too.
+    """Detector of pasted pictures by a network that `train_overlay_detector` wrote; it also judges the edge detector's boxes.
 
-    Its confidence is fitted to validation: a box of 0.5 and more is where matching should look. `backend` auto takes
-    torch where there is CUDA, else ONNX Runtime; `device` is a torch device. One picture runs on one core, as pictures
-    come from several threads. ONNX needs a graph file, made once (some 20 s) and cached like the descriptor's.
+    The confidence is fitted to validation, so that matching should search the boxes of 0.5 and more. `backend` "auto"
+    uses torch if there is CUDA, otherwise ONNX Runtime; `device` is a torch device. One picture runs on one core, as
+    pictures come from several threads. ONNX Runtime needs a graph file, which is exported once (some 20 s) and cached.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class NetworkOverlayDetector:
     ) -> None:
         try:
             self.digest, self.input_size = digest_of_network(path), read_overlay_config(path).input_size
-            by_onnx = uses_onnx(backend, device)
-            self._run: Run = _by_onnx(path, self.digest, threads) if by_onnx else _by_torch(path, device)
+            onnx = uses_onnx(backend, device)
+            self._run: Run = _onnx_runner(path, self.digest, threads) if onnx else _torch_runner(path, device)
         except (FileNotFoundError, ModelFileError) as error:
             raise ConfigError(f"no overlay detector at {path}: {error}; or set overlay.detector to edges") from error
         self._edges = EdgeOverlayDetector()
@@ -62,7 +63,7 @@ class NetworkOverlayDetector:
 
 
 def pad_proposals(boxes: Sequence[Box]) -> Floats:
-    """Return the first 8 boxes as the network takes them, float32 [8, 4], filled up with zeros."""
+    """Return the first 8 boxes as the network's input, float32 [8, 4], padded with zeros."""
     rows = np.zeros((PROPOSED, 4), np.float32)
     for row, box in zip(rows, boxes, strict=False):
         row[:] = box.x0, box.y0, box.x1, box.y1
@@ -70,35 +71,26 @@ def pad_proposals(boxes: Sequence[Box]) -> Floats:
 
 
 def select_boxes(corners: Floats, confidence: Floats) -> list[Box]:
-    """Turn the network's answer for one picture, [K, 4] and [K], into boxes: best first, without repeats of a better.
+    """Turn the network's output for one picture, [K, 4] and [K], into boxes: best first, without repeats.
 
-    Empty boxes and those that nobody would believe are left out.
+    Empty boxes and those under `MIN_CONFIDENCE` are left out.
     """
     kept: list[Box] = []
     for index in np.argsort(-confidence, kind="stable"):
         x0, y0, x1, y1 = (float(edge) for edge in corners[index])
         box = Box(x0, y0, x1, y1, float(confidence[index]))
-        if box.confidence < LEAST_CONFIDENCE or x1 <= x0 or y1 <= y0:
+        if box.confidence < MIN_CONFIDENCE or x1 <= x0 or y1 <= y0:
             continue
         if all(box.iou(better) <= SAME_PASTE_IOU for better in kept):
             kept.append(box)
     return kept
 
 
-def _by_onnx(path: Path, digest: str, threads: int) -> Run:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise CopytraceError(
-            "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
-        ) from error
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+def _onnx_runner(path: Path, digest: str, threads: int) -> Run:
     graph = cached_graph(
         f"overlay-{digest}-v{OVERLAY_GRAPH_VERSION}.onnx", lambda cached: export_overlay(load_overlay(path), cached)
     )
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph, threads=threads)
 
     def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
         boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {INPUT: batch, PROPOSALS: proposals})
@@ -107,18 +99,15 @@ def _by_onnx(path: Path, digest: str, threads: int) -> Run:
     return run
 
 
-def _by_torch(path: Path, device: str | None) -> Run:
+def _torch_runner(path: Path, device: str | None) -> Run:
     import torch  # noqa: PLC0415
 
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; give cpu, cuda or cuda:N") from error
-    network = load_overlay(path).to(place).to(memory_format=torch.channels_last)
+    target = torch_device(device)
+    network = load_overlay(path).to(target).to(memory_format=torch.channels_last)
 
     def run(batch: NDArray[np.uint8], proposals: Floats) -> tuple[Floats, Floats]:
         with torch.inference_mode():
-            boxes, confidence = network(torch.from_numpy(batch).to(place), torch.from_numpy(proposals).to(place))
+            boxes, confidence = network(torch.from_numpy(batch).to(target), torch.from_numpy(proposals).to(target))
         return boxes.cpu().numpy(), confidence.cpu().numpy()
 
     return run

@@ -1,4 +1,4 @@
-"""Which runtime runs a network: ONNX Runtime on the CPU, torch on CUDA."""
+"""Choice of the runtime for a network: ONNX Runtime on the CPU, torch on CUDA."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from copytrace.errors import ConfigError
 Backend = Literal["auto", "onnx", "torch"]
 
 CORES = "COPYTRACE_CORES"
-"""Environment variable that holds a process to its share of the cores, where several work on one machine."""
+"""Environment variable that limits a process to a number of cores, if several share one machine."""
 
 
 def uses_onnx(backend: Backend, device: str | None) -> bool:
-    """Say whether ONNX Runtime is to run a network: where asked to, or on a machine without CUDA.
+    """Say whether ONNX Runtime runs a network: if the settings ask for it, or on a machine without CUDA.
 
     Raises `ConfigError` for an unknown backend, and for the onnx backend on a device other than the CPU.
     """
@@ -41,20 +41,20 @@ def uses_cuda(backend: Backend, device: str | None) -> bool:
 
 
 def usable_cores() -> int:
-    """Return how many physical cores this process may use, at least 1, and at most `COPYTRACE_CORES` if that is set.
+    """Return the number of physical cores that this process may use, at most `COPYTRACE_CORES` if that is set.
 
-    Raises `ConfigError` when that is no number of cores.
+    Raises `ConfigError` when that variable is not a positive number.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
     share = os.environ.get(CORES, "")
     if share and not (share.isdecimal() and int(share)):
-        raise ConfigError(f"{CORES}={share!r} is no number of cores; set it to 1 or more, or not at all")
+        raise ConfigError(f"{CORES}={share!r} is not a number of cores; set it to 1 or more, or not at all")
     return min(cores, int(share)) if share else cores
 
 
 def _has_cuda() -> bool:
-    # Asking torch costs seconds of import: only where NVIDIA's driver is there at all.
+    # Importing torch takes seconds, and is needed only if NVIDIA's driver is installed.
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -1,15 +1,13 @@
-"""Where a trained model comes from: shipped, a file or folder, a URI, or a registry that a plugin serves."""
+"""Sources of a trained model: the shipped one, a file or folder, a URI, or a registry that a plugin serves."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 from filelock import FileLock
@@ -17,39 +15,43 @@ from fsspec.core import url_to_fs
 
 import models
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.object_store import filesystem_of, redact
+from copytrace.object_store import filesystem_of, object_version, redact, reraise_as
 from copytrace.storage import atomic_path, digest_of
 
-Kind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
+ModelKind = Literal["descriptor", "overlay", "aligner", "pair-classifier"]
 
-# Entry points of this group are named by a scheme, and load a function (uri: str) -> Path of a folder (or file) that
-# holds the model; what it raises on purpose should be a `CopytraceError`.
+# An entry point of this group has a URI scheme as its name, and a function (uri: str) -> Path that returns the folder
+# or file of the model. The function should raise a `CopytraceError`.
 SCHEMES = "copytrace.model_schemes"
 WEIGHTS = Path(models.__file__).parent / "weights"
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)  # two letters or more: C:/ is a disk
-_VERSION_FIELDS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)  # two letters or more, as C:/ is a disk
 
 
-def resolve_model(source: str, kind: Kind) -> Path:
+def resolve_model(source: str, kind: ModelKind) -> Path:
     """Return the local file of the model that `source` names.
 
-    `source` is "shipped"; a file, or a folder with the `model_file_name` of that kind; the URI of one of these that
-    fsspec opens (`s3://…`, `https://…`), downloaded once per version into `cache_folder()`; or a URI such as
-    `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`). Raises `ConfigError` when there is
-    no such model or it cannot be reached, and `CopytraceError` when the cache cannot be written.
+    `source` is one of these:
+
+    - "shipped";
+    - a file, or a folder that holds the `model_file_name` of that kind;
+    - the URI of such a file or folder that fsspec opens (`s3://…`, `https://…`); each version of it is downloaded once
+      into `cache_folder()`;
+    - a URI such as `models:/NAME@champion`, whose scheme an installed plugin serves (see `SCHEMES`).
+
+    Raises `ConfigError` when the model does not exist or cannot be reached, and `CopytraceError` when the cache cannot
+    be written.
     """
     if source == "shipped":
-        return _file_in(WEIGHTS, kind, source)
-    found = _SCHEME.match(source)
-    if found is None:
-        return _file_in(Path(source).expanduser(), kind, source)
-    scheme = found[1].lower()
+        return _model_file(WEIGHTS, kind, source)
+    uri = _SCHEME.match(source)
+    if uri is None:
+        return _model_file(Path(source).expanduser(), kind, source)
+    scheme = uri[1].lower()
     if scheme == "file":
-        return _file_in(Path(url_to_fs(source)[1]), kind, source)
+        return _model_file(Path(url_to_fs(source)[1]), kind, source)
     if plugin := _plugin(scheme):
-        return _file_in(plugin(source), kind, source)
+        return _model_file(plugin(source), kind, source)
     if "://" in source and scheme in fsspec.available_protocols():
         return _download(source, kind)
     raise ConfigError(
@@ -58,19 +60,19 @@ def resolve_model(source: str, kind: Kind) -> Path:
     )
 
 
-def model_file_name(kind: Kind) -> str:
-    """Return the name of a model's file in a folder that holds one, `pair_classifier.safetensors` for instance."""
+def model_file_name(kind: ModelKind) -> str:
+    """Return the name of a model's file in its folder, such as `pair_classifier.safetensors`."""
     return f"{kind.replace('-', '_')}.safetensors"
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder of Copytrace, by `COPYTRACE_CACHE`, `XDG_CACHE_HOME` or the home folder."""
+    """Return Copytrace's cache folder: from `COPYTRACE_CACHE`, else `XDG_CACHE_HOME`, else the home folder."""
     if own := os.environ.get("COPYTRACE_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copytrace"
 
 
-def _file_in(path: Path, kind: Kind, source: str) -> Path:
+def _model_file(path: Path, kind: ModelKind, source: str) -> Path:
     file = path / model_file_name(kind) if path.is_dir() else path
     if file.is_file():
         return file
@@ -92,27 +94,29 @@ def _plugin(scheme: str) -> Callable[[str], Path] | None:
             function: Callable[[str], Path] = entry.load()
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"the plugin {entry.value} for {scheme}:/ does not load: {error}; install it anew"
+                f"the plugin {entry.value} for {scheme}:/ does not load: {error}; install it again"
             ) from error
         return function
     return None
 
 
-def _download(source: str, kind: Kind) -> Path:
-    with _reraise_as_config_error(source, kind):
+def _download(source: str, kind: ModelKind) -> Path:
+    label = f"the {kind} model {redact(source)}"
+    with reraise_as(source, ConfigError, label=label):
         store, path = filesystem_of(source)
-        store.invalidate_cache()  # what another process replaced counts as new
+        store.invalidate_cache()  # so that an object that another process replaced is seen
         detail = store.info(path)
         if detail["type"] == "directory":
             path = f"{path.rstrip('/')}/{model_file_name(kind)}"
             detail = store.info(path)
     name = PurePosixPath(path.partition("?")[0]).name or model_file_name(kind)
-    target = cache_folder() / "models" / digest_of(store.unstrip_protocol(path), *_version(detail)) / name
+    version = digest_of(store.unstrip_protocol(path), str(detail.get("size")), object_version(detail))
+    target = cache_folder() / "models" / version / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / ".lock"):  # of the processes that find it missing, one downloads
+        with FileLock(target.parent / ".lock"):  # of several processes that miss it, one downloads it
             if not target.exists():
-                with atomic_path(target) as temporary, _reraise_as_config_error(source, kind):
+                with atomic_path(target) as temporary, reraise_as(source, ConfigError, label=label):
                     store.get_file(path, str(temporary))
                     _check_size(temporary, detail.get("size"), source)
     except OSError as error:
@@ -122,37 +126,7 @@ def _download(source: str, kind: Kind) -> Path:
     return target
 
 
-def _version(detail: dict[str, Any]) -> tuple[str, str]:
-    version = next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), "")
-    return str(detail.get("size")), str(version)
-
-
 def _check_size(file: Path, expected: int | None, source: str) -> None:
     size = file.stat().st_size
     if expected is not None and size != expected:
         raise ConfigError(f"{redact(source)} broke off after {size} of {expected} bytes; try again")
-
-
-@contextmanager
-def _reraise_as_config_error(source: str, kind: Kind) -> Iterator[None]:
-    """Turn what a store's client raises into one line, without its own text, which may hold keys."""
-    where = f"the {kind} model {redact(source)}"
-    try:
-        yield
-    except CopytraceError:
-        raise
-    except ImportError as error:
-        raise ConfigError(f"{where} needs a package that is missing: {error}") from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise
-        # fsspec's HTTP store calls every failure a missing file; its cause tells which one it was.
-        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        if isinstance(cause, PermissionError) or getattr(cause, "status", None) in {401, 403}:
-            raise ConfigError(f"access to {where} is denied; check the permissions or credentials") from error
-        if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404:
-            raise ConfigError(f"{where} does not exist; check the address") from error
-        reason = type(cause).__name__
-        raise ConfigError(
-            f"{where} cannot be reached ({reason}); check the address, the credentials and the network"
-        ) from error

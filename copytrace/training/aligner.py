@@ -15,15 +15,16 @@ from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
 from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
-from copytrace.training.distributed import is_leader, launch
-from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
+from copytrace.training.distributed import is_first_process, launch
+from copytrace.training.initial_weights import MAY_CHANGE, resolve_start, training_device
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import fit
+from copytrace.training.loop import TrainingContext, fit
 from copytrace.training.matrices import read_labelled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
-from copytrace.training.training_result import TrainingResult, write_outcome
-from models.aligner_files import AlignerConfig, load_aligner_network, save_aligner
+from copytrace.training.training_result import TrainingResult, write_result
+from models.aligner_files import load_aligner_network, save_aligner
 from models.aligner_network import build_aligner_network
+from models.configs import AlignerConfig
 from models.pretrained import ModelFileError
 
 FILE = "aligner.safetensors"
@@ -60,30 +61,27 @@ def _train(
     log: TrainingLog,
     progress: Progress | None,
 ) -> Path:
-    device = device_of(settings.loop)
+    device = training_device(settings.loop)
     labelled = read_labelled_pairs(runs)
     learned, kept_out = labelled.split(settings.fold, settings.folds, settings.loop.seed)
     validation = AlignerValidation.of(kept_out, settings.validation_pairs)
     source = MatrixSource.of(learned, settings.synthetic_share, settings.true_share)
     examples = AlignerExamples(source, settings.examples_per_epoch, settings.side, settings.loop.seed)
-    trainee = AlignerModule(
+    module = AlignerModule(
         starting_network(settings), positive_weight=settings.positive_weight, dice_weight=settings.dice_weight
     )
-    if is_leader():
+    if is_first_process():
         log.picture("matrices", examples_sheet(examples), 0)
+    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), labelled.digest)
     result = fit(
-        trainee.to(memory_format=torch.channels_last),
+        module.to(memory_format=torch.channels_last),
         examples,
         validation.metrics,
         settings.loop,
-        out,
+        TrainingContext(out, fingerprint, device, log, progress),
         score=SCORE,
-        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), labelled.digest),
-        device=device,
-        log=log,
-        progress=progress,
     )
-    if not is_leader():
+    if not is_first_process():
         return out / FILE
     log.picture("heat maps", validation.sheet(result.network), result.epoch)
     outcome = TrainingResult(
@@ -104,7 +102,7 @@ def _train(
     )
     with atomic_path(out / FILE) as file:
         save_aligner(result.network, file, notes=outcome.facts())
-    write_outcome(out, outcome, settings)
+    write_result(out, outcome, settings)
     return out / FILE
 
 
@@ -114,7 +112,7 @@ def starting_network(settings: AlignerTraining) -> AlignerNetwork:
     if settings.start == "random":
         return build_aligner_network(AlignerConfig(settings.backbone))
     try:
-        network = load_aligner_network(weights_at(settings.start, "aligner"))
+        network = load_aligner_network(resolve_start(settings.start, "aligner"))
     except ModelFileError as error:
         raise ConfigError(f"start: {error}") from error
     if network.config.backbone != settings.backbone:

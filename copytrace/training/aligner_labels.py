@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
-
-Times = NDArray[np.float64]
+from copytrace.arrays import Times
 
 
 def label_map(segments: Iterable[Segment], query_times: Times, reference_times: Times) -> NDArray[np.float32]:

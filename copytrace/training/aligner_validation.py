@@ -13,14 +13,13 @@ from torch.nn import functional
 
 from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
 from copytrace.alignment.segments import Segment
+from copytrace.arrays import Floats
 from copytrace.metrics.videos import Segments, evaluate_segments, judge_segments
 from copytrace.training.aligner_labels import label_map
 from copytrace.training.aligner_module import AlignerNetwork
 from copytrace.training.matrices import LabelledPair, true_segments
 from copytrace.training.matrix_edits import on_canvas
 from models.aligner_network import HIGHEST, LOWEST
-
-Floats = NDArray[np.float32]
 
 TILE, SHOWN, ACROSS = 96, 24, 4  # side of a matrix in a sheet, matrices of one, and beside each other
 WHITE = 255

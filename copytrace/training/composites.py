@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from copytrace.arrays import Doubles
 from copytrace.errors import InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.edit_tracking import (
     Draw,
     EditedPicture,
-    FloatArray,
     Strength,
     clip_to_unit_square,
     map_points,
@@ -54,7 +54,7 @@ class Composite:
     """A picture under edit, and the corners, normalised (4 or more, 2), of each picture that was pasted into it."""
 
     image: Image.Image
-    outlines: tuple[FloatArray, ...] = ()
+    outlines: tuple[Doubles, ...] = ()
 
     def edited(self, name: str, draw: Draw) -> Composite:
         """Apply an edit by its name in `EDITS`, or "scene"; the outlines go along, and new pastes get theirs."""
@@ -70,7 +70,7 @@ class Composite:
             moved = (*moved, step.outline)
         return Composite(step.image, moved)
 
-    def boxes(self) -> FloatArray:
+    def boxes(self) -> Doubles:
         """Upright boxes (x0, y0, x1, y1) of the pasted pictures that are worth a crop, float64 [M, 4].
 
         Of a picture in a frame that was pasted, the picture counts, unless the frame is wide.
@@ -204,7 +204,7 @@ def _accepted(composite: Composite, name: str, draw: Draw) -> Composite:
     return attempt
 
 
-def _moved(outline: FloatArray, step: EditedPicture) -> FloatArray:
+def _moved(outline: Doubles, step: EditedPicture) -> Doubles:
     """Where an outline in the picture before `step` lies after it; (0, 2) if nothing of it is left."""
     if len(outline) < 3:
         return outline
@@ -217,7 +217,7 @@ def _moved(outline: FloatArray, step: EditedPicture) -> FloatArray:
     return clip_to_unit_square(map_points(step.transform @ kept, inside))
 
 
-def _changed(before: Image.Image, after: Image.Image) -> FloatArray:
+def _changed(before: Image.Image, after: Image.Image) -> Doubles:
     """Corners of the box of all pixels that differ: an inset tells nobody where it was put."""
     differs = cv2.absdiff(np.asarray(before), np.asarray(after)).max(axis=2) > 0
     rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
@@ -228,7 +228,7 @@ def _changed(before: Image.Image, after: Image.Image) -> FloatArray:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
-def _covered(outline: FloatArray, cover: FloatArray) -> float:
+def _covered(outline: Doubles, cover: Doubles) -> float:
     """Share of an outline's box that the box of `cover` hides."""
     if min(len(outline), len(cover)) < 3:
         return 0.0
@@ -236,29 +236,29 @@ def _covered(outline: FloatArray, cover: FloatArray) -> float:
     return _shared(box, _box(cover)) / max(_area(box), 1e-9)
 
 
-def _worth_a_crop(box: FloatArray) -> bool:
+def _worth_a_crop(box: Doubles) -> bool:
     return _area(box) <= LARGEST_BOX and bool((box[2:] - box[:2]).min() >= SMALLEST_SIDE)
 
 
-def _box(outline: FloatArray) -> FloatArray:
+def _box(outline: Doubles) -> Doubles:
     return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
 
 
-def _sides(outline: FloatArray) -> FloatArray:
-    sides: FloatArray = np.ptp(outline, axis=0)
+def _sides(outline: Doubles) -> Doubles:
+    sides: Doubles = np.ptp(outline, axis=0)
     return sides
 
 
-def _area(box: FloatArray) -> float:
+def _area(box: Doubles) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _shared(a: FloatArray, b: FloatArray) -> float:
+def _shared(a: Doubles, b: Doubles) -> float:
     sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
     return float(sides[0] * sides[1])
 
 
-def _iou(a: FloatArray, b: FloatArray) -> float:
+def _iou(a: Doubles, b: Doubles) -> float:
     shared = _shared(a, b)
     return shared / (_area(a) + _area(b) - shared)
 

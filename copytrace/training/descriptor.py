@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from configs.training import DescriptorTraining
+from copytrace.arrays import Floats
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe
-from copytrace.training.distributed import is_leader, launch
+from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_descriptor import check_architecture, describe_photos, pca, starting_network
-from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze
+from copytrace.training.initial_weights import MAY_CHANGE, freeze, training_device
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import fit
+from copytrace.training.loop import TrainingContext, fit
 from copytrace.training.photos import split_photos
-from copytrace.training.training_result import TrainingResult, write_outcome
+from copytrace.training.training_result import TrainingResult, write_result
 from copytrace.training.views import ViewExamples
 from models.descriptor import DescriptorNetwork
 from models.descriptor_files import save_descriptor
@@ -28,8 +29,6 @@ from models.descriptor_files import save_descriptor
 FILE = "descriptor.safetensors"
 SAMPLES_SHOWN = 8
 NOISE_NEIGHBOURS = 10  # as in the score normalisation of matching
-
-Vectors = NDArray[np.float32]
 
 
 def train_descriptor(
@@ -55,30 +54,27 @@ def train_descriptor(
 
 
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
-    device = device_of(settings.loop)
+    device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
     validation = ValidationSet.make(split.validation, split.train, settings.photos, settings.described_size)
     examples = ViewExamples(
         split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed
     )
     network = starting_network(settings, split)
-    if is_leader():
+    if is_first_process():
         log.picture("views", _sheet(examples), 0)
-    trainee = ContrastiveModule(network, settings)
+    module = ContrastiveModule(network, settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
+    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest)
     result = fit(
-        trainee.to(memory_format=torch.channels_last),
+        module.to(memory_format=torch.channels_last),
         examples,
         validation.metrics,
         settings.loop,
-        out,
+        TrainingContext(out, fingerprint, device, log, progress),
         score="micro_ap",
-        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest),
-        device=device,
-        log=log,
-        progress=progress,
     )
-    if not is_leader():
+    if not is_first_process():
         return out / FILE
     features = describe_photos(result.network, split.train, settings.photos.long_side, settings.described_size)
     kept, metrics = whitened_if_better(result.network, settings, features, validation, result.metrics)
@@ -106,14 +102,14 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
             typical_noise=noise,
             notes=outcome.facts(),
         )
-    write_outcome(out, outcome, settings)
+    write_result(out, outcome, settings)
     return out / FILE
 
 
 def whitened_if_better(
     network: DescriptorNetwork,
     settings: DescriptorTraining,
-    features: Vectors,
+    features: Floats,
     validation: ValidationSet,
     metrics: dict[str, float],
 ) -> tuple[DescriptorNetwork, dict[str, float]]:
@@ -128,7 +124,7 @@ def whitened_if_better(
     return network, found
 
 
-def typical_noise(network: DescriptorNetwork, features: Vectors, validation: ValidationSet) -> float:
+def typical_noise(network: DescriptorNetwork, features: Floats, validation: ValidationSet) -> float:
     """Return the mean cosine of a validation copy to the ten photos nearest to it among those learned from.
 
     `features` are the latter's vectors before any whitening. Score normalisation takes this level for the noise that a

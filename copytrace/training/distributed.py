@@ -1,4 +1,4 @@
-"""Several GPUs training as one: a process for each, torch's collectives, and their absence."""
+"""Training on several GPUs, a process for each, and torch's collectives, which also work without a group."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ logger = logging.getLogger(__name__)
 
 
 def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
-    """Call `work(*arguments)`: here if it is for one device, else in a process per device.
+    """Call `work(*arguments)` here if there is one device, otherwise in a process per device.
 
-    Returns what the first process does; `work`, its arguments and what it returns must pickle, and the latter holds no
-    tensors. Raises the `CopytraceError` that one of the processes raised, or one that says how a process failed.
+    Returns what the first process returns. `work`, its arguments and its result must pickle; the result holds no
+    tensors. Raises the `CopytraceError` of the process that failed first, or one that describes its failure.
     """
     if devices == 1:
         return work(*arguments)
-    told: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
-    heard: list[Any] = []
+    queue: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
+    messages: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
+        rendezvous = f"file://{folder}/rendezvous"
         processes = spawn(  # type: ignore[no-untyped-call]
-            _join, (devices, meeting, told, work, arguments), nprocs=devices, join=False
+            _run_process, (devices, rendezvous, queue, work, arguments), nprocs=devices, join=False
         )
         try:
             while not processes.join(timeout=1.0):
-                heard += _heard(told)
+                messages += _drain(queue)
         except ProcessException as failure:
-            errors = [word for word in heard + _heard(told) if isinstance(word, CopytraceError)]
+            errors = [message for message in messages + _drain(queue) if isinstance(message, CopytraceError)]
             raise errors[0] if errors else CopytraceError(f"a training process failed: {_line(failure)}") from failure
-    answer: T = (heard + _heard(told))[0]
-    return answer
+    result: T = (messages + _drain(queue))[0]
+    return result
 
 
-def _heard(told: SimpleQueue[Any]) -> list[Any]:
-    heard = []
-    while not told.empty():
-        heard.append(told.get())
-    return heard
+def _drain(queue: SimpleQueue[Any]) -> list[Any]:
+    messages = []
+    while not queue.empty():
+        messages.append(queue.get())
+    return messages
 
 
-def _join(
-    number: int, devices: int, meeting: str, told: SimpleQueue[Any], work: Callable[..., Any], given: Any
+def _run_process(
+    number: int, devices: int, rendezvous: str, queue: SimpleQueue[Any], work: Callable[..., Any], arguments: Any
 ) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, init_method=meeting, rank=number, world_size=devices)
+    distributed.init_process_group(backend, init_method=rendezvous, rank=number, world_size=devices)
     try:
-        answer = work(*given)
-        if is_leader():
-            told.put(answer)
+        result = work(*arguments)
+        if is_first_process():
+            queue.put(result)
     except Exception as error:
-        # Told before the group is left, as the others fail then too, for want of this one.
+        # Sent before this process leaves the group: the others then fail for lack of it, and their errors come later.
         if isinstance(error, CopytraceError):
-            told.put(error)
+            queue.put(error)
         else:
             logger.exception("training process %d of %d failed", number + 1, devices)
-            told.put(CopytraceError(f"a training process failed: {_line(error)}"))
+            queue.put(CopytraceError(f"a training process failed: {_line(error)}"))
         raise
     finally:
         distributed.destroy_process_group()
@@ -77,32 +77,32 @@ def _line(error: Exception) -> str:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the number of this process among them, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def is_leader() -> bool:
-    """Whether this is the process that validates, writes and logs."""
+def is_first_process() -> bool:
+    """Say whether this is the process that validates, writes and logs."""
     return rank() == 0
 
 
 def gather_rows(values: Tensor) -> Tensor:
-    """Return the rows [N, …] of all processes, [N × world size, …], in their order; gradients flow back to each."""
+    """Return the rows [N, …] of all processes in their order, [N × world size, …]; gradients flow back to each."""
     return values if world_size() == 1 else _gather(values)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _gather(values: Tensor) -> Tensor:
-    rows: Tensor = _Gathered.apply(values)
+    rows: Tensor = _GatheredRows.apply(values)
     return rows
 
 
-class _Gathered(torch.autograd.Function):
+class _GatheredRows(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
         rows = [torch.empty_like(values) for _ in range(world_size())]
@@ -117,7 +117,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def broadcast(value: T) -> T:
-    """Return the leader's value in every process."""
+    """Return the first process's value in every process."""
     if world_size() == 1:
         return value
     box = [value]

@@ -16,7 +16,8 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from copytrace.training.edit_tracking import MIN_SIDE, Draw, EditedPicture, FloatArray, PixelBox, map_points
+from copytrace.arrays import Doubles
+from copytrace.training.edit_tracking import MIN_SIDE, Draw, EditedPicture, PixelBox, map_points
 
 _QUARTER_TURNS = {
     90: [[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]],
@@ -127,7 +128,7 @@ def skew(edited: EditedPicture, draw: Draw) -> EditedPicture:
     return _on_fitting_canvas(edited, shear, draw)
 
 
-def _on_fitting_canvas(edited: EditedPicture, matrix: FloatArray, draw: Draw) -> EditedPicture:
+def _on_fitting_canvas(edited: EditedPicture, matrix: Doubles, draw: Draw) -> EditedPicture:
     width, height = edited.image.size
     corners = map_points(matrix, np.array([[0.0, 0], [width, 0], [width, height], [0, height]]))
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -135,5 +136,5 @@ def _on_fitting_canvas(edited: EditedPicture, matrix: FloatArray, draw: Draw) ->
     return edited.warped(_translation(-low[0], -low[1]) @ matrix, (columns, rows), draw.colour())
 
 
-def _translation(x: float, y: float) -> FloatArray:
+def _translation(x: float, y: float) -> Doubles:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])

@@ -12,13 +12,12 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as v2
 
+from copytrace.arrays import Doubles
 from copytrace.errors import InputError
 
-FloatArray = NDArray[np.float64]
 Colour = tuple[int, int, int]
 PixelBox = tuple[int, int, int, int]
 T = TypeVar("T")
@@ -40,8 +39,8 @@ class EditedPicture:
     """
 
     image: Image.Image
-    transform: FloatArray = field(default_factory=lambda: np.eye(3))
-    outline: FloatArray = field(default_factory=_UNIT_SQUARE.copy)
+    transform: Doubles = field(default_factory=lambda: np.eye(3))
+    outline: Doubles = field(default_factory=_UNIT_SQUARE.copy)
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -71,7 +70,7 @@ class EditedPicture:
         """The same geometry with other pixels; `image` may have another size, which leaves normalised places alone."""
         return replace(self, image=image)
 
-    def moved(self, image: Image.Image, matrix: FloatArray) -> EditedPicture:
+    def moved(self, image: Image.Image, matrix: Doubles) -> EditedPicture:
         """`image` shows what this picture showed at p at `matrix` p; what falls outside of it is lost."""
         transform = matrix @ self.transform
         outline = clip_to_unit_square(map_points(matrix, self.outline))
@@ -95,7 +94,7 @@ class EditedPicture:
         matrix = np.array([[(x1 - x0) / width, 0, x0 / width], [0, (y1 - y0) / height, y0 / height], [0, 0, 1]])
         return self.moved(canvas, matrix)
 
-    def warped(self, matrix: FloatArray, size: tuple[int, int], fill: Colour) -> EditedPicture:
+    def warped(self, matrix: Doubles, size: tuple[int, int], fill: Colour) -> EditedPicture:
         """Warp by a 3x3 `matrix` from pixel corners to pixel corners of a picture of `size` (width, height)."""
         # OpenCV counts from the centre of the first pixel, we from its corner.
         to_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
@@ -175,18 +174,18 @@ class Draw:
         return self.donor_of(self.rng)
 
 
-def map_points(matrix: FloatArray, points: FloatArray) -> FloatArray:
+def map_points(matrix: Doubles, points: Doubles) -> Doubles:
     """Map (n, 2) points by a 3x3 homography."""
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
-    mapped: FloatArray = homogeneous[:, :2] / homogeneous[:, 2:]
+    mapped: Doubles = homogeneous[:, :2] / homogeneous[:, 2:]
     return mapped
 
 
-def clip_to_unit_square(polygon: FloatArray) -> FloatArray:
+def clip_to_unit_square(polygon: Doubles) -> Doubles:
     """Cut a convex (n, 2) polygon to the unit square (Sutherland and Hodgman 1974); (0, 2) if nothing is left."""
     for axis, sign, limit in ((0, 1, 0.0), (0, -1, -1.0), (1, 1, 0.0), (1, -1, -1.0)):
         depth = sign * polygon[:, axis] - limit
-        kept: list[FloatArray] = []
+        kept: list[Doubles] = []
         for here, there, a, b in zip(polygon, np.roll(polygon, -1, axis=0), depth, np.roll(depth, -1), strict=True):
             if a >= 0:
                 kept.append(here)
@@ -196,7 +195,7 @@ def clip_to_unit_square(polygon: FloatArray) -> FloatArray:
     return np.clip(polygon, 0.0, 1.0)
 
 
-def polygon_area(polygon: FloatArray) -> float:
+def polygon_area(polygon: Doubles) -> float:
     """The area of a simple (n, 2) polygon, whichever way round."""
     x, y = polygon[:, 0], polygon[:, 1]
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)

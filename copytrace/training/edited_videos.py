@@ -1,4 +1,4 @@
-"""A labelled set of edited videos: which seconds of each query show which seconds of which reference."""
+"""A labeled set of edited videos: the seconds of each query, and those of the reference that they show."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from copytrace.progress import Progress, SilentProgress
 from copytrace.storage import write_text
 from copytrace.training.edited_set import (
     Difficulty,
+    EditedSetPlan,
     PlannedQuery,
     csv_text,
-    levels_of,
     plan_queries,
     require_only,
 )
@@ -36,12 +36,12 @@ _LATER_SECONDS = (8.0, 20.0)  # of what is added for a second reference
 _SHORTEST_SOURCE = 5.0  # seconds: what the shortest copy takes at twice the speed, and some more
 # Chances. Of the 1,929 queries of VSC2022's training set that copy anything, 18 % copy several references.
 _SECOND_REFERENCE, _COPIED_PANE = 0.18, 0.2
-_LOOK_ON_ALL, _UNEDITED, _CROPPED, _SPLIT, _FOUR = 0.4, 0.1, 0.25, 0.25, 0.35
+_COMMON_LOOK, _UNEDITED, _CROPPED, _SPLIT, _FOUR = 0.4, 0.1, 0.25, 0.25, 0.35
 _LEAST_KEPT = 0.45  # of each side, of a crop
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopiedSegment:
     """A row of the ground truth: seconds of a query, and of the reference that they show."""
 
     reference: str
@@ -51,15 +51,15 @@ class Copied:
 
 @dataclass(frozen=True)
 class Query:
-    """What a query will show: scenes of pictures `width` by `height`, one after the other."""
+    """Content of a query: scenes one after the other, of pictures `width` by `height`."""
 
     id: str
     width: int
     height: int
     quantiser: int
     scenes: tuple[Scene, ...]
-    copies: tuple[Copied, ...]
-    edits: set[str] = field(default_factory=set)  # told by the scenes while they are drawn
+    copies: tuple[CopiedSegment, ...]
+    edits: set[str] = field(default_factory=set)  # filled by the scenes while they are written
 
     def write(self, folder: Path) -> None:
         """Write `folder/ID.mp4`."""
@@ -74,44 +74,40 @@ def write_edited_videos(
     videos: Sequence[MediaItem],
     donors: Sequence[MediaItem],
     out: Path,
+    plan: EditedSetPlan,
     *,
-    copies: int,
-    distractors: int,
-    difficulty: str = "mixed",
-    seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Write videos that show stretches of `videos`, and others that show none, and return `out`.
 
-    A copy shows one to three stretches of a video, or of two, within footage of `donors`, as long and as fast as the
-    copies in the training set of the Video Similarity Challenge 2022: cropped, edited as `write_edited_set` edits
-    photos, in a split screen, or as a picture in a picture. Written are `queries/Q00000.mp4`…, `edits.csv`
-    (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). The same arguments give the same bytes,
-    whatever the number of `workers` (threads). Memory is that of the pictures at hand, however long the videos are.
+    A copy shows one to three stretches of one video, or of two, within footage of `donors`. They are as long and as
+    fast as the copies in the training set of the Video Similarity Challenge 2022, and are cropped, edited like photos
+    in `write_edited_set`, put on a split screen, or shown as a picture in a picture. The files are
+    `queries/Q00000.mp4`…, `edits.csv` (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). The same
+    arguments give the same bytes, whatever the number of `workers` (threads). Memory does not grow with the length of
+    the videos.
 
-    Raises `InputError` when there are no videos or donors, one id is among both, `out` holds queries of another set, or
-    no video is long enough to copy from; `ConfigError` for an unknown difficulty or impossible numbers; and
-    `MediaError` for a video that cannot be read.
+    Raises `InputError` when there are no videos or donors, they share an id, `out` holds queries of another set, or no
+    video is long enough to copy from; `ConfigError` for an unknown difficulty or impossible numbers; and `MediaError`
+    for a video that cannot be read.
     """
-    levels = [_without_crops(level) for level in levels_of(difficulty)]
-    plan_queries(videos, donors, copies, distractors, seed, kind="video")  # complains before anything is read
+    difficulties = [_exclude_crops(difficulty) for difficulty in plan.difficulties()]
+    plan_queries(videos, donors, plan, kind="video")  # raises its errors before anything is read
     show = progress or SilentProgress()
     with show.step("read videos", len(videos) + len(donors), "videos") as step:
-        opened = _opened([*videos, *donors], workers, step.advance)
+        opened = _open_all([*videos, *donors], workers, step.advance)
     usable = [video for video in videos if opened[video.id].info.duration >= _SHORTEST_SOURCE]
     if not usable:
-        raise InputError(
-            f"no video has the {_SHORTEST_SOURCE:g} seconds that it takes to copy from it; give longer ones"
-        )
-    planned = plan_queries(usable, donors, copies, distractors, seed)
+        raise InputError(f"no video has the {_SHORTEST_SOURCE:g} seconds that a copy needs; give longer ones")
+    planned = plan_queries(usable, donors, plan)
     folder = out / "queries"
     folder.mkdir(parents=True, exist_ok=True)
     require_only(folder, {f"{query.query_id}.mp4" for query in planned})
-    director = _Director({video.id: opened[video.id] for video in usable}, [opened[d.id] for d in donors], levels)
+    director = _Director({video.id: opened[video.id] for video in usable}, [opened[d.id] for d in donors], difficulties)
 
-    def write(plan: PlannedQuery) -> Query:
-        query = director.direct(plan)
+    def write(planned_query: PlannedQuery) -> Query:
+        query = director.direct(planned_query)
         query.write(folder)
         return query
 
@@ -132,7 +128,7 @@ def _rows(queries: Sequence[Query]) -> Iterator[list[str]]:
             yield [query.id, copy.reference, *(f"{second:.3f}" for second in (*copy.query, *copy.seconds))]
 
 
-def _opened(items: Sequence[MediaItem], workers: int, advance: Callable[[], None]) -> dict[str, Video]:
+def _open_all(items: Sequence[MediaItem], workers: int, advance: Callable[[], None]) -> dict[str, Video]:
     def open_one(item: MediaItem) -> Video:
         try:
             return open_video(item.path)
@@ -147,48 +143,50 @@ def _opened(items: Sequence[MediaItem], workers: int, advance: Callable[[], None
     return videos
 
 
-def _without_crops(level: Difficulty) -> Difficulty:
-    """Crops of photos look for what there is to see, which in a video would jump about; ours stay where they are."""
-    return replace(level, kinds={kind: weight for kind, weight in level.kinds.items() if kind != "crop"})
+def _exclude_crops(difficulty: Difficulty) -> Difficulty:
+    # A crop of a photo is placed by its content, and would move from frame to frame; `Look.crop` stays in its place.
+    return replace(difficulty, kinds={kind: weight for kind, weight in difficulty.kinds.items() if kind != "crop"})
 
 
 @dataclass(frozen=True)
 class _Director:
-    """Decides what a query shows, from its seed."""
+    """Draws the content of queries from their seeds."""
 
     videos: Mapping[str, Video]
     donors: Sequence[Video]
-    levels: Sequence[Difficulty]
+    difficulties: Sequence[Difficulty]
 
     def direct(self, plan: PlannedQuery) -> Query:
         rng = np.random.default_rng(plan.seed)
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
         quantiser = int(rng.integers(_QUANTISERS[0], _QUANTISERS[1] + 1))
         seconds = float(np.clip(_MEDIAN_SECONDS * np.exp(rng.normal(0, _SECONDS_SPREAD)), *_SECONDS))
-        takes = self._takes(rng, plan.reference_id, seconds) if plan.reference_id else []
+        takes = self._draw_takes(rng, plan.reference_id, seconds) if plan.reference_id else []
         if takes and rng.random() < _SECOND_REFERENCE:
-            other = self._other_reference(rng, {plan.reference_id})
-            later = self._takes(rng, other, float(rng.uniform(*_LATER_SECONDS))) if other else []
+            other = self._draw_reference(rng, {plan.reference_id})
+            later = self._draw_takes(rng, other, float(rng.uniform(*_LATER_SECONDS))) if other else []
             takes += [replace(take, at=take.at + round(seconds * RATE)) for take in later]
             seconds = max(seconds, takes[-1].end / RATE)
-        on_all = self._look(rng, (*plan.seed, 0)) if rng.random() < _LOOK_ON_ALL or not takes else None
+        common_look = self._draw_look(rng, (*plan.seed, 0)) if rng.random() < _COMMON_LOOK or not takes else None
         scenes: list[Scene] = []
-        copies: list[Copied] = []
-        now = 0
+        copies: list[CopiedSegment] = []
+        end = 0
         for number, take in enumerate([*takes, _Take("", round(seconds * RATE), None)]):
-            for stretch in self._filler(rng, take.at - now):
-                scenes.append(self._scene(rng, stretch, on_all or Look(plan.seed)))
+            for stretch in self._draw_filler(rng, take.at - end):
+                scenes.append(self._draw_scene(rng, stretch, common_look or Look(plan.seed)))
             if take.stretch is not None:
-                scene = self._scene(rng, take.stretch, on_all or self._look(rng, (*plan.seed, number + 1)))
-                copies.append(Copied(take.reference, (take.at / RATE, take.end / RATE), take.stretch.seconds))
-                scene, more = self._with_copied_pane(rng, scene, take, {copy.reference for copy in copies})
+                scene = self._draw_scene(
+                    rng, take.stretch, common_look or self._draw_look(rng, (*plan.seed, number + 1))
+                )
+                copies.append(CopiedSegment(take.reference, (take.at / RATE, take.end / RATE), take.stretch.seconds))
+                scene, more = self._add_copied_pane(rng, scene, take, {copy.reference for copy in copies})
                 scenes.append(scene)
                 copies += more
-            now = take.end
+            end = take.end
         return Query(plan.query_id, width, height, quantiser, tuple(scenes), tuple(copies))
 
-    def _takes(self, rng: np.random.Generator, reference: str, seconds: float) -> list[_Take]:
-        """Draw what is copied of a reference: stretches, and when they are shown."""
+    def _draw_takes(self, rng: np.random.Generator, reference: str, seconds: float) -> list[_Take]:
+        """Draw the stretches of a reference to copy, and the positions in the query that show them."""
         video = self.videos[reference]
         duration = video.info.duration
         segments: list[Segment] = []
@@ -206,8 +204,8 @@ class _Director:
                 takes.append(_Take(reference, at, Stretch(video, first, count, speed)))
         return takes
 
-    def _look(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Look:
-        level = None if rng.random() < _UNEDITED else self.levels[int(rng.integers(len(self.levels)))]
+    def _draw_look(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Look:
+        difficulty = None if rng.random() < _UNEDITED else self.difficulties[int(rng.integers(len(self.difficulties)))]
         crop = None
         if rng.random() < _CROPPED:
             kept = rng.uniform(_LEAST_KEPT, 0.9, 2)
@@ -215,52 +213,52 @@ class _Director:
             crop = (float(left), float(top), float(left + kept[0]), float(top + kept[1]))
         if rng.random() < _SPLIT:
             layout = "stack4" if rng.random() < _FOUR else "stack2"
-            return Look(seed, level, crop, layout, int(rng.integers(SHARES[layout])), bool(rng.random() < 0.5))
-        return Look(seed, level, crop, "barred" if rng.random() < 0.5 else "filling")
+            return Look(seed, difficulty, crop, layout, int(rng.integers(SHARES[layout])), bool(rng.random() < 0.5))
+        return Look(seed, difficulty, crop, "barred" if rng.random() < 0.5 else "filling")
 
-    def _scene(self, rng: np.random.Generator, stretch: Stretch, look: Look) -> Scene:
-        donor, *beside = (self._donor(rng, stretch.count) for _ in range(1 + look.others))
+    def _draw_scene(self, rng: np.random.Generator, stretch: Stretch, look: Look) -> Scene:
+        donor, *beside = (self._draw_donor(rng, stretch.count) for _ in range(1 + look.others))
         return Scene(stretch, look, donor, tuple(beside))
 
-    def _with_copied_pane(
+    def _add_copied_pane(
         self, rng: np.random.Generator, scene: Scene, take: _Take, used: set[str]
-    ) -> tuple[Scene, list[Copied]]:
-        """Show, now and then, a reference in another pane, too."""
+    ) -> tuple[Scene, list[CopiedSegment]]:
+        """Sometimes show another reference in a second pane."""
         if not scene.beside or rng.random() >= _COPIED_PANE:
             return scene, []
-        other = self._other_reference(rng, used, scene.stretch.count)
+        other = self._draw_reference(rng, used, scene.stretch.count)
         if not other:
             return scene, []
         video = self.videos[other]
         first = int(rng.integers(int(video.info.duration * RATE) - scene.stretch.count + 1))
         shown = Stretch(video, first, scene.stretch.count)
-        copy = Copied(other, (take.at / RATE, take.end / RATE), shown.seconds)
+        copy = CopiedSegment(other, (take.at / RATE, take.end / RATE), shown.seconds)
         return replace(scene, beside=(shown, *scene.beside[1:])), [copy]
 
-    def _other_reference(self, rng: np.random.Generator, used: set[str], count: int = 0) -> str:
-        """Draw a reference that is not yet used and has so many pictures; "" if there is none."""
+    def _draw_reference(self, rng: np.random.Generator, used: set[str], count: int = 0) -> str:
+        """Draw an unused reference of at least `count` pictures; "" if there is none."""
         others = [
             name for name, video in self.videos.items() if name not in used and int(video.info.duration * RATE) >= count
         ]
         return others[int(rng.integers(len(others)))] if others else ""
 
-    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[Stretch]:
+    def _draw_filler(self, rng: np.random.Generator, count: int) -> Iterator[Stretch]:
         """Yield stretches of donors that last `count` pictures."""
         while count > 0:
-            stretch = self._donor(rng, count)
+            stretch = self._draw_donor(rng, count)
             yield stretch
             count -= stretch.count
 
-    def _donor(self, rng: np.random.Generator, count: int) -> Stretch:
-        """Draw a stretch of a donor, of `count` pictures or as many as there are."""
+    def _draw_donor(self, rng: np.random.Generator, count: int) -> Stretch:
+        """Draw a stretch of a donor, of `count` pictures or as many as it has."""
         video = self.donors[int(rng.integers(len(self.donors)))]
-        there = max(1, int(video.info.duration * RATE))
-        return Stretch(video, int(rng.integers(max(1, there - count + 1))), min(count, there))
+        available = max(1, int(video.info.duration * RATE))
+        return Stretch(video, int(rng.integers(max(1, available - count + 1))), min(count, available))
 
 
 @dataclass(frozen=True, slots=True)
 class _Take:
-    """A stretch of a reference that a query shows from its picture `at` on; without one, where the query ends."""
+    """A stretch of a reference, shown from picture `at` of a query; without a stretch, the end of the query."""
 
     reference: str
     at: int

@@ -125,6 +125,6 @@ def apply_edit(name: str, edited: EditedPicture, draw: Draw) -> EditedPicture:
     return result.repainted(within_limits(result.image))
 
 
-def kind_of(names: list[str]) -> str:
+def kind_of_edits(names: list[str]) -> str:
     """The kind of the most severe of the edits `names`, at least one: overlay > crop > geometry > decor > photo."""
     return max((EDITS[name].kind for name in names), key=KINDS.index)

@@ -1,10 +1,12 @@
-"""Trained weights as ONNX, for whoever serves them without torch."""
+"""Trained weights as ONNX files, for programs that serve them without torch."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+from copytrace.runtime.model_sources import ModelKind
 from copytrace.storage import atomic_path, local_copy
 from models import export
 from models.aligner_files import load_aligner_network
@@ -14,53 +16,28 @@ from models.pair_files import load_pair_classifier
 
 logger = logging.getLogger(__name__)
 
+# How the weights in the first file become the graph in the second.
+EXPORTS: dict[ModelKind, Callable[[Path, Path], Path]] = {
+    "descriptor": lambda weights, graph: export.export_descriptor(
+        load_descriptor_file(weights), graph, read_config(weights).input_size
+    ),
+    "overlay": lambda weights, graph: export.export_overlay(load_overlay(weights), graph),
+    "aligner": lambda weights, graph: export.export_aligner(load_aligner_network(weights), graph),
+    "pair-classifier": lambda weights, graph: export.export_pair_classifier(load_pair_classifier(weights), graph),
+}
 
-def export_descriptor(weights: Path) -> Path | None:
-    """Write the descriptor beside its weights, as `.onnx`, and return that; None where torch cannot export it.
 
-    uint8 "images" [N, S, S, 3] go in, float32 "descriptors" [N, D] come out.
+def export_weights(kind: ModelKind, weights: Path) -> Path | None:
+    """Write the network of a weights file as ONNX beside it, and return the `.onnx` file.
+
+    The inputs and outputs are those of the function in `models.export`. Returns None, with a warning, if the network
+    cannot be exported.
     """
+    graph = weights.with_suffix(".onnx")
     try:
-        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
-            export.export_descriptor(load_descriptor_file(file), graph, read_config(file).input_size)
-        return weights.with_suffix(".onnx")
+        with local_copy(weights) as file, atomic_path(graph) as temporary:
+            EXPORTS[kind](file, temporary)
     except RuntimeError as error:
-        _tell(weights, error)
+        logger.warning("%s has no ONNX file beside it: %s", weights, " ".join(str(error).split())[:200])
         return None
-
-
-def export_overlay_detector(weights: Path) -> Path | None:
-    """Write the overlay detector beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
-    try:
-        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
-            export.export_overlay(load_overlay(file), graph)
-        return weights.with_suffix(".onnx")
-    except RuntimeError as error:
-        _tell(weights, error)
-        return None
-
-
-def export_aligner(weights: Path) -> Path | None:
-    """Write the aligner beside its weights, as `.onnx`, and return that; None where torch cannot export it."""
-    try:
-        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
-            export.export_aligner(load_aligner_network(file), graph)
-        return weights.with_suffix(".onnx")
-    except RuntimeError as error:
-        _tell(weights, error)
-        return None
-
-
-def export_pair_classifier(weights: Path) -> Path | None:
-    """Write the classifier of pairs beside its weights, as `.onnx`; None where torch cannot export it."""
-    try:
-        with local_copy(weights) as file, atomic_path(weights.with_suffix(".onnx")) as graph:
-            export.export_pair_classifier(load_pair_classifier(file), graph)
-        return weights.with_suffix(".onnx")
-    except RuntimeError as error:
-        _tell(weights, error)
-        return None
-
-
-def _tell(weights: Path, error: RuntimeError) -> None:
-    logger.warning("%s goes without an ONNX file: %s", weights, " ".join(str(error).split())[:200])
+    return graph

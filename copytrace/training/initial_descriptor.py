@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from configs.training import DescriptorTraining
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
-from copytrace.training.initial_weights import device_of, packaged_weights, weights_at
+from copytrace.training.initial_weights import packaged_weights, resolve_start, training_device
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
-from models.descriptor_files import HEADER_KEY, load_descriptor_file, read_config
+from models.descriptor_files import load_descriptor_file, read_config
+from models.network_files import HEADER_KEY
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 PHOTOS_FOR_PCA = 4000
 
-Vectors = NDArray[np.float32]
 Tensors = Mapping[str, Tensor]
 
 logger = logging.getLogger(__name__)
@@ -53,20 +53,20 @@ def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> Descrip
     `InputError` when none of the photos can be read.
     """
     if settings.start not in {"imagenet", "random"}:
-        file = weights_at(settings.start, "descriptor")
+        file = resolve_start(settings.start, "descriptor")
         if _is_descriptor(file):
             return _continued(file, settings)
     network = _without_projection(settings)
     if network.dimensions < settings.dimensions:
         raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
-    device = device_of(settings.loop)
+    device = training_device(settings.loop)
     network = network.eval().to(device)
     features = describe_photos(network, split.train, settings.photos.long_side, settings.input_size)
     network.projection = pca(features, settings.dimensions, whiten=False).to(device)
     return network
 
 
-def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Vectors:
+def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Floats:
     """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; unreadable ones are left out.
 
     Raises `InputError` when none can be read.
@@ -83,7 +83,7 @@ def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto],
     return describe(network, np.stack(pictures))
 
 
-def pca(features: Vectors, dimensions: int, *, whiten: bool) -> nn.Linear:
+def pca(features: Floats, dimensions: int, *, whiten: bool) -> nn.Linear:
     """Return the PCA of float32 [N, C] as a layer from C to `dimensions`; whitened, every output has variance 1."""
     values = torch.from_numpy(features).double()
     mean = values.mean(dim=0)
@@ -107,7 +107,7 @@ def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
     backbone = _built(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    _load_published(backbone, weights_at(settings.start, "descriptor"), settings.architecture)
+    _load_published(backbone, resolve_start(settings.start, "descriptor"), settings.architecture)
     published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
 

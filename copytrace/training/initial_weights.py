@@ -1,4 +1,4 @@
-"""Where a training starts: on which device, and which pretrained layers stay as they are."""
+"""Start of a training: its device, its pretrained weights, and the layers that stay as they are."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
 from copytrace.object_store import is_uri
-from copytrace.runtime.model_sources import Kind, resolve_model
+from copytrace.runtime.model_sources import ModelKind, resolve_model
 from copytrace.training.distributed import rank
 from models.pretrained import DescriptorConfig, efficientnet_lite0
 
 MAY_CHANGE = {"workers", "checkpoint_minutes", "threads", "device", "validate_every"}
-"""Loop settings that may differ when a run goes on: they change how fast it is, not what comes out."""
+"""Loop settings that may change when a run continues: they decide its speed and not its weights."""
 
-_BODIES = ("blocks", "layers", "stages")  # what timm calls a backbone's sequence of blocks
+_BODIES = ("blocks", "layers", "stages")  # names in timm of a backbone's sequence of blocks
 
 
-def device_of(settings: LoopSettings) -> torch.device:
-    """Return the device to train on: the one asked for, else this process's GPU, else the CPU.
+def training_device(settings: LoopSettings) -> torch.device:
+    """Return the device to train on: that of the settings, else this process's GPU, else the CPU.
 
     Raises `ConfigError` for a device that this machine does not have.
     """
@@ -29,16 +29,16 @@ def device_of(settings: LoopSettings) -> torch.device:
         torch.set_num_threads(settings.threads)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if settings.device:
-        return _named(settings.device, gpus)
+        return _device_by_name(settings.device, gpus)
     if not gpus:
         return torch.device("cpu")
     if settings.devices > gpus:
         raise ConfigError(f"loop.devices={settings.devices}, but this machine has {gpus} GPUs; set it to that")
-    torch.cuda.set_device(rank())  # where NCCL works, unless it is told otherwise
+    torch.cuda.set_device(rank())  # NCCL uses the current device
     return torch.device("cuda", rank())
 
 
-def _named(name: str, gpus: int) -> torch.device:
+def _device_by_name(name: str, gpus: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -48,13 +48,13 @@ def _named(name: str, gpus: int) -> torch.device:
     return device
 
 
-def weights_at(start: str, kind: Kind) -> Path:
-    """Return the local file that the setting `start` names: a path as it is, a URI as `resolve_model` downloads it."""
+def resolve_start(start: str, kind: ModelKind) -> Path:
+    """Return the local file of the setting `start`: a path as it is, a URI as `resolve_model` downloads it."""
     return resolve_model(start, kind) if is_uri(start) else Path(start)
 
 
 def packaged_weights(architecture: str, input_size: int) -> DescriptorConfig:
-    """Return the packaged ImageNet weights of an architecture; raises `ConfigError` where there are none."""
+    """Return the packaged ImageNet weights of an architecture. Raises `ConfigError` if there are none."""
     packaged = efficientnet_lite0(input_size)
     if architecture != packaged.architecture:
         raise ConfigError(
@@ -65,9 +65,9 @@ def packaged_weights(architecture: str, input_size: int) -> DescriptorConfig:
 
 
 def freeze(backbone: nn.Module, blocks: int) -> None:
-    """Keep the stem and the first `blocks` blocks of a timm backbone as they are; 0 keeps nothing.
+    """Freeze the stem and the first `blocks` blocks of a timm backbone; 0 freezes nothing.
 
-    Raises `ConfigError` for a backbone that has fewer blocks.
+    Raises `ConfigError` for a backbone with fewer blocks.
     """
     if not blocks:
         return
@@ -75,7 +75,9 @@ def freeze(backbone: nn.Module, blocks: int) -> None:
     name = next((name for name in _BODIES if name in children), "")
     body = list(children[name].children()) if name else []
     if len(body) < blocks:
-        raise ConfigError(f"the backbone has {len(body)} blocks, not the {blocks} to be frozen; set frozen_blocks to 0")
+        raise ConfigError(
+            f"the backbone has {len(body)} blocks, fewer than the {blocks} to freeze; set frozen_blocks to 0"
+        )
     stem = list(children.values())[: list(children).index(name)]
     for part in (*stem, *body[:blocks]):
         part.requires_grad_(False)

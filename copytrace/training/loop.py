@@ -1,4 +1,4 @@
-"""The loop that trains every network here: AdamW, warm-up and cosine, averaged weights, checkpoints to resume from."""
+"""The loop that trains every network: AdamW, warm-up and cosine, averaged weights, checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.progress import Progress, SilentProgress
 from copytrace.training.batches import Examples, iterate_batches, steps_per_epoch
 from copytrace.training.checkpoint import read_checkpoint, write_checkpoint
-from copytrace.training.distributed import broadcast, is_leader, rank, world_size
+from copytrace.training.distributed import broadcast, is_first_process, rank, world_size
 from copytrace.training.log import SilentLog, TrainingLog, append_history
 from copytrace.training.precision import Precision
 
@@ -31,29 +31,44 @@ N = TypeVar("N", bound=nn.Module)
 
 logger = logging.getLogger(__name__)
 
-LEAST_BATCH = 2  # examples: contrast needs another one
+LEAST_BATCH = 2  # examples: a contrastive loss needs two
 
 
 class TrainingModule(nn.Module, Generic[N]):
-    """A network with its losses: `forward(batch)` returns named scalars, of which `loss` is minimised.
+    """A network with its losses: `forward(batch)` returns named scalars, of which `loss` is minimized.
 
-    Whatever must survive a restart is a parameter or a persistent buffer.
+    Everything that must survive a restart is a parameter or a persistent buffer.
     """
 
     network: N
-    """What is averaged, validated and kept."""
+    """The network that is averaged, validated and kept."""
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that learn at `backbone_rate` times the learning rate."""
+        """Return the parameters that learn at `backbone_rate` times the learning rate."""
         return []
 
     def start_step(self, epoch: int, step: int) -> None:
-        """Hear which step comes, before each."""
+        """Receive the number of the next step; called before each."""
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """Where a training runs and reports.
+
+    `out` is its folder. `fingerprint` is a digest of the settings and data that decide its weights: a checkpoint is
+    continued only under the same one.
+    """
+
+    out: Path
+    fingerprint: str
+    device: torch.device
+    log: TrainingLog = field(default_factory=SilentLog)
+    progress: Progress | None = None
 
 
 @dataclass
 class FitResult(Generic[N]):
-    """The averaged network of the epoch that validated best, that epoch, its figures, and the seconds of all epochs."""
+    """The averaged network of the epoch with the best validation, that epoch, its metrics, and the seconds of all."""
 
     network: N
     epoch: int
@@ -62,8 +77,8 @@ class FitResult(Generic[N]):
 
 
 @dataclass
-class _Place:
-    """Where a run stands: whole epochs done, steps done in the next one, seconds spent, and what to remember."""
+class _Position:
+    """How far a run is: whole epochs, steps of the next one, seconds, sums of its losses, and the best network."""
 
     epoch: int = 0
     step: int = 0
@@ -73,72 +88,69 @@ class _Place:
 
 
 def fit(
-    trainee: TrainingModule[N],
+    module: TrainingModule[N],
     examples: Examples,
     validate: Callable[[N], dict[str, float]],
     settings: LoopSettings,
-    out: Path,
+    context: TrainingContext,
     *,
     score: str,
-    stamp: str,
-    device: torch.device,
-    log: TrainingLog | None = None,
-    progress: Progress | None = None,
 ) -> FitResult[N]:
-    """Train, and return the network of the epoch with the highest `score` among what `validate` returns.
+    """Train, and return the network of the epoch with the highest `score` among the metrics of `validate`.
 
-    `out/checkpoint.pt` is written after each epoch and every `checkpoint_minutes`; the same call goes on from it, and
-    on one CPU thread ends with the same weights as if it had not been interrupted. `out/history.jsonl` has a line per
-    epoch. Every process of a distributed group calls this; the first one validates, writes and logs.
+    `checkpoint.pt` in the output folder is written after each epoch and every `checkpoint_minutes`. The same call
+    continues from it, and on one CPU thread ends with the same weights as without the interruption. `history.jsonl` has
+    a line per epoch. Every process of a distributed group calls this function; the first one validates, writes and
+    logs.
 
-    Where CUDA's memory does not hold a batch, it goes through in halves, quarters and so on, whose gradients are
-    summed; losses that compare the examples of a batch then see the others of their part only.
+    If CUDA's memory does not hold a batch, the batch is processed in halves, quarters and so on, whose gradients are
+    summed. Losses that compare the examples of a batch then compare only those of one part.
 
-    Raises `ConfigError` when `out` holds a run with another `stamp` or another network, and `CopytraceError` when the
-    loss is no number, or the memory does not hold two examples.
+    Raises `ConfigError` when the folder holds a run with another fingerprint or another network, and `CopytraceError`
+    when the loss is not finite, or the memory does not hold two examples.
     """
-    loop = _Loop(trainee.to(device), examples, settings, device)
-    path, log = out / "checkpoint.pt", log or SilentLog()
-    place = loop.resume(path, stamp)
-    shown = progress if progress and is_leader() else SilentProgress()
-    with shown.step("train", settings.epochs * loop.steps, "steps") as step:
-        step.advance(place.epoch * loop.steps + place.step)
-        while place.epoch < settings.epochs:
-            for _ in loop.run_epoch(place):
+    loop = _Loop(module.to(context.device), examples, settings, context.device)
+    path = context.out / "checkpoint.pt"
+    position = loop.resume(path, context.fingerprint)
+    progress = context.progress if context.progress and is_first_process() else SilentProgress()
+    with progress.step("train", settings.epochs * loop.steps, "steps") as step:
+        step.advance(position.epoch * loop.steps + position.step)
+        while position.epoch < settings.epochs:
+            for _ in loop.run_epoch(position):
                 step.advance()
-                if loop.is_due(place):
-                    loop.save(path, stamp, place)
-            metrics = loop.metrics(place)
-            place = _Place(place.epoch + 1, seconds=place.seconds, best=place.best)
-            if place.epoch % settings.validate_every == 0 or place.epoch == settings.epochs:
-                metrics |= loop.validated(validate, score, place)
-            if is_leader():
-                append_history(out / "history.jsonl", metrics, place.epoch)
-                log.metrics(metrics, place.epoch)
-            loop.save(path, stamp, place)
+                if loop.checkpoint_is_due(position):
+                    loop.save(path, context.fingerprint, position)
+            metrics = loop.metrics(position)
+            position = _Position(position.epoch + 1, seconds=position.seconds, best=position.best)
+            if position.epoch % settings.validate_every == 0 or position.epoch == settings.epochs:
+                metrics |= loop.validate(validate, score, position)
+            if is_first_process():
+                append_history(context.out / "history.jsonl", metrics, position.epoch)
+                context.log.metrics(metrics, position.epoch)
+            loop.save(path, context.fingerprint, position)
     network = copy.deepcopy(loop.averaged)
-    network.load_state_dict(place.best["network"])
-    return FitResult(network.eval(), place.best["epoch"], place.best["metrics"], place.seconds)
+    network.load_state_dict(position.best["network"])
+    return FitResult(network.eval(), position.best["epoch"], position.best["metrics"], position.seconds)
 
 
 class _Loop(Generic[N]):
-    """The moving parts: weights, their average, the optimiser, and how far the learning rate has come."""
+    """The state of a training: weights, their average, the optimizer, and the batches to come."""
 
     def __init__(
-        self, trainee: TrainingModule[N], examples: Examples, settings: LoopSettings, device: torch.device
+        self, module: TrainingModule[N], examples: Examples, settings: LoopSettings, device: torch.device
     ) -> None:
-        self.trainee, self.examples, self.settings, self.device = trainee, examples, settings, device
+        self.module, self.examples, self.settings, self.device = module, examples, settings, device
         self.precision = Precision(settings.precision, device)
         self.steps = steps_per_epoch(examples, settings)
-        self._waited = self._worked = 0.0
+        self._waiting_seconds = self._working_seconds = 0.0
         self._parts = 1
-        self._first, self._saved = 0, time.monotonic()
+        self._first_step, self._last_save = 0, time.monotonic()
         self._batches: Iterator[dict[str, Tensor]] | None = None
-        pretrained = {id(parameter) for parameter in trainee.pretrained_parameters()}
-        learning = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
+        pretrained = {id(parameter) for parameter in module.pretrained_parameters()}
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in learning if id(p) not in pretrained], "share": 1.0},
-            {"params": [p for p in learning if id(p) in pretrained], "share": settings.backbone_rate},
+            {"params": [p for p in trainable if id(p) not in pretrained], "share": 1.0},
+            {"params": [p for p in trainable if id(p) in pretrained], "share": settings.backbone_rate},
         ]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -146,157 +158,157 @@ class _Loop(Generic[N]):
             weight_decay=settings.weight_decay,
         )
         average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(trainee.network, multi_avg_fn=average, use_buffers=False)
-        self._running: nn.Module = trainee
+        self._average = AveragedModel(module.network, multi_avg_fn=average, use_buffers=False)
+        self._runnable: nn.Module = module
         if world_size() > 1:
-            with warnings.catch_warnings():  # of a new name for this argument, which older torch does not know
+            with warnings.catch_warnings():  # torch has a new name for this argument, which older versions do not know
                 warnings.simplefilter("ignore", FutureWarning)
-                self._running = DistributedDataParallel(trainee, broadcast_buffers=False)
+                self._runnable = DistributedDataParallel(module, broadcast_buffers=False)
         if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
-            self._running = torch.compile(self._running)  # type: ignore[assignment]
+            self._runnable = torch.compile(self._runnable)  # type: ignore[assignment]
 
     @property
     def averaged(self) -> N:
-        """The network with averaged weights."""
+        """Network with averaged weights."""
         return cast(N, self._average.module)
 
-    def run_epoch(self, place: _Place) -> Iterator[None]:
-        """Train from `place` to the end of its epoch; yield after each step, when `place` is past it."""
+    def run_epoch(self, position: _Position) -> Iterator[None]:
+        """Train from `position` to the end of its epoch; yield after each step, with `position` behind that step."""
         if self._batches is None:
-            self._batches = iterate_batches(self.examples, self.settings, place.epoch, place.step)
-        self._waited, self._worked, self._first = 0.0, 0.0, place.step
-        while place.step < self.steps:
+            self._batches = iterate_batches(self.examples, self.settings, position.epoch, position.step)
+        self._waiting_seconds, self._working_seconds, self._first_step = 0.0, 0.0, position.step
+        while position.step < self.steps:
             begin = time.monotonic()
             batch = next(self._batches)
-            arrived = time.monotonic()
-            figures = self._step(place.epoch, place.step, batch)
-            place.sums = {name: place.sums.get(name, 0.0) + value for name, value in figures.items()}
-            place.step += 1
-            self._waited += arrived - begin
-            self._worked += time.monotonic() - arrived
-            place.seconds += time.monotonic() - begin
+            received = time.monotonic()
+            losses = self._step(position.epoch, position.step, batch)
+            position.sums = {name: position.sums.get(name, 0.0) + value for name, value in losses.items()}
+            position.step += 1
+            self._waiting_seconds += received - begin
+            self._working_seconds += time.monotonic() - received
+            position.seconds += time.monotonic() - begin
             yield
 
-    def metrics(self, place: _Place) -> dict[str, float]:
-        """Return the means of an epoch's figures, how fast it went, and what share of the time went in waiting."""
-        seconds = self._waited + self._worked
-        images = self.settings.batch_size * world_size() * (self.steps - self._first)
+    def metrics(self, position: _Position) -> dict[str, float]:
+        """Return the mean losses of an epoch, its speed, and the share of time spent waiting for data."""
+        seconds = self._waiting_seconds + self._working_seconds
+        images = self.settings.batch_size * world_size() * (self.steps - self._first_step)
         return {
-            **{name: value / self.steps for name, value in place.sums.items()},
+            **{name: value / self.steps for name, value in position.sums.items()},
             "images_per_second": images / seconds,
-            "share_of_time_waiting_for_data": self._waited / seconds,
+            "share_of_time_waiting_for_data": self._waiting_seconds / seconds,
         }
 
-    def is_due(self, place: _Place) -> bool:
-        """Whether a checkpoint is to be written in mid-epoch; not while gradients wait for more."""
-        late = time.monotonic() - self._saved > self.settings.checkpoint_minutes * 60
-        return late and place.step < self.steps and place.step % self.settings.accumulate == 0
+    def checkpoint_is_due(self, position: _Position) -> bool:
+        """Say whether to write a checkpoint within an epoch; never between steps whose gradients are summed."""
+        late = time.monotonic() - self._last_save > self.settings.checkpoint_minutes * 60
+        return late and position.step < self.steps and position.step % self.settings.accumulate == 0
 
     def _step(self, epoch: int, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
-        settings, whole = self.settings, epoch * self.steps + step
-        torch.manual_seed(settings.seed * 1_000_003 + whole * world_size() + rank())
-        self.trainee.train()
-        self.trainee.start_step(epoch, step)
-        moves = (step + 1) % settings.accumulate == 0 or step + 1 == self.steps
+        settings, overall_step = self.settings, epoch * self.steps + step
+        torch.manual_seed(settings.seed * 1_000_003 + overall_step * world_size() + rank())
+        self.module.train()
+        self.module.start_step(epoch, step)
+        is_update = (step + 1) % settings.accumulate == 0 or step + 1 == self.steps
         on_device = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        hold = nullcontext() if moves or world_size() == 1 else self._running.no_sync()  # type: ignore[operator]
-        with hold:
-            values = self._with_gradients(on_device)
-        if moves:
-            self._move(whole)
-        if not math.isfinite(values["loss"]):
+        synchronization = nullcontext() if is_update or world_size() == 1 else self._runnable.no_sync()  # type: ignore[operator]
+        with synchronization:
+            losses = self._add_gradients(on_device)
+        if is_update:
+            self._update_weights(overall_step)
+        if not math.isfinite(losses["loss"]):
             raise CopytraceError(
-                f"the loss became {values['loss']} in step {step + 1} of epoch {epoch + 1}; start anew in another "
+                f"the loss became {losses['loss']} in step {step + 1} of epoch {epoch + 1}; start again in another "
                 "folder with a lower loop.learning_rate, or with loop.precision=float32"
             )
-        return values
+        return losses
 
-    def _with_gradients(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """Run the trainee forward and back, in as many parts as the device's memory asks for."""
+    def _add_gradients(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Run the module forward and backward, in as many parts as the device's memory requires; return its losses."""
         while True:
             try:
-                return self._in_parts(batch)
+                return self._run_parts(batch)
             except torch.OutOfMemoryError as error:
-                self._halve(max(map(len, batch.values())), error)
+                self._halve_parts(max(map(len, batch.values())), error)
 
-    def _in_parts(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def _run_parts(self, batch: dict[str, Tensor]) -> dict[str, float]:
         means: dict[str, float] = {}
         pieces = zip(*(value.chunk(self._parts) for value in batch.values()), strict=True)
         for piece in pieces:
             share = len(piece[0]) / max(map(len, batch.values()))
             with self.precision.autocast():
-                figures: dict[str, Tensor] = self._running(dict(zip(batch, piece, strict=True)))
-            self.precision.backward(figures["loss"] * share / self.settings.accumulate)
-            for name, value in figures.items():
+                losses: dict[str, Tensor] = self._runnable(dict(zip(batch, piece, strict=True)))
+            self.precision.backward(losses["loss"] * share / self.settings.accumulate)
+            for name, value in losses.items():
                 means[name] = means.get(name, 0.0) + float(value.detach()) * share
         return means
 
-    def _halve(self, size: int, error: Exception) -> None:
+    def _halve_parts(self, size: int, error: Exception) -> None:
         half = size // (2 * self._parts)
-        if half < LEAST_BATCH or world_size() > 1:  # one process must not do what the others do not know of
+        if half < LEAST_BATCH or world_size() > 1:  # the processes must all do the same
             raise CopytraceError(
-                f"{self.device} has too little free memory for a batch of {size // self._parts}; stop what else runs "
+                f"{self.device} has too little free memory for a batch of {size // self._parts}; stop other programs "
                 f"there, or give loop.batch_size={size // 2} loop.accumulate={2 * self.settings.accumulate}"
             ) from error
         self._parts *= 2
-        self.optimizer.zero_grad()  # what the parts before had added; with loop.accumulate the batches before, once
+        self.optimizer.zero_grad()  # those of earlier parts and, once, of earlier batches that loop.accumulate sums
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        logger.warning("%s ran out of memory; going on with batches in parts of %d", self.device, half)
+        logger.warning("%s ran out of memory; continuing with batches in parts of %d", self.device, half)
 
-    def _move(self, whole: int) -> None:
-        factor = rate_factor(whole + 1, self.settings, self.steps)
+    def _update_weights(self, overall_step: int) -> None:
+        factor = rate_factor(overall_step + 1, self.settings, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * group["share"] * factor
-        self.precision.step(self.optimizer, self.trainee.parameters(), self.settings.clip_norm)
-        self._average.update_parameters(self.trainee.network)
+        self.precision.step(self.optimizer, self.module.parameters(), self.settings.clip_norm)
+        self._average.update_parameters(self.module.network)
 
-    def validated(self, validate: Callable[[N], dict[str, float]], score: str, place: _Place) -> dict[str, float]:
-        """Return what `validate` finds, and remember the network if it is the best yet."""
+    def validate(self, validate: Callable[[N], dict[str, float]], score: str, position: _Position) -> dict[str, float]:
+        """Return the metrics of the averaged network, and keep the network in `position` if it is the best so far."""
         metrics: dict[str, float] = {}
-        if is_leader():
+        if is_first_process():
             self.averaged.eval()
             with torch.inference_mode():
-                found = validate(self.averaged)
-            metrics = {name: float(value) for name, value in found.items()}  # a checkpoint holds no numpy numbers
-            if not place.best or metrics[score] > place.best["metrics"][score]:
+                values = validate(self.averaged)
+            metrics = {name: float(value) for name, value in values.items()}  # a checkpoint holds no numpy numbers
+            if not position.best or metrics[score] > position.best["metrics"][score]:
                 state = {name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()}
-                place.best = {"network": state, "epoch": place.epoch, "metrics": metrics}
-        place.best = broadcast(place.best)
+                position.best = {"network": state, "epoch": position.epoch, "metrics": metrics}
+        position.best = broadcast(position.best)
         return metrics
 
-    def resume(self, path: Path, stamp: str) -> _Place:
-        """Take up a checkpoint, if there is one, and return where it stands."""
-        state = read_checkpoint(path, stamp, self.device)
+    def resume(self, path: Path, fingerprint: str) -> _Position:
+        """Load a checkpoint, if there is one, and return its position."""
+        state = read_checkpoint(path, fingerprint, self.device)
         if state is None:
-            return _Place()
+            return _Position()
         try:
-            self.trainee.load_state_dict(state["trainee"])
+            self.module.load_state_dict(state["module"])
             self._average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.precision.load_state(state["precision"])
-            return _Place(**state["place"])
+            return _Position(**state["position"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path} holds another network than this version trains; remove it, or give another folder"
             ) from error
 
-    def save(self, path: Path, stamp: str, place: _Place) -> None:
-        """Write a checkpoint, whole or not at all."""
-        self._saved = time.monotonic()
-        if is_leader():
+    def save(self, path: Path, fingerprint: str, position: _Position) -> None:
+        """Write a checkpoint atomically."""
+        self._last_save = time.monotonic()
+        if is_first_process():
             state = {
-                "trainee": self.trainee.state_dict(),
+                "module": self.module.state_dict(),
                 "average": self._average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.precision.state(),
-                "place": vars(place),
+                "position": vars(position),
             }
-            write_checkpoint(path, stamp, state)
+            write_checkpoint(path, fingerprint, state)
 
 
 def rate_factor(step: int, settings: LoopSettings, steps: int) -> float:
-    """The learning rate in a step counted from 1, as a share of its peak: a linear warm-up, then a cosine to zero."""
+    """Return the learning rate of a step, counted from 1, as a share of its peak: linear warm-up, cosine to zero."""
     warmup, total = settings.warmup_epochs * steps, settings.epochs * steps
     if step <= warmup:
         return step / warmup

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
-
-Floats = NDArray[np.float32]
-Times = NDArray[np.float64]
+from copytrace.arrays import Floats, Times
 
 RATES = (0.6, 1.8)  # times as many frames in as many seconds
 NOISE, GAINS, OFFSET = 0.1, (0.8, 1.2), 0.1

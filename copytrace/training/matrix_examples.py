@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.alignment.pair_canvas import pair_canvas
+from copytrace.arrays import Floats
 from copytrace.training.aligner_labels import label_map
 from copytrace.training.matrices import LabelledPair
 from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
 from copytrace.training.synthetic_matrices import SyntheticMatrices
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,17 @@ from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.composites import Composites
-from copytrace.training.distributed import is_leader, launch
-from copytrace.training.initial_weights import MAY_CHANGE, device_of, freeze, packaged_weights, weights_at
+from copytrace.training.distributed import is_first_process, launch
+from copytrace.training.initial_weights import MAY_CHANGE, freeze, packaged_weights, resolve_start, training_device
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import fit
-from copytrace.training.overlay_module import OverlayTrainee
+from copytrace.training.loop import TrainingContext, fit
+from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
 from copytrace.training.photos import split_photos
-from copytrace.training.training_result import TrainingResult, write_outcome
+from copytrace.training.training_result import TrainingResult, write_result
+from models.configs import OverlayConfig
 from models.efficientnet_lite import load_backbone
-from models.overlay_files import OverlayConfig, load_overlay, save_overlay
+from models.overlay_files import load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
@@ -55,7 +56,7 @@ def train_overlay_detector(
 
 
 def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress | None) -> Path:
-    device = device_of(settings.loop)
+    device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
     size, long_side, share = settings.input_size, settings.photos.long_side, settings.overlay_share
     validation = OverlayValidation.make(
@@ -68,21 +69,18 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     examples = Composites(split.train, settings.examples_per_epoch, size, long_side, share, settings.loop.seed)
     network = starting_network(settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
-    if is_leader():
+    if is_first_process():
         log.picture("composites", sheet(*_first(examples)), 0)
+    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest)
     result = fit(
-        OverlayTrainee(network).to(memory_format=torch.channels_last),
+        OverlayModule(network).to(memory_format=torch.channels_last),
         examples,
         validation.metrics,
         settings.loop,
-        out,
+        TrainingContext(out, fingerprint, device, log, progress),
         score=SCORE,
-        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest),
-        device=device,
-        log=log,
-        progress=progress,
     )
-    if not is_leader():
+    if not is_first_process():
         return out / FILE
     kept = calibrated(result.network, validation)
     log.picture("mistakes", validation.mistakes(kept), result.epoch)
@@ -102,7 +100,7 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     kept.resize(settings.detected_size)
     with atomic_path(out / FILE) as file:
         save_overlay(kept, file, notes=outcome.facts())
-    write_outcome(out, outcome, settings)
+    write_result(out, outcome, settings)
     return out / FILE
 
 
@@ -113,7 +111,7 @@ def starting_network(settings: OverlayTraining) -> OverlayNetwork:
     """
     torch.manual_seed(settings.loop.seed)
     if settings.start not in {"imagenet", "random"}:
-        network = _started_from(weights_at(settings.start, "overlay"), settings)
+        network = _started_from(resolve_start(settings.start, "overlay"), settings)
     elif settings.start == "random":
         config = OverlayConfig(settings.architecture, settings.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         network = _built(config)

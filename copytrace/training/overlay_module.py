@@ -20,7 +20,7 @@ PROPOSALS = 8  # of the first stage's boxes that the second learns from
 WRONG, RIGHT = 0.4, 0.8  # IoU of a box that is not to be trusted at all, and of one that is trusted fully
 
 
-class OverlayTrainee(TrainingModule[OverlayNetwork]):
+class OverlayModule(TrainingModule[OverlayNetwork]):
     """Learns from batches of `image` uint8 [N, S, S, 3] and `boxes` float32 [N, M, 4], whose rows of zeros are none."""
 
     def __init__(self, network: OverlayNetwork) -> None:

@@ -10,19 +10,19 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from configs.training import PairTraining
+from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, local_copy, require_writable
 from copytrace.training.aligner_module import cell_loss
-from copytrace.training.distributed import is_leader, launch
-from copytrace.training.initial_weights import MAY_CHANGE, device_of, weights_at
+from copytrace.training.distributed import is_first_process, launch
+from copytrace.training.initial_weights import MAY_CHANGE, resolve_start, training_device
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import TrainingModule, fit
+from copytrace.training.loop import TrainingContext, TrainingModule, fit
 from copytrace.training.matrices import LabelledPair, LabelledPairs, fold_of, read_labelled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.pair_validation import (
@@ -32,8 +32,8 @@ from copytrace.training.pair_validation import (
     probabilities,
     safe_threshold,
 )
-from copytrace.training.training_result import TrainingResult, write_outcome
-from models.descriptor_files import read_header
+from copytrace.training.training_result import TrainingResult, write_result
+from models.network_files import read_header
 from models.pair_files import KIND, load_pair_classifier, save_pair_classifier
 from models.pair_network import COARSE, LightPairClassifier, PairNetwork, build_pair_classifier
 from models.pretrained import ModelFileError
@@ -43,10 +43,8 @@ SCORE = "likelihood"
 DECIDED_LATER = {"cross_validated": True, "threshold_runs": True}  # settings that change no fold's weights
 COPIED_WEIGHT = 3.0  # of coarse cells that hold a copy, against those that hold none
 
-Floats = NDArray[np.float32]
 
-
-class PairTrainee(TrainingModule[PairNetwork]):
+class PairModule(TrainingModule[PairNetwork]):
     """Learns from batches of `matrix`, `inside` and `cells`, float32 [N, S, S], and `label` [N]; see `PairExamples`."""
 
     def __init__(self, network: PairNetwork, *, cell_weight: float) -> None:
@@ -106,7 +104,7 @@ class _Trained:
         split = {"fold": self.settings.fold, "folds": self.settings.folds, "seed": self.settings.loop.seed}
         with atomic_path(self.out / FILE) as file:
             save_pair_classifier(self.network, file, notes={**outcome.facts(), **split, "threshold": threshold})
-        write_outcome(self.out, outcome, self.settings)
+        write_result(self.out, outcome, self.settings)
 
 
 def _train(
@@ -125,7 +123,7 @@ def _train(
         )
         for fold, place in places.items()
     ]
-    if not is_leader():
+    if not is_first_process():
         return out / FILE
     networks = {one.settings.fold: one.network for one in trained}
     judged = [
@@ -146,7 +144,7 @@ def _train_fold(
     labelled: LabelledPairs, out: Path, settings: PairTraining, log: TrainingLog, progress: Progress | None
 ) -> _Trained:
     """Train without the queries of the fold that `settings` tell."""
-    device, seed = device_of(settings.loop), settings.loop.seed
+    device, seed = training_device(settings.loop), settings.loop.seed
     learned, kept_out = labelled.split(settings.fold, settings.folds, seed)
     network = starting_network(settings)
     canvas = network.config.canvas
@@ -157,17 +155,14 @@ def _train_fold(
         drawn=2 * canvas if canvas else settings.side,
         seed=seed,
     )
+    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE, **DECIDED_LATER}), labelled.digest)
     result = fit(
-        PairTrainee(network, cell_weight=settings.cell_weight).to(memory_format=torch.channels_last),
+        PairModule(network, cell_weight=settings.cell_weight).to(memory_format=torch.channels_last),
         examples,
         PairValidation(tuple(kept_out)).metrics,
         settings.loop,
-        out,
+        TrainingContext(out, fingerprint, device, log, progress),
         score=SCORE,
-        stamp=digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE, **DECIDED_LATER}), labelled.digest),
-        device=device,
-        log=log,
-        progress=progress,
     )
     outcome = TrainingResult(
         title="Copytrace pair classifier",
@@ -198,7 +193,7 @@ def starting_network(settings: PairTraining) -> PairNetwork:
     try:
         if settings.start == "random":
             return build_pair_classifier(settings.architecture)
-        network = load_pair_classifier(weights_at(settings.start, "pair-classifier"))
+        network = load_pair_classifier(resolve_start(settings.start, "pair-classifier"))
     except ModelFileError as error:
         raise ConfigError(f"start: {error}") from error
     except ValueError as error:

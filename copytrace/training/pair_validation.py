@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from copytrace.alignment.pair_canvas import pair_canvases
+from copytrace.arrays import Floats
 from copytrace.metrics.images import micro_average_precision
 from copytrace.training.matrices import LabelledPair
 from models.pair_network import PairNetwork
-
-Floats = NDArray[np.float32]
 
 KEPT = 0.99  # share of the true pairs that a classifier must keep
 MARGIN = 0.8  # of the odds of the faintest of these: true pairs of other queries may be a little fainter

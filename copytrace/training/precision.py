@@ -1,4 +1,4 @@
-"""Mixed precision: which type the network computes in, and the scaling of gradients that float16 needs."""
+"""Mixed precision: the type that the network computes in, and the scaling of gradients that float16 needs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Precision:
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
     def autocast(self) -> torch.autocast:
-        """The context in which the network runs."""
+        """Return the context in which the network runs."""
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
+        """Add the gradients of `loss` to those of the parameters."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], clip_norm: float) -> None:
-        """Clip the gradients, move the weights, and forget the gradients."""
+        """Clip the gradients, update the weights, and clear the gradients."""
         self._scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, clip_norm)
         self._scaler.step(optimizer)
@@ -36,10 +36,10 @@ class Precision:
         optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return self._scaler.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Restore the state from a checkpoint."""
         if state:
             self._scaler.load_state_dict(state)

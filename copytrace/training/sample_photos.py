@@ -70,7 +70,7 @@ def write_demo_set(out: Path, seed: int = 0) -> Path:
         InputError: the packages with photos are not installed, or `out/queries` holds files of something else.
     """
     # The edits import torch, which takes seconds that whoever only wants the photos need not wait.
-    from copytrace.training.edited_set import write_edited_set  # noqa: PLC0415
+    from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
     photos = sample_photos()
     references = [photo for photo in photos if photo.id not in HELD_OUT]
@@ -85,9 +85,6 @@ def write_demo_set(out: Path, seed: int = 0) -> Path:
         references,
         held_out,
         out,
-        copies=_COPIES_PER_PHOTO * len(references),
-        distractors=_DISTRACTORS_PER_PHOTO * len(held_out),
-        difficulty="mixed",
-        seed=seed,
+        EditedSetPlan(_COPIES_PER_PHOTO * len(references), _DISTRACTORS_PER_PHOTO * len(held_out), seed=seed),
         workers=os.cpu_count() or 1,
     )

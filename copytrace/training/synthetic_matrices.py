@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
-
-Floats = NDArray[np.float32]
-Times = NDArray[np.float64]
+from copytrace.arrays import Floats, Times
 
 # The 2,707 true segments of VSC2022's training set. Their lengths in the query are log-normal with this median and
 # deviation (mean 12.1 s) within these bounds; 43 % play at the speed of the reference, the rest between 0.6 and 1.5.

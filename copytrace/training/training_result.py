@@ -1,4 +1,4 @@
-"""What a training run leaves beside its weights: its figures, and a model card."""
+"""The result of a training run, written beside its weights as JSON and as a model card."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ RESULT, CARD = "result.json", "README.md"
 class TrainingResult:
     """A finished training.
 
-    `metrics` are of the validation, `score` names the one that decides between models; figures of two models compare
-    where `validation_digest` is the same. `seconds` count all attempts of a run that was resumed.
+    `metrics` are those of the validation, and `score` names the one that decides between models. The metrics of two
+    models are comparable if their `validation_digest` is the same. `seconds` includes all attempts of a resumed run.
     """
 
     title: str
@@ -35,37 +35,37 @@ class TrainingResult:
     seconds: float
     device: str
     settings: Mapping[str, Any]
-    unit: str = "photos"  # what `images` and `validation_images` count
+    unit: str = "photos"  # of `images` and `validation_images`
 
     def facts(self) -> dict[str, Any]:
-        """What the weights' file says of itself."""
+        """Return the facts for the notes of the weights' file."""
         return {name: value for name, value in asdict(self).items() if name not in {"settings", "title"}}
 
 
-def write_outcome(out: Path, outcome: TrainingResult, settings: Settings) -> Path:
+def write_result(out: Path, result: TrainingResult, settings: Settings) -> Path:
     """Write `result.json`, then the model card `README.md`, and return the former."""
-    write_text(out / CARD, _card(outcome, settings))
-    return write_json(out / RESULT, asdict(outcome))
+    write_text(out / CARD, _card(result, settings))
+    return write_json(out / RESULT, asdict(result))
 
 
 def read_result(out: Path) -> TrainingResult:
-    """Return what `write_outcome` wrote into `out`."""
+    """Return the result that `write_result` wrote to `out`."""
     return TrainingResult(**json.loads((out / RESULT).read_text(encoding="utf-8")))
 
 
-def _card(outcome: TrainingResult, settings: Settings) -> str:
-    figures = "\n".join(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in outcome.metrics.items())
+def _card(result: TrainingResult, settings: Settings) -> str:
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in result.metrics.items())
     changed = settings.model_dump(mode="json", exclude_defaults=True)
-    return f"""# {outcome.title}
+    return f"""# {result.title}
 
-- **Data.** {outcome.images:,} {outcome.unit} (digest `{outcome.dataset_digest}`), and
-  {outcome.validation_images:,} others to validate on (digest
-  `{outcome.validation_digest}`). What licence they are under is for you to say.
-- **Training.** {outcome.seconds / 3600:.2f} hours on {outcome.device}, torch {torch.__version__}; the weights kept are
-  those after epoch {outcome.best_epoch}, the best by {outcome.score.replace("_", " ")}.
+- **Data.** {result.images:,} {result.unit} (digest `{result.dataset_digest}`), and
+  {result.validation_images:,} others to validate on (digest
+  `{result.validation_digest}`). Add the license of these data here.
+- **Training.** {result.seconds / 3600:.2f} hours on {result.device}, torch {torch.__version__}; the weights kept are
+  those after epoch {result.best_epoch}, the best by {result.score.replace("_", " ")}.
 - **Settings** other than the defaults: `{json.dumps(changed)}`
 
 | validation | |
 |---|---|
-{figures}
+{rows}
 """

@@ -17,7 +17,7 @@ from copytrace.errors import MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.edit_tracking import Strength
 from copytrace.training.edited_set import Difficulty, edit_copy
-from copytrace.training.edits import kind_of
+from copytrace.training.edits import kind_of_edits
 from copytrace.training.photos import TrainingPhoto, generator_for, groups_of, load_photo
 
 # Of the views that are edited, this share is made by SSCD's transforms; the rest by the edits that people make.
@@ -87,7 +87,7 @@ class ViewExamples:
             return donor
 
         edited, names = edit_copy(image, COPIES, rng, donor_of)
-        return edited.image, donors[-1] if kind_of(names) == "overlay" else NO_DONOR
+        return edited.image, donors[-1] if kind_of_edits(names) == "overlay" else NO_DONOR
 
 
 def sscd_view(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:

@@ -12,7 +12,8 @@ from copytrace.alignment.pair_canvas import pair_canvas, pair_canvases
 from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from models.pair_files import CANVAS, PairConfig, save_pair_classifier
+from models.configs import PAIR_CANVAS, PairConfig
+from models.pair_files import save_pair_classifier
 from models.pair_network import build_pair_classifier
 
 ARCHITECTURES = ("light", "test_efficientnet")
@@ -43,7 +44,7 @@ def matrix(rows: int, columns: int) -> SimilarityMatrix:
 
 def test_a_small_matrix_lies_in_the_upper_left_corner_of_zeros() -> None:
     values = np.full((3, 5), 0.5, np.float32)
-    canvas = pair_canvas(values, CANVAS)
+    canvas = pair_canvas(values, PAIR_CANVAS)
     assert canvas.shape == (160, 160)
     assert canvas[:3, :5].tolist() == values.tolist()
     assert canvas.sum() == pytest.approx(7.5)
@@ -53,14 +54,14 @@ def test_a_small_matrix_lies_in_the_upper_left_corner_of_zeros() -> None:
 def test_a_long_matrix_is_reduced_and_keeps_its_faintest_peak(length: int) -> None:
     values = np.full((2, length), -0.3, np.float32)
     values[1, length - 1] = 0.8
-    canvas = pair_canvas(values, CANVAS)
+    canvas = pair_canvas(values, PAIR_CANVAS)
     assert canvas[1, 159] == np.float32(0.8)
     assert (canvas[0] == np.float32(-0.3)).all()
 
 
 def test_a_long_axis_is_cut_into_even_runs() -> None:
     values = np.arange(320, dtype=np.float32)[:, None]
-    assert pair_canvas(values, CANVAS)[:, 0].tolist() == list(range(1, 320, 2))
+    assert pair_canvas(values, PAIR_CANVAS)[:, 0].tolist() == list(range(1, 320, 2))
 
 
 def test_the_light_classifier_sees_a_matrix_as_it_is_and_the_others_its_canvas() -> None:
@@ -68,7 +69,7 @@ def test_the_light_classifier_sees_a_matrix_as_it_is_and_the_others_its_canvas()
     (seen,) = pair_canvases(values, PairConfig("light"))
     assert seen.tolist() == values.tolist()
     (canvas,) = pair_canvases(values, PairConfig("mobilenetv3_small_100"))
-    assert canvas.tolist() == pair_canvas(values, CANVAS).tolist()
+    assert canvas.tolist() == pair_canvas(values, PAIR_CANVAS).tolist()
 
 
 def test_the_light_classifier_sees_every_cell_of_a_long_matrix() -> None:

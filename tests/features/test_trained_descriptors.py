@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from copytrace.image_stages import indexing
 from torch import Tensor, nn
 
 from configs.images import ImageSettings
 from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
 from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
 from copytrace.features.descriptors import load_descriptor
-from copytrace.image_stages import indexing
 from copytrace.progress import SilentProgress
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.descriptor_files import save_descriptor
@@ -45,7 +45,7 @@ def saved(path: Path, seed: int = 0, gain: float = 1.0) -> Path:
     backbone = timm_backbone("test_efficientnet")
     nn.init.constant_(backbone.bn2.weight, gain)
     network = DescriptorNetwork(backbone, mean=HALF, std=HALF, projection=nn.Linear(backbone.num_features, 24))
-    return save_descriptor(network, path, architecture="test_efficientnet", input_size=SIZE, name="small")
+    return save_descriptor(network, path, architecture="test_efficientnet", input_size=SIZE)
 
 
 def scripted(path: Path) -> Path:
@@ -77,7 +77,7 @@ def pictures() -> np.ndarray:
 def test_a_trained_model_describes_alike_by_onnx_and_torch(model, pictures):
     onnx, by_torch = (load_descriptor(str(model), backend=name, device="cpu") for name in ("onnx", "torch"))
     assert isinstance(onnx, OnnxDescriptor)
-    assert (onnx.name, onnx.dimensions, onnx.input_size) == ("small", 24, SIZE)
+    assert (onnx.name, onnx.dimensions, onnx.input_size) == ("descriptor", 24, SIZE)
     assert (onnx.digest, onnx.dimensions, onnx.input_size) == (by_torch.digest, by_torch.dimensions, SIZE)
     np.testing.assert_allclose(onnx.describe(pictures), by_torch.describe(pictures), atol=1e-4)
 
@@ -136,7 +136,9 @@ def test_a_model_cut_short_is_refused_before_any_work(model, tmp_path):
 
 def test_a_network_that_cannot_be_exported_is_an_error_that_names_the_other_backend(tmp_path):
     overflowing = saved(tmp_path / "descriptor.safetensors", gain=1e15)  # GeM cubes it, and the vectors are NaN
-    with pytest.raises(CopytraceError, match=r"small-.* cannot be exported to ONNX: .*set descriptor.backend to torch"):
+    with pytest.raises(
+        CopytraceError, match=r"descriptor-.* cannot be exported to ONNX: .*set descriptor.backend to torch"
+    ):
         load_descriptor(str(overflowing), backend="onnx", device="cpu")
 
 

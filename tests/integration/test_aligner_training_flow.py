@@ -30,7 +30,7 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import Role
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
-from copytrace.runtime.model_sources import Kind, model_file_name, resolve_model
+from copytrace.runtime.model_sources import ModelKind, model_file_name, resolve_model
 from copytrace.storage import digest_of_file
 from copytrace.training.log import read_history
 from copytrace.videos import match_videos
@@ -272,8 +272,10 @@ def test_matching_aligns_with_both_champions_and_tells_which_they_were(
     }
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_the_champion_of_each_kind_of_model_is_found(kind: Kind, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", get_args(ModelKind))
+def test_the_champion_of_each_kind_of_model_is_found(
+    kind: ModelKind, environment: dict[str, str], tmp_path: Path
+) -> None:
     name, weights = f"copytrace-found-{kind}", tmp_path / model_file_name(kind)
     weights.write_bytes(kind.encode())
     weights.with_suffix(".onnx").write_bytes(b"graph")

@@ -16,7 +16,6 @@ from torch import nn
 from models.descriptor import DescriptorNetwork, GeM, build_descriptor, timm_backbone
 from models.efficientnet_lite import load_backbone, load_classifier
 from models.export import export_descriptor
-from models.onnx_files import read_onnx
 from models.pretrained import efficientnet_lite0
 
 CONFIG = efficientnet_lite0()
@@ -190,19 +189,6 @@ def test_the_exported_graph_agrees_with_torch_at_any_batch_size(exported, count)
 def test_the_export_leaves_one_whole_file(exported):
     _, path = exported
     assert [file.name for file in path.parent.iterdir()] == ["small.onnx"]
-    assert read_onnx(path) == path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-1], lambda b: b[:5000] + bytes([b[5000] ^ 1]) + b[5001:], lambda b: b""]
-)
-def test_a_damaged_graph_is_not_read(exported, tmp_path, damage):
-    (tmp_path / "damaged.onnx").write_bytes(damage(exported[1].read_bytes()))
-    assert read_onnx(tmp_path / "damaged.onnx") is None
-
-
-def test_a_graph_that_does_not_exist_reads_as_none(tmp_path):
-    assert read_onnx(tmp_path / "absent.onnx") is None
 
 
 def test_timm_knows_the_shape_of_imgfps_backbone() -> None:

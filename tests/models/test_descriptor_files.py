@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.descriptor import DescriptorNetwork, resize_input, timm_backbone
-from models.descriptor_files import load_descriptor_file, read_config, read_header, save_descriptor
+from models.descriptor_files import load_descriptor_file, read_config, save_descriptor
+from models.network_files import read_header
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 SIZE = 64

@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from models.configs import OverlayConfig
 from models.export import OVERLAY_OUTPUTS, export_overlay
 from models.network_files import digest_of_network
-from models.onnx_files import read_onnx
-from models.overlay_files import OverlayConfig, load_overlay, read_overlay_config, save_overlay
+from models.overlay_files import load_overlay, read_overlay_config, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,
@@ -147,7 +147,7 @@ def test_of_a_file_that_lacks_layers_the_others_can_be_taken(network: OverlayNet
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("judge.")}
     kept["centre.weight"] = tensors["centre.weight"][:, :1]  # of another shape
     save_file(kept, path, header)
-    with pytest.raises(ModelFileError, match=r"does not fit test_efficientnet: .*judge\.compare.*; train it anew"):
+    with pytest.raises(ModelFileError, match=r"does not fit test_efficientnet: .*judge\.compare.*; train it again"):
         load_overlay(path)
     part = load_overlay(path, partly=True).state_dict()
     assert torch.equal(part["pyramid.fine_lateral.weight"], tensors["pyramid.fine_lateral.weight"].float())
@@ -224,10 +224,6 @@ def test_the_exported_graph_agrees_with_torch(network: OverlayNetwork, exported:
         wanted_boxes, wanted_confidence = network(images_of(count), proposals_of(count))
     np.testing.assert_allclose(confidence, wanted_confidence.numpy(), atol=1e-4)
     np.testing.assert_allclose(boxes[:, 0], wanted_boxes[:, 0].numpy(), atol=1e-4)
-
-
-def test_the_exported_graph_is_sealed(exported: Path) -> None:
-    assert read_onnx(exported) == exported.read_bytes()
 
 
 def test_reading_a_config_does_not_import_torch(network: OverlayNetwork, tmp_path: Path) -> None:

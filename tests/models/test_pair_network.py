@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.aligner_files import AlignerConfig, save_aligner
+from models.aligner_files import save_aligner
 from models.aligner_network import build_aligner_network
+from models.configs import PAIR_CANVAS, AlignerConfig, PairConfig
 from models.export import LOGITS, VALUES, export_pair_classifier
-from models.pair_files import CANVAS, PairConfig, load_pair_classifier, read_pair_config, save_pair_classifier
+from models.pair_files import load_pair_classifier, read_pair_config, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
 from models.pretrained import ModelFileError
 
@@ -26,7 +27,7 @@ def classifier_of(architecture: str) -> PairNetwork:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
     with torch.no_grad():
-        network.train()(values(8, CANVAS, CANVAS))
+        network.train()(values(8, PAIR_CANVAS, PAIR_CANVAS))
     return network.eval()
 
 
@@ -46,7 +47,7 @@ def light() -> PairNetwork:
 
 def test_every_canvas_gets_one_logit(classifier: PairNetwork) -> None:
     with torch.inference_mode():
-        logits = classifier(values(3, CANVAS, CANVAS))
+        logits = classifier(values(3, PAIR_CANVAS, PAIR_CANVAS))
     assert logits.shape == (3,)
     assert logits.dtype == torch.float32
     assert len(set(logits.tolist())) == 3
@@ -89,7 +90,7 @@ def test_an_architecture_that_timm_lacks_is_refused() -> None:
 
 def test_a_saved_classifier_gives_the_same_answers(classifier: PairNetwork, tmp_path: Path) -> None:
     again = load_pair_classifier(save_pair_classifier(classifier, tmp_path / "pairs.safetensors"))
-    matrices = values(2, CANVAS, CANVAS)
+    matrices = values(2, PAIR_CANVAS, PAIR_CANVAS)
     with torch.inference_mode():
         torch.testing.assert_close(again(matrices), classifier(matrices), atol=1e-2, rtol=1e-2)
 
@@ -102,7 +103,10 @@ def test_a_file_of_an_aligner_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "shapes"),
-    [("light", [(1, 8, 5), (1, 64, 300), (3, 90, 61)]), (SMALL, [(1, CANVAS, CANVAS), (5, CANVAS, CANVAS)])],
+    [
+        ("light", [(1, 8, 5), (1, 64, 300), (3, 90, 61)]),
+        (SMALL, [(1, PAIR_CANVAS, PAIR_CANVAS), (5, PAIR_CANVAS, PAIR_CANVAS)]),
+    ],
 )
 def test_the_exported_graph_agrees_with_torch(
     architecture: str, shapes: list[tuple[int, int, int]], tmp_path: Path

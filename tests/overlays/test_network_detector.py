@@ -11,12 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.overlays.boxes import load_overlay_detector
+from copytrace.overlays.load import load_overlay_detector
 from copytrace.overlays.network_detector import NetworkOverlayDetector, select_boxes
+from copytrace.runtime.onnx_cache import read_graph
+from models.configs import OverlayConfig
 from models.export import OVERLAY_GRAPH_VERSION
 from models.network_files import digest_of_network
-from models.onnx_files import read_onnx
-from models.overlay_files import OverlayConfig, save_overlay
+from models.overlay_files import save_overlay
 from models.overlay_network import build_overlay
 
 Pixels = NDArray[np.uint8]
@@ -94,7 +95,7 @@ def test_a_file_of_an_older_network_is_refused_in_one_line(
     kept = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("judge.")}
     save_file(kept, tmp_path / "overlay.safetensors", header)
     with pytest.raises(
-        ConfigError, match=r"does not fit .*train it anew; or set overlay\.detector to edges"
+        ConfigError, match=r"does not fit .*train it again; or set overlay\.detector to edges"
     ) as refusal:
         NetworkOverlayDetector(tmp_path / "overlay.safetensors", backend=backend, device="cpu")
     assert "\n" not in str(refusal.value)
@@ -112,4 +113,4 @@ def test_a_trained_detector_is_loaded_by_its_folder(
 def test_a_damaged_graph_is_made_anew(detector: NetworkOverlayDetector, cache: Path) -> None:
     (graph,) = cache.glob("*.onnx")
     assert detector.digest in graph.name
-    assert read_onnx(graph) is not None
+    assert read_graph(graph) is not None

@@ -146,7 +146,7 @@ def test_a_download_that_breaks_off_leaves_nothing_and_can_be_tried_again(shop, 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("/absent.safetensors", "absent.safetensors does not exist; check the address"),
+        ("/absent.safetensors", "absent.safetensors does not exist; check the path"),
         ("/locked.safetensors", "access to .*locked.safetensors is denied; check the permissions"),
     ],
 )

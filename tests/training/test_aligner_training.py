@@ -20,8 +20,9 @@ from copytrace.training.aligner_module import cell_loss, line_loss
 from copytrace.training.aligner_validation import AlignerValidation, heat_of, sheet
 from copytrace.training.matrices import LabelledPair, read_labelled_pairs
 from copytrace.training.training_result import read_result
-from models.aligner_files import AlignerConfig, load_aligner_network
+from models.aligner_files import load_aligner_network
 from models.aligner_network import LightAligner, build_aligner_network
+from models.configs import AlignerConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

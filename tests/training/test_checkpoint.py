@@ -43,7 +43,7 @@ def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"belongs to a run with other settings or photos; .*remove it to start anew"):
+    with pytest.raises(ConfigError, match=r"belongs to a run with other settings or data; .*remove it to start again"):
         read_checkpoint(path, "other", CPU)
 
 
@@ -59,7 +59,7 @@ def test_bytes_of_something_else_are_refused(path: Path, seed: int) -> None:
     refused(path)
 
 
-@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), {"no": "stamp"}, "text", 3])
+@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2), {"no": "fingerprint"}, "text", 3])
 def test_values_of_somebody_else_are_refused(path: Path, value: object) -> None:
     torch.save(value, path)
     refused(path)
@@ -73,7 +73,7 @@ def test_safetensors_are_refused(path: Path) -> None:
 @pytest.mark.parametrize("by_torch", [True, False])
 def test_a_pickle_is_refused_without_being_executed(path: Path, tmp_path: Path, by_torch: bool) -> None:
     mark = tmp_path / "executed"
-    state = {"stamp": "stamp", "weights": Harmful(mark)}
+    state = {"fingerprint": "stamp", "weights": Harmful(mark)}
     if by_torch:
         torch.save(state, path)
     else:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from configs.training import DescriptorTraining
 from copytrace.training.contrastive import ContrastiveModule
-from copytrace.training.distributed import broadcast, is_leader, launch, rank
+from copytrace.training.distributed import broadcast, is_first_process, launch, rank
 from copytrace.training.log import read_history
-from copytrace.training.loop import fit
+from copytrace.training.loop import TrainingContext, fit
 from models.descriptor import DescriptorNetwork
 from models.losses import info_nce, koleo
 
@@ -86,12 +86,10 @@ def train(out: Path, batch_size: int) -> tuple[list[float], dict[str, NDArray[np
     result = fit(
         trainee,
         Squares(),
-        lambda network: {"score": float(is_leader())},
+        lambda network: {"score": float(is_first_process())},
         trainee.settings.loop,
-        out / str(rank()),
+        TrainingContext(out / str(rank()), "run", torch.device("cpu")),
         score="score",
-        stamp="run",
-        device=torch.device("cpu"),
     )
     assert broadcast(rank()) == 0
     losses = [line["info_nce"] for line in read_history(out / "0" / "history.jsonl")]

@@ -17,13 +17,14 @@ from copytrace.features.descriptors import load_descriptor
 from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
 from copytrace.training.descriptor_validation import ValidationSet, describe
-from copytrace.training.export import export_descriptor
+from copytrace.training.export import export_weights
 from copytrace.training.initial_descriptor import pca, starting_network
 from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
 from copytrace.training.training_result import read_result
 from models.descriptor import DescriptorNetwork, timm_backbone
-from models.descriptor_files import load_descriptor_file, read_header
+from models.descriptor_files import load_descriptor_file
+from models.network_files import read_header
 from models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = NDArray[np.uint8]
@@ -90,7 +91,7 @@ def test_training_into_a_store_leaves_the_same_network_which_another_training_an
     assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
     continued = starting_network(settings_of(start=str(weights)), split).state_dict()
     assert continued["projection.weight"].shape == (16, 256)
-    graph = export_descriptor(weights)
+    graph = export_weights("descriptor", weights)
     assert graph == out / "descriptor.onnx"
     assert graph.is_file()
     remove_tree(out)
@@ -141,7 +142,7 @@ def test_settings_that_change_the_speed_alone_may_change_when_a_run_goes_on(
 
 
 def test_a_folder_of_another_run_is_refused(trained: tuple[Path, Pictures], source: str, settings_of: Settings) -> None:
-    with pytest.raises(ConfigError, match="belongs to a run with other settings or photos"):
+    with pytest.raises(ConfigError, match="belongs to a run with other settings or data"):
         train_descriptor(source, trained[0], settings_of(whitening="off", temperature=0.1))
 
 

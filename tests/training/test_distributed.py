@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.training.distributed import broadcast, gather_rows, is_leader, launch, rank, world_size
+from copytrace.training.distributed import broadcast, gather_rows, is_first_process, launch, rank, world_size
 
 
 def fail(error: type[Exception], text: str) -> str:
@@ -31,6 +31,6 @@ def test_a_process_that_fails_otherwise_is_told_in_one_line() -> None:
 
 def test_one_device_needs_no_processes() -> None:
     assert launch(os.getpid, devices=1) == os.getpid()
-    assert (rank(), world_size(), is_leader(), broadcast("value")) == (0, 1, True, "value")
+    assert (rank(), world_size(), is_first_process(), broadcast("value")) == (0, 1, True, "value")
     values = torch.zeros(2, 3, requires_grad=True)
     assert gather_rows(values) is values

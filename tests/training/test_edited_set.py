@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import ConfigError, InputError, MediaError
-from copytrace.training.edited_set import HARD, edit_copy, write_edited_set
-from copytrace.training.edits import EDITS, kind_of
+from copytrace.training.edited_set import HARD, EditedSetPlan, edit_copy, write_edited_set
+from copytrace.training.edits import EDITS, kind_of_edits
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,41 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
     photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
-    one = write_edited_set(photos, donors, tmp_path / "one", copies=14, distractors=6, difficulty="mixed", seed=7)
+    one = write_edited_set(
+        photos, donors, tmp_path / "one", EditedSetPlan(copies=14, distractors=6, difficulty="mixed", seed=7)
+    )
     two = write_edited_set(
-        photos, donors, tmp_path / "two", copies=14, distractors=6, difficulty="mixed", seed=7, workers=3
+        photos, donors, tmp_path / "two", EditedSetPlan(copies=14, distractors=6, difficulty="mixed", seed=7), workers=3
     )
     assert len(contents(one)) == 22
     assert contents(one) == contents(two)
 
 
 def test_another_seed_gives_another_set(photos: list[File], donors: list[File], tmp_path: Path) -> None:
-    one, two = (write_edited_set(photos, donors, tmp_path / f"{s}", copies=6, distractors=2, seed=s) for s in (1, 2))
+    one, two = (
+        write_edited_set(
+            photos, donors, tmp_path / f"{s}", EditedSetPlan(copies=6, distractors=2, seed=s, difficulty="mild")
+        )
+        for s in (1, 2)
+    )
     assert (one / "ground_truth.csv").read_bytes() != (two / "ground_truth.csv").read_bytes()
 
 
 def test_writing_again_over_the_same_set_changes_nothing(
     photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
-    out = write_edited_set(photos, donors, tmp_path / "set", copies=4, distractors=2)
+    out = write_edited_set(photos, donors, tmp_path / "set", EditedSetPlan(copies=4, distractors=2, difficulty="mild"))
     before = contents(out)
-    write_edited_set(photos, donors, out, copies=4, distractors=2)
+    write_edited_set(photos, donors, out, EditedSetPlan(copies=4, distractors=2, difficulty="mild"))
     assert contents(out) == before
 
 
 def test_the_ground_truth_names_every_query_and_shares_copies_out_evenly(
     photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
-    out = write_edited_set(photos, donors, tmp_path / "set", copies=10, distractors=5, difficulty="mixed", seed=1)
+    out = write_edited_set(
+        photos, donors, tmp_path / "set", EditedSetPlan(copies=10, distractors=5, difficulty="mixed", seed=1)
+    )
     rows = read_rows(out / "ground_truth.csv")
     assert list(rows[0]) == ["query_id", "reference_id", "kind", "edits"]
     assert [row["query_id"] for row in rows] == [f"Q{number:05d}" for number in range(15)]
@@ -88,14 +97,16 @@ def test_the_ground_truth_names_every_query_and_shares_copies_out_evenly(
     assert copies.pop("") == 5
     assert set(copies) == {"R0", "R1", "R2", "R3"}
     assert sorted(copies.values()) == [2, 2, 3, 3]
-    assert all(row["kind"] == kind_of(row["edits"].split()) for row in rows)
+    assert all(row["kind"] == kind_of_edits(row["edits"].split()) for row in rows)
 
 
 @pytest.mark.parametrize(("difficulty", "expected"), [("mild", {1, 2}), ("hard", {2, 3, 4})])
 def test_a_difficulty_sets_how_many_edits_a_query_gets(
     difficulty: str, expected: set[int], photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
-    out = write_edited_set(photos, donors, tmp_path / "set", copies=30, distractors=10, difficulty=difficulty, seed=3)
+    out = write_edited_set(
+        photos, donors, tmp_path / "set", EditedSetPlan(copies=30, distractors=10, difficulty=difficulty, seed=3)
+    )
     counts = {len(row["edits"].split()) for row in read_rows(out / "ground_truth.csv")}
     assert counts == expected
 
@@ -104,7 +115,10 @@ def test_given_kinds_and_numbers_of_edits_replace_those_of_the_difficulty(
     photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
     out = write_edited_set(
-        photos, donors, tmp_path / "set", copies=8, distractors=0, kinds={"decor": 1}, edits_per_copy=(3, 3)
+        photos,
+        donors,
+        tmp_path / "set",
+        EditedSetPlan(copies=8, distractors=0, kinds={"decor": 1}, edits_per_copy=(3, 3), difficulty="mild"),
     )
     rows = read_rows(out / "ground_truth.csv")
     assert {row["kind"] for row in rows} == {"decor"}
@@ -115,7 +129,10 @@ def test_the_boxes_file_says_where_each_pasted_photo_lies(tmp_path: Path) -> Non
     lime = save_photos(tmp_path / "lime", "R", 2, (0, 255, 0))
     red = save_photos(tmp_path / "red", "donor", 2, (200, 0, 0))
     out = write_edited_set(
-        lime, red, tmp_path / "set", copies=24, distractors=0, kinds={"overlay": 1}, edits_per_copy=(1, 1), seed=2
+        lime,
+        red,
+        tmp_path / "set",
+        EditedSetPlan(copies=24, distractors=0, kinds={"overlay": 1}, edits_per_copy=(1, 1), seed=2, difficulty="mild"),
     )
     pasted = [row["query_id"] for row in read_rows(out / "ground_truth.csv") if row["edits"] == "onto_photo"]
     boxes = read_rows(out / "boxes.csv")
@@ -145,37 +162,45 @@ def test_hard_edits_never_hide_the_photo_altogether() -> None:
 
 def test_a_photo_that_is_also_a_donor_is_refused(photos: list[File], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="R2 is both a photo and a donor"):
-        write_edited_set(photos, photos[2:], tmp_path / "set", copies=1, distractors=1)
+        write_edited_set(
+            photos, photos[2:], tmp_path / "set", EditedSetPlan(copies=1, distractors=1, difficulty="mild")
+        )
 
 
 def test_a_set_without_donors_is_refused(photos: list[File], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="4 photos and 0 donors"):
-        write_edited_set(photos, [], tmp_path / "set", copies=1, distractors=1)
+        write_edited_set(photos, [], tmp_path / "set", EditedSetPlan(copies=1, distractors=1, difficulty="mild"))
 
 
 def test_a_folder_with_queries_of_a_larger_set_is_refused(
     photos: list[File], donors: list[File], tmp_path: Path
 ) -> None:
-    write_edited_set(photos, donors, tmp_path / "set", copies=3, distractors=1)
+    write_edited_set(photos, donors, tmp_path / "set", EditedSetPlan(copies=3, distractors=1, difficulty="mild"))
     with pytest.raises(InputError, match=r"holds Q00002\.jpg"):
-        write_edited_set(photos, donors, tmp_path / "set", copies=1, distractors=1)
+        write_edited_set(photos, donors, tmp_path / "set", EditedSetPlan(copies=1, distractors=1, difficulty="mild"))
 
 
 def test_an_unreadable_photo_is_named(donors: list[File], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no photo")
     with pytest.raises(MediaError, match=r"unreadable photo .*broken\.jpg"):
-        write_edited_set([File("R0", broken)], donors, tmp_path / "set", copies=1, distractors=0)
+        write_edited_set(
+            [File("R0", broken)], donors, tmp_path / "set", EditedSetPlan(copies=1, distractors=0, difficulty="mild")
+        )
     assert not (tmp_path / "set" / "ground_truth.csv").exists()
 
 
 def test_impossible_settings_are_refused(photos: list[File], donors: list[File], tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(ConfigError, match="unknown difficulty 'fiendish'"):
-        write_edited_set(photos, donors, out, copies=1, distractors=0, difficulty="fiendish")
+        write_edited_set(photos, donors, out, EditedSetPlan(copies=1, distractors=0, difficulty="fiendish"))
     with pytest.raises(ConfigError, match="kinds"):
-        write_edited_set(photos, donors, out, copies=1, distractors=0, kinds={"music": 1})
+        write_edited_set(
+            photos, donors, out, EditedSetPlan(copies=1, distractors=0, kinds={"music": 1}, difficulty="mild")
+        )
     with pytest.raises(ConfigError, match=r"edits_per_copy \(3, 2\)"):
-        write_edited_set(photos, donors, out, copies=1, distractors=0, edits_per_copy=(3, 2))
+        write_edited_set(
+            photos, donors, out, EditedSetPlan(copies=1, distractors=0, edits_per_copy=(3, 2), difficulty="mild")
+        )
     with pytest.raises(ConfigError, match="0 copies and 0 distractors"):
-        write_edited_set(photos, donors, out, copies=0, distractors=0)
+        write_edited_set(photos, donors, out, EditedSetPlan(copies=0, distractors=0, difficulty="mild"))

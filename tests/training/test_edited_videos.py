@@ -15,7 +15,7 @@ from copytrace.media.frames import open_video
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.training import edited_videos
-from copytrace.training.edited_set import MILD
+from copytrace.training.edited_set import MILD, EditedSetPlan
 from copytrace.training.edited_videos import write_edited_videos
 from copytrace.training.footage import RATE, SHARES, Look, Scene, Stretch
 
@@ -48,7 +48,7 @@ def donors(tmp_path_factory: pytest.TempPathFactory) -> list[MediaItem]:
 @pytest.fixture(scope="module")
 def edited(videos: list[MediaItem], donors: list[MediaItem], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("set")
-    return write_edited_videos(videos, donors, out, copies=5, distractors=2, difficulty="mild", seed=4)
+    return write_edited_videos(videos, donors, out, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=4))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -77,7 +77,9 @@ def test_all_queries_are_there_and_copies_are_named_with_seconds_of_both_videos(
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
     edited: Path, videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path
 ) -> None:
-    again = write_edited_videos(videos, donors, tmp_path, copies=5, distractors=2, difficulty="mild", seed=4, workers=3)
+    again = write_edited_videos(
+        videos, donors, tmp_path, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=4), workers=3
+    )
     for path in edited.rglob("*"):
         if path.is_file():
             assert (again / path.relative_to(edited)).read_bytes() == path.read_bytes()
@@ -86,7 +88,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
 def test_another_seed_gives_other_queries(
     edited: Path, videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path
 ) -> None:
-    other = write_edited_videos(videos, donors, tmp_path, copies=5, distractors=2, difficulty="mild", seed=5)
+    other = write_edited_videos(
+        videos, donors, tmp_path, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=5)
+    )
     assert (other / "ground_truth.csv").read_bytes() != (edited / "ground_truth.csv").read_bytes()
 
 
@@ -137,7 +141,7 @@ def test_a_copy_that_is_not_edited_shows_what_the_reference_shows_then(
 ) -> None:
     for name, chance in (("_UNEDITED", 1.0), ("_CROPPED", 0.0), ("_SPLIT", 0.0)):
         monkeypatch.setattr(edited_videos, name, chance)
-    write_edited_videos(videos, donors, tmp_path, copies=3, distractors=0, seed=1)
+    write_edited_videos(videos, donors, tmp_path, EditedSetPlan(copies=3, distractors=0, seed=1))
     paths = {video.id: video.path for video in videos}
     for row in rows(tmp_path / "ground_truth.csv"):
         query = tmp_path / "queries" / f"{row['query_id']}.mp4"
@@ -168,23 +172,25 @@ def test_what_makes_no_set_is_refused(
 ) -> None:
     arguments = {"videos": videos, "donors": donors, "copies": 1, "distractors": 1, "difficulty": "mild", **change}
     with pytest.raises(error, match=told):
-        write_edited_videos(arguments.pop("videos"), arguments.pop("donors"), tmp_path, **arguments)
+        write_edited_videos(arguments.pop("videos"), arguments.pop("donors"), tmp_path, EditedSetPlan(**arguments))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_video_that_is_both_copied_and_a_donor_is_refused(videos: list[MediaItem], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="R0 is both a video and a donor"):
-        write_edited_videos(videos, videos, tmp_path, copies=1, distractors=1)
+        write_edited_videos(videos, videos, tmp_path, EditedSetPlan(copies=1, distractors=1))
 
 
 def test_videos_too_short_to_copy_from_are_passed_over(
     videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path
 ) -> None:
     short = footage(tmp_path / "short", "S", 1, 2)
-    out = write_edited_videos([*videos, *short], donors, tmp_path / "set", copies=4, distractors=0, difficulty="mild")
+    out = write_edited_videos(
+        [*videos, *short], donors, tmp_path / "set", EditedSetPlan(copies=4, distractors=0, difficulty="mild")
+    )
     assert {row["ref_id"] for row in rows(out / "ground_truth.csv")} <= {video.id for video in videos}
     with pytest.raises(InputError, match="no video has the 5 seconds"):
-        write_edited_videos(short, donors, tmp_path / "none", copies=1, distractors=0)
+        write_edited_videos(short, donors, tmp_path / "none", EditedSetPlan(copies=1, distractors=0))
 
 
 def test_an_unreadable_video_is_named(videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path) -> None:
@@ -194,8 +200,7 @@ def test_an_unreadable_video_is_named(videos: list[MediaItem], donors: list[Medi
             [*videos, MediaItem("text", str(tmp_path / "text.mp4"), "")],
             donors,
             tmp_path / "o",
-            copies=1,
-            distractors=0,
+            EditedSetPlan(copies=1, distractors=0),
         )
 
 
@@ -203,7 +208,7 @@ def test_a_folder_with_other_files_is_refused(videos: list[MediaItem], donors: l
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "mine.mp4").write_text("mine")
     with pytest.raises(InputError, match=r"holds mine\.mp4"):
-        write_edited_videos(videos, donors, tmp_path, copies=1, distractors=0)
+        write_edited_videos(videos, donors, tmp_path, EditedSetPlan(copies=1, distractors=0))
 
 
 def test_the_command_writes_a_set(videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path) -> None:

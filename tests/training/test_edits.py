@@ -20,7 +20,7 @@ from copytrace.training.edit_tracking import (
     map_points,
     polygon_area,
 )
-from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of
+from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of_edits
 
 NAMES = """crop hflip vflip rotate90 rotate aspect pad perspective skew downscale brightness contrast saturation
 color_jitter grayscale invert colormap blur sharpen noise jpeg pixelate shuffle opacity emoji text stripes meme
@@ -275,10 +275,10 @@ def test_a_harsher_strength_pastes_a_smaller_picture() -> None:
 
 
 def test_a_picture_counts_as_the_kind_of_its_most_severe_edit() -> None:
-    assert kind_of(["blur", "meme"]) == "decor"
-    assert kind_of(["hflip", "meme"]) == "geometry"
-    assert kind_of(["crop", "rotate", "jpeg"]) == "crop"
-    assert kind_of(["crop", "onto_photo"]) == "overlay"
+    assert kind_of_edits(["blur", "meme"]) == "decor"
+    assert kind_of_edits(["hflip", "meme"]) == "geometry"
+    assert kind_of_edits(["crop", "rotate", "jpeg"]) == "crop"
+    assert kind_of_edits(["crop", "onto_photo"]) == "overlay"
 
 
 def test_an_unknown_edit_is_refused_by_name() -> None:

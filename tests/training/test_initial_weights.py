@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
-from copytrace.training.initial_weights import device_of, freeze
+from copytrace.training.initial_weights import freeze, training_device
 
 
 @pytest.fixture
@@ -47,12 +47,14 @@ def test_nothing_is_frozen_at_zero() -> None:
     ("architecture", "blocks", "has"), [("test_efficientnet", 99, r"\d+"), ("test_resnet", 1, "0")]
 )
 def test_more_blocks_than_there_are_cannot_be_frozen(architecture: str, blocks: int, has: str) -> None:
-    with pytest.raises(ConfigError, match=rf"has {has} blocks, not the {blocks} to be frozen; set frozen_blocks to 0"):
+    with pytest.raises(
+        ConfigError, match=rf"has {has} blocks, fewer than the {blocks} to freeze; set frozen_blocks to 0"
+    ):
         freeze(timm.create_model(architecture, num_classes=0), blocks)
 
 
 def test_the_device_asked_for_is_used_and_its_cores_are_limited(threads: None) -> None:
-    assert device_of(LoopSettings(device="cpu", threads=1)) == torch.device("cpu")
+    assert training_device(LoopSettings(device="cpu", threads=1)) == torch.device("cpu")
     assert torch.get_num_threads() == 1
 
 
@@ -61,16 +63,16 @@ def test_the_device_asked_for_is_used_and_its_cores_are_limited(threads: None) -
 )
 def test_a_device_that_there_is_not_is_told(device: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as told:
-        device_of(LoopSettings(device=device))
+        training_device(LoopSettings(device=device))
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_cpu_trains() -> None:
-    assert device_of(LoopSettings()) == torch.device("cpu")
+    assert training_device(LoopSettings()) == torch.device("cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_more_gpus_than_there_are_cannot_train() -> None:
     with pytest.raises(ConfigError, match=r"loop\.devices=99, but this machine has"):
-        device_of(LoopSettings(devices=99))
+        training_device(LoopSettings(devices=99))

@@ -18,7 +18,7 @@ from configs.training import LoopSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.log import read_history
-from copytrace.training.loop import FitResult, TrainingModule, fit
+from copytrace.training.loop import FitResult, TrainingContext, TrainingModule, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,7 +138,7 @@ def trained(
     trainee: Regression | None = None,
     examples: Points | None = None,
     validate: Callable[[nn.Sequential], dict[str, float]] = error_of,
-    stamp: str = "run",
+    fingerprint: str = "run",
     progress: Counted | None = None,
 ) -> FitResult[nn.Sequential]:
     return fit(
@@ -146,11 +146,8 @@ def trained(
         examples or Points(),
         validate,
         settings or settings_of(),
-        out,
+        TrainingContext(out, fingerprint, CPU, progress=progress),
         score="score",
-        stamp=stamp,
-        device=CPU,
-        progress=progress,
     )
 
 
@@ -225,10 +222,10 @@ def test_a_finished_run_trains_nothing_and_returns_the_same(tmp_path: Path) -> N
     assert (tmp_path / "history.jsonl").read_bytes() == history
 
 
-def test_a_run_with_another_stamp_is_refused(tmp_path: Path) -> None:
+def test_a_run_with_another_fingerprint_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
-    with pytest.raises(ConfigError, match="belongs to a run with other settings or photos; give another folder"):
-        trained(tmp_path, stamp="other")
+    with pytest.raises(ConfigError, match="belongs to a run with other settings or data; give another folder"):
+        trained(tmp_path, fingerprint="other")
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -248,8 +245,8 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tmp_path: Path) -> No
         trained(tmp_path, settings, trainee=Broken())
     assert "\n" not in str(told.value)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["place"]["step"] == 2
-    assert all(value.isfinite().all() for value in state["trainee"].values())
+    assert state["position"]["step"] == 2
+    assert all(value.isfinite().all() for value in state["module"].values())
 
 
 def test_accumulated_batches_move_the_weights_as_one_large_batch_does(tmp_path: Path) -> None:
@@ -270,7 +267,7 @@ def test_a_batch_too_large_for_the_memory_goes_on_in_parts_and_teaches_the_same(
     with caplog.at_level("WARNING", "copytrace"):
         parts = trained(tmp_path / "parts", settings_of(batch_size=8), trainee=scarce)
     assert scarce.sizes == [8, 4] + [2] * (3 * 8)
-    assert "going on with batches in parts of 2" in caplog.text
+    assert "continuing with batches in parts of 2" in caplog.text
     for name, value in state_of(parts.network).items():
         torch.testing.assert_close(value, state_of(whole.network)[name])
     losses = [[line["loss"] for line in read_history(tmp_path / run / "history.jsonl")] for run in ("whole", "parts")]

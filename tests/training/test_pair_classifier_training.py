@@ -16,8 +16,9 @@ from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
 from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
 from copytrace.training.training_result import read_result
-from models.descriptor_files import read_header
-from models.pair_files import CANVAS, KIND, load_pair_classifier, read_threshold
+from models.configs import PAIR_CANVAS
+from models.network_files import read_header
+from models.pair_files import KIND, load_pair_classifier, read_threshold
 from models.pair_network import build_pair_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,7 +152,7 @@ def test_the_published_architecture_learns_too(video_run: Run, tmp_path: Path) -
     quick = settings_of(architecture="test_efficientnet", examples_per_epoch=8, loop={"epochs": 1})
     path = train_pair_classifier([video_run], tmp_path, quick)
     assert 0 < read_threshold(path) < 1
-    assert load_pair_classifier(path).config.canvas == CANVAS
+    assert load_pair_classifier(path).config.canvas == PAIR_CANVAS
 
 
 def test_no_example_shows_less_than_two_copied_frames_of_either_video(video_run: Run) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from configs.training import DescriptorTraining
 from copytrace.training.log import append_history, read_history
-from copytrace.training.training_result import TrainingResult, read_result, write_outcome
+from copytrace.training.training_result import TrainingResult, read_result, write_result
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def outcome(settings: DescriptorTraining) -> TrainingResult:
 
 
 def test_what_was_written_is_read(tmp_path: Path, outcome: TrainingResult, settings: DescriptorTraining) -> None:
-    assert write_outcome(tmp_path, outcome, settings) == tmp_path / "result.json"
+    assert write_result(tmp_path, outcome, settings) == tmp_path / "result.json"
     assert read_result(tmp_path) == outcome
     assert json.loads((tmp_path / "result.json").read_text())["metrics"] == {"micro_ap": 0.71234, "top1": 0.9}
 
@@ -41,7 +41,7 @@ def test_what_was_written_is_read(tmp_path: Path, outcome: TrainingResult, setti
 def test_the_card_says_data_training_settings_and_figures(
     tmp_path: Path, outcome: TrainingResult, settings: DescriptorTraining
 ) -> None:
-    write_outcome(tmp_path, outcome, settings)
+    write_result(tmp_path, outcome, settings)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("# Copytrace descriptor\n")
     for said in (

@@ -1,0 +1,11 @@
+"""Types of arrays, one name for each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Times = NDArray[np.float64]
+"""Seconds, such as the start and end of frames."""
