@@ -20,7 +20,8 @@ def import_onnxruntime() -> ModuleType:
         raise CopytraceError(
             "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
         ) from error
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def open_session(graph: bytes, *, threads: int, any_shape: bool = False) -> onnxruntime.InferenceSession:

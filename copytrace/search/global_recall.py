@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.features.points import Floats
+from copytrace.arrays import Floats
 from copytrace.panes.names import WHOLE
 
 Numbers = NDArray[np.int64]
