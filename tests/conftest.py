@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -16,13 +15,11 @@ from skimage import data
 
 from configs.images import ImageSettings, PointSettings
 from copytrace.features.points import Points
-from copytrace.index.image_index import ImageIndex, image_provenance
-from copytrace.index.image_shards import ShardPaths, describe, find_overlays
-from copytrace.index.media_index import Role, Shard, finish_index, is_done, plan_index, read_plan, write_plan
+from copytrace.index import image_shards, video_shards
+from copytrace.index.build import finish_index
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import Role
 from copytrace.index.point_files import View
-from copytrace.media.ingest import list_media
-from copytrace.progress import SilentProgress
-from copytrace.storage import write_json
 from copytrace.training.sample_videos import sample_clips, write_demo_videos
 
 Pixels = NDArray[np.uint8]
@@ -186,40 +183,27 @@ def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
 
 
 @pytest.fixture
-def describe_one() -> Callable[[Path, Shard, ImageSettings], None]:
-    """Return a function that describes one shard of a planned index and writes its receipt."""
-
-    def work(root: Path, shard: Shard, settings: ImageSettings) -> None:
-        role, paths = read_plan(root).role, ShardPaths.of(root, shard.number)
-        with SilentProgress().stage("describe", len(shard.items), "images") as stage:
-            if role == "queries":
-                find_overlays(shard.items, paths.overlays, None, settings, stage=stage, stamp=shard.stamp)
-            failures = describe(
-                shard.items, paths, GridDescriptor(), settings, role=role, stage=stage, stamp=shard.stamp
-            )
-        write_json(paths.receipt, {"failures": [asdict(failure) for failure in failures]})
-
-    return work
+def use_grid_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let indexes be described by `GridDescriptor`, without an overlay detector."""
+    models = (GridDescriptor(), None)
+    monkeypatch.setattr(image_shards, "load_image_models", lambda descriptor, detector: models)
+    monkeypatch.setattr(video_shards, "load_video_models", lambda descriptor, detector: models)
 
 
 @pytest.fixture
-def build_index(
-    describe_one: Callable[[Path, Shard, ImageSettings], None],
-) -> Callable[..., tuple[ImageIndex, list[int]]]:
+def build_index(use_grid_descriptor: None) -> Callable[..., tuple[ImageIndex, list[int]]]:
     """Return a function that builds or grows an index, and returns it with the numbers of the shards it described."""
 
     def build(
         source: Path | str, root: Path, role: Role, settings: ImageSettings, *, replace: bool = False
     ) -> tuple[ImageIndex, list[int]]:
-        made_with = image_provenance(settings, role, GridDescriptor(), None)
-        size = settings.media.shard_size
-        write_plan(plan_index(list_media(source), root, made_with, shard_size=size, replace=replace))
-        planned = read_plan(root)
-        missing = [shard for shard in planned.shards if not is_done(root, shard)]
-        for shard in missing:
-            describe_one(root, shard, settings)
-        finish_index(planned)
-        return ImageIndex.open(root), [shard.number for shard in missing]
+        planned = image_shards.plan_images(str(source), root, role, settings, replace=replace)
+        for shard in planned:
+            if role == "queries":
+                image_shards.find_overlays(root, shard, settings)
+            image_shards.describe_images(root, shard, settings)
+        finish_index(root, root / "failures.csv", [root], 1.0)
+        return ImageIndex.open(root), planned
 
     return build
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.images import ImageSettings, OverlaySettings
-from copytrace import image_stages as stages
 from copytrace.images import match_images
+from copytrace.index.build import finish_index
 from copytrace.index.image_index import ImageIndex
-from copytrace.progress import SilentProgress
+from copytrace.index.image_shards import describe_images, find_overlays, plan_images
 
 Pixels = NDArray[np.uint8]
 WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
@@ -42,10 +42,10 @@ def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, P
     for away, there in ((tmp_path / "b.png", queries / "b.png"), (queries / "b.png", tmp_path / "b.png")):
         there.rename(away)
         # A run that is killed when it has its queries.
-        for shard in stages.plan(str(queries), index, "queries", settings, replace=True):
-            stages.preprocess_shard(index, shard, settings, SilentProgress())
-            stages.describe_shard(index, shard, settings, SilentProgress())
-        stages.finish(index, settings, failures=out / "failures.csv", indexes=[index])
+        for shard in plan_images(str(queries), index, "queries", settings, replace=True):
+            find_overlays(index, shard, settings)
+            describe_images(index, shard, settings)
+        finish_index(index, out / "failures.csv", [index], 0.0)
     assert ImageIndex.open(index).items["b"][1] == 2
     match_images(queries, references, out, settings)
     assert (out / "matches.csv").read_bytes() == expected

@@ -12,16 +12,16 @@ import pytest
 
 from copytrace.errors import InputError
 from copytrace.storage import (
-    FETCHED_AT_ONCE,
+    FIRST_REQUEST,
     FOOTER,
     atomic_path,
     count_rows,
     digest_of,
     digest_of_file,
+    file_size,
     local_copy,
     open_parquet,
     read_schema,
-    read_stamp,
     read_table,
     remove_tree,
     require_writable,
@@ -63,12 +63,10 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_table_carries_its_stamp_and_what_is_no_table_has_none(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "t.parquet", pa.table({"a": [1]}), stamp="made of this")
-    assert read_stamp(path) == "made of this"
-    assert read_stamp(tmp_path / "absent.parquet") is None
-    (tmp_path / "broken.parquet").write_bytes(path.read_bytes()[:-4])
-    assert read_stamp(tmp_path / "broken.parquet") is None
+def test_a_file_has_a_size_and_what_is_absent_has_none(remote: Path, tmp_path: Path) -> None:
+    for root in (remote, tmp_path):
+        assert file_size(write_text(root / "t.txt", "four")) == 4
+        assert file_size(root / "absent.txt") is None
 
 
 def test_a_digest_changes_with_any_part_and_not_with_the_order_of_names() -> None:
@@ -88,7 +86,7 @@ def test_places_are_local_paths_or_uris(tmp_path: Path) -> None:
 def test_files_in_a_store_have_the_bytes_of_those_on_disk(remote: Path, tmp_path: Path) -> None:
     table = pa.table({"a": [1, 2], "b": ["x, y", None]})
     for root in (remote, tmp_path):
-        write_table(root / "deep" / "t.parquet", table, stamp="made of this")
+        write_table(root / "deep" / "t.parquet", table)
         write_csv(root / "t.csv", table)
         write_text(root / "t.txt", "one\r\ntwo\n")
     for name in ("deep/t.parquet", "t.csv", "t.txt"):
@@ -104,12 +102,11 @@ def test_a_failed_write_leaves_nothing_in_a_store(remote: Path) -> None:
     assert not temporary.parent.exists()
 
 
-@pytest.mark.parametrize("rows", [3, FETCHED_AT_ONCE // 4])
+@pytest.mark.parametrize("rows", [3, FIRST_REQUEST // 4])
 def test_a_table_in_a_store_is_read_as_one_on_disk(remote: Path, rows: int) -> None:
     values = np.random.default_rng(0).random(rows)
     table = pa.table({"number": range(rows), "value": values})
-    path = write_table(remote / "t.parquet", table, stamp="made of this")
-    assert read_stamp(path) == "made of this"
+    path = write_table(remote / "t.parquet", table)
     assert count_rows(path) == rows
     assert read_schema(path).names == ["number", "value"]
     assert read_table(path, columns=["value"]).column("value").to_numpy().tolist() == values.tolist()
@@ -120,15 +117,8 @@ def test_a_table_in_a_store_is_read_as_one_on_disk(remote: Path, rows: int) -> N
 
 def test_the_schema_of_a_table_with_a_long_footer_is_read(remote: Path) -> None:
     names = [f"column {number:04} {'x' * 40}" for number in range(FOOTER // 100)]
-    path = write_table(remote / "wide.parquet", pa.table({name: [1] for name in names}), stamp="wide")
+    path = write_table(remote / "wide.parquet", pa.table({name: [1] for name in names}))
     assert read_schema(path).names == names
-    assert read_stamp(path) == "wide"
-
-
-def test_what_is_no_table_in_a_store_has_no_stamp(remote: Path) -> None:
-    assert read_stamp(remote / "absent.parquet") is None
-    assert read_stamp(write_text(remote / "broken.parquet", "nothing of the kind")) is None
-    assert read_stamp(write_text(remote / "empty.parquet", "")) is None
 
 
 def test_a_local_copy_goes_when_it_was_used(remote: Path, tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ def imported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for role in ("queries", "references"):
         index = VideoIndex.open(finished / "work" / role)
         export_npz(index, root / f"{role}.npz", panes=True)
-        typical = index.made_with["typical_noise"]
+        typical = index.provenance["typical_noise"]
         import_npz(root / f"{role}.npz", root / role, role, model="ours", typical_noise=typical)
     return {role: root / role for role in ("queries", "references")}
 

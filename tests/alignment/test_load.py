@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from copytrace.video_stages import VideoMatchPaths
 from numpy.typing import NDArray
 from torch import nn
 
@@ -25,6 +24,7 @@ from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
+from copytrace.run_folder import VideoRunFolder
 from copytrace.storage import digest_of_file
 from copytrace.videos import match_videos
 from models.aligner_files import save_aligner
@@ -200,12 +200,12 @@ def test_a_run_tells_the_digests_of_its_models(match: Callable[..., Found], tmp_
 def test_a_changed_aligner_of_the_same_name_aligns_again_and_the_same_one_does_not(
     match: Callable[..., Found], tmp_path: Path
 ) -> None:
-    model, paths = tmp_path / "aligner.safetensors", VideoMatchPaths(tmp_path / "run")
+    model, paths = tmp_path / "aligner.safetensors", VideoRunFolder(tmp_path / "run")
     write_aligner(model, 6.0)
     hot, before = match(aligner="network", min_evidence=20.0, model=str(model))
-    aligned, searched = (path.stat().st_mtime_ns for path in (paths.segments_of(0), paths.candidates(0)))
+    aligned, searched = (path.stat().st_mtime_ns for path in (paths.shard_segments(0), paths.candidates(0)))
     again, same = match(aligner="network", min_evidence=20.0, model=str(model))
-    assert paths.segments_of(0).stat().st_mtime_ns == aligned
+    assert paths.shard_segments(0).stat().st_mtime_ns == aligned
     assert (again, same["models"]) == (hot, before["models"])
     assert ("Q0", "R0") in hot
 

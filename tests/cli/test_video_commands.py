@@ -120,7 +120,7 @@ def test_an_ensemble_shortened_by_principal_components_finds_the_copies(video_si
     assert result.exit_code == 0, result.stderr
     index = VideoIndex.open(tmp_path / "out" / "work" / "references")
     assert index.frames(index.shards[0]).vectors.shape == (12, 24)
-    assert index.made_with["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 256 px (")
+    assert index.provenance["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 256 px (")
     assert copies_in(tmp_path / "out") >= COPIES
 
     # The long vectors and the short ones are not of one model.

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from copytrace.image_stages import indexing
 from torch import Tensor, nn
 
 from configs.images import ImageSettings
 from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
 from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
 from copytrace.features.descriptors import load_descriptor
-from copytrace.progress import SilentProgress
+from copytrace.images import check_images, index_images
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.descriptor_files import save_descriptor
 
@@ -153,12 +152,10 @@ def test_an_index_of_one_model_is_not_searched_with_another(
         return image_settings.model_copy(update={"descriptor": image_settings.descriptor.model_copy(update=update)})
 
     one, other = with_model(1), with_model(2)
-    for shard in indexing.plan(str(folder), tmp_path / "index", "references", one, replace=False):
-        indexing.describe_shard(tmp_path / "index", shard, one, SilentProgress())
-    indexing.finish(tmp_path / "index", one, failures=tmp_path / "failures.csv", indexes=[tmp_path / "index"])
-    indexing.check(one, [tmp_path / "index"])
+    index_images(folder, tmp_path / "index", one)
+    check_images(one, [tmp_path / "index"])
     with pytest.raises(ModelMismatchError, match="index it again, or choose its model"):
-        indexing.check(other, [tmp_path / "index"])
+        check_images(other, [tmp_path / "index"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -5,12 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from copytrace.index.descriptor_files import ROWS_PER_GROUP, open_descriptor_writer, table_vectors
-from copytrace.storage import read_stamp
 
 
 def test_what_was_added_bit_by_bit_is_read_back_in_order(tmp_path: Path):
     path = tmp_path / "made" / "00000.parquet"
-    with open_descriptor_writer(path, 2, stamp="abc") as writer:
+    with open_descriptor_writer(path, 2) as writer:
         writer.add(["V1", "V1"], ["whole", "pane0"], np.float32([[1, 0], [0, 1]]), np.array([[0, 1], [0, 1.5]]))
         writer.add(["V2"], ["whole"], np.float32([[0.6, 0.8]]), np.array([[2.0, 3.0]]))
     table = pq.read_table(path)
@@ -22,24 +21,23 @@ def test_what_was_added_bit_by_bit_is_read_back_in_order(tmp_path: Path):
     vectors = table_vectors(table)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, np.float32([[1, 0], [0, 1], [0.6, 0.8]]))
-    assert read_stamp(path) == "abc"
 
 
 def test_images_have_no_times(tmp_path: Path):
-    with open_descriptor_writer(tmp_path / "images", 1, stamp="") as writer:
+    with open_descriptor_writer(tmp_path / "images", 1) as writer:
         writer.add(["a.jpg"], ["whole"], np.ones((1, 1), np.float32))
     row = pq.read_table(tmp_path / "images").to_pylist()[0]
     assert (row["start"], row["end"]) == (None, None)
 
 
 def test_a_file_without_rows_has_vectors_of_the_right_length(tmp_path: Path):
-    with open_descriptor_writer(tmp_path / "empty", 5, stamp=""):
+    with open_descriptor_writer(tmp_path / "empty", 5):
         pass
     assert table_vectors(pq.read_table(tmp_path / "empty")).shape == (0, 5)
 
 
 def test_vectors_of_part_of_a_table_are_those_of_its_rows(tmp_path: Path):
-    with open_descriptor_writer(tmp_path / "file", 2, stamp="") as writer:
+    with open_descriptor_writer(tmp_path / "file", 2) as writer:
         writer.add(["a", "b", "c"], ["whole"] * 3, np.arange(6, dtype=np.float32).reshape(3, 2))
     table = pq.read_table(tmp_path / "file")
     np.testing.assert_array_equal(table_vectors(table.slice(1, 1)), [[2, 3]])
@@ -49,7 +47,7 @@ def test_vectors_of_part_of_a_table_are_those_of_its_rows(tmp_path: Path):
 def test_strided_vectors_and_times_are_written_as_they_look(tmp_path: Path):
     numbers = np.arange(12, dtype=np.float32).reshape(3, 4)
     times = np.arange(6, dtype=np.float64).reshape(2, 3).T
-    with open_descriptor_writer(tmp_path / "file", 2, stamp="") as writer:
+    with open_descriptor_writer(tmp_path / "file", 2) as writer:
         writer.add(["a"] * 3, ["whole"] * 3, numbers[:, ::2], times)
     table = pq.read_table(tmp_path / "file")
     np.testing.assert_array_equal(table_vectors(table), [[0, 2], [4, 6], [8, 10]])
@@ -58,7 +56,7 @@ def test_strided_vectors_and_times_are_written_as_they_look(tmp_path: Path):
 
 
 def test_many_small_parts_become_few_row_groups(tmp_path: Path):
-    with open_descriptor_writer(tmp_path / "file", 1, stamp="") as writer:
+    with open_descriptor_writer(tmp_path / "file", 1) as writer:
         for number in range(2 * ROWS_PER_GROUP // 512 + 1):
             writer.add([f"V{number}"] * 512, ["whole"] * 512, np.full((512, 1), number, np.float32))
     metadata = pq.read_metadata(tmp_path / "file")
@@ -70,13 +68,13 @@ def test_many_small_parts_become_few_row_groups(tmp_path: Path):
 def test_vectors_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]):
     with (
         pytest.raises(ValueError, match="2 rows of 4 numbers are due"),
-        open_descriptor_writer(tmp_path / "file", 4, stamp="") as writer,
+        open_descriptor_writer(tmp_path / "file", 4) as writer,
     ):
         writer.add(["a", "b"], ["whole"] * 2, np.zeros(shape, np.float32))
 
 
 def test_an_exception_leaves_neither_a_file_nor_a_part_of_one(tmp_path: Path):
-    with pytest.raises(KeyError), open_descriptor_writer(tmp_path / "file", 1, stamp="") as writer:
+    with pytest.raises(KeyError), open_descriptor_writer(tmp_path / "file", 1) as writer:
         writer.add(["a"], ["whole"], np.ones((1, 1), np.float32))
         raise KeyError("broken off")
     assert list(tmp_path.iterdir()) == []

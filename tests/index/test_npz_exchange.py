@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.index.media_index import IndexPlan, finish_index
+from copytrace.index.build import IndexPlan, write_index
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import VideoFacts, VideoIndex
@@ -38,8 +38,8 @@ def test_an_import_knows_durations_and_no_sizes_and_is_of_the_model_that_the_use
     index = imported(tmp_path, TWO_VIDEOS)
     assert index.facts() == {"V1": VideoFacts(2.5, 0, 0), "V2": VideoFacts(1.0, 0, 0)}
     assert index.pane_boxes(0).num_rows == 0
-    assert index.made_with["descriptor"] == "theirs, 2 numbers, imported"
-    assert index.made_with["role"] == "references"
+    assert index.provenance["descriptor"] == "theirs, 2 numbers, imported"
+    assert index.provenance["role"] == "references"
 
 
 def test_rows_of_one_start_are_the_whole_frame_and_its_panes(tmp_path: Path):
@@ -70,7 +70,7 @@ def test_a_row_without_a_direction_stays_zero(tmp_path: Path):
 
 def test_an_export_of_nothing_is_refused(tmp_path: Path):
     made_with = {"kind": "videos", "role": "references", "descriptor": "theirs", "typical_noise": None}
-    finish_index(IndexPlan(tmp_path / "empty", "references", made_with, {}, ()))
+    write_index(IndexPlan(tmp_path / "empty", made_with, {}, ()))
     with pytest.raises(InputError, match="holds no frames; index some videos first"):
         export_npz(VideoIndex.open(tmp_path / "empty"), tmp_path / "out.npz", panes=True)
     assert not (tmp_path / "out.npz").exists()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from copytrace.features.points import Points
 from copytrace.index.point_files import POINT_SCHEMA, VIEW_SCHEMA, View, read_points, write_points
-from copytrace.storage import read_stamp
 
 
 def random_view(image: str, name: str, count: int, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> View:
@@ -31,7 +30,7 @@ def check_same(found: View, expected: View) -> None:
 
 def written(folder: Path, views: list[View]) -> tuple[Path, Path]:
     paths = folder / "points.parquet", folder / "views.parquet"
-    write_points(*paths, views, stamp="made today")
+    write_points(*paths, views)
     return paths
 
 
@@ -59,7 +58,6 @@ def test_a_shard_of_unreadable_images_is_written_and_read(tmp_path: Path) -> Non
 
 def test_files_carry_their_stamp_and_columns(tmp_path: Path) -> None:
     points, views = written(tmp_path, [random_view("a", "whole", 2)])
-    assert read_stamp(points) == read_stamp(views) == "made today"
     assert pq.read_schema(points).names == POINT_SCHEMA.names
     assert pq.read_schema(views).names == VIEW_SCHEMA.names
     assert pq.read_table(points, columns=["id"]).column("id").to_pylist() == ["a", "a"]

@@ -7,8 +7,9 @@ import pytest
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
 from copytrace.features.descriptors import load_descriptor
+from copytrace.index.build import IndexPlan, Shard, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import IndexPlan, Shard, descriptors_path, finish_index, receipt_path
+from copytrace.index.media_index import descriptors_path, receipt_path
 from copytrace.index.video_index import (
     PANE_SCHEMA,
     VIDEO_SCHEMA,
@@ -21,7 +22,7 @@ from copytrace.index.video_index import (
 from copytrace.media.ingest import MediaItem
 from copytrace.storage import write_json, write_table
 
-MADE_WITH = {"kind": "videos", "role": "queries", "descriptor": "by hand", "typical_noise": None}
+PROVENANCE = {"kind": "videos", "role": "queries", "descriptor": "by hand", "typical_noise": None}
 
 Row = tuple[str, str, float]  # video, pane, start
 
@@ -41,7 +42,7 @@ def write_shard(root: Path, number: int, videos: list[MediaItem], rows: list[Row
     write_table(paths.panes, pa.table([ids, panes, starts, starts + 1, *boxes], schema=PANE_SCHEMA))
     write_json(receipt_path(root, number), {"failures": []})
     vectors = np.array([(number, row) for row in range(len(rows))], np.float32).reshape(-1, 2)
-    with open_descriptor_writer(descriptors_path(root, number), 2, stamp="") as writer:
+    with open_descriptor_writer(descriptors_path(root, number), 2) as writer:
         writer.add(ids, panes, vectors, np.stack([starts, starts + 1], axis=1))
     return Shard(number, tuple(videos), "")
 
@@ -55,10 +56,10 @@ def index(tmp_path: Path) -> VideoIndex:
         [item("a"), item("b")],
         [("a", "whole", 0), ("a", "whole", 1), ("b", "whole", 0), ("b", "pane0", 0)],
     )
-    plan = IndexPlan(tmp_path, "queries", MADE_WITH, {}, (first,))
-    finish_index(plan)
+    plan = IndexPlan(tmp_path, PROVENANCE, {}, (first,))
+    write_index(plan)
     second = write_shard(tmp_path, 1, [item("b", "2"), item("c")], [("b", "whole", 0.5), ("c", "whole", 0)])
-    finish_index(IndexPlan(tmp_path, "queries", MADE_WITH, {"a": (item("a"), 0)}, (second,)))
+    write_index(IndexPlan(tmp_path, PROVENANCE, {"a": (item("a"), 0)}, (second,)))
     return VideoIndex.open(tmp_path)
 
 
@@ -96,7 +97,7 @@ def test_boxes_of_panes_are_those_of_the_living_videos(index: VideoIndex):
 
 def test_a_video_without_frames_is_in_the_index_and_has_no_rows(tmp_path: Path):
     shard = write_shard(tmp_path, 0, [item("a")], [])
-    finish_index(IndexPlan(tmp_path, "queries", MADE_WITH, {}, (shard,)))
+    write_index(IndexPlan(tmp_path, PROVENANCE, {}, (shard,)))
     index = VideoIndex.open(tmp_path)
     frames = index.frames(0)
     assert (frames.ids, frames.times.shape, frames.vectors.shape) == ((), (0, 2), (0, 2))
@@ -120,7 +121,7 @@ def test_the_rows_of_each_video_are_a_slice_and_a_part_has_just_them():
 
 
 def test_an_index_of_images_is_refused_with_the_cure(tmp_path: Path):
-    finish_index(IndexPlan(tmp_path, "references", {"kind": "images", "role": "references"}, {}, ()))
+    write_index(IndexPlan(tmp_path, {"kind": "images", "role": "references"}, {}, ()))
     with pytest.raises(InputError, match=r"is an index of images, and one of videos is needed; .*index-videos"):
         VideoIndex.open(tmp_path)
 

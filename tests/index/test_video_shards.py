@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,19 +13,25 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.features.descriptors import Descriptor
 from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths
-from copytrace.index.video_shards import DescribedShard, describe_videos
-from copytrace.media.ingest import list_media
-from copytrace.progress import SilentProgress
-from copytrace.storage import read_stamp
+from copytrace.index.video_shards import describe_videos, plan_videos
+from copytrace.media.failures import Failure
 
 Pixels = NDArray[np.uint8]
 Tour = Callable[..., list[Pixels]]
 WriteVideo = Callable[..., Path]
-Describe = Callable[..., DescribedShard]
+
+
+class Described(NamedTuple):
+    """The videos of a shard that could not be read, and those that were read only in part."""
+
+    failures: list[Failure]
+    damaged: list[Failure]
+
+
+Describe = Callable[..., Described]
 
 
 def quick(**sections: dict[str, Any]) -> VideoSettings:
@@ -32,15 +39,13 @@ def quick(**sections: dict[str, Any]) -> VideoSettings:
 
 
 @pytest.fixture
-def describe(grid_descriptor: Descriptor, tmp_path: Path) -> Describe:
+def describe(use_grid_descriptor: None, tmp_path: Path) -> Describe:
     """Return a function that describes all videos of a folder as shard 0 of an index at `root`."""
 
-    def work(folder: Path, role: Role, settings: VideoSettings, root: Path = tmp_path / "index") -> DescribedShard:
-        items = list_media(folder)
-        with SilentProgress().stage("describe", len(items), "videos") as stage:
-            return describe_videos(
-                items, root, 0, grid_descriptor, None, settings, role=role, stamp="stamp", stage=stage
-            )
+    def work(folder: Path, role: Role, settings: VideoSettings, root: Path = tmp_path / "index") -> Described:
+        plan_videos(str(folder), root, role, settings, replace=False)
+        receipt = json.loads(describe_videos(root, 0, settings).read_text())
+        return Described(*([Failure(**row) for row in receipt[name]] for name in ("failures", "damaged")))
 
     return work
 
@@ -76,7 +81,6 @@ def test_each_second_of_a_reference_is_a_row(
         {"id": "b", "duration": 2.5, "width": 128, "height": 96},
     ]
     assert pq.read_table(VideoPaths.of(root, 0).panes).to_pylist() == []
-    assert read_stamp(descriptors_path(root, 0)) == "stamp"
 
 
 def test_panes_of_a_query_are_rows_beside_the_whole_frame(
@@ -162,13 +166,11 @@ def test_a_shard_that_nobody_can_read_is_written_empty(describe: Describe, tmp_p
 
 
 MEMORY = """
-import resource, sys
+import json, resource, sys
 from pathlib import Path
 import numpy as np
 from configs.videos import VideoSettings
-from copytrace.index.video_shards import describe_videos
-from copytrace.media.ingest import list_media
-from copytrace.progress import SilentProgress
+from copytrace.index import video_shards
 
 
 class Mean:
@@ -180,11 +182,11 @@ class Mean:
 
 
 settings = VideoSettings.model_validate({"panes": {"detector": "none"}, "media": {"threads": 1}})
-with SilentProgress().stage("describe", 1, "videos") as stage:
-    done = describe_videos(
-        list_media(sys.argv[1]), Path(sys.argv[2]), 0, Mean(), None, settings, role="queries", stamp="", stage=stage
-    )
-assert not done.failures and not done.damaged, done
+video_shards.load_video_models = lambda descriptor, detector: (Mean(), None)
+source, root = sys.argv[1], Path(sys.argv[2])
+video_shards.plan_videos(source, root, "queries", settings, replace=False)
+receipt = json.loads(video_shards.describe_videos(root, 0, settings).read_text())
+assert not receipt["failures"] and not receipt["damaged"], receipt
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -27,7 +27,7 @@ from flows.index_videos import index_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
 from tasks import dask_cluster
-from tasks.runners import shards_on
+from tasks.runners import run_on
 from tasks.step_task import step_task
 
 TWO_PROCESSES = Runner(kind="dask", workers=2)
@@ -121,9 +121,9 @@ def refuse(shard: int, folder: Path) -> None:
 def note_and_refuse(folder: Path) -> None:
     (folder / "flow_run").write_text(str(flow_run.id))
     (folder / "second").mkdir()
-    with shards_on(TWO_PROCESSES) as shards:
-        shards.each(range(4), note, folder=folder)
-        shards.each(range(4), refuse, note, folder=folder / "second")
+    with run_on(TWO_PROCESSES, {note: note, refuse: refuse}) as steps:
+        steps.run_shards(range(4), note, folder=folder)
+        steps.run_shards(range(4), refuse, note, folder=folder / "second")
 
 
 def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stage_does(
@@ -161,8 +161,8 @@ def stop_at_one(shard: int, folder: Path) -> None:
 
 @flow
 def stopping(runner: Runner, folder: Path) -> None:
-    with shards_on(runner) as shards:
-        shards.each(range(40), stop_at_one, folder=folder)
+    with run_on(runner, {stop_at_one: stop_at_one}) as steps:
+        steps.run_shards(range(40), stop_at_one, folder=folder)
 
 
 @pytest.mark.parametrize("kind", ["threads", "dask"])
@@ -184,8 +184,8 @@ def die(shard: int, folder: Path, times: int) -> None:
 
 @flow
 def dying(runner: Runner, folder: Path, times: int) -> None:
-    with shards_on(runner) as shards:
-        shards.each(range(3), die, folder=folder, times=times)
+    with run_on(runner, {die: die}) as steps:
+        steps.run_shards(range(3), die, folder=folder, times=times)
 
 
 def test_a_shard_whose_worker_was_killed_is_done_by_another(cluster: Runner, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from configs.images import ImageSettings
 from configs.runner import Runner
 from tasks import limits
 from tasks.limits import CPU, GPU, cpu_slots, descriptor_slots
-from tasks.runners import shards_on
+from tasks.runners import run_on
 from tasks.step_task import step_task
 
 ON_CUDA = ImageSettings.model_validate({"descriptor": {"backend": "torch", "device": "cuda:0"}})
@@ -108,8 +108,8 @@ def test_two_shards_never_share_the_gpu_but_one_decodes_while_the_other_is_on_it
 
     @flow
     def run() -> None:
-        with shards_on(Runner(workers=2)) as shards:
-            shards.each(range(3), decode, network, settings=ON_CUDA)
+        with run_on(Runner(workers=2), {decode: decode, network: network}) as runner:
+            runner.run_shards(range(3), decode, network, settings=ON_CUDA)
 
     run()
 

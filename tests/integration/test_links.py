@@ -21,10 +21,9 @@ from prefect.testing.utilities import prefect_test_harness
 from copytrace.errors import ConfigError
 from copytrace.storage import resolve_path, write_text
 from tasks import storage_access
+from tasks.artifacts import MATCH_COLUMNS, show_outputs, top_rows
 from tasks.experiment import open_run
-from tasks.outputs import show_outputs
 from tasks.registry import register
-from tasks.report import MATCH_COLUMNS, top_rows
 from tasks.storage_access import BLOCK, S3Access, open_access
 from tasks.tracking import track
 

@@ -92,7 +92,7 @@ def test_the_flow_and_the_library_write_the_same_bytes(
 
 
 def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
-    stages = ["check", "merge", "report", "summarise", "track"]
+    stages = ["check", "merge", "report", "summarize", "track"]
     for role in ("queries", "references"):
         stages += [f"ingest {role}", f"describe {role} 00000", f"describe {role} 00001", f"finish {role}"]
     stages += [f"{stage} {shard}" for stage in ("search", "align") for shard in ("00000", "00001")]

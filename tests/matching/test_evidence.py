@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings, VerificationSettings
 from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import table_of_rows
 from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
-from copytrace.progress import SilentProgress
-from copytrace.search.image_candidates import Candidate
+from copytrace.run_folder import BRANCHES, ImageRunFolder
+from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
+from copytrace.storage import write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -46,9 +49,12 @@ def indexes(
 def rows_of(
     indexes: Indexes, candidates: list[Candidate], settings: ImageSettings, path: Path
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    with SilentProgress().stage("score", len(candidates), "pairs") as stage:
-        score_pairs(indexes[0], 0, indexes[1], candidates, path, settings, stage=stage, stamp="s")
-    rows = pq.read_table(path, schema=EVIDENCE_SCHEMA).to_pylist()
+    run = ImageRunFolder(path)
+    for branch in BRANCHES:
+        rows = [astuple(candidate) for candidate in candidates if candidate.branch == branch]
+        write_table(run.candidates(branch), table_of_rows(rows, CANDIDATE_SCHEMA))
+    score_pairs(0, indexes[0].root, indexes[1].root, run, settings)
+    rows = pq.read_table(run.evidence(0), schema=EVIDENCE_SCHEMA).to_pylist()
     pairs = {(row["query_id"], row["reference_id"]): row for row in rows}
     assert len(pairs) == len(rows)
     assert list(pairs) == sorted(pairs)

@@ -12,14 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.images import MergeSettings
+from configs.images import ImageSettings, MergeSettings, VerificationSettings
 from copytrace.errors import ConfigError
+from copytrace.index.media_index import write_manifest
 from copytrace.matching.calibration import FEATURES
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge
-from copytrace.storage import read_stamp, write_table
+from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge_matches
+from copytrace.media.ingest import MediaItem
+from copytrace.run_folder import ImageRunFolder
+from copytrace.storage import digest_of, write_json, write_table
 
 SUM = MergeSettings(rule="sum")
+VERIFICATION = {"sum": "imgfp", "calibrated": "geometry"}
 
 
 def row(query: str, reference: str, **known: Any) -> dict[str, Any]:
@@ -36,23 +40,23 @@ def merged(
     shared: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Merge rows and return those of `matches.parquet`; images named in `shared` are one file on both sides."""
-    paths = []
+    run = ImageRunFolder(folder)
+    sides: dict[str, dict[str, tuple[MediaItem, int]]] = {"query": {}, "reference": {}}
     for number, rows in enumerate(shards):
-        table = pa.Table.from_pylist(list(rows), schema=EVIDENCE_SCHEMA)
-        paths.append(write_table(folder / "evidence" / f"{number}.parquet", table, stamp=""))
-    everything = [r for rows in shards for r in rows]
-    merge(
-        paths,
-        folder / "matches.parquet",
-        folder / "matches.csv",
-        rules,
-        query_paths={r["query_id"]: ("" if r["query_id"] in shared else "q/") + r["query_id"] for r in everything},
-        reference_paths={
-            r["reference_id"]: ("" if r["reference_id"] in shared else "r/") + r["reference_id"] for r in everything
-        },
-        stamp="made so",
+        path = write_table(run.evidence(number), pa.Table.from_pylist(list(rows), schema=EVIDENCE_SCHEMA))
+        write_json(path.with_suffix(".json"), {"fingerprint": digest_of(list(rows))})
+        sides["query"][f"query without pairs {number}"] = (MediaItem("", f"q/{number}", ""), number)
+        for side, items in sides.items():
+            for name in (each[f"{side}_id"] for each in rows):
+                items[name] = (MediaItem(name, ("" if name in shared else f"{side}/") + name, "1"), number)
+    roots = [folder / side for side in sides]
+    for root, items in zip(roots, sides.values(), strict=True):
+        write_json(root / "index.json", {"kind": "images"})
+        write_manifest(root, items)
+    merge_matches(
+        *roots, run, ImageSettings(merge=rules, verification=VerificationSettings(rule=VERIFICATION[rules.rule]))
     )
-    return pq.read_table(folder / "matches.parquet", schema=MATCH_SCHEMA).to_pylist()
+    return pq.read_table(run.matches, schema=MATCH_SCHEMA).to_pylist()
 
 
 def scores(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
@@ -161,7 +165,6 @@ def test_merging_again_gives_the_same_bytes(tmp_path: Path, by_inliers: MergeSet
     first = [path.read_bytes() for path in files]
     merged(tmp_path, [rows[::-1]], by_inliers)
     assert [path.read_bytes() for path in files] == first
-    assert read_stamp(files[0]) == "made so"
 
 
 def test_a_missing_calibration_is_an_error_of_settings(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ FOUR_PAIRS = [pair("Q2", "R1", 0.7), pair("Q1", "R1", 0.99), pair("Q3", "R2", 0.
 def report(tmp_path):
     """Write a page of the given pairs, each id with a small picture of its own, and return its text."""
 
-    def write(rows, *, without=(), summary=SUMMARY, threshold=0.5, out="report.html", **options):
+    def write(rows, *, without=(), reference_paths=None, out="report.html", **options):
         matches = tmp_path / "matches.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), matches)
         paths = {}
@@ -47,8 +47,10 @@ def report(tmp_path):
             noise = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
             if name not in without:
                 Image.fromarray(noise).save(paths[name])
-        maps = {"query_paths": paths, "reference_paths": paths, "summary": summary, "threshold": threshold}
-        return write_image_report(matches, tmp_path / out, **{**maps, **options}).read_text(encoding="utf-8")
+        defaults = {"summary": SUMMARY, "threshold": 0.5}
+        sides = {"query": paths, "reference": paths if reference_paths is None else reference_paths}
+        page = write_image_report(matches, tmp_path / out, paths=sides, **{**defaults, **options})
+        return page.read_text(encoding="utf-8")
 
     return write
 
@@ -188,7 +190,9 @@ def test_matches_that_lack_a_column_are_refused_by_name(tmp_path):
     matches = tmp_path / "matches.parquet"
     pq.write_table(pa.Table.from_pylist(FOUR_PAIRS, schema=SCHEMA).drop_columns(["inliers", "mirrored"]), matches)
     with pytest.raises(InputError, match=r"no column inliers, mirrored; run the matching again"):
-        write_image_report(matches, tmp_path / "r.html", query_paths={}, reference_paths={}, summary={}, threshold=None)
+        write_image_report(
+            matches, tmp_path / "r.html", paths={"query": {}, "reference": {}}, summary={}, threshold=None
+        )
     assert not (tmp_path / "r.html").exists()
 
 
@@ -197,8 +201,7 @@ def test_matches_that_do_not_exist_are_refused(tmp_path):
         write_image_report(
             tmp_path / "absent.parquet",
             tmp_path / "r.html",
-            query_paths={},
-            reference_paths={},
+            paths={"query": {}, "reference": {}},
             summary={},
             threshold=1,
         )

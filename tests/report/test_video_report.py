@@ -8,8 +8,10 @@ import pytest
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError, InputError
-from copytrace.report.videos import PaneSegment, VideoMatch, write_video_report
+from copytrace.report.video_matches import PaneSegment, VideoMatch
+from copytrace.report.videos import VideoPageLimits, write_video_report
 
+LIMITS = ("max_matches", "max_strips", "frame_side")
 SUMMARY = {"queries": 3, "references": 2, "failures": 0, "preset": "cpu"}
 FORWARDS = Segment(1.0, 5.0, 2.0, 6.0, 0.9)
 FASTER = Segment(5.0, 9.0, 0.0, 6.0, 0.8)
@@ -46,10 +48,16 @@ def clip(tmp_path_factory):
 def report(clip, tmp_path):
     """Write a page of the given matches, every id showing the same clip, and return its text."""
 
-    def write(matches, *, threshold=0.5, summary=SUMMARY, out="report.html", **options):
+    def write(matches, *, query_paths=None, reference_paths=None, out="report.html", **options):
         paths = {name: str(clip) for given in matches for name in (given.query_id, given.reference_id)}
-        maps = {"query_paths": paths, "reference_paths": paths, "summary": summary, "threshold": threshold}
-        return write_video_report(matches, tmp_path / out, **{**maps, **options}).read_text(encoding="utf-8")
+        defaults = {"summary": SUMMARY, "threshold": 0.5}
+        limits = VideoPageLimits(**{name: options.pop(name) for name in LIMITS if name in options})
+        sides = {
+            "query": paths if query_paths is None else query_paths,
+            "reference": paths if reference_paths is None else reference_paths,
+        }
+        page = write_video_report(matches, tmp_path / out, paths=sides, limits=limits, **{**defaults, **options})
+        return page.read_text(encoding="utf-8")
 
     return write
 
@@ -94,7 +102,7 @@ def test_totals_of_the_summary_count_pairs_that_were_never_made_a_match(report, 
 
 
 def test_matches_may_come_one_by_one(tmp_path):
-    paths = {"query_paths": {}, "reference_paths": {}, "summary": {}, "threshold": 0.5}
+    paths = {"paths": {"query": {}, "reference": {}}, "summary": {}, "threshold": 0.5}
     first = write_video_report(iter(FOUR_PAIRS), tmp_path / "first.html", **paths)
     second = write_video_report(FOUR_PAIRS, tmp_path / "second.html", **paths)
     assert first.read_bytes() == second.read_bytes()

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings
 from copytrace.index.image_index import ImageIndex
-from copytrace.progress import SilentProgress
+from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search import image_candidates as candidates_module
-from copytrace.search.image_candidates import Branch, Candidate, find_candidates, group_shards, read_candidates
+from copytrace.search.image_candidates import Candidate, group_shards, read_candidates, recall_images
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -57,9 +57,10 @@ def found(
     folder: Path,
     noise: ImageIndex | None = None,
 ) -> list[Candidate]:
-    path = folder / f"{branch}.parquet"
-    with SilentProgress().stage("recall", len(queries.items), "queries") as stage:
-        find_candidates(branch, queries, references, path, settings, noise=noise, stage=stage, stamp="")
+    if noise:
+        rules = settings.global_.model_copy(update={"noise": str(noise.root)})
+        settings = settings.model_copy(update={"global_": rules})
+    path = recall_images(branch, queries.root, references.root, ImageRunFolder(folder), settings)
     return read_candidates([path], list(queries.items))
 
 

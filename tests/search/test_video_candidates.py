@@ -6,24 +6,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from configs.videos import FrameSearchSettings
+from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.index.build import IndexPlan, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import IndexPlan, Role, descriptors_path, finish_index
+from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
-from copytrace.progress import SilentProgress
+from copytrace.run_folder import VideoRunFolder
 from copytrace.search.frame_index import ListFrameSearch
+from copytrace.search.score_normalization import noise_level
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
     best_per_video,
-    find_video_candidates,
-    frame_noise_level,
     load_frame_search,
     read_noise_levels,
     read_video_candidates,
+    search_frames,
 )
-from copytrace.storage import read_stamp
 
 Vector = Sequence[float]
 Frames = Mapping[str, Sequence[Vector]]  # the vectors of each video, a second each
@@ -51,7 +51,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.candidates, self.noise = folder / "candidates.parquet", folder / "noise.parquet"
+        run = VideoRunFolder(folder / "run")
+        self.run, self.candidates, self.noise = run, run.candidates(0), run.noise(0)
 
     def index(self, name: str, frames: Frames, role: Role = "references", seconds: Sequence[float] = ()) -> VideoIndex:
         ids = [video for video, vectors in frames.items() for _ in vectors]
@@ -67,10 +68,9 @@ class Bench:
     def search(
         self, queries: VideoIndex, references: VideoIndex, asked: FrameSearchSettings, noise: VideoIndex | None = None
     ) -> list[dict[str, Any]]:
-        with SilentProgress().stage("search", 1, "frames") as stage:
-            find_video_candidates(
-                *(queries, 0, references, self.candidates, self.noise, asked), noise=noise, stage=stage, stamp="s"
-            )
+        if noise:
+            asked = asked.model_copy(update={"noise": str(noise.root)})
+        search_frames(0, queries.root, references.root, self.run, VideoSettings(search=asked))
         return pq.read_table(self.candidates).to_pylist()
 
 
@@ -137,7 +137,7 @@ def test_the_typical_level_is_by_default_what_the_model_says_or_else_a_guess(
     bench: Bench, of_model: float | None, expected: float
 ):
     queries = bench.queries({"Q": [X]})
-    queries.made_with["typical_noise"] = of_model
+    queries.provenance["typical_noise"] = of_model
     bench.search(queries, bench.index("references", {"copied": [X]}), settings(typical_noise=None))
     assert read_noise_levels(bench.noise) == pytest.approx([expected])
 
@@ -176,7 +176,7 @@ def test_each_query_keeps_its_best_references_ties_by_id(bench: Bench):
 
 def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: Bench):
     made_with = {"kind": "videos", "role": "references", "descriptor": "by hand", "typical_noise": None}
-    finish_index(IndexPlan(bench.folder / "none", "references", made_with, {}, ()))
+    write_index(IndexPlan(bench.folder / "none", made_with, {}, ()))
     queries = bench.queries({"Q": [X, Y]})
     assert bench.search(queries, VideoIndex.open(bench.folder / "none"), settings(typical_noise=0.25)) == []
     assert read_noise_levels(bench.noise).tolist() == [0.25, 0.25]
@@ -184,7 +184,7 @@ def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: 
 
 def test_a_query_without_frames_has_no_candidates(bench: Bench):
     queries = bench.queries({"Q": [X]})
-    with open_descriptor_writer(descriptors_path(queries.root, 0), 3, stamp=""):
+    with open_descriptor_writer(descriptors_path(queries.root, 0), 3):
         pass
     assert bench.search(queries, bench.index("references", {"copied": [X]}), settings()) == []
     assert read_video_candidates(bench.candidates) == []
@@ -204,9 +204,15 @@ def test_queries_searched_in_several_parts_have_the_candidates_of_each_alone(ben
     np.testing.assert_array_equal(levels[-len(videos["Q3"]) :], read_noise_levels(bench.noise))
 
 
-def test_both_files_bear_the_stamp(bench: Bench):
-    bench.search(bench.queries({"Q": [X]}), bench.index("references", {"R": [X]}), settings())
-    assert (read_stamp(bench.candidates), read_stamp(bench.noise)) == ("s", "s")
+def test_a_search_that_is_done_is_not_repeated_unless_one_of_its_files_is_gone(bench: Bench):
+    queries, references = bench.queries({"Q": [X]}), bench.index("references", {"R": [X]})
+    bench.search(queries, references, settings())
+    before = bench.candidates.stat().st_mtime_ns
+    bench.search(queries, references, settings())
+    assert bench.candidates.stat().st_mtime_ns == before
+    bench.noise.unlink()
+    bench.search(queries, references, settings())
+    assert bench.noise.exists()
 
 
 def test_inverted_lists_are_made_once_for_all_shards_of_queries_and_anew_for_other_references(bench: Bench):
@@ -233,7 +239,7 @@ def test_inverted_lists_are_made_once_for_all_shards_of_queries_and_anew_for_oth
 def test_a_noise_level_is_the_mean_of_the_greatest_or_typical_where_there_are_none(
     cosines: list[float], expected: float
 ):
-    level = frame_noise_level(np.float32([cosines]), 2, typical=0.1)
+    level = noise_level(np.float32([cosines]), 2, typical=0.1)
     assert level.dtype == np.float32
     assert level == pytest.approx([expected])
 

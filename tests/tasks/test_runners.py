@@ -8,13 +8,14 @@ import pytest
 
 from configs.runner import Runner
 from copytrace.errors import ConfigError
-from tasks.runners import shards_on
+from tasks.image_steps import IMAGE_STEPS
+from tasks.runners import run_on
 
 
 def test_dask_that_is_not_installed_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask", None)  # as importlib finds a package that is not there
     with (
         pytest.raises(ConfigError, match=r"prefect-dask is not installed; pip install 'copytrace\[dask\]'"),
-        shards_on(Runner(kind="dask", workers=2)),
+        run_on(Runner(kind="dask", workers=2), IMAGE_STEPS),
     ):
         pytest.fail("there are no workers")

@@ -13,11 +13,9 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 from s3fs.errors import translate_boto_error
 
 from copytrace.errors import CopytraceError, InputError, StorageError, TooManyFailuresError
-from tasks.describe import describe
-from tasks.ingest import ingest
-from tasks.merge import merge
-from tasks.score import score
-from tasks.step_task import _PASSING_ERRORS, is_transient, step_task
+from tasks.image_steps import IMAGE_STEPS
+from tasks.step_task import _TRANSIENT_ERRORS, is_transient, step_task
+from tasks.video_steps import VIDEO_STEPS
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_a_store_that_refuses_is_not_asked_again(code: str, status: int) -> None
 
 
 def test_whatever_s3fs_itself_tries_again_is_tried_again() -> None:
-    assert all(issubclass(kind, _PASSING_ERRORS) for kind in S3_RETRYABLE_ERRORS)
+    assert all(issubclass(kind, _TRANSIENT_ERRORS) for kind in S3_RETRYABLE_ERRORS)
 
 
 def test_a_gpu_that_is_full_is_told_in_one_line_with_its_cure() -> None:
@@ -99,7 +97,7 @@ def test_other_errors_of_a_stage_stay_what_they_are() -> None:
         train.fn()
 
 
-@pytest.mark.parametrize("stage", [ingest, describe, score, merge], ids=lambda stage: stage.name)
-def test_prefect_neither_hashes_the_arguments_of_a_stage_nor_stores_its_result(stage: Any) -> None:
-    assert stage.cache_policy is NO_CACHE
-    assert stage.persist_result is False
+@pytest.mark.parametrize("step", [*IMAGE_STEPS.values(), *VIDEO_STEPS.values()], ids=lambda step: step.name)
+def test_prefect_neither_hashes_the_arguments_of_a_step_nor_stores_its_result(step: Any) -> None:
+    assert step.cache_policy is NO_CACHE
+    assert step.persist_result is False

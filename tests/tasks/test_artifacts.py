@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.report import MATCH_COLUMNS, TOP_ROWS, top_rows
+from tasks.artifacts import MATCH_COLUMNS, TOP_ROWS, top_rows
 
 HEADER = ",".join([*MATCH_COLUMNS, "coverage"])
 
