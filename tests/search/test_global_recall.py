@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from copytrace.search.global_recall import nearest, noise_level, panes_for_global_branch
+from copytrace.search.global_recall import nearest, panes_for_global_branch
+from copytrace.search.score_normalization import noise_level
 
 Floats = NDArray[np.float32]
 # Eighths, so that sums of products are exact and ties are real ties.

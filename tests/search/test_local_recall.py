@@ -12,10 +12,11 @@ from copytrace.index.point_files import View
 from copytrace.search.local_recall import (
     VARIANTS,
     LocalCandidate,
+    accept_votes,
     enabled_variants,
     hough_votes,
+    nearest_references,
     recall_by_hough,
-    recall_by_vote,
 )
 from copytrace.search.point_index import PointIndex, build_point_index
 
@@ -167,10 +168,16 @@ def test_a_reference_with_few_points_is_found_on_its_own(view_of: MakeView, rand
 def test_without_points_nothing_is_recalled(view_of: MakeView, references: list[View]) -> None:
     nothing = view_of("q", [], np.zeros((0, 128), np.uint8))
     for index in (index_of(), index_of(nothing), index_of(*references)):
-        assert recall_by_hough([nothing], index, HOUGH) == recall_by_vote(nothing, index, VOTE) == []
+        assert recall_by_hough([nothing], index, HOUGH) == recall_by_vote(nothing, index) == []
     assert recall_by_hough([references[0]], index_of(nothing), HOUGH) == []
-    assert recall_by_vote(references[0], index_of(nothing), VOTE) == []
+    assert recall_by_vote(references[0], index_of(nothing)) == []
     assert hough_votes(index_of(), scattered(2, 0), np.zeros((2, 128), np.uint8), 3).shape == (0,)
+
+
+def recall_by_vote(
+    view: View, index: PointIndex, allowed: NDArray[np.bool_] | None = None
+) -> list[LocalCandidate]:
+    return accept_votes(view, [nearest_references(view, index, VOTE, allowed)], VOTE)
 
 
 def query_for(view_of: MakeView, references: list[View], counts: tuple[int, ...], apart: int = 0) -> View:
@@ -197,7 +204,7 @@ def query_for(view_of: MakeView, references: list[View], counts: tuple[int, ...]
 def test_the_vote_rule_is_that_of_imgfp(
     view_of: MakeView, references: list[View], counts: tuple[int, ...], accepted: str | None
 ) -> None:
-    found = recall_by_vote(query_for(view_of, references, counts), index_of(*references), VOTE)
+    found = recall_by_vote(query_for(view_of, references, counts), index_of(*references))
     expected = [LocalCandidate("q", accepted, max(counts), "whole", 0)] if accepted else []
     assert found == expected
 
@@ -207,12 +214,12 @@ def test_the_vote_rule_wants_a_small_mean_distance(
     view_of: MakeView, references: list[View], apart: int, accepted: bool
 ) -> None:
     query = query_for(view_of, references, (8, 0, 0), apart)
-    found = recall_by_vote(query, index_of(*references), VOTE)
+    found = recall_by_vote(query, index_of(*references))
     assert [c.reference_id for c in found] == (["a"] if accepted else [])
 
 
 def test_the_vote_rule_passes_over_the_query_itself(view_of: MakeView, references: list[View]) -> None:
     copy = view_of("copy", scattered(60, 9), references[0].points.descriptor)
     index = index_of(*references, copy)
-    found = recall_by_vote(references[0], index, VOTE, np.array([False, True, True, True]))
+    found = recall_by_vote(references[0], index, np.array([False, True, True, True]))
     assert [(c.reference_id, c.votes) for c in found] == [("copy", 60)]
