@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
-from copytrace.alignment.load import load_configured_aligner
+from copytrace.alignment.load import load_aligner
 from copytrace.features.descriptors import Descriptor
 from copytrace.features.ensemble import load_frame_descriptor
 from copytrace.index.media_index import (
@@ -39,7 +39,7 @@ def check(settings: VideoSettings, indexes: Sequence[Path]) -> None:
 
     `indexes` are the sides that came as indexes; where both did, no model is needed.
     """
-    load_configured_aligner(settings.alignment, settings.descriptor)
+    load_aligner(settings.alignment, settings.descriptor)
     opened = [VideoIndex.open(root) for root in indexes]
     if len(opened) < 2:
         descriptor, _ = _models(settings.descriptor, settings.panes.detector)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.load import load_configured_aligner, model_digests
+from copytrace.alignment.load import load_aligner, model_digests
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError
@@ -109,7 +109,7 @@ def align_shard(
     if read_stamp(path) == stamp:
         return path
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(paths.candidates(shard))]
-    aligner = load_configured_aligner(asked, settings.descriptor, models)
+    aligner = load_aligner(asked, settings.descriptor, models)
 
     def align(rows: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         return rows[0], align_pair(rows[1], rows[2], aligner, weight=asked.noise_weight)
