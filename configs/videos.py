@@ -13,9 +13,7 @@ class FrameSettings(Settings):
     """Sampling of frames from videos."""
 
     per_second: float = Field(1.0, gt=0, le=60, description="frames sampled per second of video")
-    query_side: int = Field(
-        480, ge=64, le=4096, description="short side in pixels of reduced query frames"
-    )
+    query_side: int = Field(480, ge=64, le=4096, description="short side in pixels of reduced query frames")
     reference_side: int = Field(320, ge=32, le=4096, description="short side in pixels of reduced reference frames")
     window: int = Field(64, ge=8, le=1024, description="frames of a video that are in memory at a time")
 
