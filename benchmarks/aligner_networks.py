@@ -1,7 +1,7 @@
-"""What the networks that look at similarity matrices cost, beside the training-free aligner, in one run.
+"""Time per similarity matrix of the aligner and filter networks, and of the training-free aligner, in one run.
 
-Run `python -m benchmarks.aligner_networks`. Milliseconds are of one core, and the best of the rounds counts. Networks
-without a file of weights get random ones, which take as long; reading segments off heat maps is timed of trained ones.
+Run `python -m benchmarks.aligner_networks`. Times are milliseconds on one core, in the best of the rounds. Networks
+without a weights file get random weights, which take as long; the time to segments is measured for trained ones only.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from models.pair_files import load_pair_classifier, save_pair_classifier
 from models.pair_network import build_pair_classifier
 
 Matrices = list[SimilarityMatrix]
-PEER = "hrnet_w18 heat map"  # heat maps are means of the matrix and its transpose
+PEER = "hrnet_w18 heat map"  # heat maps are means over the matrix and its transpose
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed, and what its network costs once at 128x128 (a picture classifier: 160x160), and weighs."""
+    """A timed function, with its network's multiply-adds at 128x128 (picture classifiers: 160x160) and size."""
 
     name: str
     work: Callable[[SimilarityMatrix], object]
@@ -45,14 +45,14 @@ class Row:
 
 
 def main() -> None:
-    """Print what a matrix costs by each aligner, and by the filter of pairs."""
+    """Print one row per aligner and pair filter."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="frames of query and reference")
-    parser.add_argument("--pairs", type=int, default=4, help="pairs per size; half of them hold no copy")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs per size; half of them have no copy")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--light", type=Path, help="a trained light aligner")
-    parser.add_argument("--hrnet", type=Path, help="a trained aligner on hrnet_w18")
-    parser.add_argument("--filter", type=Path, help="a trained classifier of pairs, the light one by default")
+    parser.add_argument("--light", type=Path, help="weights of a light aligner")
+    parser.add_argument("--hrnet", type=Path, help="weights of an aligner with hrnet_w18")
+    parser.add_argument("--filter", type=Path, help="weights of a pair classifier; default: light, random")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -62,22 +62,22 @@ def main() -> None:
             Row("hough segments", build_aligner("hough").align),
             *aligner_rows("light", options.light, Path(folder)),
             *aligner_rows("hrnet_w18", options.hrnet, Path(folder)),
-            filter_row(options.filter or fresh_filter("light", Path(folder))),
-            filter_row(fresh_filter("mobilenetv3_small_100", Path(folder))),
+            filter_row(options.filter or write_random_filter("light", Path(folder))),
+            filter_row(write_random_filter("mobilenetv3_small_100", Path(folder))),
         ]
-        made = [[matrix for matrix, _ in pairs(size, options.pairs)] for size in options.sizes]
-        times = {row.name: [milliseconds(row.work, matrices, options.rounds) for matrices in made] for row in rows}
+        sets = [[matrix for matrix, _ in pairs(size, options.pairs)] for size in options.sizes]
+        times = {row.name: [milliseconds(row.work, matrices, options.rounds) for matrices in sets] for row in rows}
     table = Table("", *(f"{n}x{n}, ms" for n in options.sizes), *(f"x at {n}" for n in options.sizes), "GMAC", "MB")
     for row in rows:
         ratios = [f"{peer / own:.1f}" for peer, own in zip(times[PEER], times[row.name], strict=True)]
         table.add_row(row.name, *(f"{time:.2f}" for time in times[row.name]), *ratios, row.cost, row.megabytes)
-    table.caption = f"x: times faster than the {PEER}, which is of {HRNET_CANVAS}x{HRNET_CANVAS} at the least"
+    table.caption = f"x: speed relative to the {PEER}, whose input is at least {HRNET_CANVAS}x{HRNET_CANVAS}"
     Console().print(table)
 
 
 def aligner_rows(backbone: Backbone, trained: Path | None, folder: Path) -> list[Row]:
-    """Return the rows of a network: its heat map alone, and all the way to segments if it was trained."""
-    weights = trained or fresh_aligner(backbone, folder)
+    """Return the rows of a network: its heat map and, if `trained` is given, its segments."""
+    weights = trained or write_random_aligner(backbone, folder)
     aligner, network = NetworkAligner(str(weights), backend="onnx"), load_aligner_network(weights)
     cost, size = f"{giga_multiply_adds(network, HRNET_CANVAS):.3f}", megabytes(weights)
     heat_map = Row(f"{backbone} heat map", lambda matrix: aligner.heat_map(matrix.values), cost, size)
@@ -85,29 +85,29 @@ def aligner_rows(backbone: Backbone, trained: Path | None, folder: Path) -> list
 
 
 def filter_row(weights: Path) -> Row:
-    """Return the row of a classifier of pairs."""
+    """Return the row of a pair classifier."""
     pair_filter, network = PairFilter(str(weights), backend="onnx"), load_pair_classifier(weights)
     cost = f"{giga_multiply_adds(network, network.config.canvas or HRNET_CANVAS):.3f}"
     name = f"{network.config.architecture} pair filter"
     return Row(name, lambda matrix: pair_filter.probability([matrix]), cost, megabytes(weights))
 
 
-def fresh_aligner(backbone: Backbone, folder: Path) -> Path:
+def write_random_aligner(backbone: Backbone, folder: Path) -> Path:
     """Write an aligner with random weights and return its path."""
     network = build_aligner_network(AlignerConfig(backbone))
-    settle(network, 128)
+    set_batch_norm(network, 128)
     return save_aligner(network, folder / backbone / "aligner.safetensors")
 
 
-def fresh_filter(architecture: str, folder: Path) -> Path:
-    """Write a classifier of pairs with random weights and return its path."""
+def write_random_filter(architecture: str, folder: Path) -> Path:
+    """Write a pair classifier with random weights and return its path."""
     network = build_pair_classifier(architecture)
-    settle(network, network.config.canvas or HRNET_CANVAS)
+    set_batch_norm(network, network.config.canvas or HRNET_CANVAS)
     return save_pair_classifier(network, folder / architecture / "pair_classifier.safetensors")
 
 
-def settle(network: nn.Module, side: int) -> None:
-    """Give BatchNorm the statistics of noise: without any, 60 layers of random weights overflow."""
+def set_batch_norm(network: nn.Module, side: int) -> None:
+    """Set the statistics of BatchNorm to those of noise; without them, 60 layers of random weights overflow."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -117,7 +117,7 @@ def settle(network: nn.Module, side: int) -> None:
 
 
 def giga_multiply_adds(network: nn.Module, side: int) -> float:
-    """Return the multiply-adds of the convolutions for one canvas, in 1e9."""
+    """Return the multiply-adds of the convolutions for one input, in 1e9."""
     counts: list[int] = []
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
@@ -132,12 +132,12 @@ def giga_multiply_adds(network: nn.Module, side: int) -> float:
 
 
 def megabytes(path: Path) -> str:
-    """Return the size of a file in 1e6 bytes."""
+    """Return the size of a file in megabytes (1e6 bytes)."""
     return f"{path.stat().st_size / 1e6:.2f}"
 
 
 def milliseconds(work: Callable[[SimilarityMatrix], object], matrices: Matrices, rounds: int) -> float:
-    """Return the mean time of a matrix in the best round."""
+    """Return the mean milliseconds per matrix in the best round."""
     best = float("inf")
     for _ in range(rounds):
         begin = process_time()

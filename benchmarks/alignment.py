@@ -1,6 +1,6 @@
-"""Speed and accuracy of the aligners on made-up matrices, against the Temporal Network as VCSL runs it on networkx.
+"""Speed and accuracy of the aligners on synthetic matrices, beside VCSL's Temporal Network on networkx.
 
-Run `python -m benchmarks.alignment`. Milliseconds are of one core, and the best of the rounds counts.
+Run `python -m benchmarks.alignment`. Times are milliseconds on one core, in the best of the rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from copytrace.alignment.aligners import TRAINING_FREE, SimilarityMatrix, build_
 from copytrace.alignment.segments import Segment
 
 Box = tuple[float, float, float, float]
-NOISE = 0.39  # cosine of the shipped descriptor between unrelated frames, which the matrices call 0
+NOISE = 0.39  # cosine of unrelated frames by the shipped descriptor, which is 0 in the matrices
 PEER = "networkx Temporal Network"
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Print one row per aligner."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[60, 300], help="frames of query and reference")
-    parser.add_argument("--pairs", type=int, default=20, help="pairs per size; half of them hold no copy")
+    parser.add_argument("--pairs", type=int, default=20, help="pairs per size; half of them have no copy")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
@@ -41,20 +41,20 @@ def main() -> None:
         for name, align in aligners.items():
             times = [milliseconds(align, pairs(size, options.pairs), options.rounds) for size in options.sizes]
             peer = peer or times
-            ratios = [f"{of_peer / own:.1f}" for of_peer, own in zip(peer, times, strict=True)]
+            ratios = [f"{peer_time / own:.1f}" for peer_time, own in zip(peer, times, strict=True)]
             table.add_row(name, *(f"{time:.2f}" for time in times), *ratios, *accuracy(align))
-    table.caption = "overlap: of the true box and the best found one; errors: mean over query and reference, signed"
+    table.caption = "overlap: of the true box with the best one found; errors: signed, mean over query and reference"
     Console().print(table)
 
 
 def pairs(size: int, count: int) -> list[tuple[SimilarityMatrix, Box | None]]:
-    """Make matrices of still shots and moving ones; every other one holds a copied segment, whose box is given."""
+    """Return matrices of still and moving shots; every other one has a copied segment and comes with its box."""
     rng = np.random.default_rng(size)
-    return [made_pair(rng, size, copied=index % 2 == 0) for index in range(count)]
+    return [build_pair(rng, size, copied=index % 2 == 0) for index in range(count)]
 
 
-def made_pair(rng: np.random.Generator, size: int, *, copied: bool) -> tuple[SimilarityMatrix, Box | None]:
-    """Shots of 2 to 6 seconds are alike within themselves; a copy shows them at its own speed."""
+def build_pair(rng: np.random.Generator, size: int, *, copied: bool) -> tuple[SimilarityMatrix, Box | None]:
+    """Return a matrix of shots of 2 to 6 s that resemble themselves, and the box of its copy, if any."""
     shots = [np.repeat(np.arange(size), rng.integers(2, 7, size))[:size] for _ in range(2)]
     values = rng.normal(-0.5, 0.17, (size, size))[shots[0]][:, shots[1]] + rng.normal(0.0, 0.05, (size, size))
     box = None
@@ -76,7 +76,7 @@ def made_pair(rng: np.random.Generator, size: int, *, copied: bool) -> tuple[Sim
 def milliseconds(
     align: Callable[[SimilarityMatrix], list[Segment]], made: list[tuple[SimilarityMatrix, Box | None]], rounds: int
 ) -> float:
-    """Return the mean time of a pair in the best round."""
+    """Return the mean milliseconds per pair in the best round."""
     best = np.inf
     for _ in range(rounds):
         begin = process_time()
@@ -87,7 +87,7 @@ def milliseconds(
 
 
 def accuracy(align: Callable[[SimilarityMatrix], list[Segment]], count: int = 200) -> tuple[str, str, str]:
-    """Return the mean overlap with the true box, and the mean errors of starts and ends where a segment was found."""
+    """Return the mean overlap with the true box, and the mean errors of starts and ends of the segments found."""
     overlaps, errors = [], []
     for matrix, box in pairs(60, 2 * count):
         if box is None:
@@ -112,7 +112,10 @@ def overlap(segment: Segment, box: Box) -> float:
 def peer_align(
     matrix: SimilarityMatrix, top: int = 5, least: float = 0.2, max_step: int = 10, shortest: int = 5, paths: int = 10
 ) -> list[Segment]:
-    """Temporal Network with VCSL's settings, on plain cosines: longest paths, their weights zeroed after each."""
+    """Return the segments of a Temporal Network with VCSL's settings on plain cosines.
+
+    It repeatedly takes the longest path and sets the weights of its edges to 0.
+    """
     values = NOISE + (1.0 - NOISE) * matrix.values
     graph = peer_graph(values, np.argsort(-values, axis=1)[:, :top], least, max_step)
     found: list[Segment] = []
@@ -133,7 +136,7 @@ def peer_align(
 
 
 def peer_graph(values: np.ndarray, best: np.ndarray, least: float, max_step: int) -> networkx.DiGraph:
-    """Join alike frames whose both steps are below `max_step`, unless a node between them joins them already."""
+    """Connect similar frames at most `max_step` apart on both axes, unless a node between them connects them."""
     nodes = [[(row, int(column)) for column in best[row] if values[row, column] >= least] for row in range(len(values))]
     graph = networkx.DiGraph()
     graph.add_node("sink")

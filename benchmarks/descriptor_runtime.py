@@ -1,6 +1,6 @@
-"""Images per second of `describe` against a bare `InferenceSession.run` of the same graph on the same tensors.
+"""Images per second of `describe`, and of a bare `InferenceSession.run` of the same graph on the same tensors.
 
-Run `python -m benchmarks.descriptor_runtime`; rounds alternate between the two, and the best of each counts.
+Run `python -m benchmarks.descriptor_runtime`. Rounds alternate between the two; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.pretrained import efficientnet_lite0
 
 
 def main() -> None:
-    """Measure every pair of input size and batch size, and print one table."""
+    """Print one row per input size and batch size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 256, 288], help="sides of the input in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16, 32], help="images per call")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def bare_session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """Open the graph as ONNX Runtime's own examples do: all cores share each run."""
+    """Open the graph as ONNX Runtime's examples do: all threads share each run."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -58,7 +58,7 @@ def bare_session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
 def fastest(
     functions: list[Callable[[np.ndarray], object]], images: np.ndarray, calls: int, rounds: int
 ) -> list[float]:
-    """Return each function's best images per second over `rounds` rounds of `calls` calls, after one call to warm."""
+    """Return each function's best images per second over `rounds` rounds of `calls` calls, after one warm-up call."""
     best = [0.0] * len(functions)
     for function in functions:
         function(images)

@@ -1,6 +1,6 @@
-"""Accuracy of image matching against what else people could pick, in one run: what each branch adds, and the peers.
+"""Accuracy of image matching, of each of its branches, and of a perceptual hash, in one run.
 
-python -m benchmarks.image_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv]     by default edited sample photographs
+python -m benchmarks.image_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv]     default: edited sample photographs
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = tuple[str, str, float, float, float, float]
 
 
 def main() -> None:
-    """Print micro-AP, recall at 90 % precision, and how many true pairs are among the candidates, per method."""
+    """Print micro-AP, recall at 90 % precision, recall at rank 1 and the share of true pairs proposed, per method."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if len(sys.argv) == 4:
@@ -41,7 +41,7 @@ def main() -> None:
             demo = write_demo_set(work / "demo")
             queries, references, truth = demo / "queries", demo / "references", demo / "ground_truth.csv"
         table = Table("method", "micro-AP", "R@P90", "top-1", "candidates", "seconds")
-        table.caption = "candidates: share of the true pairs that are among the proposed ones"
+        table.caption = "candidates: share of the true pairs that are proposed"
         for name, *figures, seconds in [
             *_ours(queries, references, truth, work),
             _hashes(queries, references, truth, work),
@@ -72,7 +72,7 @@ def _ours(queries: Path, references: Path, truth: Path, work: Path) -> Iterator[
 
 
 def _hashes(queries: Path, references: Path, truth: Path, work: Path) -> Row:
-    """The perceptual hash that most tools use: 64 bits, ranked by bits that differ."""
+    """Return the row of the 64-bit perceptual hash that most tools use; pairs are ranked by differing bits."""
     begin = time.perf_counter()
     ids, bits = zip(*((item.id, _phash(item.path)) for item in list_media(references)), strict=True)
     rows = []

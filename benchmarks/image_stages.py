@@ -1,7 +1,7 @@
-"""How near the stages come to what bounds them, as ratios within one run.
+"""Time of the descriptor and point stages relative to their lower bounds, in one run.
 
-The descriptor and point stages run as in a match, decoding included; their limits are the bare ONNX Runtime session on
-ready tensors, and OpenCV's detectAndCompute on ready grey pictures, on all cores.
+The stages run as in matching, with decoding. Their bounds are the network on ready tensors, and OpenCV's
+detectAndCompute on ready gray pictures, on all cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Print seconds of each stage and of its limit, and the limit's share of the stage, medians of five rounds."""
+    """Print the seconds of each stage and of its bound, and their ratio, as medians of five rounds."""
     cores = os.cpu_count() or 1
     cv2.setNumThreads(1)
     settings = ImageSettings()
@@ -38,7 +38,7 @@ def main() -> None:
         items = list_media(write_demo_set(Path(folder)) / "queries")
         pictures = [decode_image(item.path).pixels for item in items]
         points = settings.local.reference_points
-        grey = [_as_searched(picture, points) for picture in pictures]
+        gray = [_reduce_to_gray(picture, points) for picture in pictures]
         sift = cv2.SIFT.create(points.max_points, points.levels, points.contrast, points.edge, 1.6)
         descriptor = load_descriptor()
         squares = np.stack([resize_for_descriptor(picture, descriptor.input_size) for picture in pictures])
@@ -49,9 +49,9 @@ def main() -> None:
             ):
                 pass
 
-        def point_limit() -> None:
+        def point_bound() -> None:
             with ThreadPoolExecutor(cores) as pool:
-                list(pool.map(lambda picture: sift.detectAndCompute(picture, None), grey))
+                list(pool.map(lambda picture: sift.detectAndCompute(picture, None), gray))
 
         def descriptor_stage() -> None:
             batch: list[np.ndarray] = []
@@ -63,31 +63,31 @@ def main() -> None:
                     batch = []
             descriptor.describe(np.stack(batch))
 
-        def descriptor_limit() -> None:
+        def descriptor_bound() -> None:
             for start in range(0, len(squares), settings.descriptor.batch_size):
                 descriptor.describe(squares[start : start + settings.descriptor.batch_size])
 
-        table = Table("stage", "images", "seconds", "limit", "its seconds", "share")
-        for name, stage, told, limit in (
-            ("points", point_stage, f"detectAndCompute alone, {cores} cores", point_limit),
-            ("descriptors", descriptor_stage, "the network on ready tensors", descriptor_limit),
+        table = Table("stage", "images", "seconds", "bound", "its seconds", "bound / stage")
+        for name, stage, label, bound in (
+            ("points", point_stage, f"detectAndCompute alone, {cores} cores", point_bound),
+            ("descriptors", descriptor_stage, "the network on ready tensors", descriptor_bound),
         ):
-            ours, bare = _alternating(stage, limit)
-            table.add_row(name, str(len(items)), f"{ours:.2f}", told, f"{bare:.2f}", f"{bare / ours:.2f}")
+            ours, bare = _time_alternately(stage, bound)
+            table.add_row(name, str(len(items)), f"{ours:.2f}", label, f"{bare:.2f}", f"{bare / ours:.2f}")
         Console().print(table)
 
 
-def _as_searched(picture: np.ndarray, settings: PointSettings) -> np.ndarray:
+def _reduce_to_gray(picture: np.ndarray, settings: PointSettings) -> np.ndarray:
     found = find_points(picture, settings)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (found.width, found.height), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, (found.width, found.height), interpolation=cv2.INTER_AREA)
 
 
-def _alternating(stage: Callable[[], None], limit: Callable[[], None]) -> tuple[float, float]:
-    """Return the median seconds of both, run in turn so that a change of the machine's pace meets both."""
+def _time_alternately(stage: Callable[[], None], bound: Callable[[], None]) -> tuple[float, float]:
+    """Return the median seconds of both; they run in turn, so that a change of the machine's speed affects both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        for call, into in zip((stage, limit), seconds, strict=True):
+        for call, into in zip((stage, bound), seconds, strict=True):
             begin = time.perf_counter()
             call()
             into.append(time.perf_counter() - begin)

@@ -1,6 +1,6 @@
-"""How fast training goes, and what bounds it: making examples, the network's own steps, and both together, in one run.
+"""Speed of training and of its two parts, making examples and the network's steps, in one run.
 
-python -m benchmarks.training [PHOTOS] [CORES]     by default sample photographs, on one core
+python -m benchmarks.training [PHOTOS] [CORES]     default: sample photographs, one core
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ STEPS = 8
 
 
 def main() -> None:
-    """Print examples a second of each part, and which share of the slower one the whole loop reaches."""
+    """Print the examples per second of each part and of the training loop, and its ratio to the slower part."""
     cores = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     torch.set_num_threads(cores)
     with tempfile.TemporaryDirectory() as folder:
         source = sys.argv[1] if len(sys.argv) > 1 else _samples(Path(folder))
-        table = Table("network", "examples made /s (1 process)", "steps alone /s", "the loop /s", "of its bound")
-        table.caption = f"examples a second on {cores} core(s) and one process that makes them"
+        table = Table("network", "examples made /s (1 process)", "steps alone /s", "loop /s", "loop / bound")
+        table.caption = f"examples per second on {cores} core(s), and one process that makes examples"
         for name, examples, trainee, loop in (_descriptor(source), _detector(source)):
-            made, (steps, whole) = _made(examples), _trained(trainee, examples, loop, Path(folder) / name)
+            made, (steps, whole) = _make_examples(examples), _train(trainee, examples, loop, Path(folder) / name)
             bound = min(made, steps)
             table.add_row(name, f"{made:.1f}", f"{steps:.1f}", f"{whole:.1f}", f"{whole / bound:.2f}")
         Console().print(table)
@@ -54,9 +54,9 @@ def _descriptor(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], 
     split = split_photos(source, settings.photos)
     network = starting_descriptor(settings, split)
     freeze(network.backbone, settings.frozen_blocks)
-    photos = _enough(split.train, settings.loop)
+    photos = _repeat_photos(split.train, settings.loop)
     examples = ViewExamples(photos, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed)
-    return "descriptor", examples, ContrastiveModule(network, settings), _short(settings.loop)
+    return "descriptor", examples, ContrastiveModule(network, settings), _shorten(settings.loop)
 
 
 def _detector(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
@@ -68,20 +68,20 @@ def _detector(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], Lo
     examples = Composites(
         split.train, count, settings.input_size, settings.photos.long_side, settings.overlay_share, settings.loop.seed
     )
-    return "overlay detector", examples, OverlayModule(network), _short(settings.loop)
+    return "overlay detector", examples, OverlayModule(network), _shorten(settings.loop)
 
 
-def _made(examples: Examples) -> float:
+def _make_examples(examples: Examples) -> float:
     begin = time.perf_counter()
     for index in range(len(examples)):
         examples.example(1, index)
     return len(examples) / (time.perf_counter() - begin)
 
 
-def _trained(
+def _train(
     trainee: TrainingModule[nn.Module], examples: Examples, loop: LoopSettings, out: Path
 ) -> tuple[float, float]:
-    """Return examples a second of bare steps on one batch that is there, and of `fit` after its first epoch."""
+    """Return the examples per second of bare steps on one ready batch, and of the second epoch of `fit`."""
     trainee.to(memory_format=torch.channels_last)
     batch = default_collate([examples.example(0, index) for index in range(loop.batch_size)])
     trainee.train()
@@ -100,7 +100,7 @@ def _trained(
 
 
 class _Speeds:
-    """A training log that keeps the speed of each epoch."""
+    """A training log that keeps only the speed of each epoch."""
 
     def __init__(self) -> None:
         self.speeds: list[float] = []
@@ -109,15 +109,15 @@ class _Speeds:
         self.speeds.append(values["images_per_second"])
 
     def picture(self, name: str, pixels: object, epoch: int) -> None:
-        """Keep none."""
+        """Ignore the picture."""
 
 
-def _short(loop: LoopSettings) -> LoopSettings:
+def _shorten(loop: LoopSettings) -> LoopSettings:
     return loop.model_copy(update={"epochs": 2, "workers": 1, "validate_every": 2, "checkpoint_minutes": 60.0})
 
 
-def _enough(photos: list[TrainingPhoto], loop: LoopSettings) -> list[TrainingPhoto]:
-    """The photos again and again, until there are `STEPS` batches of them."""
+def _repeat_photos(photos: list[TrainingPhoto], loop: LoopSettings) -> list[TrainingPhoto]:
+    """Return the photos, repeated until they fill `STEPS` batches."""
     count = STEPS * loop.batch_size
     return (photos * (count // len(photos) + 1))[:count]
 

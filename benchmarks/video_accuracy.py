@@ -1,8 +1,8 @@
-"""Accuracy of video matching in one run: what each stage adds, the aligners, and the 2022 challenge's baseline.
+"""Accuracy of video matching with and without each stage, with each aligner, and of the 2022 challenge's baseline.
 
-python -m benchmarks.video_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv [NOISE]]     by default sample footage
+python -m benchmarks.video_accuracy [QUERIES REFERENCES GROUND_TRUTH.csv [NOISE]]     default: sample footage
 
-NOISE are videos that no query was copied from; without them, the references serve as noise.
+NOISE is a folder of videos that no query is copied from; without it, the references serve as noise.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ NO_NORMALIZATION = ["search.normalization_weight=0", "alignment.noise_weight=0"]
 ROWS = {
     "copytrace": [],
     "  without panes": WHOLE_FRAMES,
-    "  without normalisation": NO_NORMALIZATION,
+    "  without normalization": NO_NORMALIZATION,
     "  pairs by their best frame": ["search.aggregate=best"],
-    "  all candidates aligned": ["alignment.pair_filter=none"],
+    "  without the pair filter": ["alignment.pair_filter=none"],
     "  by Hough voting, untrained": ["alignment.aligner=hough", "alignment.pair_filter=none"],
     "  by dynamic programming": ["alignment.aligner=dynamic_programming"],
 }
 COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score"]
-# Of the challenge's baseline (Pizzi et al., 2024, and its published code).
+# Constants of the challenge's baseline (Pizzi et al., 2024, and its published code).
 BETA, SIMILARITY_BIAS, PAIRS_PER_QUERY = 1.2, 0.5, 5
 MAX_STEP, MIN_LENGTH, TOP, LEAST, MAX_IOU, PATHS = 5, 4, 5, 0.2, 0.3, 10
 
@@ -58,7 +58,7 @@ def main() -> None:
             demo, noise = write_demo_videos(work / "demo"), []
             queries, references, truth = demo / "queries", demo / "references", demo / "ground_truth.csv"
         table = Table("method", "segment AP", "pair micro-AP", "seconds")
-        table.caption = "seconds: of what a method does not share with one above it"
+        table.caption = "seconds: without the work shared with a method above"
         for name, *figures, seconds in [
             *_ours(queries, references, truth, noise, work),
             _baseline(queries, references, truth, noise, work),
@@ -87,7 +87,10 @@ def _ours(queries: Path, references: Path, truth: Path, noise: list[Path], work:
 
 
 def _baseline(queries: Path, references: Path, truth: Path, noise: list[Path], work: Path) -> Row:
-    """ImageNet features of whole frames, normalised by the nearest frame of NOISE if any, and a Temporal Network."""
+    """Return the row of the baseline: ImageNet features of whole frames and a Temporal Network.
+
+    If there is NOISE, each frame's similarities are normalized by its nearest noise frame.
+    """
     settings = load_settings(VideoSettings, overrides=["descriptor.model=imagenet", *WHOLE_FRAMES])
     begin = time.perf_counter()
     sides = [("queries", queries), ("references", references), *(("noise", path) for path in noise)]

@@ -1,7 +1,7 @@
-"""Pictures of the source per second: `read_frames` against PyAV decoding them all, and against ffmpeg with fps=1.
+"""Source pictures per second of `read_frames`, of PyAV decoding all pictures, and of ffmpeg with fps=1.
 
-Run `python -m benchmarks.video_decoding [FILE OR FOLDER ...]`; without one, on a clip of 720p H.264 that it makes. All
-write RGB at full size, but for PyAV, which only decodes. Rounds alternate between them, and the best of each counts.
+Run `python -m benchmarks.video_decoding [FILE OR FOLDER ...]`; the default is a generated clip of 720p H.264. All write
+RGB at full size, except PyAV, which only decodes. Rounds alternate between the readers; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from copytrace.media.ingest import list_media
 
 
 def main() -> None:
-    """Measure each reader on the same files, and print one table."""
+    """Print one row per reader, measured on the same files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="*", help="files or folders; none for a clip made here")
-    parser.add_argument("--per-second", type=float, default=1.0, help="frames that are wanted")
-    parser.add_argument("--short-side", type=int, default=288, help="pixels, for the second row of ours")
-    parser.add_argument("--threads", type=int, default=0, help="for each reader; 0 for all cores")
+    parser.add_argument("videos", nargs="*", help="files or folders; default: a generated clip")
+    parser.add_argument("--per-second", type=float, default=1.0, help="frames to read per second")
+    parser.add_argument("--short-side", type=int, default=288, help="pixels, for the second row")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each reader; 0 for all cores")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def main() -> None:
         timelines = [open_video(path).timeline for path in paths]
     pictures = sum(len(timeline.packet_times) for timeline in timelines)
     seconds = sum(timeline.duration for timeline in timelines)
-    table = Table("reader", "pictures/s", "ours is faster by", "pictures per CPU second", "ours needs less by")
+    table = Table("reader", "pictures/s", "its time / ours", "pictures per CPU second", "its CPU time / ours")
     for name, (elapsed, busy) in zip(readers, best, strict=True):
         ratios = f"{elapsed / best[0][0]:.2f}", f"{busy / best[0][1]:.2f}"
         table.add_row(name, f"{pictures / elapsed:,.0f}", ratios[0], f"{pictures / busy:,.0f}", ratios[1])
@@ -50,11 +50,11 @@ def main() -> None:
         table, f"{len(paths)} videos, {pictures} pictures in {seconds:.0f} s, best of {options.rounds} rounds"
     )
     if shutil.which("ffmpeg") is None:
-        console.print("no ffmpeg on the PATH, so it is not compared; install it to see it")
+        console.print("ffmpeg is not on the PATH and was left out; install it to compare with it")
 
 
 def make_readers(per_second: float, short_side: int, threads: int) -> dict[str, Callable[[str], None]]:
-    """Return what reads one video, by name; ours first."""
+    """Return functions that read one video, by name; ours first."""
 
     def ours(path: str) -> None:
         for _ in read_frames(path, per_second=per_second, threads=threads):
@@ -84,7 +84,7 @@ def make_readers(per_second: float, short_side: int, threads: int) -> dict[str, 
 
 
 def fastest(readers: Sequence[Callable[[str], None]], paths: Sequence[str], rounds: int) -> list[tuple[float, float]]:
-    """Return each reader's fewest seconds for all files, by the clock and by the processors' work."""
+    """Return each reader's fewest seconds for all files, of wall time and of CPU time."""
     best = [(float("inf"), float("inf"))] * len(readers)
     for _ in range(rounds):
         for index, read in enumerate(readers):
@@ -97,12 +97,12 @@ def fastest(readers: Sequence[Callable[[str], None]], paths: Sequence[str], roun
 
 
 def cpu_seconds() -> float:
-    """Return what this process and the programs that it started have worked so far, on all cores."""
+    """Return the CPU seconds of this process and its finished child processes so far."""
     return sum(os.times()[:4])
 
 
 def make_clip(folder: Path, seconds: int = 40, rate: int = 30) -> str:
-    """Write a camera's drift over a noisy scene as 720p H.264 with B-frames, and return its path."""
+    """Write a clip, a camera that moves over a noisy scene, as 720p H.264 with B-frames; return its path."""
     random = np.random.default_rng(0)
     scene = cv2.GaussianBlur(random.integers(0, 256, (1100, 1700, 3), dtype=np.uint8), (0, 0), 3)
     scene = cv2.normalize(scene, scene, 0, 255, cv2.NORM_MINMAX)

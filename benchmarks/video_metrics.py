@@ -1,8 +1,8 @@
-"""Seconds to measure a million predicted segments, next to the rule of the challenge carried out word by word.
+"""Seconds to evaluate a million predicted segments, beside a literal implementation of the challenge's rule.
 
 Run `python -m benchmarks.video_metrics`. The literal implementation does what the challenge's script does: at every
-prediction it unites all intervals of that pair of videos again. It runs on fewer segments, of fewer videos, so that a
-pair has as many predictions as in the large run: 36 for a right pair, mostly 1 for others.
+prediction it builds the unions of all intervals of that pair of videos. It runs on fewer segments of fewer videos, so
+that a pair has as many predictions as in the large run: 36 for a true pair, mostly 1 for others.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from copytrace.metrics.video_evaluation import SEGMENT_COLUMNS, evaluate_videos
 from copytrace.metrics.videos import Segments, judge_segments, segment_curve
 
 SEGMENTS_PER_QUERY = 119  # a million segments for the 8,404 queries of the challenge's training set
-REFERENCES_PER_QUERY = 4.8  # as there
+REFERENCES_PER_QUERY = 4.8  # likewise
 Box = tuple[float, ...]
 
 
 def main() -> None:
-    """Measure both on the same kind of data, check that they agree, and print one table."""
+    """Measure both on the same kind of data, check that their results agree, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--segments", type=int, default=1_000_000)
     parser.add_argument("--literal-segments", type=int, default=20_000)
     options = parser.parse_args()
 
-    table = Table("method", "segments", "seconds", "µs per segment", "against literal")
-    truth, few = made_up(options.literal_segments)
+    table = Table("method", "segments", "seconds", "µs per segment", "relative to literal")
+    truth, few = draw_segments(options.literal_segments)
     start = perf_counter()
     expected = literal_segment_ap(truth, few)
     literal = (perf_counter() - start) / options.literal_segments
     ap = segment_curve(judge_segments(truth, few)).average_precision
     if abs(ap - expected) > 1e-9:
-        raise SystemExit(f"the two disagree: {ap} against {expected}")
+        raise SystemExit(f"segment AP differs: ours {ap}, literal {expected}")
     table.add_row("literal, lists of intervals", *cells(options.literal_segments, literal, literal))
 
-    truth, many = made_up(options.segments)
+    truth, many = draw_segments(options.segments)
     start = perf_counter()
     segment_curve(judge_segments(truth, many))
     table.add_row("ours, arrays in memory", *cells(options.segments, seconds_each(start, options.segments), literal))
@@ -62,8 +62,8 @@ def main() -> None:
     Console(width=100).print(table, f"segment AP agrees to 1e-9 on the literal run: {ap:.6f}")
 
 
-def made_up(count: int) -> tuple[Segments, Segments]:
-    """Return a true segment for every third query, and `count` predictions, 3 in 10 of them for the right reference."""
+def draw_segments(count: int) -> tuple[Segments, Segments]:
+    """Return a true segment for every third query, and `count` predictions, 3 in 10 with the right reference."""
     random = np.random.default_rng(0)
     videos = max(1, count // SEGMENTS_PER_QUERY)
     true_queries = np.arange(0, videos, 3)
@@ -76,7 +76,7 @@ def made_up(count: int) -> tuple[Segments, Segments]:
 
 
 def names(prefix: str, numbers: np.ndarray) -> np.ndarray:
-    """Return ids as the challenge writes them."""
+    """Return ids in the format of the challenge."""
     return np.array([f"{prefix}{number:06}" for number in numbers], dtype=object)
 
 
@@ -98,14 +98,16 @@ def write(path: Path, segments: Segments) -> Path:
 
 
 def literal_segment_ap(truth: Segments, predictions: Segments) -> float:
-    """Return segment AP by the rule as it is written: a list of boxes per pair, and its unions anew at every box."""
+    """Return segment AP by the literal rule: a list of boxes per pair, and new unions at every box."""
     true_boxes, boxes = defaultdict(list), defaultdict(list)
-    for pair, box in rows_of(truth):
+    for pair, box in segment_rows(truth):
         true_boxes[pair].append(box)
     totals = [sum(length(union(group, axis)) for group in true_boxes.values()) for axis in (0, 2)]
     right, predicted, measured = [0.0, 0.0], [0.0, 0.0], {}
     ap = recall = 0.0
-    scored = sorted(zip(predictions.scores, rows_of(predictions), strict=True), key=lambda row: row[0], reverse=True)
+    scored = sorted(
+        zip(predictions.scores, segment_rows(predictions), strict=True), key=lambda row: row[0], reverse=True
+    )
     for _, group in groupby(scored, key=lambda row: row[0]):
         for _, (pair, box) in group:
             boxes[pair].append(box)
@@ -125,14 +127,14 @@ def literal_segment_ap(truth: Segments, predictions: Segments) -> float:
     return ap
 
 
-def rows_of(segments: Segments) -> list[tuple[tuple[str, str], Box]]:
+def segment_rows(segments: Segments) -> list[tuple[tuple[str, str], Box]]:
     """Return ((query, reference), box) per row."""
     pairs = zip(segments.queries, segments.references, strict=True)
     return list(zip(pairs, map(tuple, np.asarray(segments.times).tolist()), strict=True))
 
 
 def union(boxes: list[Box], axis: int) -> list[tuple[float, float]]:
-    """Return the intervals of one axis united, in order."""
+    """Return the union of the intervals of one axis, in order."""
     united: list[tuple[float, float]] = []
     for start, end in sorted(box[axis : axis + 2] for box in boxes):
         if united and start <= united[-1][1]:
@@ -148,7 +150,7 @@ def length(intervals: list[tuple[float, float]]) -> float:
 
 
 def overlap(one: Box, other: Box) -> bool:
-    """Whether two boxes share an area."""
+    """Return whether two boxes share an area."""
     return all(min(one[axis + 1], other[axis + 1]) > max(one[axis], other[axis]) for axis in (0, 2))
 
 

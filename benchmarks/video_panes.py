@@ -1,4 +1,4 @@
-"""Seconds and memory that finding the panes of one minute of 1080p takes, at one frame a second.
+"""Seconds and memory to find the panes of one minute of 1080p at one frame per second.
 
 The rules of VSC2022's rank-1 matching solution need 19.8 s and about 3 GB for such a minute on 2 cores.
 """
@@ -22,13 +22,13 @@ from copytrace.overlays.load import load_overlay_detector
 from copytrace.panes.find_panes import find_panes
 
 FRAMES, HEIGHT, WIDTH = 60, 1080, 1920
-DIFFERENT = 12  # pictures that take turns: all 60 at once would be 373 MB
+DIFFERENT = 12  # distinct pictures, which alternate; 60 of them would take 373 MB
 ROUNDS = 3
 DETECTORS = ("none", "network")
 
 
 def main() -> None:
-    """Print seconds and the growth of the peak memory, without and with the network, each in a process of its own."""
+    """Print seconds and growth of peak memory, without and with the network, each measured in its own process."""
     if len(sys.argv) > 1:
         measure(sys.argv[1])
         return
@@ -37,12 +37,12 @@ def main() -> None:
         found = json.loads(answer)
         Console().print(
             f"{FRAMES} frames of {WIDTH}×{HEIGHT}, overlay detector {name}: {found['seconds']:.2f} s, "
-            f"{found['megabytes']:.0f} MB more at the peak, {found['panes']} panes"
+            f"{found['megabytes']:.0f} MB more peak memory, {found['panes']} panes"
         )
 
 
 def measure(name: str) -> None:
-    """Print as JSON what this process needs beyond the frames, and beyond a detector that has run once."""
+    """Print as JSON the seconds, and the memory beyond that of the frames and of a detector that has run once."""
     pictures = [split_screen(seed) for seed in range(DIFFERENT)]
     detector = load_overlay_detector(name)
     if detector is not None:
@@ -58,12 +58,12 @@ def measure(name: str) -> None:
 
 
 def minute(pictures: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Show the pictures in turn, 60 frames."""
+    """Return an iterator over 60 frames that repeats the pictures."""
     return islice(cycle(pictures), FRAMES)
 
 
 def split_screen(seed: int) -> NDArray[np.uint8]:
-    """Make four smooth pictures, two by two, as one frame."""
+    """Return a frame of four smooth pictures, two by two."""
     random = np.random.default_rng(seed)
     size = (WIDTH // 2, HEIGHT // 2)
     cells = [

@@ -1,4 +1,4 @@
-"""Reading settings: a preset, then a file, then single values, each over the one before."""
+"""Loading of settings: a preset, then a file, then single values; each overrides the one before."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _PRESETS: dict[type[Settings], Path] = {
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, misplaced or out of range; the text says which, and what is allowed."""
+    """An unknown, misplaced or out-of-range setting; the text names it and what is allowed."""
 
 
 def preset_names(schema: type[Settings]) -> list[str]:
-    """Return the names of the presets that ship for settings of that schema."""
+    """Return the names of the shipped presets for settings of that schema."""
     return sorted(path.stem for path in _PRESETS[schema].glob("*.yaml"))
 
 
 def load_settings(schema: type[S], preset: str = "cpu", config: Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Return the settings of a preset, changed by a YAML file and then by overrides such as `local.neighbours=4`.
 
-    Raises `SettingsError` for an unknown preset, file, name or value.
+    Raises `SettingsError` if a preset or name is unknown, a file is unreadable, or a value is not allowed.
     """
     if preset not in preset_names(schema):
         raise SettingsError(f"unknown preset {preset!r}; give one of: {', '.join(preset_names(schema))}")
     values = _read(_PRESETS[schema] / f"{preset}.yaml")
     if config is not None:
-        values = _merged(values, _read(config))
+        values = _merge(values, _read(config))
     for override in overrides:
-        values = _merged(values, _parse(override))
+        values = _merge(values, _parse(override))
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold names and values, such as `local:` and below it `neighbours: 4`")
+        raise SettingsError(f"{path} must have names and values, such as `local:` and below it `neighbours: 4`")
     return values
 
 
@@ -71,17 +71,17 @@ def _parse(override: str) -> dict[str, Any]:
     try:
         value: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"the value in {override!r} is not valid YAML") from error
+        raise SettingsError(f"the value in {override!r} is not valid YAML; quote it, such as name='text'") from error
     for part in reversed(name.strip().split(".")):
         value = {part: value}
     return dict(value)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         known = merged.get(name)
-        merged[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+        merged[name] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return merged
 
 

@@ -1,4 +1,4 @@
-"""Where the shards of a run are worked on. No part of the settings: it changes no result, only when there is one."""
+"""Runners of the shards of a run; not part of the settings, since they change only the speed, not the result."""
 
 from __future__ import annotations
 
@@ -9,48 +9,50 @@ from pydantic.config import JsonDict
 
 from configs.settings import Settings
 
-_ADDRESS_IS_OF_DASK: JsonDict = {
+_ADDRESS_NEEDS_DASK: JsonDict = {
     "if": {"properties": {"address": {"type": "string"}}, "required": ["address"]},
     "then": {"properties": {"kind": {"const": "dask"}, "workers": {"const": 1}}, "required": ["kind"]},
 }
 
 
 class Runner(Settings):
-    """What works on the shards of a run: threads of one process, or the worker processes of a Dask cluster.
+    """The workers of a run: threads of one process, or the processes of a Dask cluster.
 
-    A run that one began, the other may go on with.
+    A run can be continued with another runner.
     """
 
     kind: Literal["threads", "dask"] = Field(
-        "threads", description="threads: of the run's own process; dask: processes of this machine or of many"
+        "threads", description="threads: in the run's own process; dask: processes on one or more machines"
     )
     workers: int = Field(
         1,
         ge=1,
         le=256,
-        description="shards under way at once. threads: a second one decodes while the first is on the GPU; "
-        "dask: processes on this machine, among which its cores are shared out",
+        description="shards processed at once. threads: a second shard is decoded while the first is on the GPU; "
+        "dask: processes on this machine, which share its cores",
     )
     address: str | None = Field(
         None,
         pattern=r"^(tcp|tls|ws|wss)://.",
-        description="dask: a scheduler whose workers are used instead of processes here, such as tcp://dask:8786",
+        description="dask: address of a scheduler whose workers process the shards, such as tcp://dask:8786",
     )
 
-    # The same as the validator says, for the server, which refuses parameters before a run exists.
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_ADDRESS_IS_OF_DASK)
+    # The validator's rule as a JSON schema, so that the server refuses parameters before a run exists.
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_ADDRESS_NEEDS_DASK)
 
     @model_validator(mode="after")
-    def _address_is_of_dask(self) -> Self:
+    def _check_address(self) -> Self:
         if self.address and (self.kind != "dask" or self.workers != 1):
-            raise ValueError("address is of a Dask scheduler with workers of its own; give kind: dask, and no workers")
+            raise ValueError(
+                "address names a Dask scheduler with its own workers; set kind: dask and leave workers out"
+            )
         return self
 
     @classmethod
     def parse(cls, text: str) -> Runner:
-        """Return what a command line asks for: `threads`, `threads:2`, `dask:4`, or the address of a scheduler.
+        """Return the runner for a command line's `threads`, `threads:2`, `dask:4`, or address of a scheduler.
 
-        Raises `ValueError` (pydantic's) for anything else.
+        Raises pydantic's `ValidationError` for any other text.
         """
         if "://" in text:
             return cls(kind="dask", address=text)
@@ -59,4 +61,4 @@ class Runner(Settings):
 
 
 ONE_SHARD_AT_A_TIME = Runner()
-"""In one process: a stage uses all cores and the GPU by itself."""
+"""The default: one process, in which one shard at a time uses all cores and the GPU."""

@@ -1,4 +1,4 @@
-"""The aligners by name, behind one interface: a similarity matrix in, segments with scores out."""
+"""The aligners by name, with one interface: similarity matrix in, segments with scores out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from copytrace.alignment.dynamic_programming import DynamicProgrammingAligner
 from copytrace.alignment.hough import HoughAligner
 from copytrace.alignment.network_aligner import NetworkAligner
-from copytrace.alignment.segments import Segment, merge_continued, suppress_overlapping
+from copytrace.alignment.segments import Segment, merge_pieces, suppress_overlapping
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 MAX_SIDE = 1500  # frames: 25 minutes at one per second
-OVERLAP = 120  # frames that neighbouring tiles share; longer than most copied segments
-MAX_OVERLAP = 0.8  # intersection over union; tiles see the frames that they share twice
-CONTINUED_FRAMES = 3.0  # how far apart two pieces of one segment may lie, in frames
+OVERLAP = 120  # frames that neighboring tiles share; more than most copied segments have
+MAX_OVERLAP = 0.8  # intersection over union of two segments; tiles find those in shared frames twice
+PIECE_DISTANCE = 3.0  # frames; largest distance between two pieces of one segment
 
 
 class Aligner(Protocol):
-    """Finds the copied segments in a similarity matrix."""
+    """A method that finds the copied segments in a similarity matrix."""
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
-        """Return the segments, best first; none for an empty matrix."""
+        """Return the segments, best first; an empty matrix has none."""
 
 
 TRAINING_FREE: dict[str, Callable[..., Aligner]] = {
@@ -49,10 +49,10 @@ DEFAULT_ALIGNER = "hough"
 
 
 def build_aligner(name: str = DEFAULT_ALIGNER, **settings: Any) -> Aligner:
-    """Return the aligner of that name, working in tiles past `MAX_SIDE` frames.
+    """Return the aligner of that name, which works in tiles if a side has more than `MAX_SIDE` frames.
 
-    `settings` are what its class takes. Raises `ConfigError` for an unknown name or setting, and where the network's
-    model is missing.
+    `settings` are the parameters of its class. Raises `ConfigError` if the name or a setting is unknown, or if the
+    network's model is missing.
     """
     if name not in ALIGNERS:
         raise ConfigError(f"unknown aligner {name!r}; choose one of {', '.join(ALIGNERS)}")
@@ -64,9 +64,9 @@ def build_aligner(name: str = DEFAULT_ALIGNER, **settings: Any) -> Aligner:
 
 @dataclass(frozen=True, slots=True)
 class TiledAligner:
-    """Cuts matrices with a side longer than `max_side` frames into tiles, and joins segments that go on across them.
+    """An aligner for large matrices: it cuts sides over `max_side` frames into tiles, and joins their segments.
 
-    Memory is that of one tile, besides the matrix itself. Neighbouring tiles share `overlap` frames.
+    Neighboring tiles share `overlap` frames. Memory holds one tile besides the matrix itself.
     """
 
     aligner: Aligner
@@ -75,7 +75,9 @@ class TiledAligner:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.max_side:
-            raise ConfigError(f"tiles of {self.max_side} frames cannot share {self.overlap}; share fewer")
+            raise ConfigError(
+                f"tiles of {self.max_side} frames cannot share {self.overlap}; lower overlap or raise max_side"
+            )
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
         """Return the segments of a matrix of any size, best first."""
@@ -84,7 +86,7 @@ class TiledAligner:
             return self.aligner.align(matrix)
         pieces = [piece for r in rows for c in columns for piece in self.aligner.align(matrix.part(r, c))]
         frame = max(_typical_length(matrix.query_times), _typical_length(matrix.reference_times))
-        return suppress_overlapping(merge_continued(pieces, CONTINUED_FRAMES * frame), MAX_OVERLAP)
+        return suppress_overlapping(merge_pieces(pieces, PIECE_DISTANCE * frame), MAX_OVERLAP)
 
     def _slices(self, length: int) -> Iterator[slice]:
         start = 0

@@ -1,4 +1,4 @@
-"""Dynamic programming: the best local alignment of two videos, as Smith and Waterman's of two proteins."""
+"""Dynamic programming: the best local alignment of two videos (Smith and Waterman, J. Mol. Biol. 1981)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.alignment.greedy_aligner import Direction, GreedyAligner, Path
-from copytrace.alignment.lines import Array, Indices, fit_line
+from copytrace.alignment.lines import Float64s, Indices, fit_line
 
-# Ways to arrive at a cell: rows and columns since the last one. They hold the speed between 1/2 and 2.
+# Steps into a cell, in rows and columns from the one before. They keep the speed between 1/2 and 2.
 BEGIN, BOTH, TWO_COLUMNS, TWO_ROWS = range(4)
 
 
 @dataclass(frozen=True)
 class DynamicProgrammingAligner(GreedyAligner):
-    """Finds paths of any shape whose speed stays between 1/2 and 2 from frame to frame.
+    """An aligner that finds paths of any shape, whose speed stays between 1/2 and 2 from frame to frame.
 
-    Unseen frames cost their (negative) evidence, so that `max_penalty` is the price of a second of gap; each step of
-    speed 2 or 1/2 costs `step_cost` per second. The frames are laid on even grids of their typical length first, for
-    steps to be seconds. A segment's reference times are those of the line through its path, whose speed is drawn
-    towards 1 as by points that span `prior_seconds`.
+    Frames without a match cost their negative evidence, so a second of gap costs at most `max_penalty`. Each step of
+    speed 2 or 1/2 costs `step_cost` per second. Frames are resampled to a grid of their typical length first, so that
+    steps are in seconds. A segment's reference times are those of the line through its path; the speed of the line is
+    pulled towards 1 as strongly as by points that span `prior_seconds`.
     """
 
     step_cost: float = 0.1
@@ -49,18 +49,18 @@ class DynamicProgrammingAligner(GreedyAligner):
         return Path(float(start), float(stop), *line, float(sums[end]), *cells)
 
 
-def _grid(times: Array, step: float) -> tuple[Array, Indices]:
-    """Return starts `step` seconds apart that cover `times`, and the frame in the middle of each, or -1."""
+def _grid(times: Float64s, step: float) -> tuple[Float64s, Indices]:
+    """Return the starts, `step` seconds apart, of intervals that cover `times`, and the frame in each middle, or -1."""
     count = max(1, round((times[-1, 1] - times[0, 0]) / step))
     starts = times[0, 0] + np.arange(count) * step
     frames = np.searchsorted(times[:, 0], starts + step / 2, side="right") - 1
     return starts, np.where(starts + step / 2 < times[frames, 1], frames, -1)
 
 
-def _accumulate(gains: Array, cost: float) -> tuple[Array, NDArray[np.int8]]:
-    """Return the best sum of a path that ends in each cell (0 for none), and the step by which it arrives there."""
+def _accumulate(gains: Float64s, cost: float) -> tuple[Float64s, NDArray[np.int8]]:
+    """Return for each cell the largest sum of a path that ends there (0 without one), and the path's last step."""
     height, width = gains.shape
-    # Two more rows and columns in front save the edges from being special.
+    # Two rows and columns of padding avoid special cases at the edges.
     sums = np.zeros((height + 2, width + 2))
     arrivals = np.zeros((height, width), dtype=np.int8)
     ways = np.zeros((4, width))
@@ -79,7 +79,7 @@ def _accumulate(gains: Array, cost: float) -> tuple[Array, NDArray[np.int8]]:
 
 
 def _trace(arrivals: NDArray[np.int8], row: int, column: int) -> tuple[Indices, Indices]:
-    """Follow a path back to its beginning; return the rows and columns of its cells, first to last."""
+    """Return the rows and columns of the cells of the path that ends in a cell, first to last."""
     cells = []
     while True:
         cells.append((row, column))

@@ -1,7 +1,7 @@
-"""From a heat map to copied segments as published by the winners of the Video Similarity Challenge 2022.
+"""Copied segments from a heat map by the published rule of the winners of the Video Similarity Challenge 2022.
 
-It is here to compare with: `copytrace.alignment.heat_maps` finds shorter, crossing and reversed segments, and real
-seconds. The rule counts frames: a segment ends where its last frame starts.
+It is for comparison: `JointRules` of `network_aligner` also find shorter, crossing and reversed segments, and use
+seconds. This rule counts frames: a segment ends where its last frame starts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sklearn.linear_model import RANSACRegressor
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 
-# Threshold of the heat, and how much its standard deviation along the line costs; from the published code.
+# Threshold of the heat, and cost of its standard deviation along the line; from the published code.
 PASSES = ((0.35, 0.5), (0.1, 1.25), (0.001, 2.0))
-MIN_COMPONENT = 10  # cells; a component needs more of them
-MIN_FRAMES = 3  # a segment needs more rows than this, and more columns
-MIN_INLIERS = 5  # cells; a line needs more of them
-INLIER_FRAMES = 1.0  # columns that an inlier may lie from the line
-SPEED_COST = 0.1  # of the score, for playing twice or half as fast
+MIN_COMPONENT = 10  # cells; a component has more
+MIN_FRAMES = 3  # rows and columns; a segment has more of each
+MIN_INLIERS = 5  # cells; a line has more
+INLIER_FRAMES = 1.0  # columns; distance of an inlier from the line
+SPEED_COST = 0.1  # taken from the score of a segment at twice or half the speed
 TRIALS, SEED, RANSAC_FRAMES = 200, 2023, 2.0
 
 Cells = NDArray[np.intp]
@@ -33,9 +33,9 @@ Cells = NDArray[np.intp]
 def vsc22_segments(heat: NDArray[np.float32], matrix: SimilarityMatrix) -> list[Segment]:
     """Return the segments of a heat map [Q, R], 0 to 1, best first; scores are at most 1 and may be below 0.
 
-    Lines of RANSAC through the 8-connected components of the map at three thresholds. A component without a line gives
-    no segment, where the published code raised; so does a line that holds no two moments of the reference. Raises
-    `ValueError` for a heat map that is not of the matrix's shape.
+    The rule fits lines by RANSAC through the 8-connected components of the map at three thresholds. A component without
+    a line gives no segment, where the published code raised an error; neither does a line with only one moment of the
+    reference. Raises `ValueError` if the heat map and the matrix differ in shape.
     """
     if heat.shape != matrix.shape:
         raise ValueError(f"heat map is {heat.shape}, but its similarity matrix is {matrix.shape}")
@@ -49,7 +49,7 @@ def vsc22_segments(heat: NDArray[np.float32], matrix: SimilarityMatrix) -> list[
 
 
 def _components(mask: NDArray[np.bool_]) -> Iterator[tuple[Cells, Cells]]:
-    """Each large component with all the small ones, which may be lost pieces of it; if none is large, all cells."""
+    """Yield each large component with all small ones, which may be pieces of it; if none is large, all cells."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=1)
     sizes[0] = 0
@@ -74,9 +74,9 @@ def _line(
     ransac = RANSACRegressor(max_trials=TRIALS, random_state=SEED, residual_threshold=RANSAC_FRAMES)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UndefinedMetricWarning)  # the score of a sample of two cells
+            warnings.simplefilter("ignore", UndefinedMetricWarning)  # for the score of a sample of two cells
             ransac.fit(rows[:, None], columns, sample_weight=heat[rows, columns].astype(np.float64) ** 2)
-    except ValueError:  # scikit-learn's way to say that no two cells agree with enough others
+    except ValueError:  # scikit-learn found no consensus set
         return None
     slope = float(ransac.estimator_.coef_[0])
     if slope <= 0:
@@ -88,6 +88,6 @@ def _line(
     query, reference = matrix.query_times[rows[[0, -1]], 0], matrix.reference_times[columns[[0, -1]], 0]
     if reference[0] >= reference[1]:
         return None
-    along = heat[rows, columns]
-    score = along.max() - deviation_cost * along.std() - SPEED_COST * abs(max(slope, 1.0 / slope) - 1.0)
+    line_heat = heat[rows, columns]
+    score = line_heat.max() - deviation_cost * line_heat.std() - SPEED_COST * abs(max(slope, 1.0 / slope) - 1.0)
     return Segment(float(query[0]), float(query[1]), float(reference[0]), float(reference[1]), float(score))

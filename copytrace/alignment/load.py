@@ -1,4 +1,4 @@
-"""The aligner and the filter of pairs that settings ask for."""
+"""Loading of the aligner and the pair filter from settings."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from copytrace.storage import digest_of_file
 
 _READINGS: dict[str, Callable[..., JointRules | Literal["vsc22"]]] = {
     "joint": JointRules,
-    "vsc22": lambda **_: "vsc22",  # its constants are its own
+    "vsc22": lambda **_: "vsc22",  # has its own constants
 }
 _RULES = ("backwards", "min_evidence", "max_segments", "half_evidence", "sharpness")
 
 
 @dataclass(frozen=True, slots=True)
 class FilteringAligner:
-    """Aligns only the pairs that a filter finds likely enough."""
+    """An aligner for only the pairs that a filter finds probable enough."""
 
     aligner: Aligner
     filter: PairFilter
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
-        """Return the segments of a pair, best first; none where the filter drops it, or the matrix is empty."""
+        """Return the segments of a pair, best first; none if the filter drops the pair, or if the matrix is empty."""
         if not matrix.values.size or self.filter.probability([matrix])[0] < self.filter.threshold:
             return []
         return self.aligner.align(matrix)
 
 
-def load_configured_aligner(
+def load_aligner(
     settings: AlignmentSettings, runtime: DescriptorSettings, digests: Mapping[str, str] | None = None
 ) -> Aligner:
-    """Load the aligner that `settings` ask for, and its filter, on the backend and device of the descriptor.
+    """Return the aligner of `settings`, with its pair filter, on the backend and device of the descriptor.
 
-    `digests` are of `model_digests`, by whoever is to say later which models these were. Raises `ConfigError` for
-    models that are missing or damaged, and for those that others take the place of meanwhile.
+    `digests`, by default those of `model_digests`, identify the models that must be loaded. Raises `ConfigError` if a
+    model is missing or damaged, or if its file is replaced during the call.
     """
     digests = model_digests(settings) if digests is None else digests
     rules = {name: value for name in _RULES if (value := getattr(settings, name)) is not None}
@@ -69,9 +69,9 @@ def load_configured_aligner(
 
 
 def model_digests(settings: AlignmentSettings) -> dict[str, str]:
-    """Return the digests of the models that `settings` ask for: the name of a model may come to mean another one.
+    """Return the digests of the models of `settings`, since a name may later refer to another model.
 
-    Keys are `aligner` and `pair_filter`. Raises `ConfigError` for models that are missing.
+    Keys are `aligner` and `pair_filter`. Raises `ConfigError` if a model is missing.
     """
     files = {}
     if settings.aligner == "network":

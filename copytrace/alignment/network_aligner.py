@@ -1,7 +1,7 @@
-"""The trained aligner: a network turns similarities into a heat map of copied diagonals; lines in both are segments.
+"""The trained aligner: a network turns similarities into a heat map of copied diagonals.
 
-The heat map tells copies from what only looks like one, the similarities tell how sure each frame is: lines are sought
-in their sum, which finds more than either alone.
+Segments are lines in the sum of heat map and similarities, which finds more than either alone: the heat map separates
+copies from similar content, and the similarities show how certain each frame is.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from models.pretrained import ModelFileError
 
 Floats = NDArray[np.float32]
 
-TILE = 512  # cells along each side of what the network sees at once: 200 MB of feature maps
-HEAT_ZERO = 0.4  # heat that neither adds to similarity nor takes from it
-CONTEXT = 64  # cells around a tile that the network sees too, about as far as it looks
+TILE = 512  # cells per side of the network's largest input, which needs 200 MB of feature maps
+HEAT_ZERO = 0.4  # heat that leaves the similarity unchanged
+CONTEXT = 64  # cells around a tile that the network also gets, about its receptive field
 
 
 @dataclass(frozen=True)
 class JointRules(HoughAligner):
-    """How lines are read off similarity and heat together; the score is fitted to the aligner that ships."""
+    """Rules for lines in the sum of similarity and heat; the score is fitted to the shipped aligner."""
 
     half_evidence: float = 3.8
     sharpness: float = 6.5
 
 
 class NetworkAligner:
-    """Finds segments by a network that `train_aligner` wrote, and `rules` for what its heat maps say.
+    """An aligner with a network that `train_aligner` wrote, and with `rules` for segments in its heat maps.
 
-    `JointRules` read lines off the sum of similarity and heat, and "vsc22" is the published rule (`vsc22_segments`).
-    `model` is "shipped", a path or a URI, see `resolve_model`. `backend` auto takes torch where there is CUDA, else
-    ONNX Runtime, which needs a graph file, made once and cached; `device` is a torch device. Matrices come from several
-    threads, so each is looked at on one core. Raises `ConfigError` when there is no such model or device.
+    `JointRules` search the sum of similarity and heat for lines; "vsc22" is the published rule (`vsc22_segments`).
+    `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
+    Runtime, for which a graph file is exported once and cached. `device` is a torch device. Several threads may call
+    `align`; each call uses one core. Raises `ConfigError` if the model or the device is missing.
     """
 
     def __init__(
@@ -76,23 +76,23 @@ class NetworkAligner:
             raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
-        """Return the segments of a pair of videos, best first; none for an empty matrix."""
+        """Return the segments of a pair of videos, best first; an empty matrix has none."""
         heat = self.heat_map(matrix.values)
         if self.rules == "vsc22":
             return vsc22_segments(heat, matrix)
         return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)))
 
     def heat_map(self, values: Floats) -> Floats:
-        """Return how probably each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
+        """Return the probability that each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
 
-        It is the mean of what the network says of the matrix and of its transpose. Large matrices are looked at in
-        tiles, each with what is around it.
+        It is the mean of the network's answers for the matrix and for its transpose. Large matrices are processed in
+        tiles, each with the cells around it.
         """
         heat = np.empty(values.shape, np.float32)
-        for rows in spans(values.shape[0]):
-            for columns in spans(values.shape[1]):
-                seen = self._probabilities(values[rows.seen, columns.seen])
-                heat[rows.kept, columns.kept] = seen[rows.within, columns.within]
+        for rows in tile_spans(values.shape[0]):
+            for columns in tile_spans(values.shape[1]):
+                tile = self._probabilities(values[rows.tile, columns.tile])
+                heat[rows.core, columns.core] = tile[rows.core_in_tile, columns.core_in_tile]
         return heat
 
     def _probabilities(self, values: Floats) -> Floats:
@@ -105,32 +105,32 @@ class NetworkAligner:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of one axis: what the network sees of it, what is kept, and where that lies within what it sees."""
+class TileSpan:
+    """A tile's cells along one axis, and its core: the cells whose results are kept."""
 
-    seen: slice
-    kept: slice
+    tile: slice
+    core: slice
 
     @property
-    def within(self) -> slice:
-        """The kept part, counted from the start of the seen one."""
-        return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
+    def core_in_tile(self) -> slice:
+        """The core, counted from the start of the tile."""
+        return slice(self.core.start - self.tile.start, self.core.stop - self.tile.start)
 
 
-def spans(length: int) -> Iterator[Span]:
-    """Cut an axis into stretches of which the network sees at most `TILE` cells; a short one stays whole."""
+def tile_spans(length: int) -> Iterator[TileSpan]:
+    """Yield the tiles of an axis, each of at most `TILE` cells, whose cores cover it; a short axis is one tile."""
     if length <= TILE:
         if length:
-            yield Span(slice(0, length), slice(0, length))
+            yield TileSpan(slice(0, length), slice(0, length))
         return
     step = TILE - 2 * CONTEXT
     for start in range(0, length, step):
         stop = min(start + step, length)
-        yield Span(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
+        yield TileSpan(slice(max(0, start - CONTEXT), min(stop + CONTEXT, length)), slice(start, stop))
 
 
 def pad_to_canvas(values: Floats, config: AlignerConfig) -> Floats:
-    """Put similarities float32 [Q, R] into the upper left corner of zeros, as large as the network needs it."""
+    """Return similarities float32 [Q, R] in the upper left corner of zeros of a size that the network accepts."""
     canvas = np.zeros([config.canvas_side(side) for side in values.shape], np.float32)
     canvas[: values.shape[0], : values.shape[1]] = values
     return canvas

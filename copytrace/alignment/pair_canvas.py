@@ -1,4 +1,4 @@
-"""What the classifier of pairs sees of a similarity matrix, in training and in matching."""
+"""Inputs of the pair classifier from a similarity matrix, in training and in matching."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.network_aligner import spans
+from copytrace.alignment.network_aligner import tile_spans
 from models.configs import PairConfig
 
 Floats = NDArray[np.float32]
 
 
 def pair_canvases(values: Floats, config: PairConfig) -> Iterator[Floats]:
-    """Yield what a classifier looks at of similarities float32 [Q, R]: the pair is what the surest look says.
+    """Yield the classifier's inputs for similarities float32 [Q, R]; the largest answer is that of the pair.
 
-    A picture classifier gets one canvas. The light one gets the matrix itself, past 512 frames in tiles that overlap.
-    There is nothing to look at in an empty matrix.
+    A picture classifier gets one canvas. The light classifier gets the matrix itself, in overlapping tiles if a side
+    has more than 512 frames. An empty matrix has no input.
     """
     if not values.size:
         return
     if config.canvas is not None:
         yield pair_canvas(values, config.canvas)
         return
-    for rows in spans(values.shape[0]):
-        for columns in spans(values.shape[1]):
-            yield values[rows.seen, columns.seen]
+    for rows in tile_spans(values.shape[0]):
+        for columns in tile_spans(values.shape[1]):
+            yield values[rows.tile, columns.tile]
 
 
 def pair_canvas(values: Floats, side: int) -> Floats:
-    """Put similarities float32 [Q, R] into the upper left corner of zeros, float32 [side, side].
+    """Return similarities float32 [Q, R] in the upper left corner of zeros, float32 [side, side].
 
-    An axis that is longer is cut into `side` runs of frames as even as can be, each with its largest value.
+    A longer axis is divided into `side` runs of frames as evenly as possible; each run is reduced to its maximum.
     """
     for axis in (0, 1):
         length = values.shape[axis]

@@ -1,4 +1,4 @@
-"""The trained filter of candidate pairs: how probably is anything copied in their similarity matrix?"""
+"""The trained filter of candidate pairs: the probability that their similarity matrix has a copied segment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Floats = NDArray[np.float32]
 
 
 class PairFilter:
-    """Tells pairs that share a segment from those that do not, by a network that `train_pair_classifier` wrote.
+    """A classifier of pairs that share a segment, with a network that `train_pair_classifier` wrote.
 
-    `model` is "shipped", a path or a URI, see `resolve_model`. `backend` auto takes torch where there is CUDA, else
-    ONNX Runtime, which needs a graph file, made once and cached; `device` is a torch device. Pairs come from several
-    threads, so each call works on one core. Pairs under `threshold`, which the file tells, are not worth aligning.
-    Raises `ConfigError` when there is no such model or device.
+    `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
+    Runtime, for which a graph file is exported once and cached. `device` is a torch device. Several threads may call
+    it; each call uses one core. Pairs below `threshold`, which the model's file states, need no alignment. Raises
+    `ConfigError` if the model or the device is missing.
     """
 
     def __init__(self, model: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> None:
@@ -50,20 +50,20 @@ class PairFilter:
             raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error
 
     def probability(self, matrices: Sequence[SimilarityMatrix]) -> Floats:
-        """Return how probably each pair shares a segment, float32 [N] of 0..1; empty matrices share none.
+        """Return the probability 0..1 that each pair shares a segment, float32 [N]; it is 0 for empty matrices.
 
-        It is the mean of what the network says of the matrix and of its transpose.
+        It is the mean of the network's answers for the matrix and for its transpose.
         """
         return np.array([self._probability(matrix.values) for matrix in matrices], np.float32)
 
     def _probability(self, values: Floats) -> float:
-        return max((self._mean_of_both_ways(look) for look in pair_canvases(values, self.config)), default=0.0)
+        return max((self._symmetric_probability(canvas) for canvas in pair_canvases(values, self.config)), default=0.0)
 
-    def _mean_of_both_ways(self, values: Floats) -> float:
+    def _symmetric_probability(self, values: Floats) -> float:
         logits = [self._run(np.ascontiguousarray(way)[None, None])[0] for way in (values, values.T)]
         return float(np.mean(expit(logits)))
 
 
 def load_pair_filter(source: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> PairFilter:
-    """Return the filter whose network `source` names; see `PairFilter`."""
+    """Return the filter with the network that `source` names; see `PairFilter`."""
     return PairFilter(source, backend=backend, device=device)

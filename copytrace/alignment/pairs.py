@@ -1,4 +1,4 @@
-"""A query and a reference, frame by frame: their similarity matrix, and the segments that an aligner finds in it."""
+"""Comparison of a query and a reference frame by frame: their similarity matrix, and its segments."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from copytrace.panes.names import WHOLE
 Floats = NDArray[np.float32]
 Times = NDArray[np.float64]
 
-SMALLEST_ROOM = 0.1  # least cosine between an unrelated frame and an equal one that values are measured by
+SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRows:
     """Descriptors of one video: N rows, one per frame and pane, in any order.
 
-    `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D], unit length; `noise` float32 [N], how
-    alike unrelated frames are to each row (0 of references).
+    `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D], unit length; `noise` float32 [N], the
+    similarity of unrelated frames to each row (0 for references).
     """
 
     panes: Sequence[str]
@@ -35,14 +35,14 @@ class VideoRows:
 
 @dataclass(frozen=True, slots=True)
 class PaneMatrix:
-    """The similarity matrix of all panes: the largest value of them, and which of `panes` has it, int16 [Q, R]."""
+    """The similarity matrix of all panes: the largest value of the panes, and the index of that pane, int16 [Q, R]."""
 
     matrix: SimilarityMatrix
     panes: tuple[str, ...]
     pane: NDArray[np.int16]
 
-    def pane_of(self, segment: Segment) -> str:
-        """Return the pane that has most of the segment's line."""
+    def find_pane(self, segment: Segment) -> str:
+        """Return the name of the pane with the most similarity along the segment's line."""
         query, reference = self.matrix.query_times.mean(axis=1), self.matrix.reference_times.mean(axis=1)
         rows = np.flatnonzero((query > segment.query_start) & (query < segment.query_end))
         if not len(rows):
@@ -56,9 +56,9 @@ class PaneMatrix:
 def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.0) -> PaneMatrix:
     """Compare every moment of a query with every moment of a reference, each in its best pane.
 
-    A value is (cosine − n) / (1 − n) with n = `weight` times the row's noise level: 0 for what an unrelated frame
-    reaches, 1 for equal frames. For n above 0.9 (black frames, which all are alike) 1 − n counts as `SMALLEST_ROOM`.
-    Panes of one start are one moment; rows and columns are sorted by it.
+    A value is (cosine − n) / (1 − n), where n is `weight` times the row's noise level: 0 at the similarity of unrelated
+    frames, 1 for equal frames. For n above 0.9 (such as black frames, which are all similar), `SMALLEST_RANGE` replaces
+    1 − n. Rows with the same start are one moment; rows and columns are sorted by start.
     """
     names = tuple(dict.fromkeys((WHOLE, *query.panes)))
     of_row = np.array([names.index(name) for name in query.panes], np.int16)
@@ -73,10 +73,10 @@ def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.
     pane = np.zeros(best.shape, np.int16)
     level = (np.float32(weight) * query.noise)[:, None]
     for layer in range(rank.max(initial=-1) + 1):
-        rows = order[rank == layer]  # at most one of each moment
+        rows = order[rank == layer]  # at most one row of each moment
         at = moment[rows]
         values = np.maximum.reduceat(query.vectors[rows] @ vectors.T, first_column, axis=1)
-        values = (values - level[rows]) / np.maximum(1 - level[rows], SMALLEST_ROOM)
+        values = (values - level[rows]) / np.maximum(1 - level[rows], SMALLEST_RANGE)
         better = values > best[at]
         best[at] = np.where(better, values, best[at])
         pane[at] = np.where(better, of_row[rows, None], pane[at])
@@ -86,6 +86,6 @@ def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.
 def align_pair(
     query: VideoRows, reference: VideoRows, aligner: Aligner, *, weight: float = 1.0
 ) -> list[tuple[Segment, str]]:
-    """Return the segments of a pair, best first, each with the pane of the query that shows it."""
+    """Return the segments of a pair, best first, each with the query's pane that shows it."""
     compared = compare_videos(query, reference, weight=weight)
-    return [(segment, compared.pane_of(segment)) for segment in aligner.align(compared.matrix)]
+    return [(segment, compared.find_pane(segment)) for segment in aligner.align(compared.matrix)]

@@ -1,4 +1,4 @@
-"""Copied segments: a stretch of the query, the stretch of the reference that it shows, and how sure that is."""
+"""Copied segments: an interval of the query, the interval of the reference that it shows, and a score."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A copied stretch, in seconds; start < end on both axes, also where the copy plays backwards (`reversed`).
+    """A copied segment in seconds; start < end on both axes, even if the copy plays backwards (`reversed`).
 
-    `score` ranks segments over all pairs of a set: higher is surer, 0 to 1 from the aligners of this package.
+    `score` ranks the segments of all pairs of a set: higher is more certain, 0 to 1 from the aligners of this package.
     """
 
     query_start: float
@@ -33,13 +33,13 @@ class Segment:
         """Seconds of reference per second of query, above 0."""
         return (self.reference_end - self.reference_start) / (self.query_end - self.query_start)
 
-    def mirrored(self) -> Segment:
-        """Return the segment of the negated reference axis, with `reversed` turned over."""
+    def mirror(self) -> Segment:
+        """Return the segment on the negated reference axis, with `reversed` inverted."""
         start, end = -self.reference_end, -self.reference_start
         return replace(self, reference_start=start, reference_end=end, reversed=not self.reversed)
 
     def reference_at(self, query_time: float) -> float:
-        """Return the reference second shown at a query second; outside the segment its line goes on."""
+        """Return the reference second shown at a query second; outside the segment, its line is extended."""
         if self.reversed:
             return self.reference_end - self.speed * (query_time - self.query_start)
         return self.reference_start + self.speed * (query_time - self.query_start)
@@ -72,29 +72,29 @@ def suppress_overlapping(segments: Iterable[Segment], max_overlap: float) -> lis
     return [ranked[index] for index in kept]
 
 
-def merge_continued(segments: Sequence[Segment], tolerance: float) -> list[Segment]:
-    """Return the segments best first, with those joined that are pieces of one line.
+def merge_pieces(segments: Sequence[Segment], tolerance: float) -> list[Segment]:
+    """Return the segments, best first, after joining pieces of one line.
 
-    Two pieces are of one line if they play in the same direction, overlap or touch within `tolerance` seconds on both
-    axes, and their lines run within `tolerance` seconds of each other where they meet. Evidence adds up: the odds
-    (score over one minus score) of the pieces, less the share that both of them saw.
+    Two pieces belong to one line if they play in the same direction, overlap or touch within `tolerance` seconds on
+    both axes, and have lines within `tolerance` seconds of each other where they meet. The odds of the result (score
+    over one minus score) are the sum of the pieces' odds, reduced by the share of time that both cover.
     """
-    left = sorted(segments, key=lambda segment: segment.query_start)
+    remaining = sorted(segments, key=lambda segment: segment.query_start)
     merged: list[Segment] = []
-    while left:
-        whole = left.pop(0)
+    while remaining:
+        whole = remaining.pop(0)
         rest = []
-        for piece in left:
-            if _is_continued(whole, piece, tolerance):
-                whole = _joined(whole, piece)
+        for piece in remaining:
+            if _are_pieces(whole, piece, tolerance):
+                whole = _join(whole, piece)
             else:
                 rest.append(piece)
         merged.append(whole)
-        left = rest
+        remaining = rest
     return sorted(merged, key=lambda segment: -segment.score)
 
 
-def _is_continued(first: Segment, second: Segment, tolerance: float) -> bool:
+def _are_pieces(first: Segment, second: Segment, tolerance: float) -> bool:
     if first.reversed != second.reversed:
         return False
     apart = max(
@@ -103,23 +103,23 @@ def _is_continued(first: Segment, second: Segment, tolerance: float) -> bool:
     )
     if apart > tolerance:
         return False
-    # Lines are compared where the pieces meet: far from there a small error of the speed is a large distance.
+    # Lines are compared where the pieces meet; far away, a small error of speed is a large distance.
     meeting = (max(first.query_start, second.query_start) + min(first.query_end, second.query_end)) / 2
     return abs(first.reference_at(meeting) - second.reference_at(meeting)) <= tolerance
 
 
-def _joined(first: Segment, second: Segment) -> Segment:
+def _join(first: Segment, second: Segment) -> Segment:
     return Segment(
         min(first.query_start, second.query_start),
         max(first.query_end, second.query_end),
         min(first.reference_start, second.reference_start),
         max(first.reference_end, second.reference_end),
-        _joined_score(first, second),
+        _join_scores(first, second),
         first.reversed,
     )
 
 
-def _joined_score(first: Segment, second: Segment) -> float:
+def _join_scores(first: Segment, second: Segment) -> float:
     best = max(first.score, second.score)
     if best >= 1.0:
         return best

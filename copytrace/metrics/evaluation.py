@@ -116,7 +116,7 @@ def _overall_table(evaluation: Evaluation) -> Table:
     table.add_row("true pairs", f"{overall.pairs:,}")
     table.add_row("predictions", f"{overall.predictions:,}")
     if evaluation.unknown:
-        table.add_row("… for queries not in the ground truth (counted as false)", f"{evaluation.unknown:,}")
+        table.add_row("… for queries not in the ground truth, counted as false", f"{evaluation.unknown:,}")
     return table
 
 

@@ -157,7 +157,7 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
     table.add_row("true segments", f"{overall.segments:,}")
     table.add_row("predicted segments", f"{overall.predictions:,}")
     if evaluation.of_other_queries:
-        table.add_row("… for other queries (counted as false)", f"{evaluation.of_other_queries:,}")
+        table.add_row("… for other queries, counted as false", f"{evaluation.of_other_queries:,}")
     return table
 
 

@@ -184,7 +184,7 @@ def test_exchanging_query_and_reference_exchanges_the_two_sides_of_a_segment(nam
     # The frames of neither video go on resembling the other's beyond the copy, or the two sides would differ.
     beyond = (matrix.reference_times[:, 0] < box[2] - 0.5) | (matrix.reference_times[:, 1] > box[3] + 0.5)
     matrix.values[:, beyond] = -0.5
-    best, turned = (build_aligner(name).align(view)[0] for view in (matrix, matrix.transposed()))
+    best, turned = (build_aligner(name).align(view)[0] for view in (matrix, matrix.transpose()))
     difference = np.subtract(turned.box, (*best.box[2:], *best.box[:2]))
     assert np.abs(difference).max() < 2.0  # a frame of either clock
 

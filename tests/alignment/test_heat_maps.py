@@ -255,7 +255,7 @@ copies = st.builds(
 @given(copies)
 def test_transposing_the_map_transposes_the_segment(true: Segment) -> None:
     matrix = drawn([true], grid(40.0), grid(70.3))
-    (segment,), (turned,) = found(matrix), found(matrix.transposed())
+    (segment,), (turned,) = found(matrix), found(matrix.transpose())
     assert (*turned.box[2:], *turned.box[:2]) == pytest.approx(segment.box, abs=0.15)
     assert turned.score == pytest.approx(segment.score, abs=0.02)
     assert turned.reversed == segment.reversed

@@ -16,7 +16,7 @@ from torch import nn
 
 from configs.videos import AlignmentSettings, FrameDescriptorSettings, VideoSettings
 from copytrace.alignment.aligners import TiledAligner
-from copytrace.alignment.load import FilteringAligner, load_configured_aligner, model_digests
+from copytrace.alignment.load import FilteringAligner, load_aligner, model_digests
 from copytrace.alignment.matrix_networks import load_unchanged
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import load_pair_filter
@@ -98,7 +98,7 @@ def matrix(values: NDArray[np.float32]) -> SimilarityMatrix:
 def test_the_aligner_has_the_rules_that_the_settings_ask_for(tmp_path: Path) -> None:
     model = write_aligner(tmp_path / "aligner.safetensors", 0.0)
     asked = AlignmentSettings(aligner="network", model=str(model), backwards=False, max_segments=3, half_evidence=7.0)
-    chosen = load_configured_aligner(asked, ON_TORCH)
+    chosen = load_aligner(asked, ON_TORCH)
     assert isinstance(chosen, FilteringAligner)
     assert isinstance(chosen.aligner, TiledAligner) and isinstance(chosen.aligner.aligner, NetworkAligner)
     rules = chosen.aligner.aligner.rules
@@ -114,7 +114,7 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
 
     def aligned(threshold: float) -> bool:
         write_filter(path, threshold)
-        return bool(load_configured_aligner(asked, ON_TORCH).align(matrix(COPY)))
+        return bool(load_aligner(asked, ON_TORCH).align(matrix(COPY)))
 
     assert aligned(float(chances[0]) - 1e-4)
     assert not aligned(float(chances[0]) + 1e-4)
@@ -122,7 +122,7 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
 
 @pytest.mark.parametrize("aligner", ["network", "hough"])
 def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_nothing_alike(aligner: str) -> None:
-    chosen = load_configured_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
+    chosen = load_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
     assert isinstance(chosen, FilteringAligner)
     for values, kept in ((COPY, True), (NOTHING_ALIKE, False)):
         chance = float(chosen.filter.probability([matrix(values)])[0])
@@ -132,7 +132,7 @@ def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_not
 
 
 def test_without_a_filter_the_aligner_stands_alone() -> None:
-    assert isinstance(load_configured_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH), TiledAligner)
+    assert isinstance(load_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH), TiledAligner)
 
 
 def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_it_is(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
     chances = load_pair_filter(str(path), backend="torch", device="cpu").probability(pairs)
     write_filter(path, float(chances.mean()))
-    filtering = load_configured_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
-    plain = load_configured_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)
+    filtering = load_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
+    plain = load_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)
     kept, dropped = (pairs[int(index)] for index in (chances.argmax(), chances.argmin()))
     assert filtering.align(kept) == plain.align(kept) != []
     assert filtering.align(dropped) == []
@@ -150,7 +150,7 @@ def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_
 
 def test_an_empty_matrix_has_no_segments_whatever_the_filter(tmp_path: Path) -> None:
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
-    filtering = load_configured_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
+    filtering = load_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
     assert isinstance(filtering, FilteringAligner)
     assert filtering.align(matrix(np.zeros((0, 5), np.float32))) == []
 
@@ -171,10 +171,10 @@ def test_a_model_that_was_replaced_since_its_digest_was_taken_is_not_used(tmp_pa
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
     asked = AlignmentSettings(aligner="hough", pair_filter=str(path))
     digests = model_digests(asked)
-    load_configured_aligner(asked, ON_TORCH, digests)
+    load_aligner(asked, ON_TORCH, digests)
     write_filter(path, 0.5)
     with pytest.raises(ConfigError, match="a model of the alignment was replaced while it was loaded; run the same"):
-        load_configured_aligner(asked, ON_TORCH, digests)
+        load_aligner(asked, ON_TORCH, digests)
 
 
 def test_a_network_is_not_kept_under_the_digest_of_the_file_before_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.special import expit
 from torch import nn
 
 from copytrace.alignment.aligners import TiledAligner, build_aligner
-from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, spans
+from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, tile_spans
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.aligner_files import save_aligner
@@ -129,13 +129,13 @@ def test_matrices_from_several_threads_get_the_answers_that_they_get_alone(align
 
 def test_tiles_keep_every_cell_once_and_see_what_is_around_it() -> None:
     for length in (1, TILE, TILE + 1, 1500):
-        pieces = list(spans(length))
-        assert np.concatenate([np.arange(length)[piece.kept] for piece in pieces]).tolist() == list(range(length))
+        pieces = list(tile_spans(length))
+        assert np.concatenate([np.arange(length)[piece.core] for piece in pieces]).tolist() == list(range(length))
         for piece in pieces:
-            assert piece.seen.stop - piece.seen.start <= TILE
-            assert piece.seen.start == max(0, piece.kept.start - CONTEXT)
-            assert piece.seen.stop == min(length, piece.kept.stop + CONTEXT)
-            assert np.arange(length)[piece.seen][piece.within].tolist() == np.arange(length)[piece.kept].tolist()
+            assert piece.tile.stop - piece.tile.start <= TILE
+            assert piece.tile.start == max(0, piece.core.start - CONTEXT)
+            assert piece.tile.stop == min(length, piece.core.stop + CONTEXT)
+            assert np.arange(length)[piece.tile][piece.core_in_tile].tolist() == np.arange(length)[piece.core].tolist()
 
 
 @pytest.mark.parametrize(("side", "canvas"), [(1, 128), (128, 128), (129, 136)])

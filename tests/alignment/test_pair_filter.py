@@ -85,7 +85,7 @@ def test_no_pairs_have_no_probabilities(by_onnx: PairFilter) -> None:
 
 def test_a_pair_and_its_exchange_are_equally_probable(by_onnx: PairFilter) -> None:
     pair = matrix(30, 170)
-    there, back = by_onnx.probability([pair, pair.transposed()])
+    there, back = by_onnx.probability([pair, pair.transpose()])
     assert there == pytest.approx(back, abs=1e-6)
     assert 0 < there < 1
 

@@ -101,22 +101,22 @@ def test_the_pane_of_a_segment_is_the_one_with_most_of_its_line():
         noise=np.zeros(16, np.float32),
     )
     compared = compare_videos(query, rows(vectors))
-    assert compared.pane_of(Segment(0, 8, 0, 8, 1.0)) == "pane0"
-    assert compared.pane_of(Segment(0, 4, 0, 4, 1.0)) == "whole"
+    assert compared.find_pane(Segment(0, 8, 0, 8, 1.0)) == "pane0"
+    assert compared.find_pane(Segment(0, 4, 0, 4, 1.0)) == "whole"
 
 
 def test_the_line_of_a_reversed_segment_runs_down():
     query = rows([X, Y, Z, Z, Y, X], starts=[0, 1, 2, 0, 1, 2], panes=["whole"] * 3 + ["pane0"] * 3)
     compared = compare_videos(query, rows([X, Y, Z]))
-    assert compared.pane_of(Segment(0, 3, 0, 3, 1.0)) == "whole"
-    assert compared.pane_of(Segment(0, 3, 0, 3, 1.0, reversed=True)) == "pane0"
+    assert compared.find_pane(Segment(0, 3, 0, 3, 1.0)) == "whole"
+    assert compared.find_pane(Segment(0, 3, 0, 3, 1.0, reversed=True)) == "pane0"
 
 
 def test_a_segment_within_one_frame_is_of_the_pane_of_that_frame():
     query = rows([X, Y, Z], starts=[0, 1, 1], panes=["whole", "whole", "pane0"])
     compared = compare_videos(query, rows([X, Z]))
-    assert compared.pane_of(Segment(1.0, 1.4, 1.0, 1.4, 1.0)) == "pane0"
-    assert compared.pane_of(Segment(0.0, 0.4, 0.0, 0.4, 1.0)) == "whole"
+    assert compared.find_pane(Segment(1.0, 1.4, 1.0, 1.4, 1.0)) == "pane0"
+    assert compared.find_pane(Segment(0.0, 0.4, 0.0, 0.4, 1.0)) == "whole"
 
 
 def test_a_copy_shown_in_a_pane_is_aligned_there():

@@ -12,7 +12,7 @@ def matrix(values: list[list[float]], query: np.ndarray = TIMES, reference: np.n
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="drop the frames that have no descriptor"):
+    with pytest.raises(ValueError, match="drop the frames without a descriptor"):
         matrix([[0.0, bad], [0.0, 0.0]])
 
 
@@ -25,8 +25,8 @@ def test_times_for_another_shape_are_refused() -> None:
     ("times", "message"),
     [
         (TIMES[::-1], "query times are not ascending"),
-        (TIMES[:, ::-1], "query times hold a frame that ends before it starts"),
-        (np.full((2, 2), np.nan), "query times hold NaN"),
+        (TIMES[:, ::-1], "query times have a frame that does not end after it starts"),
+        (np.full((2, 2), np.nan), "query times have NaN"),
         (np.arange(2.0), "not \\[frames, 2\\]"),
     ],
 )
@@ -36,7 +36,7 @@ def test_times_that_make_no_sense_are_refused(times: np.ndarray, message: str) -
 
 
 def test_the_transposed_matrix_exchanges_values_and_times() -> None:
-    turned = matrix([[1.0, 2.0]], query=TIMES[:1]).transposed()
+    turned = matrix([[1.0, 2.0]], query=TIMES[:1]).transpose()
     assert turned.values.tolist() == [[1.0], [2.0]]
     assert turned.shape == (2, 1)
     assert turned.query_times.tolist() == TIMES.tolist()

@@ -29,5 +29,5 @@ def test_what_is_no_runner_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"kind": "threads"}, {"kind": "dask", "workers": 2}])
 def test_an_address_is_of_dask_and_its_workers_are_its_own(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="address is of a Dask scheduler with workers of its own"):
+    with pytest.raises(ValidationError, match="address names a Dask scheduler with its own workers"):
         Runner.model_validate({**wrong, "address": "tcp://dask:8786"})

@@ -129,7 +129,7 @@ def test_kinds_come_from_a_table_of_edits_before_the_ground_truths_own(write):
     assert ["segment", "AP", "0.75000"] in lines
     assert ["[b]", "1", "1", "1.00000", "1.00000"] in lines
     assert ["stack2", "1", "0", "–", "–"] in lines
-    assert ["…", "for", "other", "queries,", "so", "false", "1"] in lines
+    assert ["…", "for", "other", "queries,", "counted", "as", "false", "1"] in lines
 
 
 def test_edits_tell_more_than_kinds_and_rows_of_a_query_are_put_together(write):

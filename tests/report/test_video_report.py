@@ -199,7 +199,7 @@ def test_a_pair_without_segments_shows_its_matrix_alone(report, parse):
 
 
 def test_a_score_that_is_no_number_is_refused(report):
-    with pytest.raises(InputError, match="score of Q1 and R1 is not a number"):
+    with pytest.raises(InputError, match="score of Q1 and R1 is not a finite number"):
         report([match("Q1", "R1", float("nan"))])
 
 

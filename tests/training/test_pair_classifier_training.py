@@ -87,7 +87,7 @@ def test_a_probability_does_not_depend_on_which_video_is_the_query(video_run: Ru
     pairs = read_labelled_pairs([video_run]).pairs[:3]
     found = probabilities(network, pairs)
     assert found.shape == (3,)
-    turned = [type(pair)(0, pair.query, pair.reference, 0.0, pair.matrix.transposed(), ()) for pair in pairs]
+    turned = [type(pair)(0, pair.query, pair.reference, 0.0, pair.matrix.transpose(), ()) for pair in pairs]
     np.testing.assert_allclose(found, probabilities(network, turned), atol=1e-6)
 
 
