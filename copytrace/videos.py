@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.videos import VideoSettings
 from copytrace.alignment.align import align_pairs
-from copytrace.alignment.load import load_configured_aligner
+from copytrace.alignment.load import load_aligner
 from copytrace.alignment.merge import merge_segments
 from copytrace.features.descriptors import model_label
 from copytrace.index.build import finish_index
@@ -87,7 +87,7 @@ def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
 
     `indexes` are the inputs that came as indexes; if both did, no descriptor is loaded.
     """
-    load_configured_aligner(settings.alignment, settings.descriptor)
+    load_aligner(settings.alignment, settings.descriptor)
     opened = [VideoIndex.open(root) for root in indexes]
     if len(opened) < 2:
         descriptor, _ = load_video_models(settings.descriptor, settings.panes.detector)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.load import load_configured_aligner, model_digests
+from copytrace.alignment.load import load_aligner, model_digests
 from copytrace.alignment.merge import BEST_FIRST, SEGMENT_SCHEMA
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
@@ -36,7 +36,7 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
     if step.is_done():
         return path
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(candidates)]
-    aligner = load_configured_aligner(rules, settings.descriptor, models)
+    aligner = load_aligner(rules, settings.descriptor, models)
 
     def align(job: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         pair, query, reference = job

@@ -35,8 +35,8 @@ BOXES = 10  # returned at most
 CERTAIN = 0.9  # above this confidence a rectangle suppresses its parts, which share three sides with it
 SAME_SIDE = 0.012  # largest distance of two sides that are the same, as a share of the picture
 
-# Logistic model of a rectangle's evidence. It was fitted on 209 queries with a photo pasted onto another and 414 without,
-# made by `copytrace.training.edited_set` from separate photos, half of them mildly and half strongly edited. First the
+# Logistic model of a rectangle's evidence. It was fitted on 209 queries with a photo pasted onto another and on 414
+# without, made by `copytrace.training.edited_set` from separate photos, half mildly and half strongly edited. First the
 # odds of the right rectangle among all those of its query (or of none) were fitted, then the scale: the best box of a
 # query is right with probability `confidence` if half of the queries hold a paste. The odds are multiplied by four, as
 # a missed copy costs more than a needless crop.
@@ -132,7 +132,7 @@ def _reduce(pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _line_evidence(picture: Floats) -> Floats:
-    """Return evidence -0.5..1 of a straight edge between rows a - 1 and a of [A, B, 3], as [A + 1, B]; 0 on the borders."""
+    """Return evidence -0.5..1 of an edge between rows a - 1 and a of [A, B, 3], as [A + 1, B]; 0 on the borders."""
     steps = cv2.blur(picture[1:] - picture[:-1], (ALONG, 1), borderType=cv2.BORDER_REFLECT)
     gradient = np.sqrt(np.einsum("abc,abc->ab", steps, steps))
     level = cv2.blur(gradient, (1, ACROSS), borderType=cv2.BORDER_REFLECT)
@@ -185,10 +185,8 @@ def _likely_rectangles(columns: _Lines, rows: _Lines) -> _Rectangles:
     q, p = np.unravel_index(_largest(score, RECTANGLES), score.shape)
     i0, i1, j0, j1 = q0[q], q1[q], p0[p], p1[p]
     x0, x1, y0, y1 = columns.positions[i0], columns.positions[i1], rows.positions[j0], rows.positions[j1]
-    evidence = [
-        (arms[index], beyond[index])
-        for (arms, beyond), index in zip(corners, ((i0, j0), (i1, j0), (i0, j1), (i1, j1)), strict=True)
-    ]
+    crossings = ((i0, j0), (i1, j0), (i0, j1), (i1, j1))
+    evidence = [(arms[at], beyond[at]) for (arms, beyond), at in zip(corners, crossings, strict=True)]
     return _Rectangles(
         corners=np.stack([x0, y0, x1, y1], axis=1),
         sides=sides[q, p],

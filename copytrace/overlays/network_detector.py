@@ -29,11 +29,12 @@ MIN_CONFIDENCE = 0.02  # boxes below it are not returned
 
 
 class NetworkOverlayDetector:
-    """Detector of pasted pictures by a network that `train_overlay_detector` wrote; it also judges the edge detector's boxes.
+    """Detector of pasted pictures by a network that `train_overlay_detector` wrote.
 
-    The confidence is fitted to validation, so that matching should search the boxes of 0.5 and more. `backend` "auto"
-    uses torch if there is CUDA, otherwise ONNX Runtime; `device` is a torch device. One picture runs on one core, as
-    pictures come from several threads. ONNX Runtime needs a graph file, which is exported once (some 20 s) and cached.
+    The network also judges the boxes of the edge detector. The confidence is fitted to validation, so that matching
+    should search the boxes of 0.5 and more. `backend` "auto" uses torch if there is CUDA, otherwise ONNX Runtime;
+    `device` is a torch device. One picture runs on one core, as pictures come from several threads. ONNX Runtime needs
+    a graph file, which is exported once (some 20 s) and cached.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,11 @@ if TYPE_CHECKING:
 def import_onnxruntime() -> ModuleType:
     """Return the module `onnxruntime`. Raises `CopytraceError` if it is not installed."""
     try:
-        import onnxruntime  # noqa: PLC0415
+        return import_module("onnxruntime")
     except ImportError as error:
         raise CopytraceError(
             "onnxruntime is not installed; pip install 'copytrace[cpu]' (or 'copytrace[gpu]')"
         ) from error
-    module: ModuleType = onnxruntime
-    return module
 
 
 def open_session(graph: bytes, *, threads: int, any_shape: bool = False) -> onnxruntime.InferenceSession:

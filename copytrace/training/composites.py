@@ -176,9 +176,9 @@ def scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
         canvas = canvas.resize((16, 16)).resize(canvas.size, Image.Resampling.BICUBIC)  # a blurred backdrop
     if draw.chance(0.2):
         rim = draw.integer(1, 8)
-        canvas.paste(draw.colour(), (left - rim, top - rim, left + width + rim, top + height + rim))
+        canvas.paste(draw.color(), (left - rim, top - rim, left + width + rim, top + height + rim))
     opacity = draw.between(0.5, 1.0) if draw.chance(0.25) else 1.0
-    return edited.placed(canvas, (left, top, left + width, top + height), opacity)
+    return edited.paste_onto(canvas, (left, top, left + width, top + height), opacity)
 
 
 def _other(draw: Draw) -> str:

@@ -1,4 +1,4 @@
-"""Edits that draw on the photo or round it: stickers, text, stripes, memes, screenshots."""
+"""Edits that draw on the photo or around it: stickers, text, stripes, memes, screenshots."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from copytrace.training.edit_tracking import Colour, Draw, EditedPicture
+from copytrace.training.edit_tracking import Color, Draw, EditedPicture
 
-_WORDS = (  # noqa: SIM905 - sixty words read better as sentences
+_WORDS = (  # noqa: SIM905 - sixty words are easier to read as sentences
     "when you finally see the weekend coming and nobody told me about this monday morning again best day ever "
     "look at that wait for it so true every single time my friends be like this is fine not today thanks share if "
     "you agree photo of the year breaking news summer sale only now follow for more"
 ).split()
 _NAMES = ("daily.pictures", "anna_b", "worldnews", "funny.pics.24", "the.real.tom", "street_view")
-_STICKER_SCALE = 2  # drawn larger, then reduced, for smooth edges
-_INK: Colour = (20, 20, 24)
+_STICKER_SCALE = 2  # stickers are drawn larger and then reduced, for smooth edges
+_INK: Color = (20, 20, 24)
 
 
 def emoji(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Put one to three stickers (faces, hearts, stars, bubbles) of 12-50 % of the short side on it."""
+    """Paste one to three stickers (faces, hearts, stars, bubbles) of 12-50 % of the short side."""
     image = edited.image.copy()
     for _ in range(draw.integer(1, 3)):
         side = max(12, round(min(image.size) * draw.amount(0.12, 0.5)))
@@ -32,7 +32,7 @@ def emoji(edited: EditedPicture, draw: Draw) -> EditedPicture:
         alpha = sticker.getchannel("A").point([round(level * strength) for level in range(256)])
         corner = (draw.integer(0, max(0, image.width - side)), draw.integer(0, max(0, image.height - side)))
         image.paste(sticker, corner, alpha)
-    return edited.repainted(image)
+    return edited.replace_pixels(image)
 
 
 def _face(side: int, draw: Draw) -> Image.Image:
@@ -72,7 +72,7 @@ def _heart(side: int, draw: Draw) -> Image.Image:
 def _star(side: int, draw: Draw) -> Image.Image:
     sticker, pen = _blank(side)
     points = draw.choice((5, 8, 12))
-    for scale, colour in (
+    for scale, color in (
         (0.48, (255, 255, 255)),
         (0.42, draw.choice(((255, 200, 30), (230, 30, 60), (40, 120, 230)))),
     ):
@@ -81,7 +81,7 @@ def _star(side: int, draw: Draw) -> Image.Image:
             radius = scale * side * (1.0 if corner % 2 else 0.5 if points == 5 else 0.78)
             angle = math.pi * corner / points + math.pi / 2 * (points == 5)
             corners.append((side / 2 + radius * math.cos(angle), side / 2 + radius * math.sin(angle)))
-        pen.polygon(corners, fill=colour)
+        pen.polygon(corners, fill=color)
     if points > 5:
         word = draw.choice(("SALE", "NEW", "WOW", "HOT", "-50%"))
         pen.text((side / 2, side / 2), word, fill="white", font=_font(side // 5), anchor="mm")
@@ -103,35 +103,35 @@ def _bubble(side: int, draw: Draw) -> Image.Image:
 
 
 def text(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Write one or two lines of 6-20 % of the short side on it, straight or tilted, plain, outlined or on a bar."""
+    """Write one or two lines of 6-20 % of the short side, straight or tilted, plain, outlined or on a bar."""
     image = edited.image.copy()
     for _ in range(draw.integer(1, 2)):
         size = max(10, round(min(image.size) * draw.amount(0.06, 0.2)))
-        written = _written(_phrase(draw, draw.integer(1, 4)), size, draw)
+        label = _draw_label(_phrase(draw, draw.integer(1, 4)), size, draw)
         if draw.chance(0.3):
-            written = written.rotate(draw.between(-45, 45), Image.Resampling.BICUBIC, expand=True)
-        written.thumbnail(image.size)
-        corner = draw.integer(0, image.width - written.width), draw.integer(0, image.height - written.height)
-        image.paste(written, corner, written)
-    return edited.repainted(image)
+            label = label.rotate(draw.between(-45, 45), Image.Resampling.BICUBIC, expand=True)
+        label.thumbnail(image.size)
+        corner = draw.integer(0, image.width - label.width), draw.integer(0, image.height - label.height)
+        image.paste(label, corner, label)
+    return edited.replace_pixels(image)
 
 
-def _written(words: str, size: int, draw: Draw) -> Image.Image:
+def _draw_label(words: str, size: int, draw: Draw) -> Image.Image:
     font, style = _font(size), draw.choice(("outlined", "plain", "bar"))
     stroke = max(1, size // 12) if style == "outlined" else 0
     left, top, right, bottom = (round(edge) for edge in font.getbbox(words, stroke_width=stroke))
     margin = size // 4
     label = Image.new("RGBA", (right - left + 2 * margin, bottom - top + 2 * margin))
-    pen, colour = ImageDraw.Draw(label), draw.colour()
-    opposite = (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
+    pen, color = ImageDraw.Draw(label), draw.color()
+    opposite = (0, 0, 0) if sum(color) > 380 else (255, 255, 255)
     if style == "bar":
         pen.rectangle((0, 0, *label.size), fill=(*opposite, 215))
-    pen.text((margin - left, margin - top), words, (*colour, 255), font, stroke_width=stroke, stroke_fill=opposite)
+    pen.text((margin - left, margin - top), words, (*color, 255), font, stroke_width=stroke, stroke_fill=opposite)
     return label
 
 
 def stripes(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Draw two to six stripes over it at any angle, which hide 20-50 % of it."""
+    """Draw two to six stripes at any angle, which hide 20-50 % of the picture."""
     width, height = edited.image.size
     angle = draw.choice((0.0, 90.0, 45.0, -45.0, draw.between(0, 180)))
     across = np.arange(width) * math.cos(math.radians(angle))
@@ -140,16 +140,16 @@ def stripes(edited: EditedPicture, draw: Draw) -> EditedPicture:
     alpha = round(255 * (1.0 if draw.chance(0.5) else draw.between(0.4, 1.0)))
     mask = Image.fromarray((phase - np.floor(phase) < draw.amount(0.2, 0.5)) * np.uint8(alpha))
     image = edited.image.copy()
-    image.paste(draw.colour(), (0, 0, width, height), mask)
-    return edited.repainted(image)
+    image.paste(draw.color(), (0, 0, width, height), mask)
+    return edited.replace_pixels(image)
 
 
 def meme(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Put it in a white (or black) frame with a caption above and sometimes one below."""
+    """Put the picture into a white or black frame, with a caption above it and sometimes one below."""
     width, height = edited.image.size
     paper, ink = draw.choice((((255, 255, 255), (0, 0, 0)), ((255, 255, 255), (0, 0, 0)), ((0, 0, 0), (255, 255, 255))))
     size = max(10, round(width * draw.between(0.06, 0.1)))
-    above, below = (_wrapped(_phrase(draw, draw.integer(3, 9)), width, size) for _ in range(2))
+    above, below = (_wrap(_phrase(draw, draw.integer(3, 9)), width, size) for _ in range(2))
     margin = draw.choice((0, 0, round(width * 0.04)))
     top = _caption_height(above, size)
     bottom = _caption_height(below, size) if draw.chance(0.3) else margin
@@ -160,10 +160,10 @@ def meme(edited: EditedPicture, draw: Draw) -> EditedPicture:
         captions.append((top + height + bottom / 2, below))
     for middle, caption in captions:
         pen.multiline_text((canvas.width / 2, middle), caption, ink, _font(size), anchor="mm", align="center")
-    return edited.placed(canvas, (margin, top, margin + width, top + height))
+    return edited.paste_onto(canvas, (margin, top, margin + width, top + height))
 
 
-def _wrapped(words: str, width: int, size: int) -> str:
+def _wrap(words: str, width: int, size: int) -> str:
     return textwrap.fill(words, max(8, round(width / size / 0.56)))
 
 
@@ -172,14 +172,14 @@ def _caption_height(caption: str, size: int) -> int:
 
 
 def screenshot(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Show it in a post on a phone or in an article in a browser, light or dark."""
+    """Show the picture in a post on a phone or in an article in a browser, light or dark."""
     paper, ink, shade = draw.choice(
         (((255, 255, 255), _INK, (228, 230, 235)), ((24, 25, 28), (235, 235, 238), (58, 60, 66)))
     )
     return draw.choice((_on_phone, _in_browser))(edited, draw, paper, ink, shade)
 
 
-def _on_phone(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> EditedPicture:
+def _on_phone(edited: EditedPicture, draw: Draw, paper: Color, ink: Color, shade: Color) -> EditedPicture:
     width, unit = 480, 24
     shown = min(round(width * edited.image.height / edited.image.width), 2 * width)
     top = unit * (3 + 2 * draw.integer(1, 2))
@@ -189,7 +189,7 @@ def _on_phone(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, sha
     pen.text((unit, unit * 0.7), clock, ink, _font(15), anchor="lm")
     pen.rounded_rectangle((width - 50, 11, width - 22, 23), 3, outline=ink)
     pen.rectangle((width - 48, 13, width - 48 + draw.integer(4, 24), 21), fill=ink)
-    pen.ellipse((unit * 0.6, top - unit * 2.2, unit * 2.2, top - unit * 0.6), fill=draw.colour(), outline=shade)
+    pen.ellipse((unit * 0.6, top - unit * 2.2, unit * 2.2, top - unit * 0.6), fill=draw.color(), outline=shade)
     pen.text((unit * 2.8, top - unit * 1.4), name, ink, _font(18), anchor="lm")
     for dot in range(3):
         pen.ellipse((width - 40 + 8 * dot, top - 36, width - 36 + 8 * dot, top - 32), fill=ink)
@@ -201,10 +201,10 @@ def _on_phone(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, sha
     pen.text((18, row + unit * 3.6), _phrase(draw, 6), ink, _font(15), anchor="lm")
     pen.rectangle((0, canvas.height - 2 * unit, width, canvas.height), fill=shade)
     # A picture taller than the screen shows two widths of it, squeezed, as feeds do.
-    return edited.placed(canvas, (0, top, width, top + shown))
+    return edited.paste_onto(canvas, (0, top, width, top + shown))
 
 
-def _in_browser(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, shade: Colour) -> EditedPicture:
+def _in_browser(edited: EditedPicture, draw: Draw, paper: Color, ink: Color, shade: Color) -> EditedPicture:
     width, bar = draw.integer(680, 880), 58
     column = round(width * draw.amount(0.7, 0.45))
     left = draw.choice((30, (width - column) // 2))
@@ -213,8 +213,8 @@ def _in_browser(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, s
     canvas = Image.new("RGB", (width, top + shown + draw.integer(40, 160)), paper)
     pen = ImageDraw.Draw(canvas)
     pen.rectangle((0, 0, width, bar), fill=shade)
-    for button, colour in enumerate(((237, 106, 94), (245, 191, 79), (98, 197, 84))):
-        pen.ellipse((14 + 20 * button, 8, 26 + 20 * button, 20), fill=colour)
+    for button, color in enumerate(((237, 106, 94), (245, 191, 79), (98, 197, 84))):
+        pen.ellipse((14 + 20 * button, 8, 26 + 20 * button, 20), fill=color)
     pen.rounded_rectangle((90, 29, width - 60, 51), 9, fill=paper)
     pen.text(
         (104, 40), f"www.{draw.choice(_NAMES).replace('_', '')}.com/{draw.choice(_WORDS)}", ink, _font(13), anchor="lm"
@@ -227,7 +227,7 @@ def _in_browser(edited: EditedPicture, draw: Draw, paper: Colour, ink: Colour, s
     beside = left + column + 30
     for card in range((canvas.height - top) // 110 if width - beside > 80 else 0):
         pen.rounded_rectangle((beside, top + 110 * card, width - 24, top + 90 + 110 * card), 6, fill=shade)
-    return edited.placed(canvas, (left, top, left + column, top + shown))
+    return edited.paste_onto(canvas, (left, top, left + column, top + shown))
 
 
 def _phrase(draw: Draw, words: int) -> str:

@@ -1,9 +1,9 @@
-"""Edits of the pixels that leave everything where it is. Each takes an RGB picture and returns an RGB picture.
+"""Edits of the pixels that move nothing. Each takes an RGB picture and returns an RGB picture.
 
-Sizes in pixels are meant for a short side of 400 and grow with the picture.
+Sizes in pixels are for a short side of 400 and grow with the picture.
 
-What torchvision's `transforms.v2` has is applied by its functions, on Pillow's pictures: its transform classes would
-draw from torch's global generator, which threads share, and not from ours.
+Edits of torchvision's `transforms.v2` are applied by its functions, on Pillow's pictures: its transform classes would
+draw from torch's global generator, which threads share, and not from that of `Draw`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from copytrace.training.edit_tracking import MIN_SIDE, Draw
 
-_COLOUR_MAPS = (
+_COLOR_MAPS = (
     cv2.COLORMAP_JET,
     cv2.COLORMAP_HOT,
     cv2.COLORMAP_OCEAN,
@@ -38,28 +38,28 @@ def downscale(image: Image.Image, draw: Draw) -> Image.Image:
 
 def brightness(image: Image.Image, draw: Draw) -> Image.Image:
     """Darken to 30-80 % or brighten to 125-220 %."""
-    changed: Image.Image = v2.adjust_brightness(image, _less_or_more(draw, (0.8, 0.3), (1.25, 2.2)))
+    changed: Image.Image = v2.adjust_brightness(image, _change_factor(draw, (0.8, 0.3), (1.25, 2.2)))
     return changed
 
 
 def contrast(image: Image.Image, draw: Draw) -> Image.Image:
     """Flatten to 25-75 % or raise to 130-300 %."""
-    changed: Image.Image = v2.adjust_contrast(image, _less_or_more(draw, (0.75, 0.25), (1.3, 3.0)))
+    changed: Image.Image = v2.adjust_contrast(image, _change_factor(draw, (0.75, 0.25), (1.3, 3.0)))
     return changed
 
 
 def saturation(image: Image.Image, draw: Draw) -> Image.Image:
-    """Fade colours to 5-60 % or raise them to 150-450 %."""
-    changed: Image.Image = v2.adjust_saturation(image, _less_or_more(draw, (0.6, 0.05), (1.5, 4.5)))
+    """Reduce saturation to 5-60 % or raise it to 150-450 %."""
+    changed: Image.Image = v2.adjust_saturation(image, _change_factor(draw, (0.6, 0.05), (1.5, 4.5)))
     return changed
 
 
-def _less_or_more(draw: Draw, less: tuple[float, float], more: tuple[float, float]) -> float:
+def _change_factor(draw: Draw, less: tuple[float, float], more: tuple[float, float]) -> float:
     return draw.amount(*draw.choice((less, more)))
 
 
 def color_jitter(image: Image.Image, draw: Draw) -> Image.Image:
-    """Change brightness, contrast, saturation and hue together, as a filter of a photo app does."""
+    """Change brightness, contrast, saturation and hue together, like a filter of a photo app."""
     for adjust, harshest in ((v2.adjust_brightness, 0.45), (v2.adjust_contrast, 0.5), (v2.adjust_saturation, 0.8)):
         image = adjust(image, 1 + draw.sign() * draw.amount(0.1, harshest))
     changed: Image.Image = v2.adjust_hue(image, draw.amount(0.02, 0.3) * draw.sign())
@@ -67,21 +67,21 @@ def color_jitter(image: Image.Image, draw: Draw) -> Image.Image:
 
 
 def grayscale(image: Image.Image, draw: Draw) -> Image.Image:
-    """Drop the colours."""
-    grey: Image.Image = v2.rgb_to_grayscale(image, num_output_channels=3)
-    return grey
+    """Remove the colors."""
+    gray: Image.Image = v2.rgb_to_grayscale(image, num_output_channels=3)
+    return gray
 
 
 def invert(image: Image.Image, draw: Draw) -> Image.Image:
-    """Turn into its negative."""
+    """Turn the picture into its negative."""
     negative: Image.Image = v2.invert(image)
     return negative
 
 
 def colormap(image: Image.Image, draw: Draw) -> Image.Image:
-    """Show its lightness in false colours, blended in by 60-100 %."""
-    false_colours = cv2.applyColorMap(np.asarray(image.convert("L")), draw.choice(_COLOUR_MAPS))
-    shown = Image.fromarray(cv2.cvtColor(false_colours, cv2.COLOR_BGR2RGB))
+    """Show the lightness in false colors, blended in at 60-100 %."""
+    false_colors = cv2.applyColorMap(np.asarray(image.convert("L")), draw.choice(_COLOR_MAPS))
+    shown = Image.fromarray(cv2.cvtColor(false_colors, cv2.COLOR_BGR2RGB))
     return Image.blend(image, shown, draw.amount(0.6, 1.0))
 
 
@@ -93,15 +93,15 @@ def blur(image: Image.Image, draw: Draw) -> Image.Image:
 
 
 def sharpen(image: Image.Image, draw: Draw) -> Image.Image:
-    """Overdo the sharpening: an unsharp mask of 150-700 %."""
-    # v2.adjust_sharpness enhances the finest detail only and leaves no halo round edges.
+    """Sharpen excessively, by an unsharp mask of 150-700 %."""
+    # v2.adjust_sharpness enhances only the finest detail and leaves no halo around edges.
     amount, pixels = draw.amount(1.5, 7), np.asarray(image)
     blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=2)
     return Image.fromarray(cv2.addWeighted(pixels, 1 + amount, blurred, -amount, 0))
 
 
 def noise(image: Image.Image, draw: Draw) -> Image.Image:
-    """Add Gaussian noise of 8-55 grey levels, or turn 1-12 % of the pixels black or white."""
+    """Add Gaussian noise of 8-55 gray levels, or turn 1-12 % of the pixels black or white."""
     # v2.gaussian_noise draws from torch's global generator.
     pixels = np.asarray(image)
     if draw.chance(0.7):
@@ -121,7 +121,7 @@ def jpeg(image: Image.Image, draw: Draw) -> Image.Image:
 
 
 def pixelate(image: Image.Image, draw: Draw) -> Image.Image:
-    """Show in squares of 2-9 pixels."""
+    """Show the picture in squares of 2-9 pixels."""
     cell = max(2.0, draw.amount(2, 9) * _relative_size(image))
     width, height = (max(4, round(side / cell)) for side in image.size)
     small = image.resize((width, height), Image.Resampling.BOX)
@@ -129,7 +129,7 @@ def pixelate(image: Image.Image, draw: Draw) -> Image.Image:
 
 
 def shuffle(image: Image.Image, draw: Draw) -> Image.Image:
-    """Exchange 8-50 % of the pixels among each other."""
+    """Permute 8-50 % of the pixels."""
     pixels = np.array(image).reshape(-1, 3)
     taken = np.flatnonzero(draw.rng.random(len(pixels), dtype=np.float32) < draw.amount(0.08, 0.5))
     pixels[taken] = pixels[draw.rng.permutation(taken)]
@@ -137,8 +137,8 @@ def shuffle(image: Image.Image, draw: Draw) -> Image.Image:
 
 
 def opacity(image: Image.Image, draw: Draw) -> Image.Image:
-    """Let a plain colour shine through by 15-65 %."""
-    return ImageChops.blend(image, Image.new("RGB", image.size, draw.colour()), draw.amount(0.15, 0.65))
+    """Blend in a plain color by 15-65 %."""
+    return ImageChops.blend(image, Image.new("RGB", image.size, draw.color()), draw.amount(0.15, 0.65))
 
 
 def _relative_size(image: Image.Image) -> float:

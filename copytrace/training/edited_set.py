@@ -19,7 +19,7 @@ from copytrace.media.decode import decode_image
 from copytrace.progress import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
 from copytrace.training.edit_tracking import Draw, EditedPicture, Strength
-from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of_edits
+from copytrace.training.edits import EDITS, KINDS, EditKind, apply_edit, kind_of_edits
 
 _LONGEST_SIDE = 1000
 _MIN_SHARE_VISIBLE = 0.04  # of the original's area
@@ -51,11 +51,11 @@ class Difficulty:
 
     edits_per_copy: tuple[int, int]
     strength: Strength
-    kinds: Mapping[str, float]
+    kinds: Mapping[EditKind, float]
     unused: frozenset[str] = frozenset()
 
 
-_EVEN = {"photo": 1.0, "decor": 1.0, "geometry": 1.0, "crop": 1.0, "overlay": 1.0}
+_EVEN: dict[EditKind, float] = {"photo": 1.0, "decor": 1.0, "geometry": 1.0, "crop": 1.0, "overlay": 1.0}
 MILD = Difficulty((1, 2), Strength(0.0, 0.5), _EVEN, unused=frozenset({"invert", "colormap"}))
 HARD = Difficulty((2, 4), Strength(0.4, 1.0), {**_EVEN, "geometry": 1.5, "overlay": 1.5})
 DIFFICULTIES: dict[str, tuple[Difficulty, ...]] = {"mild": (MILD,), "hard": (HARD,), "mixed": (MILD, HARD)}
@@ -78,7 +78,7 @@ class EditedSetPlan:
     distractors: int
     difficulty: str = "mixed"
     edits_per_copy: tuple[int, int] | None = None
-    kinds: Mapping[str, float] | None = None
+    kinds: Mapping[EditKind, float] | None = None
     seed: int = 0
 
     def difficulties(self) -> list[Difficulty]:
@@ -167,10 +167,10 @@ def edit_copy(
     image: Image.Image,
     difficulty: Difficulty,
     rng: np.random.Generator,
-    donor_of: Callable[[np.random.Generator], Image.Image],
+    load_donor: Callable[[np.random.Generator], Image.Image],
 ) -> tuple[EditedPicture, list[str]]:
     """Edit an RGB picture with the given difficulty; return it with the names of its edits in the order applied."""
-    draw = Draw(rng, difficulty.strength, donor_of)
+    draw = Draw(rng, difficulty.strength, load_donor)
     edited, names = EditedPicture(image), []
     for name in _choose_edits(difficulty, draw):
         attempt = apply_edit(name, edited, draw)
@@ -187,8 +187,8 @@ def _choose_edits(difficulty: Difficulty, draw: Draw) -> list[str]:
     main_kind = kinds[draw.rng.choice(len(kinds), p=weights / weights.sum())]
     allowed = [edit for edit in EDITS.values() if edit.name not in difficulty.unused]
     main = draw.choice([edit.name for edit in allowed if edit.kind == main_kind])
-    milder_kinds = KINDS[: KINDS.index(main_kind) + (main_kind not in ("crop", "overlay"))]
-    companions = {kind: [e.name for e in allowed if e.kind == kind and e.name != main] for kind in milder_kinds}
+    companion_kinds = KINDS[: KINDS.index(main_kind) + (main_kind not in ("crop", "overlay"))]
+    companions = {kind: [e.name for e in allowed if e.kind == kind and e.name != main] for kind in companion_kinds}
     chosen = [main]
     for _ in range(draw.integer(*difficulty.edits_per_copy) - 1):
         kind = draw.choice([kind for kind, names in companions.items() if names])
@@ -204,11 +204,11 @@ def _write_query(
     rng = np.random.default_rng(query.seed)
     others = [donor for donor in donors if donor.id != query.photo.id] or list(donors)
 
-    def donor_of(generator: np.random.Generator) -> Image.Image:
+    def load_donor(generator: np.random.Generator) -> Image.Image:
         return _read(others[int(generator.integers(len(others)))])
 
     difficulty = difficulties[int(rng.integers(len(difficulties)))]
-    edited, names = edit_copy(_read(query.photo), difficulty, rng, donor_of)
+    edited, names = edit_copy(_read(query.photo), difficulty, rng, load_donor)
     with atomic_path(folder / f"{query.query_id}.jpg") as file:
         edited.image.save(file, "JPEG", quality=int(rng.integers(75, 96)))
     return _EditedQuery(query, names, edited.box)

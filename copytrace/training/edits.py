@@ -1,7 +1,7 @@
-"""What people do to a picture that they copy: every single edit, by name.
+"""The edits that people make to a picture that they copy, by name.
 
-The names are those of the image similarity challenge's query edits (AugLy's catalogue); the ranges of strength are
-what that challenge's competitors trained on.
+The names are those of the query edits of the Image Similarity Challenge (AugLy's catalog); the ranges of strength are
+those that its competitors trained on.
 """
 
 from __future__ import annotations
@@ -9,30 +9,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image, ImageOps
 
 from copytrace.errors import ConfigError
 from copytrace.training import edit_decor, edit_geometry, edit_photo
-from copytrace.training.edit_tracking import Draw, EditedPicture, Strength, within_limits
+from copytrace.training.edit_tracking import Draw, EditedPicture, Strength, limit_size
 
-KINDS = ("photo", "decor", "geometry", "crop", "overlay")
-"""Kinds of edits, the mildest first: a picture with several edits counts as the last of theirs."""
+EditKind = Literal["photo", "decor", "geometry", "crop", "overlay"]
+
+KINDS: tuple[EditKind, ...] = ("photo", "decor", "geometry", "crop", "overlay")
+"""Kinds of edits, the mildest first: a picture with several edits has the kind of the most severe one."""
 
 _SMALLEST_PASTE = 24
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: its name, its kind (one of `KINDS`) and the function that makes a new picture of the one given."""
+    """An edit: its name, its kind, and the function that makes the edited picture."""
 
     name: str
-    kind: str
+    kind: EditKind
     apply: Callable[[EditedPicture, Draw], EditedPicture]
 
 
 def onto_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Paste it, 20-70 % as wide or as high as a donor photo and perhaps cropped, onto that photo."""
+    """Paste the picture, sometimes cropped, onto a donor photo, at 20-70 % of its width or height."""
     canvas = draw.donor().copy()
     if draw.chance(0.3):
         edited = edit_geometry.crop(edited, Draw(draw.rng, Strength(0, 0.5)))
@@ -44,13 +47,13 @@ def onto_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
     left, top = draw.integer(0, canvas.width - width), draw.integer(0, canvas.height - height)
     if draw.chance(0.25):
         rim = max(2, round(min(width, height) * 0.04))
-        canvas.paste(draw.colour(), (left - rim, top - rim, left + width + rim, top + height + rim))
+        canvas.paste(draw.color(), (left - rim, top - rim, left + width + rim, top + height + rim))
     cover = draw.amount(1.0, 0.5) if draw.chance(0.2) else 1.0
-    return edited.placed(canvas, (left, top, left + width, top + height), cover)
+    return edited.paste_onto(canvas, (left, top, left + width, top + height), cover)
 
 
 def with_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Paste a donor photo onto it, in a corner or anywhere, which hides 8-40 % of it."""
+    """Paste a donor photo onto the picture, in a corner or anywhere, so that it hides 8-40 %."""
     donor, image = draw.donor(), edited.image.copy()
     area = draw.amount(0.08, 0.4) * image.width * image.height
     shape = donor.width / donor.height
@@ -61,12 +64,12 @@ def with_photo(edited: EditedPicture, draw: Draw) -> EditedPicture:
     in_corner = draw.chance(0.5)
     left, top = (draw.choice((0, room)) if in_corner else draw.integer(0, room) for room in span)
     image.paste(inset, (left, top))
-    return edited.repainted(image)
+    return edited.replace_pixels(image)
 
 
-def _on_pixels(change: Callable[[Image.Image, Draw], Image.Image]) -> Callable[[EditedPicture, Draw], EditedPicture]:
+def _edit_pixels(change: Callable[[Image.Image, Draw], Image.Image]) -> Callable[[EditedPicture, Draw], EditedPicture]:
     def apply(edited: EditedPicture, draw: Draw) -> EditedPicture:
-        return edited.repainted(change(edited.image, draw))
+        return edited.replace_pixels(change(edited.image, draw))
 
     return apply
 
@@ -88,7 +91,7 @@ _PHOTO_EDITS = (
     edit_photo.shuffle,
     edit_photo.opacity,
 )
-_OTHER_EDITS = {
+_OTHER_EDITS: dict[EditKind, tuple[Callable[[EditedPicture, Draw], EditedPicture], ...]] = {
     "crop": (edit_geometry.crop,),
     "geometry": (
         edit_geometry.hflip,
@@ -105,7 +108,7 @@ _OTHER_EDITS = {
 }
 
 EDITS: dict[str, Edit] = {
-    **{change.__name__: Edit(change.__name__, "photo", _on_pixels(change)) for change in _PHOTO_EDITS},
+    **{change.__name__: Edit(change.__name__, "photo", _edit_pixels(change)) for change in _PHOTO_EDITS},
     **{edit.__name__: Edit(edit.__name__, kind, edit) for kind, edits in _OTHER_EDITS.items() for edit in edits},
 }
 
@@ -117,14 +120,14 @@ def apply_edit(name: str, edited: EditedPicture, draw: Draw) -> EditedPicture:
 
     Raises:
         ConfigError: there is no edit of that name.
-        InputError: an overlay edit was asked for and `draw` has no donor photos.
+        InputError: an overlay edit has no donor photos in `draw`.
     """
     if name not in EDITS:
         raise ConfigError(f"unknown edit {name!r}; it must be one of {', '.join(EDITS)}")
     result = EDITS[name].apply(edited, draw)
-    return result.repainted(within_limits(result.image))
+    return result.replace_pixels(limit_size(result.image))
 
 
-def kind_of_edits(names: list[str]) -> str:
-    """The kind of the most severe of the edits `names`, at least one: overlay > crop > geometry > decor > photo."""
+def kind_of_edits(names: list[str]) -> EditKind:
+    """Return the kind of the most severe edit of `names`, which holds at least one; see `KINDS` for the order."""
     return max((EDITS[name].kind for name in names), key=KINDS.index)

@@ -81,12 +81,12 @@ class ViewExamples:
             return sscd_view(image, self.input_size, rng), NO_DONOR
         donors = []
 
-        def donor_of(rng: np.random.Generator) -> Image.Image:
+        def load_donor(rng: np.random.Generator) -> Image.Image:
             index, donor = self._readable(int(rng.integers(len(self.photos))))
             donors.append(index)
             return donor
 
-        edited, names = edit_copy(image, COPIES, rng, donor_of)
+        edited, names = edit_copy(image, COPIES, rng, load_donor)
         return edited.image, donors[-1] if kind_of_edits(names) == "overlay" else NO_DONOR
 
 

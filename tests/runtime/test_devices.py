@@ -19,7 +19,7 @@ def test_a_process_uses_at_most_its_share_of_the_cores(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("share", ["0", "-1", "half", "1.5"])
 def test_a_share_that_is_no_number_of_cores_is_refused(share: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CORES, share)
-    with pytest.raises(ConfigError, match="is no number of cores"):
+    with pytest.raises(ConfigError, match="is not a number of cores"):
         usable_cores()
 
 

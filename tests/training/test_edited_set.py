@@ -156,8 +156,8 @@ def test_hard_edits_never_hide_the_photo_altogether() -> None:
         edited, names = edit_copy(image, HARD, rng, lambda _: Image.new("RGB", (200, 150), (200, 0, 0)))
         assert names
         assert set(names) <= set(EDITS)
-        assert edited.seen >= 0.04
-        assert edited.pixels_seen >= 24 * 24
+        assert edited.visible_share >= 0.04
+        assert edited.visible_pixels >= 24 * 24
 
 
 def test_a_photo_that_is_also_a_donor_is_refused(photos: list[File], tmp_path: Path) -> None:

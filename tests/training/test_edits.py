@@ -225,22 +225,22 @@ def test_only_flips_mirror(name: str, mirrored: bool) -> None:
 
 
 def test_a_crop_to_the_left_half_doubles_x_and_leaves_half_to_see() -> None:
-    edited = EditedPicture(Image.new("RGB", (100, 60))).cropped((0, 0, 50, 60))
+    edited = EditedPicture(Image.new("RGB", (100, 60))).crop((0, 0, 50, 60))
     assert np.allclose(edited.transform, [[2, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert edited.seen == pytest.approx(0.5)
-    assert edited.pixels_seen == pytest.approx(50 * 60)
+    assert edited.visible_share == pytest.approx(0.5)
+    assert edited.visible_pixels == pytest.approx(50 * 60)
 
 
 def test_a_photo_placed_in_the_lower_right_quarter_has_that_box() -> None:
-    edited = EditedPicture(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
+    edited = EditedPicture(Image.new("RGB", (30, 40))).paste_onto(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
     assert edited.box == pytest.approx((0.5, 0.5, 1.0, 1.0))
-    assert edited.seen == pytest.approx(1.0)
+    assert edited.visible_share == pytest.approx(1.0)
 
 
 def test_a_photo_cropped_out_of_sight_has_an_empty_box() -> None:
-    placed = EditedPicture(Image.new("RGB", (30, 40))).placed(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
-    assert placed.cropped((0, 0, 90, 40)).box == (0.0, 0.0, 0.0, 0.0)
-    assert placed.cropped((0, 0, 90, 40)).seen == 0.0
+    placed = EditedPicture(Image.new("RGB", (30, 40))).paste_onto(Image.new("RGB", (200, 100)), (100, 50, 200, 100))
+    assert placed.crop((0, 0, 90, 40)).box == (0.0, 0.0, 0.0, 0.0)
+    assert placed.crop((0, 0, 90, 40)).visible_share == 0.0
 
 
 @given(st.tuples(*[st.floats(-1, 2, allow_nan=False)] * 6))
@@ -267,7 +267,7 @@ def test_results_are_neither_tiny_nor_huge(name: str, size: tuple[int, int]) -> 
 def test_a_harsher_strength_pastes_a_smaller_picture() -> None:
     mild, hard = (
         np.mean(
-            [apply_edit("onto_photo", EditedPicture(picture()), draw_of(s, strength)).pixels_seen for s in range(8)]
+            [apply_edit("onto_photo", EditedPicture(picture()), draw_of(s, strength)).visible_pixels for s in range(8)]
         )
         for strength in (Strength(0, 0.2), Strength(0.8, 1))
     )
