@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +30,28 @@ IMGFP_POINTS = PointSettings(
 SMALL_POINTS = PointSettings(
     short_side=120, enlarge=False, max_points=150, levels=3, contrast=0.02, edge=10, first_octave=-1
 )
+
+
+OF_ONE_PROCESS = Path(__file__).parent / "integration"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker process, and all files that share servers to the same one."""
+    for item in items:
+        group = "servers" if item.path.is_relative_to(OF_ONE_PROCESS) else item.path.relative_to(OF_ONE_PROCESS.parent)
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of all tests, in place of the user's: its networks are exported once for all worker processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPYTRACE_CACHE", str(folder / "cache"))
+        yield folder / "cache"
 
 
 class GridDescriptor:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
 
 from tasks.service.mlflow_server import MlflowServer
 from tasks.service.ports import free_ports
 from tasks.service.seaweedfs import SeaweedFS
+
+SECONDS_TO_START = 400  # on a machine that is busy besides
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,16 @@ def stack_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def prefect_server() -> Iterator[str]:
+    """The URL of a Prefect server, where all flows of this process run; its database was empty when it started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=SECONDS_TO_START):
+            yield PREFECT_API_URL.value() or ""
+
+
+@pytest.fixture(scope="package")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """An S3 server with an empty bucket `copytrace`: `.endpoint`, `.access_key`, `.secret_key`, `.bucket`.
 
@@ -37,7 +50,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of an empty MLflow server, which serves the artifacts too."""
     root, [port] = tmp_path_factory.mktemp("mlflow"), free_ports(1)

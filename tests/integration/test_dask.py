@@ -18,7 +18,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
-from prefect.testing.utilities import prefect_test_harness
 
 from configs.runner import Runner
 from copytrace.errors import ConfigError, CopytraceError, InputError
@@ -42,13 +41,7 @@ VIDEOS: dict[str, Any] = {"media": {"shard_size": 2}, "panes": {"detector": "non
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(server: None) -> Iterator[Runner]:
+def cluster(prefect_server: str) -> Iterator[Runner]:
     """A scheduler that is there already, with two worker processes."""
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as started:
         yield Runner(kind="dask", address=started.scheduler_address)
@@ -127,7 +120,7 @@ def note_and_refuse(folder: Path) -> None:
 
 
 def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stage_does(
-    server: None, tmp_path: Path
+    prefect_server: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="is empty; give another"):
         note_and_refuse(tmp_path)
@@ -199,7 +192,7 @@ def test_a_shard_that_workers_die_of_over_and_over_is_told_in_one_line(cluster: 
 
 
 def test_a_scheduler_that_does_not_answer_is_told_in_one_line(
-    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 1)
     with pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9; start"):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from configs.images import ImageSettings
 from configs.runner import Runner
@@ -25,14 +24,8 @@ SECONDS_TO_MEET = 120
 """A SQLite server that is locked answers 503, and Prefect asks again after two seconds, and four, and so on."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 @pytest.fixture
-def no_limits(server: None) -> Iterator[None]:
+def no_limits(prefect_server: str) -> Iterator[None]:
     limits._size_of.cache_clear()
     yield
     limits._size_of.cache_clear()

@@ -16,7 +16,6 @@ from mlflow.entities import Run
 from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.runtime import flow_run
-from prefect.testing.utilities import prefect_test_harness
 
 from copytrace.errors import ConfigError
 from copytrace.storage import resolve_path, write_text
@@ -35,12 +34,6 @@ RUN: dict[str, Any] = {
     "counts": {"queries": 3},
     "stages": {"merge": {"count": 1, "seconds": 0.5}},
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
@@ -96,7 +89,7 @@ def origin(flow_name: str, identity: str) -> dict[str, str]:
 
 
 def test_a_flow_run_that_is_tried_again_stays_one_mlflow_run_that_says_where_it_came_from(
-    server: None, store: MlflowClient, out: Path
+    prefect_server: str, store: MlflowClient, out: Path
 ) -> None:
     tracked, identity = match_again(str(out))
     run = only_run(store, "match-images")
@@ -108,12 +101,12 @@ def test_a_flow_run_that_is_tried_again_stays_one_mlflow_run_that_says_where_it_
     assert {file.path for file in store.list_artifacts(tracked)} == {"run.json", "matches.csv"}
 
 
-def test_another_flow_run_is_another_mlflow_run(server: None, store: MlflowClient, tmp_path: Path) -> None:
+def test_another_flow_run_is_another_mlflow_run(prefect_server: str, store: MlflowClient, tmp_path: Path) -> None:
     assert match_again(str(tmp_path))[0] != match_again(str(tmp_path))[0]
 
 
 def test_a_training_says_the_same_and_so_does_the_version_that_it_registers(
-    server: None, store: MlflowClient, tmp_path: Path
+    prefect_server: str, store: MlflowClient, tmp_path: Path
 ) -> None:
     tracked, identity = train_again(tmp_path)
     run = only_run(store, "train-again")
@@ -125,14 +118,14 @@ def test_a_training_says_the_same_and_so_does_the_version_that_it_registers(
     assert origin("train-again", identity).items() <= version.tags.items()
 
 
-def test_the_page_of_a_run_leads_to_its_mlflow_run(server: None, store: MlflowClient, tmp_path: Path) -> None:
+def test_the_page_of_a_run_leads_to_its_mlflow_run(prefect_server: str, store: MlflowClient, tmp_path: Path) -> None:
     tracked, identity = match_again(str(tmp_path))
     link: Any = Artifact.get("mlflow-run")
     assert str(link.flow_run_id) == identity
     assert tracked in link.data
 
 
-def test_the_page_of_a_run_leads_to_what_it_wrote(server: None, out: Path) -> None:
+def test_the_page_of_a_run_leads_to_what_it_wrote(prefect_server: str, out: Path) -> None:
     @flow
     def wrote() -> None:
         show_outputs(out, "match-images")
@@ -159,7 +152,7 @@ def no_access(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     storage_access._open.cache_clear()
 
 
-@pytest.mark.usefixtures("server", "no_access")
+@pytest.mark.usefixtures("prefect_server", "no_access")
 def test_a_block_gives_the_keys_of_a_store_and_nobody_sees_them(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,7 +172,7 @@ def test_a_block_gives_the_keys_of_a_store_and_nobody_sees_them(
     assert SECRET not in repr(block)
 
 
-@pytest.mark.usefixtures("server", "no_access")
+@pytest.mark.usefixtures("prefect_server", "no_access")
 def test_a_block_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BLOCK, "nothing")
     with pytest.raises(ConfigError, match="names 'nothing', and the Prefect server has no S3Access block of that name"):

@@ -21,7 +21,6 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.testing.utilities import prefect_test_harness
 
 from configs.images import ImageSettings
 from copytrace.images import match_images as match_without_prefect
@@ -45,13 +44,6 @@ OVERRIDES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with an empty database, for the flows of this process."""
-    with prefect_test_harness(server_startup_timeout=SECONDS_TO_START):
-        yield
-
-
-@pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> dict[str, str]:
     """Three references in two shards, and three queries: two copies and a photo of something else."""
     root = tmp_path_factory.mktemp("photos")
@@ -65,7 +57,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> d
 
 
 @pytest.fixture(scope="module")
-def run(server: None, sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UUID]:
+def run(prefect_server: str, sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UUID]:
     """A first run of the flow: its folder and its id."""
     out = tmp_path_factory.mktemp("run")
     return out, flow_run_of(match_images(**sides, out=str(out), overrides=OVERRIDES, return_state=True))
@@ -148,7 +140,7 @@ def test_an_index_takes_the_place_of_the_references(
 
 
 def test_what_the_user_can_mend_fails_at_once_and_is_said_in_the_state(
-    server: None, sides: dict[str, str], tmp_path: Path
+    prefect_server: str, sides: dict[str, str], tmp_path: Path
 ) -> None:
     begin = time.monotonic()
     state: Any = match_images("missing", sides["references"], str(tmp_path), overrides=OVERRIDES, return_state=True)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import cv2
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 from skimage import data
 
 from configs.images import ImageSettings
 from configs.load import load_settings
+from configs.training import DescriptorTraining
 from copytrace.images import match_images
 from copytrace.training.log import read_history
+from flows.parameters import parameters_from_cli
+from flows.train_descriptor import train_descriptor
 from tasks.registry import download
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +33,13 @@ photos.long_side=96 photos.validation_copies=2 photos.validation_share=0.3
 loop.batch_size=8 loop.warmup_epochs=1 loop.workers=0 loop.threads=1 loop.validate_every=1 loop.learning_rate=0.002
 """.split()  # noqa: SIM905 - settings read better in lines
 SECONDS = 240
+Trained = tuple[Path, list[dict[str, Any]], dict[str, Any], str]
 
 
 @pytest.fixture(scope="module")
-def environment(mlflow_server: str) -> Iterator[dict[str, str]]:
+def environment(prefect_server: str, mlflow_server: str) -> dict[str, str]:
     """What a training process needs to find both servers."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "MLFLOW_TRACKING_URI": mlflow_server}
+    return {**os.environ, "PREFECT_API_URL": prefect_server, "MLFLOW_TRACKING_URI": mlflow_server}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    photos: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, int, dict[str, Any], str]:
+def trained(photos: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run that was killed after two epochs or more, and then done again: its folder, the epochs that it had when it
     was killed, what it had written of MLflow by then, and its last words."""
     out = tmp_path_factory.mktemp("trained")
@@ -81,25 +79,27 @@ def trained(
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    epochs, receipt = len(read_history(out / "history.jsonl")), json.loads((out / "mlflow.json").read_text())
+    epochs, receipt = read_history(out / "history.jsonl"), json.loads((out / "mlflow.json").read_text())
     return out, epochs, receipt, finish(start(photos, out, environment, "loop.epochs=12"))
 
 
 def test_a_killed_run_goes_on_where_it_was_in_the_same_mlflow_run(
-    trained: tuple[Path, int, dict[str, Any], str], environment: dict[str, str]
+    trained: Trained, environment: dict[str, str]
 ) -> None:
     out, epochs, receipt, _ = trained
-    assert 2 <= epochs < 12
+    assert 2 <= len(epochs) < 12
+    assert read_history(out / "history.jsonl")[0] == epochs[0]  # its seconds too, so it was not done again
     assert json.loads((out / "mlflow.json").read_text()) == receipt
     client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
     run = client.get_run(receipt["run_id"])
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "micro_ap")]
     assert run.info.status == "FINISHED"
+    assert run.data.tags["attempts"] == "2"
     assert sorted(set(steps)) == list(range(1, 13))
     assert len(steps) <= 13  # the epoch in which it died may have been told twice
 
 
-def test_training_lowers_the_loss_and_finds_more(trained: tuple[Path, int, dict[str, Any], str]) -> None:
+def test_training_lowers_the_loss_and_finds_more(trained: Trained) -> None:
     history = read_history(trained[0] / "history.jsonl")
     assert [line["epoch"] for line in history] == list(range(1, 13))
     assert np.mean([line["info_nce"] for line in history[-3:]]) < 0.8 * np.mean(
@@ -107,9 +107,7 @@ def test_training_lowers_the_loss_and_finds_more(trained: tuple[Path, int, dict[
     )
 
 
-def test_the_run_tells_what_was_learned_from_and_shows_pictures(
-    trained: tuple[Path, int, dict[str, Any], str], environment: dict[str, str]
-) -> None:
+def test_the_run_tells_what_was_learned_from_and_shows_pictures(trained: Trained, environment: dict[str, str]) -> None:
     client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
     run = client.get_run(trained[2]["run_id"])
     result = json.loads((trained[0] / "result.json").read_text())
@@ -124,30 +122,39 @@ def test_the_run_tells_what_was_learned_from_and_shows_pictures(
 
 
 def test_the_first_version_is_the_champion_and_a_worse_one_is_refused(
-    trained: tuple[Path, int, dict[str, Any], str], photos: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
-    assert "there was no champion" in trained[3]
-    assert client.get_model_version_by_alias(NAME, "champion").version == "1"
-
-    told = finish(start(photos, tmp_path, environment, "loop.epochs=1", "start=random", "--min-improvement", "0.5"))
-
-    worse = client.get_model_version(NAME, "2")
-    assert f"{NAME} version 2:" in told
-    assert worse.tags["promotion"] == "refused"
-    assert worse.tags["validation_digest"] == client.get_model_version(NAME, "1").tags["validation_digest"]
-    assert client.get_model_version_by_alias(NAME, "champion").version == "1"
-
-
-def test_matching_loads_the_champion_from_the_registry(
-    trained: tuple[Path, int, dict[str, Any], str],
+    trained: Trained,
     photos: Path,
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
-    monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path / "cache"))
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    assert f"{NAME} version 1: there was no champion" in trained[3]
+    assert client.get_model_version_by_alias(NAME, "champion").version == "1"
+
+    decision = train_descriptor(
+        str(photos),
+        str(tmp_path),
+        **parameters_from_cli(DescriptorTraining, "cpu", None, [*SMALL, "loop.epochs=1", "start=random"]),
+        min_improvement=0.5,
+    )
+
+    worse = client.get_model_version(NAME, "2")
+    assert (decision["version"], decision["promoted"]) == (2, False)
+    assert worse.tags["promotion"] == "refused"
+    assert worse.tags["validation_digest"] == client.get_model_version(NAME, "1").tags["validation_digest"]
+    assert client.get_model_version_by_alias(NAME, "champion").version == "1"
+
+
+def test_matching_loads_the_champion_from_the_registry(
+    trained: Trained,
+    photos: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
     champion = f"models:/{NAME}@champion"
     settings = load_settings(
         ImageSettings, overrides=[f"descriptor.model={champion}", "overlay.detector=none", "report.max_matches=0"]

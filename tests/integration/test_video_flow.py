@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,7 +13,6 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
-from prefect.testing.utilities import prefect_test_harness
 
 from configs.videos import VideoSettings
 from copytrace.index.video_index import VideoIndex
@@ -23,19 +21,11 @@ from flows.index_videos import index_videos
 from flows.match_videos import match_videos
 from flows.parameters import flow_settings
 
-SECONDS_TO_START = 120
 OVERRIDES: dict[str, Any] = {
     "media": {"shard_size": 2},
     "panes": {"detector": "none"},
     "report": {"max_matches": 5},
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    """A Prefect server with an empty database, for the flows of this process."""
-    with prefect_test_harness(server_startup_timeout=SECONDS_TO_START):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +35,7 @@ def sides(video_sides: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(server: None, sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UUID]:
+def run(prefect_server: str, sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UUID]:
     """A first run of the flow: its folder and its id."""
     out = tmp_path_factory.mktemp("run")
     return out, flow_run_of(match_videos(**sides, out=str(out), overrides=OVERRIDES, return_state=True))
@@ -146,7 +136,7 @@ def test_two_indexes_need_no_video(run: tuple[Path, UUID], tmp_path: Path) -> No
 
 
 def test_what_the_user_can_mend_fails_at_once_and_is_said_in_the_state(
-    server: None, sides: dict[str, str], tmp_path: Path
+    prefect_server: str, sides: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     state: Any = match_videos("missing", sides["references"], str(out), overrides=OVERRIDES, return_state=True)

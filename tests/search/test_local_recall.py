@@ -174,9 +174,7 @@ def test_without_points_nothing_is_recalled(view_of: MakeView, references: list[
     assert hough_votes(index_of(), scattered(2, 0), np.zeros((2, 128), np.uint8), 3).shape == (0,)
 
 
-def recall_by_vote(
-    view: View, index: PointIndex, allowed: NDArray[np.bool_] | None = None
-) -> list[LocalCandidate]:
+def recall_by_vote(view: View, index: PointIndex, allowed: NDArray[np.bool_] | None = None) -> list[LocalCandidate]:
     return accept_votes(view, [nearest_references(view, index, VOTE, allowed)], VOTE)
 
 
