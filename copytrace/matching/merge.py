@@ -32,6 +32,8 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
     Where queries and references share files, the pairs (a, b) and (b, a) are one, and the better score stays. Files
     that an earlier run left of shards that no longer exist are deleted.
     """
+    if settings.merge.rule == "calibrated":
+        load_calibration(settings.merge.calibration)  # raises one line for a bad file
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     shards, rules = query_index.shards, settings.merge
     remove_stale_shards(folder.evidence(0).parent, shards)

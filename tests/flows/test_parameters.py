@@ -30,7 +30,7 @@ def check(parameters: dict[str, Any], flow: Any = match_images) -> None:
 
 
 def test_the_form_offers_the_presets_that_ship() -> None:
-    assert sorted(get_args(get_args(Preset)[0])) == preset_names()
+    assert sorted(get_args(get_args(Preset)[0])) == preset_names(ImageSettings)
 
 
 def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_path: Path) -> None:

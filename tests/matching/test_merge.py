@@ -45,7 +45,8 @@ def merged(
     for number, rows in enumerate(shards):
         path = write_table(run.evidence(number), pa.Table.from_pylist(list(rows), schema=EVIDENCE_SCHEMA))
         write_json(path.with_suffix(".json"), {"fingerprint": digest_of(list(rows))})
-        sides["query"][f"query without pairs {number}"] = (MediaItem("", f"q/{number}", ""), number)
+        lonely = f"query without pairs {number}"
+        sides["query"][lonely] = (MediaItem(lonely, f"query/{lonely}", "1"), number)
         for side, items in sides.items():
             for name in (each[f"{side}_id"] for each in rows):
                 items[name] = (MediaItem(name, ("" if name in shared else f"{side}/") + name, "1"), number)

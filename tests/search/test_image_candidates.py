@@ -191,5 +191,5 @@ def test_the_same_indexes_give_the_same_bytes(
     for branch in ("global", "local"):
         for folder in ("first", "second"):
             found(branch, queries, references, image_settings, tmp_path / folder)
-        first, second = (tmp_path / folder / f"{branch}.parquet" for folder in ("first", "second"))
+        first, second = (ImageRunFolder(tmp_path / folder).candidates(branch) for folder in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()

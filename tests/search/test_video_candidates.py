@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from configs.videos import FrameSearchSettings, VideoSettings
 from copytrace.index.build import IndexPlan, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import Role, descriptors_path
+from copytrace.index.media_index import Role, descriptors_path, write_manifest
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
@@ -24,6 +25,7 @@ from copytrace.search.video_candidates import (
     read_video_candidates,
     search_frames,
 )
+from copytrace.storage import write_json
 
 Vector = Sequence[float]
 Frames = Mapping[str, Sequence[Vector]]  # the vectors of each video, a second each
@@ -137,7 +139,7 @@ def test_the_typical_level_is_by_default_what_the_model_says_or_else_a_guess(
     bench: Bench, of_model: float | None, expected: float
 ):
     queries = bench.queries({"Q": [X]})
-    queries.provenance["typical_noise"] = of_model
+    write_json(queries.root / "index.json", queries.provenance | {"typical_noise": of_model})
     bench.search(queries, bench.index("references", {"copied": [X]}), settings(typical_noise=None))
     assert read_noise_levels(bench.noise) == pytest.approx([expected])
 
@@ -155,7 +157,10 @@ def test_a_video_is_neither_its_own_candidate_nor_noise_for_itself(bench: Bench)
     queries, references = bench.index("same", videos, "queries"), bench.index("same", videos)
     rows = [row for row in bench.search(queries, references, settings()) if row["query_id"] == "V1"]
     assert scores(rows) == {"V2": 0.8 - 0.28, "V3": 0.28 - 0.28}
-    rows = bench.search(queries, references, settings(), references)
+    noise = bench.index("noise", {f"noise {name}": vectors for name, vectors in videos.items()})
+    same_files = {f"noise {name}": (item, shard) for name, (item, shard) in references.items.items()}
+    write_manifest(noise.root, {name: (replace(item, id=name), shard) for name, (item, shard) in same_files.items()})
+    rows = bench.search(queries, references, settings(), noise)
     assert scores([row for row in rows if row["query_id"] == "V1"]) == {"V2": 0.8 - 0.8, "V3": 0.28 - 0.8}
 
 
@@ -175,9 +180,8 @@ def test_each_query_keeps_its_best_references_ties_by_id(bench: Bench):
 
 
 def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: Bench):
-    made_with = {"kind": "videos", "role": "references", "descriptor": "by hand", "typical_noise": None}
-    write_index(IndexPlan(bench.folder / "none", made_with, {}, ()))
     queries = bench.queries({"Q": [X, Y]})
+    write_index(IndexPlan(bench.folder / "none", queries.provenance | {"role": "references"}, {}, ()))
     assert bench.search(queries, VideoIndex.open(bench.folder / "none"), settings(typical_noise=0.25)) == []
     assert read_noise_levels(bench.noise).tolist() == [0.25, 0.25]
 
