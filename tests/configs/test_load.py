@@ -56,7 +56,7 @@ def test_several_models_can_be_named_on_the_command_line() -> None:
         (["frames.per_second=0"], r"frames\.per_second=0: input should be greater than 0"),
         (
             ["alignment.aligner=dtw"],
-            r"alignment\.aligner='dtw': input should be 'network', 'hough' or 'dynamic_programming'",
+            r"alignment\.aligner='dtw': input should be 'network', 'hough' or 'dyn",
         ),
         (["local.neighbours=3"], r"there is no setting local"),
         (["panes.max_panes=-1"], r"panes\.max_panes=-1: input should be greater than or equal to 0"),
