@@ -40,7 +40,7 @@ RUN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=500):
         yield
 
 

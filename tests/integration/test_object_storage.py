@@ -262,7 +262,7 @@ for method in ("fork", "spawn"):
     with get_context(method).Pool(1) as pool:
         print(pool.apply(read_stamp, (path,)))
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False)
     assert told.stdout.split() == ["seen", "seen", "seen"], told.stderr
 
 

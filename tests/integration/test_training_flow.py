@@ -31,13 +31,13 @@ SMALL = """input_size=64 described_size=64 dimensions=32 frozen_blocks=5 memory=
 photos.long_side=96 photos.validation_copies=2 photos.validation_share=0.3
 loop.batch_size=8 loop.warmup_epochs=1 loop.workers=0 loop.threads=1 loop.validate_every=1 loop.learning_rate=0.002
 """.split()  # noqa: SIM905 - settings read better in lines
-SECONDS = 240
+SECONDS = 500
 
 
 @pytest.fixture(scope="module")
 def environment(mlflow_server: str) -> Iterator[dict[str, str]]:
     """What a training process needs to find both servers."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=500):
         yield {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "MLFLOW_TRACKING_URI": mlflow_server}
 
 
