@@ -19,7 +19,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
 
 def run(folder: Path, env: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=180
+        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=500
     )
 
 

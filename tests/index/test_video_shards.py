@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tour: Tour, write_video
         pictures = [scenes[second // 20 % len(scenes)] for second in range(60 * minutes)]
         path = write_video(tmp_path / f"{minutes}.mp4", pictures, rate=1)
         command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / f"index{minutes}")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
         seconds = {start for _, pane, start, _ in rows_of(tmp_path / f"index{minutes}") if pane == "whole"}

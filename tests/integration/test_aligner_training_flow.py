@@ -44,7 +44,7 @@ from tasks.registry import download, register
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
-SECONDS = 240
+SECONDS = 500
 QUICK = """folds=2 examples_per_epoch=48 synthetic_share=0.2 loop.batch_size=8 loop.ema_decay=0.5 loop.warmup_epochs=0.5
 loop.workers=0 loop.threads=1 loop.device=cpu""".split()  # noqa: SIM905 - settings read better in lines
 
@@ -92,7 +92,7 @@ def environment(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) ->
     """What a training process, and this one, needs to find both servers; the cache of models is empty."""
     own = {"MLFLOW_TRACKING_URI": mlflow_server, "COPYTRACE_CACHE": str(tmp_path_factory.mktemp("cache"))}
     threads = torch.get_num_threads()
-    with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
+    with prefect_test_harness(server_startup_timeout=500), pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
         yield {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}

@@ -136,7 +136,7 @@ def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stag
 def lines_of(identity: str) -> set[str]:
     """What the server was told of a flow run; it hears of the last lines a little later."""
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[identity]))
-    deadline, lines = time.monotonic() + 20, set[str]()
+    deadline, lines = time.monotonic() + 500, set[str]()
     with get_client(sync_client=True) as client:
         while sum(line.startswith("noting") for line in lines) < 4 and time.monotonic() < deadline:
             lines = {log.message for log in client.read_logs(log_filter=only)}

@@ -262,7 +262,7 @@ for method in ("fork", "spawn"):
     with get_context(method).Pool(1) as pool:
         print(pool.apply(count_rows, (path,)))
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False)
     assert told.stdout.split() == ["1", "1", "1"], told.stderr
 
 

@@ -49,7 +49,7 @@ def flow_run_of(state: Any) -> UUID:
 
 def task_runs_of(flow_run: UUID, last: str) -> dict[str, TaskRun]:
     """Return the task runs by name, once the server, which hears of them by events, knows how the last one ended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 500
     with get_client(sync_client=True) as client:
         while True:
             only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))

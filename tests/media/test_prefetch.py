@@ -9,6 +9,8 @@ import pytest
 from copytrace.errors import MediaError
 from copytrace.media.prefetch import prefetch, prefetch_parts
 
+PATIENCE = 60  # seconds, which only a failure takes: a busy machine may leave a thread waiting for some
+
 
 def threads_left() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
@@ -76,7 +78,7 @@ def test_threads_load_while_the_consumer_is_busy():
 
     results = prefetch([0, 1], load, threads=1, ahead=1)
     next(results)
-    assert second_began.wait(5)
+    assert second_began.wait(PATIENCE)
     results.close()
 
 
@@ -90,7 +92,7 @@ def test_closing_early_drops_what_has_not_begun_and_leaves_no_thread():
     results = prefetch(range(1000), load, threads=1, ahead=500)
     next(results)
     results.close()
-    assert len(loaded) < 10
+    assert len(loaded) < 400, "without dropping any, all 501 that wait would be loaded, in ten seconds"
     assert threads_left() == []
 
 
@@ -164,7 +166,7 @@ def test_of_each_item_wait_no_more_parts_than_asked_for_beside_the_one_in_work()
 
     results = prefetch_parts([0, 1, 2, 3, 4], load, threads=2, ahead=3)
     next(results)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while len(made) < 8 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
@@ -183,7 +185,7 @@ def test_one_thread_goes_on_to_the_next_item_while_the_consumer_is_at_the_last_p
     results = prefetch_parts([0, 1], load, threads=1, ahead=1)
     _, parts = next(results)
     next(parts)
-    assert second_began.wait(5)
+    assert second_began.wait(PATIENCE)
     results.close()
 
 
@@ -210,7 +212,7 @@ def test_closing_early_ends_endless_loads_closes_their_generators_and_leaves_no_
 
     results = prefetch_parts("abcdef", load, threads=3, ahead=1)
     next(results)
-    assert all(began.acquire(timeout=5) for _ in range(3))
+    assert all(began.acquire(timeout=PATIENCE) for _ in range(3))
     results.close()
     assert set(closed) == {"a", "b", "c"}
     assert threads_left() == []

@@ -53,6 +53,6 @@ def browse(tmp_path):
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--window-size=1400,1000"]
         command += ["--dump-dom", f"{page.as_uri()}#{fragment}"]
-        return Page(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+        return Page(subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout)
 
     return dump
