@@ -16,21 +16,22 @@ from models.configs import PAIR_CANVAS, PairConfig
 from models.pair_files import save_pair_classifier
 from models.pair_network import build_pair_classifier
 
-ARCHITECTURES = ("light", "test_efficientnet")
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    classifier = build_pair_classifier(request.param).eval()
-    return save_pair_classifier(classifier, tmp_path_factory.mktemp("weights") / "pair_classifier.safetensors")
-
 
 @pytest.fixture(scope="module")
-def by_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> PairFilter:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COPYTRACE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return load_pair_filter(str(weights.parent), backend="onnx")
+def by_onnx() -> PairFilter:
+    """The light classifier that ships, whose graph other tests need too."""
+    return load_pair_filter(backend="onnx")
+
+
+@pytest.fixture(scope="module", params=("light", "test_efficientnet"))
+def any_filter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PairFilter:
+    """A classifier of a matrix as it is, and one of its canvas."""
+    if request.param == "light":
+        return request.getfixturevalue("by_onnx")
+    torch.manual_seed(0)
+    classifier = build_pair_classifier(request.param).eval()
+    path = save_pair_classifier(classifier, tmp_path_factory.mktemp("weights") / "pair_classifier.safetensors")
+    return load_pair_filter(str(path.parent), backend="torch", device="cpu")
 
 
 def seconds(count: int) -> NDArray[np.float64]:
@@ -79,22 +80,21 @@ def test_the_light_classifier_sees_every_cell_of_a_long_matrix() -> None:
     assert set(np.concatenate([tile.ravel() for tile in tiles])) == set(values.ravel())
 
 
-def test_no_pairs_have_no_probabilities(by_onnx: PairFilter) -> None:
-    assert by_onnx.probability([]).shape == (0,)
+def test_no_pairs_have_no_probabilities(any_filter: PairFilter) -> None:
+    assert any_filter.probability([]).shape == (0,)
 
 
-def test_a_pair_and_its_exchange_are_equally_probable(by_onnx: PairFilter) -> None:
+def test_a_pair_and_its_exchange_are_equally_probable(any_filter: PairFilter) -> None:
     pair = matrix(30, 170)
-    there, back = by_onnx.probability([pair, pair.transpose()])
+    there, back = any_filter.probability([pair, pair.transpose()])
     assert there == pytest.approx(back, abs=1e-6)
     assert 0 < there < 1
 
 
-def test_an_empty_matrix_is_not_probable(by_onnx: PairFilter) -> None:
-    assert by_onnx.probability([matrix(0, 5)]).tolist() == [0.0]
+def test_an_empty_matrix_is_not_probable(any_filter: PairFilter) -> None:
+    assert any_filter.probability([matrix(0, 5)]).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("weights", ["light"], indirect=True)
 def test_a_long_pair_is_as_probable_as_its_surest_tile(by_onnx: PairFilter) -> None:
     long = matrix(20, TILE + 300)
     tiles = [
@@ -104,17 +104,17 @@ def test_a_long_pair_is_as_probable_as_its_surest_tile(by_onnx: PairFilter) -> N
     assert by_onnx.probability([long])[0] == by_onnx.probability(tiles).max()
 
 
-def test_a_pair_is_as_probable_alone_as_among_others(by_onnx: PairFilter) -> None:
+def test_a_pair_is_as_probable_alone_as_among_others(any_filter: PairFilter) -> None:
     pairs = [matrix(20 + number, 30) for number in range(4)]
-    alone = [by_onnx.probability([pair])[0] for pair in pairs]
-    together = by_onnx.probability(pairs)
+    alone = [any_filter.probability([pair])[0] for pair in pairs]
+    together = any_filter.probability(pairs)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert len(set(together.round(6))) > 1
 
 
-def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter, weights: Path) -> None:
-    by_torch = load_pair_filter(str(weights), backend="torch", device="cpu")
+def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter) -> None:
+    by_torch = load_pair_filter(backend="torch", device="cpu")
     pairs = [matrix(40, 60), matrix(200, 90)]
     assert by_torch.digest == by_onnx.digest
     np.testing.assert_allclose(by_torch.probability(pairs), by_onnx.probability(pairs), atol=1e-5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,6 @@ from copytrace.overlays.network_detector import NetworkOverlayDetector, select_b
 from copytrace.runtime.onnx_cache import read_graph
 from models.configs import OverlayConfig
 from models.export import OVERLAY_GRAPH_VERSION
-from models.network_files import digest_of_network
 from models.overlay_files import save_overlay
 from models.overlay_network import build_overlay
 
@@ -31,18 +31,27 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cache(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the detector's graph is damaged."""
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / f"overlay-{digest_of_network(weights)}-v{OVERLAY_GRAPH_VERSION}.onnx").write_bytes(b"damaged")
-    return folder
+def detector(weights: Path) -> NetworkOverlayDetector:
+    return NetworkOverlayDetector(weights, backend="torch", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def detector(weights: Path, cache: Path) -> NetworkOverlayDetector:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COPYTRACE_CACHE", str(cache))
-        return NetworkOverlayDetector(weights, backend="onnx")
+def by_onnx() -> NetworkOverlayDetector:
+    """The detector that ships, whose graph other tests need too."""
+    found = load_overlay_detector("network", backend="onnx")
+    assert isinstance(found, NetworkOverlayDetector)
+    return found
+
+
+@pytest.fixture(scope="module")
+def collages(photos: dict[str, Pixels]) -> list[Pixels]:
+    """Each photo with another, half as wide, pasted into it."""
+    names, made = sorted(photos), []
+    for under, over in zip(names, names[1:] + names[:1], strict=True):
+        collage, pasted = photos[under].copy(), cv2.resize(photos[over], (150, 90), interpolation=cv2.INTER_AREA)
+        collage[40:130, 60:210] = pasted
+        made.append(collage)
+    return made
 
 
 def test_repeats_of_a_better_box_are_left_out() -> None:
@@ -58,19 +67,21 @@ def test_empty_boxes_and_those_that_nobody_believes_are_left_out(corners: list[f
 
 
 def test_both_runtimes_find_the_same_boxes(
-    detector: NetworkOverlayDetector, weights: Path, photos: dict[str, Pixels]
+    by_onnx: NetworkOverlayDetector, collages: list[Pixels], shared_cache: Path
 ) -> None:
-    by_torch = NetworkOverlayDetector(weights, backend="torch", device="cpu")
-    assert by_torch.digest == detector.digest
-    for photo in photos.values():
-        found, wanted = detector.detect(photo), by_torch.detect(photo)
+    assert read_graph(shared_cache / f"overlay-{by_onnx.digest}-v{OVERLAY_GRAPH_VERSION}.onnx")
+    by_torch = load_overlay_detector("network", backend="torch", device="cpu")
+    assert isinstance(by_torch, NetworkOverlayDetector)
+    assert by_torch.digest == by_onnx.digest
+    for collage in collages:
+        found, wanted = by_onnx.detect(collage), by_torch.detect(collage)
         assert found
         assert found[0].confidence == pytest.approx(wanted[0].confidence, abs=1e-3)
         assert found[0].x0 == pytest.approx(wanted[0].x0, abs=1e-3)
 
 
-def test_the_same_pixels_give_the_same_boxes(detector: NetworkOverlayDetector, photos: dict[str, Pixels]) -> None:
-    assert detector.detect(photos["coffee"]) == detector.detect(photos["coffee"])
+def test_the_same_pixels_give_the_same_boxes(by_onnx: NetworkOverlayDetector, collages: list[Pixels]) -> None:
+    assert by_onnx.detect(collages[0]) == by_onnx.detect(collages[0])
 
 
 def test_pixels_of_another_shape_are_refused(detector: NetworkOverlayDetector) -> None:
@@ -101,16 +112,7 @@ def test_a_file_of_an_older_network_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_a_trained_detector_is_loaded_by_its_folder(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
+def test_a_trained_detector_is_loaded_by_its_folder(weights: Path) -> None:
     found = load_overlay_detector(str(weights.parent), backend="torch", device="cpu")
     assert isinstance(found, NetworkOverlayDetector)
     assert found.input_size == 64
-
-
-def test_a_damaged_graph_is_made_anew(detector: NetworkOverlayDetector, cache: Path) -> None:
-    (graph,) = cache.glob("*.onnx")
-    assert detector.digest in graph.name
-    assert read_graph(graph) is not None
