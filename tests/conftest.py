@@ -9,6 +9,7 @@ from typing import cast
 
 import av
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ from copytrace.media.ingest import list_media
 from copytrace.progress import SilentProgress
 from copytrace.storage import write_json
 from copytrace.training.sample_videos import sample_clips, write_demo_videos
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
 IMGFP_POINTS = PointSettings(

@@ -18,8 +18,8 @@ def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantiser:
     """Write uint8 RGB [H, W, 3] pictures of one size as MPEG-4 in MP4; return how many there were.
 
     `rate` are pictures per second; a `quantiser` is 1 to 31, the coarsest. H and W are even. The same pictures give the
-    same bytes. Pictures are taken one by one, so memory does not grow with their number. Without any picture nothing is
-    written.
+    same bytes on the same machine and versions. Pictures are taken one by one, so memory does not grow with their
+    number. Without any picture nothing is written.
     """
     pictures = iter(pictures)
     first = next(pictures, None)

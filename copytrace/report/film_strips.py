@@ -72,7 +72,8 @@ def make_film_strips(
 ) -> dict[Wanted, FilmStrip | Unreadable]:
     """Return the strip of each of `wanted`, cells at most `side` pixels wide and high, each file read once.
 
-    The same files give the same bytes. A file that cannot be read gives the reason in place of each of its strips.
+    The same files give the same bytes on the same machine and versions. A file that cannot be read gives the reason in
+    place of each of its strips.
     """
     of_file: dict[str, list[tuple[float, ...]]] = {}
     for path, seconds in dict.fromkeys(wanted):

@@ -50,7 +50,9 @@ def make_thumbnail(path: str, side: int) -> Thumbnail | Unreadable:
 def make_thumbnails(
     paths: Sequence[str], side: int, *, progress: Progress | None = None
 ) -> dict[str, Thumbnail | Unreadable]:
-    """Return one thumbnail per distinct path, in the order of `paths`; the same files give the same bytes.
+    """Return one thumbnail per distinct path, in the order of `paths`.
+
+    The same files give the same bytes on the same machine and versions.
 
     Full-size pictures live only as long as it takes to shrink them, at most `THREADS` at a time.
     """

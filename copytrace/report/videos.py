@@ -81,7 +81,9 @@ def write_video_report(
     frame_side: int = 128,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the page of `matches` to `out` and return `out`; the same inputs give the same bytes.
+    """Write the page of `matches` to `out` and return `out`.
+
+    The same inputs give the same bytes on the same machine and versions.
 
     `matches` is read once, and no more than `max_matches` of them are held, the best, which the page shows.
     `query_paths` and `reference_paths` give the file of each id; a file that cannot be read any more is shown as a

@@ -94,7 +94,8 @@ def write_edited_set(
 ) -> Path:
     """Write edited copies of `photos` and edited photos that are no copies, and return `out`.
 
-    The same arguments give the same bytes, whatever the number of `workers` (threads). Written are
+    On the same machine and versions the same arguments give the same bytes, whatever the number of `workers` (threads).
+    Written are
     `queries/Q00000.jpg`…; `boxes.csv` (`query_id,x0,y0,x1,y1`, normalised 0..1: where the photo lies in each query
     with `onto_photo`); and last `ground_truth.csv` (`query_id,reference_id,kind,edits`; no reference for a distractor;
     edits in the order applied). Each photo gets as many copies as any other, one more or less. Photos are

@@ -87,8 +87,9 @@ def write_edited_videos(
     A copy shows one to three stretches of a video, or of two, within footage of `donors`, as long and as fast as the
     copies in the training set of the Video Similarity Challenge 2022: cropped, edited as `write_edited_set` edits
     photos, in a split screen, or as a picture in a picture. Written are `queries/Q00000.mp4`…, `edits.csv`
-    (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). The same arguments give the same bytes,
-    whatever the number of `workers` (threads). Memory is that of the pictures at hand, however long the videos are.
+    (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). On the same machine and versions the same
+    arguments give the same bytes, whatever the number of `workers` (threads). Memory is that of the pictures at hand,
+    however long the videos are.
 
     Raises `InputError` when there are no videos or donors, one id is among both, `out` holds queries of another set, or
     no video is long enough to copy from; `ConfigError` for an unknown difficulty or impossible numbers; and
