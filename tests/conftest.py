@@ -9,6 +9,7 @@ from typing import cast
 
 import av
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import Role
 from copytrace.index.point_files import View
 from copytrace.training.sample_videos import sample_clips, write_demo_videos
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
 IMGFP_POINTS = PointSettings(

@@ -27,7 +27,7 @@ Runs = Annotated[
 Copies = Annotated[int, typer.Option(min=0, help="Queries that are copies.")]
 Distractors = Annotated[int, typer.Option(min=0, help="Queries that are copies of nothing.")]
 Level = Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes, on the same machine and versions.")]
 _SETTING = re.compile(r"[a-z_.]+=")  # a path that looks like one can be given as ./path
 
 

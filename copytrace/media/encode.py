@@ -18,7 +18,8 @@ def write_video(pictures: Iterable[Pixels], path: Path, *, rate: int, quantizer:
     """Write uint8 RGB [H, W, 3] pictures of one size as MPEG-4 in MP4; return their number.
 
     `rate` is in pictures per second; `quantizer` is 1 (finest) to 31 (coarsest). H and W are even. The same pictures
-    give the same bytes. Memory does not grow with the number of pictures. Without a picture, no file is written.
+    give the same bytes on the same machine and versions. Memory does not grow with the number of pictures. Without a
+    picture, no file is written.
     """
     pictures = iter(pictures)
     first = next(pictures, None)

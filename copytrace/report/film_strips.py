@@ -69,7 +69,8 @@ def film_frames(path: str, seconds: Sequence[float], side: int) -> list[Pixels |
 def make_film_strips(wanted: Sequence[StripKey], side: int) -> dict[StripKey, FilmStrip | Unreadable]:
     """Return the strip for each of `wanted`, with cells of at most `side` pixels each way; read each file once.
 
-    The same files give the same bytes. If a file cannot be read, the reason replaces each of its strips.
+    The same files give the same bytes on the same machine and versions. If a file cannot be read, the reason replaces
+    each of its strips.
     """
     seconds_by_path: dict[str, list[tuple[float, ...]]] = {}
     for path, seconds in dict.fromkeys(wanted):

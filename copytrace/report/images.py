@@ -105,7 +105,9 @@ def write_image_report(
     max_matches: int = 1000,
     picture_side: int = 320,
 ) -> Path:
-    """Write the page of the pairs in `matches` to `out` and return `out`; the same inputs give the same bytes.
+    """Write the page of the pairs in `matches` to `out` and return `out`.
+
+    The same inputs give the same bytes on the same machine and versions.
 
     `matches` is a Parquet file with the columns `COLUMNS`, one row per candidate pair. `transform` is a 2x3 affine,
     row major, from reference to query; it, the points (x0, y0, x1, y1, …) and `crop_box` (x0, y0, x1, y1) are in

@@ -48,7 +48,9 @@ def make_thumbnail(path: str, side: int) -> Thumbnail | Unreadable:
 
 
 def make_thumbnails(paths: Sequence[str], side: int) -> dict[str, Thumbnail | Unreadable]:
-    """Return one thumbnail per distinct path, in the order of `paths`; the same files give the same bytes.
+    """Return one thumbnail per distinct path, in the order of `paths`.
+
+    The same files give the same bytes on the same machine and versions.
 
     Memory holds at most `THREADS` full-size pictures at a time.
     """

@@ -127,7 +127,9 @@ def write_video_report(
     threshold: float | None,
     limits: VideoPageLimits = VideoPageLimits(),
 ) -> Path:
-    """Write the page of `matches` to `out` and return `out`; the same inputs give the same bytes.
+    """Write the page of `matches` to `out` and return `out`.
+
+    The same inputs give the same bytes on the same machine and versions.
 
     `matches` is read once, and memory holds only the best `limits.max_matches`, which the page shows. `paths` gives the
     file of each id, by side; a file that can no longer be read is shown as a placeholder. Links to files are relative

@@ -52,7 +52,7 @@ class PointIndex:
 
 
 def build_point_index(references: Sequence[View], *, exact: bool, lists_searched: int) -> PointIndex:
-    """Index the points of `references`, one view each. Deterministic, whatever the number of threads."""
+    """Index the points of `references`, one view each; on one machine the same, whatever the threads."""
     descriptors = np.concatenate(
         [np.zeros((0, DIMENSIONS), np.uint8), *(view.points.descriptor for view in references)]
     )

@@ -128,11 +128,11 @@ def write_edited_set(
     """Write edited copies of `photos` and edited photos that are not copies, and return `out`.
 
     `donors` are photos that are not references: distractors are made of them, and overlay edits use them. The files are
-    `queries/Q00000.jpg`…; `boxes.csv` (`query_id,x0,y0,x1,y1`, normalized 0..1: where the photo lies in each query
-    with `onto_photo`); and last `ground_truth.csv` (`query_id,reference_id,kind,edits`; no reference for a distractor;
-    edits in the order applied). The numbers of copies of two photos differ by at most one. Photos are reduced to a long
-    side of 1,000 pixels before they are edited. The same arguments give the same bytes, whatever the number of
-    `workers` (threads).
+    `queries/Q00000.jpg`…; `boxes.csv` (`query_id,x0,y0,x1,y1`, normalized 0..1: where the photo lies in each query with
+    `onto_photo`); and last `ground_truth.csv` (`query_id,reference_id,kind,edits`; no reference for a distractor; edits
+    in the order applied). The numbers of copies of two photos differ by at most one. Photos are reduced to a long side
+    of 1,000 pixels before they are edited. On the same machine and versions, the same arguments give the same bytes,
+    whatever the number of `workers` (threads).
 
     Raises:
         InputError: there are no photos or donors, they share an id, or `out` holds queries of another set.

@@ -84,9 +84,9 @@ def write_edited_videos(
     A copy shows one to three stretches of one video, or of two, within footage of `donors`. They are as long and as
     fast as the copies in the training set of the Video Similarity Challenge 2022, and are cropped, edited like photos
     in `write_edited_set`, put on a split screen, or shown as a picture in a picture. The files are
-    `queries/Q00000.mp4`…, `edits.csv` (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). The same
-    arguments give the same bytes, whatever the number of `workers` (threads). Memory does not grow with the length of
-    the videos.
+    `queries/Q00000.mp4`…, `edits.csv` (`query_id,edits`), and last `ground_truth.csv` (`COLUMNS`, seconds). On the same
+    machine and versions, the same arguments give the same bytes, whatever the number of `workers` (threads). Memory
+    does not grow with the length of the videos.
 
     Raises `InputError` when there are no videos or donors, they share an id, `out` holds queries of another set, or no
     video is long enough to copy from; `ConfigError` for an unknown difficulty or impossible numbers; and `MediaError`

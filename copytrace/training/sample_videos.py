@@ -82,7 +82,7 @@ def sample_clips() -> list[Path]:
 
 
 def write_demo_videos(out: Path) -> Path:
-    """Write a small video-copy task, and return `out`; the same bytes each time.
+    """Write a small video-copy task, and return `out`; the same bytes each time on one machine.
 
     `out/references` has the sample clips and moving views of sample photos, `out/queries` videos that show parts of
     them mirrored and faster, side by side, between bars with other colours and a caption, and as a picture in a

@@ -70,7 +70,7 @@ def test_more_of_what_speaks_for_a_copy_is_never_less_probable(value: float, mor
     features = np.zeros((2, len(FEATURES)))
     features[:, column] = value, value + more
     first, second = Calibration(np.linspace(0, 2, len(FEATURES)), -3.0).probability(features)
-    assert first <= second
+    assert first <= second + 1e-12  # an exponential is not monotone to its last digit
 
 
 def test_a_probability_is_the_logistic_of_the_weighted_sum() -> None:

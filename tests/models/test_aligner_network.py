@@ -79,6 +79,7 @@ def light() -> LightAligner:
 
 @pytest.fixture(scope="module")
 def hrnet() -> HrnetAligner:
+    torch.manual_seed(0)
     network = build_aligner_network(AlignerConfig("hrnet_w18"))
     assert isinstance(network, HrnetAligner)
     return network.eval()

@@ -54,7 +54,7 @@ def test_a_photo_pasted_onto_another_has_the_box_that_its_pixels_have() -> None:
         if (np.asarray(composite.image) == RED).all(axis=2).any():  # it is not see-through
             compared += 1
             assert only_box(composite).tolist() == pytest.approx(extent_of(composite.image, RED).tolist())
-    assert compared >= 5
+    assert compared >= 3  # or no box has been looked at
 
 
 def test_an_inset_has_the_box_of_the_pixels_that_it_changed() -> None:

@@ -68,7 +68,8 @@ def test_the_file_that_training_leaves_describes_as_the_trained_network_does(
     assert (found.dimensions, found.input_size) == (16, 48)
     np.testing.assert_allclose(found.describe(validation.copies), describe(kept, validation.copies), atol=3e-3)
     assert found.typical_noise == read_header(out / "descriptor.safetensors", "descriptor")["typical_noise"]
-    assert -1 < (found.typical_noise or 0) < 1
+    assert found.typical_noise is not None
+    assert -1 <= found.typical_noise <= 1
 
 
 def test_training_into_a_store_leaves_the_same_network_which_another_training_and_matching_take_up(

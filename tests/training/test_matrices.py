@@ -132,14 +132,14 @@ def test_other_frame_rates_keep_the_seconds_of_the_diagonal() -> None:
 
 
 def test_a_window_is_small_enough_and_mostly_shows_the_segment() -> None:
-    segment = Segment(70.0, 80.0, 40.0, 50.0, 1.0)
+    segment, matrix = Segment(70.0, 80.0, 40.0, 50.0, 1.0), matrix_of(120, 60)
     shown = 0
-    for seed in range(100):
-        part = window(matrix_of(120, 60), [segment], 32, np.random.default_rng(seed))
+    for seed in range(400):
+        part = window(matrix, [segment], 32, np.random.default_rng(seed))
         assert max(part.shape) <= 32
         starts, ends = part.query_times[0, 0], part.query_times[-1, 1]
         shown += starts <= 75 <= ends and part.reference_times[0, 0] <= 45 <= part.reference_times[-1, 1]
-    assert shown >= 80
+    assert shown > 0.74 * 400  # four times in five, of which so many draws tell to 0.02
 
 
 def test_values_and_labels_are_turned_alike() -> None:
@@ -199,7 +199,8 @@ def test_synthetic_frames_are_alike_along_the_copy_and_less_beside_it() -> None:
             apart = np.abs(reference[None] - expected[:, None])
             on_line += matrix.values[rows, apart.argmin(axis=1)].tolist()
             far += matrix.values[rows][apart > 8].tolist()
-    assert 0.3 < np.mean(on_line) < 0.7
+    assert np.mean(on_line) - np.mean(far) > 0.4
+    assert np.mean(on_line) < 0.7
     assert np.mean(far) < -0.2
     assert backgrounds[0].max() < -0.29, "the background that is drawn on stays as it is"
 

@@ -81,7 +81,7 @@ def test_a_perfect_first_stage_loses_nothing() -> None:
     logits[0, 4, 4] = 30.0
     heat, boxes = first_stage_losses(Centres(logits, HALF[:, :1, None].expand(-1, 8, 8, -1)), HALF)
     assert heat.item() == pytest.approx(0.0, abs=1e-6)
-    assert boxes.item() == pytest.approx(0.0, abs=1e-6)
+    assert boxes.item() == pytest.approx(0.0, abs=1e-5)  # some tens of roundings of numbers about 1
 
 
 def test_heat_far_from_a_centre_costs_more_than_heat_beside_it() -> None:

@@ -126,7 +126,8 @@ def test_without_the_other_folds_the_threshold_keeps_the_true_pairs_of_one(
     assert all(torch.equal(one, other) for one, other in alike)
     _, kept_out = read_labelled_pairs([video_run]).split(0, 2, 0)
     chances = probabilities(load_pair_classifier(path), kept_out)
-    assert read_threshold(path) == safe_threshold(chances, np.array([pair.is_true for pair in kept_out]))
+    expected = safe_threshold(chances, np.array([pair.is_true for pair in kept_out]))
+    assert read_threshold(path) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_first_runs_alone_may_choose_the_threshold_and_changing_that_trains_nothing(
@@ -144,8 +145,9 @@ def test_the_first_runs_alone_may_choose_the_threshold_and_changing_that_trains_
     _, kept_out = read_labelled_pairs(runs).split(0, 2, 0)
     for threshold, deciding in ((of_all, kept_out), (read_threshold(path), [p for p in kept_out if p.run == 0])):
         chances = probabilities(load_pair_classifier(path), deciding)
-        assert threshold == safe_threshold(chances, np.array([pair.is_true for pair in deciding]))
-    assert of_all < read_threshold(path)
+        expected = safe_threshold(chances, np.array([pair.is_true for pair in deciding]))
+        assert threshold == pytest.approx(expected, abs=1e-6)
+    assert of_all <= read_threshold(path)  # the faintest of more true pairs
 
 
 def test_the_published_architecture_learns_too(video_run: Run, tmp_path: Path) -> None:
