@@ -1,23 +1,21 @@
-"""The command line as a user meets it, in a process of its own."""
+"""The commands for images: all in this process, but for one that proves what a process of its own ends with."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner, Result
 
+from copytrace.cli import app
 from copytrace.training.sample_photos import sample_photos
 
-COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
 QUICK = ["local.stretches=[]", "report.max_matches=20"]
 
 
@@ -31,7 +29,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for photo in sample_photos()[:6]:
         with Image.open(photo.path) as image:
             originals[photo.id] = image.convert("RGB")
-            originals[photo.id].thumbnail((400, 400))
+            originals[photo.id].thumbnail((300, 300))
     names = list(originals)
     for name in names[:5]:
         originals[name].save(root / "references" / f"{name}.png")
@@ -50,13 +48,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def copytrace(*arguments: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
-    )
+def copytrace(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def match(photos: Path, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def match(photos: Path, out: Path, *settings: str) -> Result:
     return copytrace("match-images", photos / "queries", photos / "references", "--out", out, *QUICK, *settings)
 
 
@@ -69,7 +65,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     run = match(photos, out)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     return out
 
 
@@ -83,32 +79,16 @@ def test_mirrored_inverted_and_cropped_copies_are_found_and_a_stranger_is_not(ph
 def test_a_rerun_redoes_nothing_and_gives_the_same_bytes(photos: Path, finished: Path) -> None:
     before = contents(finished) | {"run.json": (finished / "run.json").read_bytes()}
     run = match(photos, finished)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     assert "describe" not in run.stderr
     assert contents(finished) | {"run.json": (finished / "run.json").read_bytes()} == before
 
 
-def test_a_killed_run_goes_on_and_gives_the_bytes_of_one_that_was_not(
-    photos: Path, finished: Path, tmp_path: Path
-) -> None:
-    arguments = ["match-images", photos / "queries", photos / "references", "--out", tmp_path, *QUICK]
-    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 500
-    while not list(tmp_path.glob("work/queries/receipts/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "matches.csv").exists()
-    run = match(photos, tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert contents(tmp_path) == contents(finished)
-
-
 def test_an_index_gives_what_the_folder_gives(photos: Path, finished: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
-    assert copytrace("index-images", photos / "references", "--out", index, *QUICK).returncode == 0
+    assert copytrace("index-images", photos / "references", "--out", index, *QUICK).exit_code == 0
     run = copytrace("match-images", photos / "queries", index, "--out", tmp_path / "out", *QUICK)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     assert (tmp_path / "out" / "matches.csv").read_bytes() == (finished / "matches.csv").read_bytes()
 
 
@@ -121,14 +101,14 @@ def test_unreadable_files_are_listed_and_the_run_goes_on(photos: Path, tmp_path:
     (broken / "empty.jpg").touch()
     references = photos / "references"
     run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK, "media.max_failure_rate=0.7")
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     with (tmp_path / "out" / "failures.csv").open() as file:
         assert [(row["id"], row["error"]) for row in csv.DictReader(file)] == [
             ("cut", "truncated PNG"),
             ("empty", "empty file"),
         ]
     run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK)
-    assert run.returncode == 1
+    assert run.exit_code == 1
     assert "2 of 3 files failed" in run.stderr
 
 
@@ -138,7 +118,7 @@ def test_copies_within_one_folder_are_found_once_and_never_in_themselves(photos:
     for path in [*(photos / "references").iterdir(), photos / "queries" / "cropped.png"]:
         (folder / path.name).write_bytes(path.read_bytes())
     run = copytrace("match-images", folder, folder, "--out", tmp_path / "out", *QUICK)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     with (tmp_path / "out" / "matches.csv").open() as file:
         rows = [(row["query_id"], row["reference_id"], float(row["score"])) for row in csv.DictReader(file)]
     assert all(query != reference for query, reference, _ in rows)
@@ -153,34 +133,35 @@ def test_edited_copies_of_own_photos_can_be_matched_and_calibrated_on(photos: Pa
         "edit-images", references, photos / "queries" / "stranger.png", "--out", tmp_path / "set", "--copies", "8",
         "--distractors", "4", "--difficulty", "mild",
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     run = copytrace("match-images", tmp_path / "set" / "queries", references, "--out", tmp_path / "run", *QUICK)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     fitted = tmp_path / "calibration.json"
     truth = tmp_path / "set" / "ground_truth.csv"
-    assert copytrace("calibrate", tmp_path / "run", truth, "--out", fitted).returncode == 0
+    assert copytrace("calibrate", tmp_path / "run", truth, "--out", fitted).exit_code == 0
     again = copytrace(
         "match-images", tmp_path / "set" / "queries", references, "--out", tmp_path / "run", *QUICK,
         f"merge.calibration={fitted}",
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     assert "describe" not in again.stderr
     measured = json.loads(copytrace("evaluate", "images", truth, tmp_path / "run" / "matches.csv", "--json").stdout)
     assert measured["overall"]["rank1"] >= 0.75
 
 
-def test_calibrating_tells_of_copies_that_the_ground_truth_does_not_list(photos: Path, tmp_path: Path) -> None:
+def test_calibrating_tells_of_copies_that_the_ground_truth_does_not_list(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
     """Three of the four queries are copies, each of them a sure one."""
-    assert match(photos, tmp_path / "run").returncode == 0
-    complete = copytrace("calibrate", tmp_path / "run", photos / "truth.csv", "--out", tmp_path / "calibration.json")
-    assert complete.returncode == 0, complete.stderr
+    complete = copytrace("calibrate", finished, photos / "truth.csv", "--out", tmp_path / "calibration.json")
+    assert complete.exit_code == 0, complete.stderr
     assert complete.stderr == ""
     with (photos / "truth.csv").open() as file:
         (copy, reference), *listed = [tuple(row.values()) for row in csv.DictReader(file)]
     with (tmp_path / "partial.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("query_id", "reference_id"), (copy, ""), *listed])
-    partial = copytrace("calibrate", tmp_path / "run", tmp_path / "partial.csv", "--out", tmp_path / "spoilt.json")
-    assert partial.returncode == 0, partial.stderr
+    partial = copytrace("calibrate", finished, tmp_path / "partial.csv", "--out", tmp_path / "spoilt.json")
+    assert partial.exit_code == 0, partial.stderr
     told = f"1 of the pairs that no ground truth lists score 0.5 or more, the surest {copy} with {reference}"
     assert told in partial.stderr
 
@@ -200,16 +181,27 @@ def test_what_cannot_work_is_told_in_one_line_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = copytrace("match-images", *arguments)
-    assert run.returncode == 1
+    assert run.exit_code == 1
     assert told in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
     assert not Path("out").exists()
 
 
+def test_a_process_ends_with_code_1_and_one_line_as_the_command_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from copytrace.cli import app; app()", "match-images", "nowhere", "nowhere"]
+    run = subprocess.run(
+        [*command, "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "nowhere does not exist" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_index_of_another_model_is_refused_before_any_work(photos: Path, finished: Path, tmp_path: Path) -> None:
     index = finished / "work" / "references"
     run = copytrace("match-images", photos / "queries", index, "--out", tmp_path / "out", "descriptor.input_size=224")
-    assert run.returncode == 1
+    assert run.exit_code == 1
     assert "at 256 px" in run.stderr
     assert "at 224 px" in run.stderr
     assert not (tmp_path / "out").exists()
@@ -219,7 +211,7 @@ def test_the_imgfp_preset_counts_matches(photos: Path, tmp_path: Path) -> None:
     run = copytrace(
         "match-images", photos / "queries", photos / "references", "--out", tmp_path / "out", "--preset", "imgfp"
     )
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     with (tmp_path / "out" / "matches.csv").open() as file:
         scores = {row["query_id"]: float(row["score"]) for row in csv.DictReader(file)}
     assert scores["cropped"] > 34 > scores["stranger"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from copytrace.images import match_images
 from copytrace.index.build import finish_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_shards import describe_images, find_overlays, plan_images
+from copytrace.progress import SilentProgress, StepProgress
 
 Pixels = NDArray[np.uint8]
 WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
@@ -49,6 +51,42 @@ def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, P
     assert ImageIndex.open(index).items["b"][1] == 2
     match_images(queries, references, out, settings)
     assert (out / "matches.csv").read_bytes() == expected
+
+
+class Interrupted(SilentProgress):
+    """Somebody presses Ctrl-C when the third query, the first of the second shard, has been described."""
+
+    @contextmanager
+    def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
+        with super().step(name, total, unit) as stage:
+            yield Interruption() if name == "describe queries" else stage
+
+
+class Interruption:
+    def __init__(self) -> None:
+        self.described = 0
+
+    def advance(self, count: int = 1) -> None:
+        self.described += count
+        if self.described > 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_bytes_of_one_that_was_not(
+    sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    match_images(*sides, whole, quick())
+    with pytest.raises(KeyboardInterrupt):
+        match_images(*sides, out, quick(), Interrupted())
+    receipts = list(out.glob("work/queries/receipts/*.json"))
+    assert [path.stem for path in receipts] == ["00000"]
+    assert not (out / "matches.csv").exists()
+    written = {path: path.stat().st_mtime_ns for path in receipts}
+    match_images(*sides, out, quick())
+    assert {path: path.stat().st_mtime_ns for path in receipts} == written
+    for name in ("matches.csv", "matches.parquet", "failures.csv", "report.html"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_nothing_stays_of_shards_that_are_no_more(sides: tuple[Path, Path], tmp_path: Path) -> None:

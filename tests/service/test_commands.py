@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,9 +62,3 @@ def test_the_gpus_are_those_that_the_driver_lists_or_those_that_were_chosen(
     assert visible_gpus() == ["1"]
     nvidia_smi.unlink()
     assert visible_gpus() == []
-
-
-def test_the_command_line_stays_light() -> None:
-    code = "import sys, tasks.service_commands; print([m for m in ('prefect', 'mlflow', 'boto3') if m in sys.modules])"
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert listed.stdout == "[]\n"

