@@ -96,4 +96,4 @@ def test_stills_of_videos_are_written_and_counted(tmp_path: Path) -> None:
     (tmp_path / "videos" / "one.mp4").unlink()
     result = copytrace("video-stills", tmp_path / "videos", "--out", tmp_path / "stills")
     assert result.exit_code == 1
-    assert "gives no stills; give videos that can be read" in result.stderr
+    assert "has no readable videos; give others" in result.stderr
