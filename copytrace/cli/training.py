@@ -112,9 +112,9 @@ def calibrate(
     if len(fit.doubtful):
         highest = fit.doubtful.iloc[0]
         typer.echo(
-            f"  pairs that no ground truth lists but that score {DOUBTFUL} or more: {len(fit.doubtful):,}; the highest is "
-            f"{highest.query_id} with {highest.reference_id}, {highest.score:.2f}. Pairs that show the same picture spoil "
-            "the fit: list them as copies, or use references without near-duplicates, and fit again",
+            f"  pairs that no ground truth lists but that score {DOUBTFUL} or more: {len(fit.doubtful):,}; the highest "
+            f"is {highest.query_id} with {highest.reference_id}, {highest.score:.2f}. Pairs that show the same picture "
+            "spoil the fit: list them as copies, or use references without near-duplicates, and fit again",
             err=True,
         )
 
