@@ -196,10 +196,10 @@ class Borders(nn.Module):
         seen = self.look(mixed.reshape(count * number * 4, -1, ACROSS, ALONG))
         profile = torch.cat([seen.mean(dim=3), seen.amax(dim=3)], dim=1)  # [N K 4, 2 C, ACROSS]
         places = self.place(profile).float()  # [N K 4, 1, ACROSS]
-        chances = places.softmax(dim=2)
-        inwards = (chances.squeeze(1) * self.offsets).sum(dim=1).view(count, number, 4) * reach(boxes)
+        probabilities = places.softmax(dim=2)
+        inwards = (probabilities.squeeze(1) * self.offsets).sum(dim=1).view(count, number, 4) * reach(boxes)
         moved = boxes + inwards * inwards.new_tensor([1.0, 1.0, -1.0, -1.0])
-        evidence = (profile * chances.to(profile.dtype)).sum(dim=2).view(count, number, -1)
+        evidence = (profile * probabilities.to(profile.dtype)).sum(dim=2).view(count, number, -1)
         return BorderLook(boxes, moved.clamp(0.0, 1.0), places.view(count, number, 4, ACROSS), evidence)
 
 

@@ -52,11 +52,11 @@ class AlignerValidation:
             loss += _cross_entropy(heat, _label(pair)) * heat.size
             cells += heat.size
         judged = judge_segments(_table(true_segments(self.pairs), "true"), _table(found, "found"))
-        figures = evaluate_segments(judged)
+        evaluation = evaluate_segments(judged)
         return {
-            "segment_ap": figures.segment_ap,
-            "recall": figures.recall,
-            "pair_ap": figures.pair_ap,
+            "segment_ap": evaluation.segment_ap,
+            "recall": evaluation.recall,
+            "pair_ap": evaluation.pair_ap,
             "validation_cells": loss / max(cells, 1.0),
         }
 
@@ -108,8 +108,8 @@ def _label(pair: LabeledPair) -> Floats:
 
 
 def _cross_entropy(heat: Floats, label: Floats) -> float:
-    chances = torch.from_numpy(heat.clip(1e-6, 1 - 1e-6))
-    return float(functional.binary_cross_entropy(chances, torch.from_numpy(label)))
+    probabilities = torch.from_numpy(heat.clip(1e-6, 1 - 1e-6))
+    return float(functional.binary_cross_entropy(probabilities, torch.from_numpy(label)))
 
 
 def _table(rows: Sequence[tuple[LabeledPair, Segment]], source: str) -> Segments:

@@ -93,8 +93,8 @@ def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tu
 
     count = features.shape[1]
     bounds = [(0.0, None)] * count + [(None, None)]
-    found = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
-    return np.asarray(found.x[:-1] / scale, np.float64), float(found.x[-1])
+    result = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
+    return np.asarray(result.x[:-1] / scale, np.float64), float(result.x[-1])
 
 
 def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:

@@ -65,22 +65,22 @@ class Composite:
             hidden = [outline for outline in self.outlines if _covered_share(outline, inset) > _HIDDEN]
             kept = tuple(outline for outline in self.outlines if not any(outline is other for other in hidden))
             return Composite(step.image, (*kept, inset))
-        moved = tuple(_transform_outline(outline, step) for outline in self.outlines)
+        outlines = tuple(_transform_outline(outline, step) for outline in self.outlines)
         if name in ("onto_photo", "scene", *FRAMES):
-            moved = (*moved, step.outline)
-        return Composite(step.image, moved)
+            outlines = (*outlines, step.outline)
+        return Composite(step.image, outlines)
 
     def boxes(self) -> Doubles:
         """Return upright boxes (x0, y0, x1, y1) of the pasted pictures that matching would crop, float64 [M, 4].
 
         Of a pasted picture with a frame, the box is that of the picture, unless the frame is wide.
         """
-        found = [_box(outline) for outline in self.outlines if len(outline) > 2]
-        fitting = [box for box in found if _is_crop_candidate(box)]
+        boxes = [_box(outline) for outline in self.outlines if len(outline) > 2]
+        candidates = [box for box in boxes if _is_crop_candidate(box)]
         inner = [
             box
-            for box in fitting
-            if not any(_iou(box, other) > _SAME_PICTURE and _area(other) < _area(box) for other in fitting)
+            for box in candidates
+            if not any(_iou(box, other) > _SAME_PICTURE and _area(other) < _area(box) for other in candidates)
         ]
         return np.array(inner[:MOST_BOXES]).reshape(-1, 4)
 
@@ -107,8 +107,8 @@ class Composites:
         """Make the composite of that number; the same numbers give the same arrays."""
         composite = self.composite(epoch, index)
         boxes = np.zeros((MOST_BOXES, 4), np.float32)
-        found = composite.boxes()
-        boxes[: len(found)] = found
+        labels = composite.boxes()
+        boxes[: len(labels)] = labels
         return {"image": resize_for_descriptor(np.asarray(composite.image), self.input_size), "boxes": boxes}
 
     def composite(self, epoch: int, index: int) -> Composite:

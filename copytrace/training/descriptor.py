@@ -117,11 +117,11 @@ def choose_whitening(
     if settings.whitening == "off":
         return network, metrics
     network.whitening = fit_pca_layer(features, settings.dimensions, whiten=True).to(next(network.parameters()).device)
-    found = validation.metrics(network)
-    if settings.whitening == "auto" and found["micro_ap"] <= metrics["micro_ap"]:
+    whitened_metrics = validation.metrics(network)
+    if settings.whitening == "auto" and whitened_metrics["micro_ap"] <= metrics["micro_ap"]:
         network.whitening = None
         return network, metrics
-    return network, found
+    return network, whitened_metrics
 
 
 def typical_noise(network: DescriptorNetwork, features: Floats, validation: ValidationSet) -> float:

@@ -111,9 +111,9 @@ def place_loss(places: Tensor, proposed: Tensor, truth: Tensor) -> Tensor:
     position = ((inwards.clamp(-1.0, 1.0) + 1) / 2 * (ACROSS - 1)).clamp(max=ACROSS - 1 - 1e-4)
     low = position.floor()
     share = position - low
-    log_chances = functional.log_softmax(places, dim=-1)
-    at_low = log_chances.gather(-1, low.long()[..., None]).squeeze(-1)
-    at_high = log_chances.gather(-1, low.long()[..., None] + 1).squeeze(-1)
+    log_probabilities = functional.log_softmax(places, dim=-1)
+    at_low = log_probabilities.gather(-1, low.long()[..., None]).squeeze(-1)
+    at_high = log_probabilities.gather(-1, low.long()[..., None] + 1).squeeze(-1)
     losses = -((1 - share) * at_low + share * at_high)
     return (losses * known).sum() / known.sum().clamp(min=1)
 

@@ -90,14 +90,14 @@ def detection_metrics(found: Sequence[Sequence[Box]], truths: Sequence[NDArray[n
     """
     total = sum(len(truth) for truth in truths)
     correct, confidence = match_boxes(found, truths, IOUS[0])
-    figures = {"ap50": micro_average_precision(correct, confidence, total)}
+    metrics = {"ap50": micro_average_precision(correct, confidence, total)}
     for iou in IOUS:
         correct, confidence = match_boxes(found, truths, iou)
         right = int((correct & (confidence >= USED_CONFIDENCE)).sum())
         used = int((confidence >= USED_CONFIDENCE).sum())
-        figures[f"recall{round(iou * 100)}"] = right / max(total, 1)
-        figures[f"precision{round(iou * 100)}"] = right / used if used else 1.0
-    return figures
+        metrics[f"recall{round(iou * 100)}"] = right / max(total, 1)
+        metrics[f"precision{round(iou * 100)}"] = right / used if used else 1.0
+    return metrics
 
 
 def match_boxes(

@@ -48,36 +48,36 @@ def _probability(network: PairNetwork, values: Floats) -> float:
     device = next(network.parameters()).device
     matrix = torch.from_numpy(np.ascontiguousarray(values))[None, None].to(device)
     with torch.inference_mode():
-        chances = torch.sigmoid(network(matrix)) + torch.sigmoid(network(matrix.mT.contiguous()))
-    return float(chances) / 2
+        probabilities = torch.sigmoid(network(matrix)) + torch.sigmoid(network(matrix.mT.contiguous()))
+    return float(probabilities) / 2
 
 
-def pair_metrics(chances: Floats, labels: NDArray[np.bool_]) -> dict[str, float]:
+def pair_metrics(probabilities: Floats, labels: NDArray[np.bool_]) -> dict[str, float]:
     """Return the metrics of dropping pairs by these probabilities, float32 [N]; all are 0 to 1.
 
     `dropped` is the share of false pairs below `safe_threshold`, `dropped_of_all` that of all pairs, and `kept` that of
     the true pairs that reach it. `likelihood` is the geometric mean of the probabilities of the truth, with
     equal weights of true and false pairs; it ranks networks that drop the same pairs.
     """
-    dropped = chances < safe_threshold(chances, labels)
-    given = np.log(np.where(labels, chances, 1 - chances).astype(np.float64).clip(1e-6))
+    dropped = probabilities < safe_threshold(probabilities, labels)
+    given = np.log(np.where(labels, probabilities, 1 - probabilities).astype(np.float64).clip(1e-6))
     return {
         "likelihood": float(np.exp((given[labels].mean() + given[~labels].mean()) / 2)),
         "dropped": float(dropped[~labels].mean()),
         "dropped_of_all": float(dropped.mean()),
         "kept": float(1 - dropped[labels].mean()),
-        "average_precision": micro_average_precision(labels, chances.astype(np.float64), int(labels.sum())),
+        "average_precision": micro_average_precision(labels, probabilities.astype(np.float64), int(labels.sum())),
     }
 
 
-def safe_threshold(chances: Floats, labels: NDArray[np.bool_]) -> float:
+def safe_threshold(probabilities: Floats, labels: NDArray[np.bool_]) -> float:
     """Return the probability below which to drop pairs: with a margin, 99 % of the true pairs reach it."""
-    lowest = recall_threshold(chances, labels, KEPT)
+    lowest = recall_threshold(probabilities, labels, KEPT)
     odds = MARGIN * lowest / max(1 - lowest, 1e-6)
     return odds / (1 + odds)
 
 
-def recall_threshold(chances: Floats, labels: NDArray[np.bool_], share: float) -> float:
+def recall_threshold(probabilities: Floats, labels: NDArray[np.bool_], share: float) -> float:
     """Return the highest threshold that at least `share` of the true pairs reach; there must be true pairs."""
-    true = np.sort(chances[labels])
+    true = np.sort(probabilities[labels])
     return float(true[int(np.floor((1 - share) * len(true) + 1e-9))])

@@ -48,12 +48,12 @@ class ViewExamples:
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
         """Make the views of photo `index`; an unreadable photo is replaced by the next readable one."""
         rng = random_generator(self.seed, epoch, index)
-        index, image = self._readable(index)
+        index, image = self._load_readable(index)
         groups = self._groups
         views, donors = [], []
         for number in range(self.settings.views):
             plain = number == 0 and rng.random() < self.settings.reference_share
-            view, donor = (image, NO_DONOR) if plain else self._edited(image, rng)
+            view, donor = (image, NO_DONOR) if plain else self._edit(image, rng)
             views.append(resize_for_descriptor(np.asarray(view), self.input_size))
             donors.append(groups[donor] if donor != NO_DONOR else NO_DONOR)
         return {
@@ -67,7 +67,7 @@ class ViewExamples:
     def _groups(self) -> NDArray[np.int64]:
         return group_numbers(self.photos)
 
-    def _readable(self, index: int) -> tuple[int, Image.Image]:
+    def _load_readable(self, index: int) -> tuple[int, Image.Image]:
         for step in range(len(self.photos)):
             candidate = (index + step) % len(self.photos)
             try:
@@ -76,13 +76,13 @@ class ViewExamples:
                 continue
         raise MediaError("none of the photos can be read any more")
 
-    def _edited(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, int]:
+    def _edit(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, int]:
         if rng.random() < SSCD_SHARE:
             return sscd_view(image, self.input_size, rng), NO_DONOR
         donors = []
 
         def load_donor(rng: np.random.Generator) -> Image.Image:
-            index, donor = self._readable(int(rng.integers(len(self.photos))))
+            index, donor = self._load_readable(int(rng.integers(len(self.photos))))
             donors.append(index)
             return donor
 
