@@ -16,7 +16,7 @@ from copytrace.training.overlay import initial_network, train_overlay_detector
 from copytrace.training.overlay_module import (
     first_stage_losses,
     heat_spots,
-    logits_at,
+    center_logits,
     place_loss,
     trust_loss,
 )
@@ -101,7 +101,7 @@ def test_heat_far_from_a_centre_costs_more_than_heat_beside_it() -> None:
 
 def test_logits_are_read_at_the_centre_of_a_box() -> None:
     logits = torch.arange(64.0).view(1, 8, 8)
-    assert logits_at(logits, HALF[:, :1]).tolist() == [[4 * 8 + 4]]
+    assert center_logits(logits, HALF[:, :1]).tolist() == [[4 * 8 + 4]]
 
 
 def test_a_side_is_placed_where_it_is() -> None:
