@@ -14,9 +14,9 @@ from copytrace.errors import ConfigError
 from copytrace.overlays.boxes import Box
 from copytrace.training.overlay import initial_network, train_overlay_detector
 from copytrace.training.overlay_module import (
+    center_logits,
     first_stage_losses,
     heat_spots,
-    center_logits,
     place_loss,
     trust_loss,
 )
