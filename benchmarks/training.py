@@ -22,10 +22,10 @@ from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
 from copytrace.training.batches import Examples
 from copytrace.training.composites import Composites
 from copytrace.training.contrastive import ContrastiveModule
-from copytrace.training.initial_descriptor import starting_network as starting_descriptor
+from copytrace.training.initial_descriptor import initial_network as starting_descriptor
 from copytrace.training.initial_weights import freeze
 from copytrace.training.loop import TrainingContext, TrainingModule, fit
-from copytrace.training.overlay import starting_network as starting_detector
+from copytrace.training.overlay import initial_network as starting_detector
 from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.photos import TrainingPhoto, split_photos
 from copytrace.training.sample_photos import sample_photos

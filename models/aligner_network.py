@@ -1,9 +1,9 @@
-"""The similarity alignment model: a similarity matrix in, out of it how surely each cell lies on a copied diagonal.
+"""The similarity alignment model: from a similarity matrix, the logit of each cell to lie on a copied diagonal.
 
-The published one (Liu et al., "A Similarity Alignment Model for Video Copy Segment Matching", 2023) runs HRNet-W18
+The published network (Liu et al., "A Similarity Alignment Model for Video Copy Segment Matching", 2023) runs HRNet-W18
 (Wang et al., 2019) at full resolution. The light one is a U-Net (Ronneberger et al., 2015) of depthwise separable
-blocks (Howard et al., 2017) with an eightieth of its multiply-adds; wide dilated kernels on its coarsest map let
-it see a faint diagonal as long as the canvas.
+blocks (Howard et al., 2017) with an eightieth of its multiply-adds. Wide dilated kernels on its coarsest map cover the
+whole canvas, so that it detects a faint diagonal of that length.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from models.configs import AlignerConfig
 
-LOWEST, HIGHEST = -0.5, 1.0  # similarities beyond say nothing more
+LOWEST, HIGHEST = -0.5, 1.0  # similarities are clamped to this range
 RARE = -4.6  # logit of a prior of 1 %: most cells lie on no diagonal
 
-# The light network, finest map first: each map has half the side of the one before.
-WIDTHS = (32, 48, 96, 160)  # multiples of 16: ONNX Runtime's vector instructions take so many channels at once
+# The light network, finest map first: each map has half the side of the previous one.
+WIDTHS = (32, 48, 96, 160)  # multiples of 16, the number of channels in ONNX Runtime's vector instructions
 DOWN_BLOCKS, UP_BLOCKS = (1, 1, 2), (2, 1, 1)
 DILATIONS = (1, 2, 4)  # of the blocks of the coarsest map
 
@@ -29,21 +29,21 @@ HRNET_WIDTH = 64  # channels of the published head
 
 
 class LightAligner(nn.Module):
-    """A depthwise U-Net whose answer for a matrix is the same alone and on a larger canvas.
+    """A depthwise U-Net whose output for a matrix is the same with and without padding to a larger canvas.
 
-    Beyond the matrix every feature is zero before it is looked at, as it is beyond the canvas.
+    All features outside the matrix are set to zero before every convolution, as they are outside the canvas.
     """
 
     def __init__(self, config: AlignerConfig) -> None:
         super().__init__()
         self.config = config
         finer = (*WIDTHS[:1], *WIDTHS[:-1])
-        self.stem = normalised(nn.Conv2d(1, WIDTHS[0], 3, padding=1, bias=False))
-        self.shrink = nn.ModuleList([shrinking(a, b) for a, b in zip(finer[1:], WIDTHS[1:], strict=True)])
+        self.stem = add_batch_norm(nn.Conv2d(1, WIDTHS[0], 3, padding=1, bias=False))
+        self.shrink = nn.ModuleList([downsample(a, b) for a, b in zip(finer[1:], WIDTHS[1:], strict=True)])
         self.down = nn.ModuleList([Blocks(w, (1,) * n) for w, n in zip(WIDTHS[:-1], DOWN_BLOCKS, strict=True)])
         self.coarsest = Blocks(WIDTHS[-1], DILATIONS)
         self.narrow = nn.ModuleList(
-            [normalised(nn.Conv2d(a, b, 1, bias=False)) for a, b in zip(WIDTHS[1:], WIDTHS[:-1], strict=True)]
+            [add_batch_norm(nn.Conv2d(a, b, 1, bias=False)) for a, b in zip(WIDTHS[1:], WIDTHS[:-1], strict=True)]
         )
         self.up = nn.ModuleList([Blocks(w, (1,) * n) for w, n in zip(WIDTHS[:-1], UP_BLOCKS, strict=True)])
         self.head = nn.Conv2d(WIDTHS[0], 1, 1)
@@ -52,51 +52,53 @@ class LightAligner(nn.Module):
     def forward(self, values: Tensor, inside: Tensor | None = None) -> Tensor:
         """Turn similarities float32 [N, 1, H, W] into logits float32 [N, 1, H, W]; any H and W of at least 1.
 
-        `inside` float32 [N, 1, H, W] is 1 on the matrix and 0 on what pads it to the canvas: matrices start in the
-        upper left corner. Without it, the whole canvas is the matrix. Logits beyond the matrix mean nothing.
+        `inside` float32 [N, 1, H, W] is 1 on the matrix, which starts in the upper left corner, and 0 on the padding.
+        Without it, the whole canvas is the matrix. Logits outside the matrix are undefined.
         """
         level = None if inside is None else inside.to(values.dtype)
         masks = [level]
         for _ in self.shrink:
             level = None if level is None else level[..., ::2, ::2]
             masks.append(level)
-        seen = masked(functional.relu(self.stem(masked(values.clamp(LOWEST, HIGHEST), masks[0]))), masks[0])
+        features = apply_mask(functional.relu(self.stem(apply_mask(values.clamp(LOWEST, HIGHEST), masks[0]))), masks[0])
         skips = []
         for blocks, shrink, mask, coarser in zip(self.down, self.shrink, masks, masks[1:], strict=False):
-            seen = blocks(seen, mask)
-            skips.append(seen)
-            seen = masked(functional.relu(shrink(seen)), coarser)
-        seen = self.coarsest(seen, masks[-1])
+            features = blocks(features, mask)
+            skips.append(features)
+            features = apply_mask(functional.relu(shrink(features)), coarser)
+        features = self.coarsest(features, masks[-1])
         for index in reversed(range(len(skips))):
             skip = skips[index]
-            # Cells 2i and 2i + 1 take what cell i has, whether or not the side is even.
-            larger = functional.interpolate(self.narrow[index](seen), size=skip.shape[-2:], mode="nearest")
-            seen = self.up[index](masked(functional.relu(skip + larger), masks[index]), masks[index])
-        logits: Tensor = self.head(seen).float()
+            # Cells 2i and 2i + 1 take the value of cell i, for even and odd sides.
+            larger = functional.interpolate(self.narrow[index](features), size=skip.shape[-2:], mode="nearest")
+            features = self.up[index](apply_mask(functional.relu(skip + larger), masks[index]), masks[index])
+        logits: Tensor = self.head(features).float()
         return logits
 
 
 class Blocks(nn.Module):
-    """Residual blocks one after the other: a depthwise 5x5 convolution, and a pointwise one."""
+    """A sequence of residual blocks, each a depthwise 5x5 convolution and a pointwise one."""
 
     def __init__(self, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.depthwise = nn.ModuleList([normalised(spread(width, dilation)) for dilation in dilations])
-        self.pointwise = nn.ModuleList([normalised(nn.Conv2d(width, width, 1, bias=False)) for _ in dilations])
+        self.depthwise = nn.ModuleList(
+            [add_batch_norm(depthwise_convolution(width, dilation)) for dilation in dilations]
+        )
+        self.pointwise = nn.ModuleList([add_batch_norm(nn.Conv2d(width, width, 1, bias=False)) for _ in dilations])
 
-    def forward(self, seen: Tensor, mask: Tensor | None) -> Tensor:
-        """Look at float [N, C, H, W], and set what is beyond `mask` [N, 1, H, W] to zero."""
+    def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Return features float [N, C, H, W], zero outside `mask` [N, 1, H, W]."""
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
-            changed = pointwise(functional.relu(depthwise(seen)))
-            seen = masked(functional.relu(seen + changed), mask)
-        return seen
+            changed = pointwise(functional.relu(depthwise(features)))
+            features = apply_mask(functional.relu(features + changed), mask)
+        return features
 
 
 class HrnetAligner(nn.Module):
-    """HRNet-W18 as published, but for one logit per cell instead of two: their difference is all that softmax uses.
+    """HRNet-W18 as published, except for one logit per cell instead of two, as softmax uses only their difference.
 
-    It knows nothing of padding: what is beyond the matrix is similarity 0. Matrices smaller than its canvas of 128 are
-    padded to it, so that their answer is the same alone and on that canvas.
+    It does not mask the padding: outside the matrix the similarity is 0. Matrices smaller than the canvas of 128 are
+    padded to it, so that the output is the same with and without padding to that canvas.
     """
 
     def __init__(self, config: AlignerConfig) -> None:
@@ -115,7 +117,7 @@ class HrnetAligner(nn.Module):
         """Turn similarities float32 [N, 1, H, W] into logits float32 [N, 1, H, W]; see `LightAligner.forward`."""
         height, width = values.shape[-2:]
         below, right = (self.config.canvas_side(side) - side for side in (height, width))
-        canvas = functional.pad(masked(values.clamp(LOWEST, HIGHEST), inside), (0, right, 0, below))
+        canvas = functional.pad(apply_mask(values.clamp(LOWEST, HIGHEST), inside), (0, right, 0, below))
         return self.logits(canvas)[..., :height, :width]
 
     def logits(self, canvas: Tensor) -> Tensor:
@@ -127,29 +129,29 @@ class HrnetAligner(nn.Module):
         return logits
 
 
-def normalised(convolution: nn.Module) -> nn.Sequential:
-    """Put BatchNorm behind a convolution, or behind several."""
+def add_batch_norm(convolution: nn.Module) -> nn.Sequential:
+    """Append a BatchNorm to a convolution or a sequence of them."""
     last = [layer for layer in convolution.modules() if isinstance(layer, nn.Conv2d)][-1]
     return nn.Sequential(convolution, nn.BatchNorm2d(last.out_channels))
 
 
-def spread(width: int, dilation: int) -> nn.Conv2d:
-    """A depthwise 5x5 convolution that keeps the sides."""
+def depthwise_convolution(width: int, dilation: int) -> nn.Conv2d:
+    """Return a depthwise 5x5 convolution that keeps the sides."""
     return nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width, bias=False)
 
 
-def shrinking(inputs: int, outputs: int) -> nn.Sequential:
-    """A depthwise 3x3 convolution of every second cell, a pointwise one, and BatchNorm: H to (H + 1) // 2."""
-    halved = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False)
-    return normalised(nn.Sequential(halved, nn.Conv2d(inputs, outputs, 1, bias=False)))
+def downsample(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a depthwise 3x3 convolution of stride 2, a pointwise one, and BatchNorm: H to (H + 1) // 2."""
+    depthwise = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False)
+    return add_batch_norm(nn.Sequential(depthwise, nn.Conv2d(inputs, outputs, 1, bias=False)))
 
 
-def masked(seen: Tensor, mask: Tensor | None) -> Tensor:
-    """Set [N, C, H, W] to zero where `mask` [N, 1, H, W] is 0."""
-    return seen if mask is None else seen * mask
+def apply_mask(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Return [N, C, H, W] with zeros where `mask` [N, 1, H, W] is 0."""
+    return features if mask is None else features * mask
 
 
 def build_aligner_network(config: AlignerConfig | None = None) -> LightAligner | HrnetAligner:
-    """Return the network that `config` tells of (the light one), with random weights; nothing is downloaded."""
+    """Return the network of `config`, by default the light one, with random weights; nothing is downloaded."""
     config = config or AlignerConfig()
     return LightAligner(config) if config.backbone == "light" else HrnetAligner(config)

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import models.swin  # noqa: F401 - tells timm of one more architecture
+import models.swin  # noqa: F401 - registers an architecture with timm
 from models.efficientnet_lite import load_backbone
 from models.pretrained import GEM_POWER, DescriptorConfig
 
-# How packaged weights become a backbone, by timm architecture.
+# Functions that load packaged weights into a backbone, by timm architecture.
 PRETRAINED_BACKBONES: dict[str, Callable[[Path], nn.Module]] = {"tf_efficientnet_lite0": load_backbone}
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling of a feature map [N, C, H, W] into [N, C] (Radenović et al., 2018).
+    """Generalized-mean pooling of a feature map [N, C, H, W] into [N, C] (Radenović et al., 2018).
 
-    Computed in float32, as cubes of large activations overflow float16; activations under `epsilon` count as it.
+    It computes in float32, as cubes of large activations overflow float16. `epsilon` is the lowest activation.
     """
 
     def __init__(self, power: float = GEM_POWER, epsilon: float = 1e-6) -> None:
@@ -35,11 +35,11 @@ class GeM(nn.Module):
 
 
 class DescriptorNetwork(nn.Module):
-    """Images in, unit vectors out; normalisation is inside, so that every runtime preprocesses alike.
+    """Network from images to unit vectors; it includes the normalization, so that every runtime does the same.
 
-    `backbone` is a timm model without pooling or head (see `timm_backbone`); `mean` and `std` are per RGB channel for
-    values in 0..1; `projection` takes the pooled [N, C] to [N, D]; `whitening` takes those vectors, of unit length, to
-    [N, W], which are brought to unit length again (for PCA whitening, its bias holds the mean: -weight @ mean).
+    `backbone` is a timm model without pooling or head (see `timm_backbone`). `mean` and `std` are per RGB channel, for
+    values in 0..1. `projection` maps the pooled [N, C] to [N, D]. `whitening` maps those vectors, of unit length, to
+    [N, W], which are normalized again; for PCA whitening its bias is -weight @ mean.
     """
 
     mean: Tensor
@@ -71,12 +71,12 @@ class DescriptorNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Describe uint8 [N, S, S, 3] RGB images as float32 [N, D] unit vectors."""
-        # (x / 255 - mean) / std, with the constants gathered: one multiplication and one addition per value.
+        # (x / 255 - mean) / std as one multiplication and one addition per value.
         scale, shift = 1.0 / (255.0 * self.std), self.mean / self.std
         return self.embed(images.permute(0, 3, 1, 2).float() * scale - shift)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Describe normalised float [N, 3, S, S] pixels as float32 [N, D] unit vectors; training enters here."""
+        """Describe normalized float [N, 3, S, S] pixels as float32 [N, D] unit vectors; training calls this."""
         pooled = self.pooling(_feature_map(self.backbone, pixels))
         projected = pooled if self.projection is None else self.projection(pooled)
         vectors = functional.normalize(projected.float(), dim=1)
@@ -88,14 +88,14 @@ class DescriptorNetwork(nn.Module):
 def timm_backbone(architecture: str, input_size: int | None = None) -> nn.Module:
     """Return a timm model of that name, with random weights and without pooling or head.
 
-    `input_size`, the side of the input in pixels, matters to architectures whose weights depend on it (Swin, ViT); by
-    default it is what timm's name says. Raises what timm does for a size that the architecture cannot have.
+    `input_size` is the side of the input in pixels, by default that of timm's configuration. It matters only to
+    architectures whose weights depend on it (Swin, ViT). Raises timm's own errors for an impossible size.
     """
     backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="")
     config = timm.get_pretrained_cfg(architecture)
     if input_size is None or config is None or not config.fixed_input_size:
         return backbone
-    # Rather than by `img_size`, where it can be: shapes then do not depend on the sizes that came before this one.
+    # Preferred to `img_size`: the shapes then do not depend on earlier sizes.
     if is_resizable(backbone):
         resize_input(backbone, input_size)
         return backbone
@@ -103,14 +103,14 @@ def timm_backbone(architecture: str, input_size: int | None = None) -> nn.Module
 
 
 def is_resizable(backbone: nn.Module) -> bool:
-    """Tell whether `backbone` is a timm model whose weights depend on its input size, and can be made for another."""
+    """Say whether `backbone` is a timm model whose weights depend on its input size and can be resampled."""
     return hasattr(backbone, "set_input_size")
 
 
 def resize_input(backbone: nn.Module, input_size: int) -> None:
-    """Make a timm model of a fixed input size take `input_size` pixels; its position embeddings are resampled.
+    """Resample the position embeddings of a timm model of a fixed input size for `input_size` pixels.
 
-    Models that take any size stay as they are. Raises `ValueError`, or what timm does, where it cannot be done.
+    Models that accept any size are not changed. Raises `ValueError`, or timm's own errors, if it is impossible.
     """
     if is_resizable(backbone):
         backbone.set_input_size(img_size=(input_size, input_size))  # type: ignore[operator]
@@ -119,9 +119,9 @@ def resize_input(backbone: nn.Module, input_size: int) -> None:
 
 
 def build_descriptor(config: DescriptorConfig) -> DescriptorNetwork:
-    """Return the network that `config` tells of, in eval mode on the CPU, with its weights.
+    """Return the network of `config` with its packaged weights, in eval mode on the CPU.
 
-    Raises `ValueError` for an architecture that no packaged weights exist for, or when the weights do not fit.
+    Raises `ValueError` for an architecture without packaged weights, or when the weights do not fit.
     """
     load = PRETRAINED_BACKBONES.get(config.architecture)
     if load is None:

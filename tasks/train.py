@@ -81,26 +81,26 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
         weights = training.run(data, out, settings, run.log, ArtifactProgress())
-        outcome = read_result(out)
-        run.log_dataset(_where(data), outcome.dataset_digest, "training", of=training.learns_from)
-        run.log_dataset(_where(data), outcome.validation_digest, "validation", of=training.learns_from)
+        result = read_result(out)
+        run.log_dataset(_where(data), result.dataset_digest, "training", of=training.learns_from)
+        run.log_dataset(_where(data), result.validation_digest, "validation", of=training.learns_from)
         graph = export_weights(training.kind, weights)
         files = [weights, *([graph] if graph else []), out / CARD]
         show_outputs(out, training.experiment)
-        return register(run, training.model, files, outcome.metrics, score=outcome.score)
+        return register(run, training.model, files, result.metrics, score=result.score)
 
 
 @step_task("promote {training.model} {version}")
 def promote(training: Training[Any, Any], version: int, out: Path, min_improvement: float) -> dict[str, Any]:
     """Make the version the champion if it is better than the present one, and publish the decision with the metrics."""
     decision = move_champion(training.model, version, min_improvement=min_improvement)
-    outcome = read_result(out)
-    rows = [{"what": name, "figure": value} for name, value in outcome.metrics.items()]
+    result = read_result(out)
+    rows = [{"what": name, "figure": value} for name, value in result.metrics.items()]
     verdict = "is the champion" if decision.promoted else "was refused"
     create_table_artifact(
         rows, key=f"{training.experiment}-figures", description=f"Version {version} {verdict}: {decision.reason}"
     )
-    return {**asdict(decision), "metrics": outcome.metrics}
+    return {**asdict(decision), "metrics": result.metrics}
 
 
 def _where(data: object) -> str:

@@ -162,7 +162,7 @@ def test_calibrating_tells_of_copies_that_the_ground_truth_does_not_list(
         csv.writer(file).writerows([("query_id", "reference_id"), (copy, ""), *listed])
     partial = copytrace("calibrate", finished, tmp_path / "partial.csv", "--out", tmp_path / "spoilt.json")
     assert partial.exit_code == 0, partial.stderr
-    told = f"1 of the pairs that no ground truth lists score 0.5 or more, the surest {copy} with {reference}"
+    told = f"no ground truth lists but that score 0.5 or more: 1; the highest is {copy} with {reference}"
     assert told in partial.stderr
 
 

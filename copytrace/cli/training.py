@@ -1,4 +1,4 @@
-"""Commands that train networks and calibrate scores, and that make what is needed for it."""
+"""Commands that train networks, calibrate scores, and make the sets for it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Runs = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN GROUND_TRUTH [RUN GROUND_TRUTH]... [NAME=VALUE]...",
-        help="match-videos folders, each with its ground truth CSV, such as several descriptors left; then settings.",
+        help="Folders of match-videos, each followed by its ground truth CSV; then settings.",
     ),
 ]
-Copies = Annotated[int, typer.Option(min=0, help="Queries that are copies.")]
-Distractors = Annotated[int, typer.Option(min=0, help="Queries that are copies of nothing.")]
+Copies = Annotated[int, typer.Option(min=0, help="Number of queries that are copies.")]
+Distractors = Annotated[int, typer.Option(min=0, help="Number of queries that are not copies.")]
 Level = Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes, on the same machine and versions.")]
-_SETTING = re.compile(r"[a-z_.]+=")  # a path that looks like one can be given as ./path
+Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes on the same machine and versions.")]
+_SETTING = re.compile(r"[a-z_.]+=")  # a path of this form can be given as ./path
 
 
 def train_descriptor(
@@ -44,7 +44,7 @@ def train_descriptor(
     from copytrace.training.descriptor import train_descriptor as train  # noqa: PLC0415
 
     train(photos, out, settings, progress=TerminalProgress())
-    _tell(out, "descriptor.model")
+    _print_result(out, "descriptor.model")
 
 
 def train_overlay_detector(
@@ -60,7 +60,7 @@ def train_overlay_detector(
     from copytrace.training.overlay import train_overlay_detector as train  # noqa: PLC0415
 
     train(photos, out, settings, progress=TerminalProgress())
-    _tell(out, "overlay.detector")
+    _print_result(out, "overlay.detector")
 
 
 def train_aligner(
@@ -76,7 +76,7 @@ def train_aligner(
     from copytrace.training.aligner import train_aligner as train  # noqa: PLC0415
 
     train(pairs, out, settings, progress=TerminalProgress())
-    _tell(out, "alignment.model", "match-videos")
+    _print_result(out, "alignment.model", "match-videos")
 
 
 def train_pair_classifier(
@@ -93,26 +93,28 @@ def train_pair_classifier(
     from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415
 
     train(pairs, require_writable(out), settings, progress=TerminalProgress())
-    _tell(out, "alignment.pair_filter", "match-videos")
+    _print_result(out, "alignment.pair_filter", "match-videos")
 
 
 def calibrate(
-    runs: Annotated[list[str], typer.Argument(help="RUN GROUND_TRUTH pairs: a match-images folder and its truth.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="RUN GROUND_TRUTH pairs: a folder of match-images and its ground truth.")
+    ],
     out: Annotated[str, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
 ) -> None:
-    """Fit the score, as a probability, to your own photos with known copies."""
+    """Fit the score to your own photos with known copies, so that it is a probability."""
     if len(runs) % 2:
         raise CopytraceError("give pairs of a run's folder and its ground truth CSV")
     from copytrace.training.calibration import DOUBTFUL, fit_calibration  # noqa: PLC0415
 
     fit = fit_calibration(list(zip(runs[::2], runs[1::2], strict=True)), out)
-    typer.echo(f"{out} written; expected calibration error {fit.error:.4f} on the pairs it was fitted to")
+    typer.echo(f"wrote {out}; the expected calibration error on the pairs of the fit is {fit.error:.4f}")
     if len(fit.doubtful):
-        surest = fit.doubtful.iloc[0]
+        highest = fit.doubtful.iloc[0]
         typer.echo(
-            f"  {len(fit.doubtful):,} of the pairs that no ground truth lists score {DOUBTFUL} or more, the surest "
-            f"{surest.query_id} with {surest.reference_id}, {surest.score:.2f}. Where they show one picture, they "
-            "spoil the fit: list them as copies, or match against references without near-duplicates, and fit again",
+            f"  pairs that no ground truth lists but that score {DOUBTFUL} or more: {len(fit.doubtful):,}; the highest "
+            f"is {highest.query_id} with {highest.reference_id}, {highest.score:.2f}. Pairs that show the same picture "
+            "spoil the fit: list them as copies, or use references without near-duplicates, and fit again",
             err=True,
         )
 
@@ -120,7 +122,7 @@ def calibrate(
 def edit_images(
     photos: Annotated[str, typer.Argument(help="Photos to make copies of: folder, glob, URI or manifest.")],
     donors: Annotated[
-        str, typer.Argument(help="Other photos: what copies are pasted onto, and queries that are none.")
+        str, typer.Argument(help="Other photos, for copies to be pasted onto and for queries that are not copies.")
     ],
     out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and boxes.csv.")],
     copies: Copies = 200,
@@ -128,7 +130,7 @@ def edit_images(
     difficulty: Level = "mixed",
     seed: Seed = 0,
 ) -> None:
-    """Write edited copies of PHOTOS with their ground truth, to measure or calibrate on your own pictures."""
+    """Write edited copies of PHOTOS with their ground truth, to evaluate or calibrate on your own pictures."""
     from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
     _edit(write_edited_set, photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
@@ -137,7 +139,7 @@ def edit_images(
 def edit_videos(
     videos: Annotated[str, typer.Argument(help="Videos to copy from: folder, glob, URI or manifest.")],
     donors: Annotated[
-        str, typer.Argument(help="Other videos: what copies are shown between, and queries that are none.")
+        str, typer.Argument(help="Other videos, for footage around the copies and for queries that are not copies.")
     ],
     out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and edits.csv.")],
     copies: Copies = 100,
@@ -145,7 +147,7 @@ def edit_videos(
     difficulty: Level = "mixed",
     seed: Seed = 0,
 ) -> None:
-    """Write videos that show edited stretches of VIDEOS, with the seconds, to measure or train on your own footage."""
+    """Write videos that show edited parts of VIDEOS, with their ground truth, to evaluate or train on your footage."""
     from copytrace.training.edited_set import EditedSetPlan  # noqa: PLC0415
     from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
 
@@ -154,27 +156,28 @@ def edit_videos(
 
 def video_stills(
     videos: Annotated[str, typer.Argument(help="Videos: folder, glob or manifest.")],
-    out: Annotated[str, typer.Option(help="Folder or s3://… that gets a folder of JPEGs per video.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… for a folder of JPEGs per video.")],
     every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
 ) -> None:
-    """Write stills of VIDEOS to learn from; train on them with photos.grouped=folder."""
+    """Write stills of VIDEOS for training with photos.grouped=folder."""
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
-    written, failures = write_stills(
-        list_media(videos), require_writable(out), every=every, progress=TerminalProgress()
-    )
+    count, failures = write_stills(list_media(videos), require_writable(out), every=every, progress=TerminalProgress())
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
-    if not written:
-        raise CopytraceError(f"{videos} gives no stills; give videos that can be read")
-    typer.echo(f"{written:,} stills are in {out}; train on them with photos.grouped=folder")
+    if not count:
+        raise CopytraceError(f"{videos} has no readable videos; give others")
+    typer.echo(f"{count:,} stills are in {out}; train on them with photos.grouped=folder")
 
 
 def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Tell the pairs of a run and its ground truth from the settings behind them. Raises `CopytraceError`."""
+    """Split the words of a command into pairs of a run and its ground truth, and settings.
+
+    Raises `CopytraceError` when they are not pairs.
+    """
     from copytrace.storage import resolve_path  # noqa: PLC0415
 
     overrides = [word for word in words if _SETTING.match(word)]
@@ -199,16 +202,16 @@ def _edit(write: Callable[..., Path], sources: str, donors: str, out: str, plan:
         progress=TerminalProgress(),
     )
     count = plan.copies + plan.distractors
-    typer.echo(f"{count:,} queries are in {folder / 'queries'}, their answers in ground_truth.csv")
+    typer.echo(f"{count:,} queries are in {folder / 'queries'}, with their ground truth in ground_truth.csv")
 
 
-def _tell(out: str, setting: str, command: str = "match-images") -> None:
+def _print_result(out: str, setting: str, command: str = "match-images") -> None:
     from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.training.training_result import CARD, read_result  # noqa: PLC0415
 
     folder = resolve_path(out)
-    outcome = read_result(folder)
-    figure = outcome.metrics[outcome.score]
-    typer.echo(f"{outcome.score} {figure:.4f} after epoch {outcome.best_epoch}, in {outcome.seconds / 60:,.0f} minutes")
+    result = read_result(folder)
+    metric = result.metrics[result.score]
+    typer.echo(f"{result.score} {metric:.4f} after epoch {result.best_epoch}, in {result.seconds / 60:,.0f} minutes")
     typer.echo(f"  card   {folder / CARD}")
     typer.echo(f"  use it copytrace {command} QUERIES REFERENCES --out RUN {setting}={out}")

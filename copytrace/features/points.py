@@ -44,12 +44,12 @@ class Points:
     def __len__(self) -> int:
         return len(self.x)
 
-    def in_short_sides(self) -> Floats:
+    def relative_geometry(self) -> Floats:
         """Return float32 [N, 4]: x, y and scale in short sides of the view, and the angle."""
         side = min(self.width, self.height)
         return np.stack([self.x / side, self.y / side, self.scale / side, self.angle], axis=1).astype(np.float32)
 
-    def in_image(self) -> Floats:
+    def image_positions(self) -> Floats:
         """Return float32 [N, 2]: x and y as shares of the whole image's width and height."""
         x0, y0, x1, y1 = self.box
         x = x0 + self.x / self.width * (x1 - x0)

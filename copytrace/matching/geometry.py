@@ -47,15 +47,15 @@ NOTHING = np.zeros((0, 2), np.float32)
 
 def verify(query: Points, reference: Points, variant: Variant, settings: VerificationSettings) -> Verification:
     """Match one view of the query, read as `variant`, with the reference, and fit a transform to the matches."""
-    geometry, descriptors = variant.read(query.in_short_sides(), query.descriptor)
+    geometry, descriptors = variant.read(query.relative_geometry(), query.descriptor)
     matches = ratio_matches(descriptors, reference.descriptor, settings.ratio)
-    here, there = geometry[matches[:, 0]], reference.in_short_sides()[matches[:, 1]]
+    here, there = geometry[matches[:, 0]], reference.relative_geometry()[matches[:, 1]]
     agreeing = largest_agreeing_set(here, there)
     inliers = _inliers(here, there, agreeing, settings)
     if len(inliers) == 0:
         return Verification(len(matches), 0, variant.mirrored, variant.negative, None, NOTHING, NOTHING, 0.0, 0.0)
-    query_points = query.in_image()[matches[inliers, 0]]
-    reference_points = reference.in_image()[matches[inliers, 1]]
+    query_points = query.image_positions()[matches[inliers, 0]]
+    reference_points = reference.image_positions()[matches[inliers, 1]]
     return Verification(
         ratio_matches=len(matches),
         inliers=len(inliers),

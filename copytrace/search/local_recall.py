@@ -84,7 +84,7 @@ def recall_by_hough(
     found_in = np.zeros((len(index.ids), 2), np.int32)
     for number, view in enumerate(views):
         for variant in enabled_variants(settings):
-            geometry, descriptors = variant.read(view.points.in_short_sides(), view.points.descriptor)
+            geometry, descriptors = variant.read(view.points.relative_geometry(), view.points.descriptor)
             votes = hough_votes(index, geometry, descriptors, settings.neighbours)
             better = votes > best
             best[better] = votes[better]

@@ -1,4 +1,4 @@
-"""Training the aligner's network on the matrices of finished runs and on synthetic ones."""
+"""Training of the aligner's network on the matrices of finished runs and on synthetic ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from copytrace.errors import ConfigError
 from copytrace.progress import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
-from copytrace.training.aligner_validation import AlignerValidation, sheet, similarity_picture
+from copytrace.training.aligner_validation import AlignerValidation, matrix_sheet, similarity_picture
 from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_weights import MAY_CHANGE, resolve_start, training_device
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import TrainingContext, fit
-from copytrace.training.matrices import read_labelled_pairs
+from copytrace.training.matrices import read_labeled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
 from copytrace.training.training_result import TrainingResult, write_result
 from models.aligner_files import load_aligner_network, save_aligner
@@ -39,15 +39,15 @@ def train_aligner(
     log: TrainingLog | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train on the pairs of finished runs (see `read_labelled_pairs`) and return `out/aligner.safetensors`.
+    """Train on the pairs of finished runs (see `read_labeled_pairs`) and return `out/aligner.safetensors`.
 
-    `runs` are pairs of a `match-videos` output folder and its ground truth; give runs of several descriptors, and the
-    network will not depend on one. The queries of one fold are kept out to validate on. `out` also gets
-    `history.jsonl`, `result.json`, `README.md` and `checkpoint.pt`, from which the same call goes on after a crash.
-    With `loop.devices` over 1 a process per GPU is started.
+    `runs` are pairs of a `match-videos` output folder and its ground truth. With runs of several descriptors, the
+    network does not depend on one of them. The queries of one fold validate and are not learned from. `out` also gets
+    `history.jsonl`, `result.json`, `README.md` and `checkpoint.pt`, from which the same call continues after a crash.
+    With `loop.devices` over 1 there is a process per GPU.
 
     Raises `InputError` for runs that cannot be used, `ConfigError` for settings that do not fit or a folder of another
-    run, and `CopytraceError` when the loss is no number.
+    run, and `CopytraceError` when the loss is not finite.
     """
     return launch(
         _train, runs, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
@@ -62,17 +62,17 @@ def _train(
     progress: Progress | None,
 ) -> Path:
     device = training_device(settings.loop)
-    labelled = read_labelled_pairs(runs)
-    learned, kept_out = labelled.split(settings.fold, settings.folds, settings.loop.seed)
-    validation = AlignerValidation.of(kept_out, settings.validation_pairs)
-    source = MatrixSource.of(learned, settings.synthetic_share, settings.true_share)
+    labeled = read_labeled_pairs(runs)
+    training, held_out = labeled.split(settings.fold, settings.folds, settings.loop.seed)
+    validation = AlignerValidation.select(held_out, settings.validation_pairs)
+    source = MatrixSource.from_pairs(training, settings.synthetic_share, settings.true_share)
     examples = AlignerExamples(source, settings.examples_per_epoch, settings.side, settings.loop.seed)
     module = AlignerModule(
-        starting_network(settings), positive_weight=settings.positive_weight, dice_weight=settings.dice_weight
+        initial_network(settings), positive_weight=settings.positive_weight, dice_weight=settings.dice_weight
     )
     if is_first_process():
         log.picture("matrices", examples_sheet(examples), 0)
-    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), labelled.digest)
+    fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), labeled.digest)
     result = fit(
         module.to(memory_format=torch.channels_last),
         examples,
@@ -84,16 +84,16 @@ def _train(
     if not is_first_process():
         return out / FILE
     log.picture("heat maps", validation.sheet(result.network), result.epoch)
-    outcome = TrainingResult(
+    training_result = TrainingResult(
         title="Copytrace aligner",
         metrics=result.metrics,
         score=SCORE,
         best_epoch=result.epoch,
-        images=len(learned),
+        images=len(training),
         validation_images=len(validation.pairs),
-        dataset_digest=labelled.digest,
+        dataset_digest=labeled.digest,
         validation_digest=digest_of(
-            labelled.digest, settings.fold, settings.folds, settings.loop.seed, settings.validation_pairs
+            labeled.digest, settings.fold, settings.folds, settings.loop.seed, settings.validation_pairs
         ),
         seconds=round(result.seconds, 1),
         device=str(device),
@@ -101,13 +101,13 @@ def _train(
         unit="pairs of videos",
     )
     with atomic_path(out / FILE) as file:
-        save_aligner(result.network, file, notes=outcome.facts())
-    write_result(out, outcome, settings)
+        save_aligner(result.network, file, notes=training_result.facts())
+    write_result(out, training_result, settings)
     return out / FILE
 
 
-def starting_network(settings: AlignerTraining) -> AlignerNetwork:
-    """Return the network before its training, on the CPU; raises `ConfigError` when its start does not fit."""
+def initial_network(settings: AlignerTraining) -> AlignerNetwork:
+    """Return the network before its training, on the CPU. Raises `ConfigError` when its start does not fit."""
     torch.manual_seed(settings.loop.seed)
     if settings.start == "random":
         return build_aligner_network(AlignerConfig(settings.backbone))
@@ -127,4 +127,4 @@ def examples_sheet(examples: AlignerExamples) -> NDArray[np.uint8]:
         parts = {name: part.astype(np.float32) for name, part in examples.example(0, index).items()}
         outside = 1 - parts["inside"]  # white
         rows.append((similarity_picture(parts["matrix"]) + outside, parts["label"] + outside))
-    return sheet(rows)
+    return matrix_sheet(rows)

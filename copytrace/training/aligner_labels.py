@@ -1,4 +1,4 @@
-"""What an aligner learns to draw: the copied segments of a pair, as soft lines in its similarity matrix."""
+"""Labels of an aligner: the copied segments of a pair as soft lines in its similarity matrix."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from copytrace.arrays import Times
 
 
 def label_map(segments: Iterable[Segment], query_times: Times, reference_times: Times) -> NDArray[np.float32]:
-    """Return float32 [Q, R], 0 to 1: how near each cell of a similarity matrix lies to the line of a true segment.
+    """Return float32 [Q, R], 0 to 1: how close each cell of a similarity matrix is to the line of a true segment.
 
     `query_times` [Q, 2] and `reference_times` [R, 2] are the start and end of each row and column in seconds. A cell
-    whose middle lies |d| frames from a line, measured across it, is √(1 − |d|), and 0 from one frame on; the largest
-    value over all segments counts. A line goes as far as the frames that are at least half inside its segment, on both
-    axes; a segment that holds half of no frame has the one frame that it shares most with. Copies that play backwards
-    are lines too.
+    whose center is |d| frames from a line, measured across it, has √(1 − |d|), and 0 from one frame on. Cells near
+    several lines have the largest value. A line extends over the frames of which at least half is inside its segment,
+    on both axes; a segment that contains half of no frame has the frame with the largest share in it. Copies that play
+    backwards are lines too.
     """
     label = np.zeros((len(query_times), len(reference_times)), np.float32)
     for segment in segments:
@@ -32,7 +32,7 @@ def label_map(segments: Iterable[Segment], query_times: Times, reference_times: 
 
 
 def _inside(times: Times, start: float, end: float) -> NDArray[np.int64]:
-    """The frames of which at least half lies between start and end, else the one with the largest share there."""
+    """Return the frames of which at least half lies between start and end, or the one with the largest share."""
     shares = (np.minimum(times[:, 1], end) - np.maximum(times[:, 0], start)) / (times[:, 1] - times[:, 0])
     inside: NDArray[np.int64] = np.flatnonzero(shares >= 0.5)
     if len(inside) or not len(shares) or shares.max() <= 0:
@@ -41,7 +41,7 @@ def _inside(times: Times, start: float, end: float) -> NDArray[np.int64]:
 
 
 def _distances(segment: Segment, query_times: Times, reference_times: Times) -> NDArray[np.float64]:
-    """How many frames each cell's middle lies from the segment's line, measured across it: [Q, R]."""
+    """Return the distance [Q, R] in frames of each cell's center from the segment's line, measured across it."""
     query, reference = query_times.mean(axis=1), reference_times.mean(axis=1)
     lengths = [times[:, 1] - times[:, 0] for times in (query_times, reference_times)]
     expected = np.array([segment.reference_at(second) for second in query])

@@ -1,4 +1,4 @@
-"""The aligner's network while it learns: its losses."""
+"""The training module of the aligner's network: its losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AlignerNetwork = LightAligner | HrnetAligner
 
 
 class AlignerModule(TrainingModule[AlignerNetwork]):
-    """Learns from batches of `matrix`, `label` and `inside`, each float32 [N, S, S]; see `AlignerExamples`."""
+    """Training on batches of `matrix`, `label` and `inside`, each float32 [N, S, S]; see `AlignerExamples`."""
 
     def __init__(self, network: AlignerNetwork, *, positive_weight: float, dice_weight: float) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class AlignerModule(TrainingModule[AlignerNetwork]):
 
 
 def cell_loss(logits: Tensor, label: Tensor, inside: Tensor, positive_weight: float) -> Tensor:
-    """Cross-entropy with labels 0 to 1, the mean over the cells inside; all are [N, S, S].
+    """Return the cross-entropy with labels 0 to 1, the mean over the cells inside; all are [N, S, S].
 
-    Lines are thin: what a label says of a copy counts `positive_weight` times what it says against it.
+    Lines are thin, so the positive part of a label is weighted by `positive_weight`.
     """
     weight = torch.tensor(positive_weight, device=logits.device)
     losses = functional.binary_cross_entropy_with_logits(
@@ -42,7 +42,7 @@ def cell_loss(logits: Tensor, label: Tensor, inside: Tensor, positive_weight: fl
 
 
 def line_loss(logits: Tensor, label: Tensor, inside: Tensor) -> Tensor:
-    """Dice loss with squares (Milletari et al., "V-Net", 2016), 0 to 1, the mean over the matrices that have lines."""
+    """Return the Dice loss with squares (Milletari et al., "V-Net", 2016), 0 to 1, over the matrices with lines."""
     heat = torch.sigmoid(logits.float()) * inside
     shared = (heat * label).sum(dim=(1, 2))
     sizes = (heat.square() + label.square()).sum(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""Fitting the calibrated score on edited copies whose originals are known."""
+"""Fit of the calibrated score to runs with known copies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import read_table, resolve_path, write_json
 
 BINS = 15
-DOUBTFUL = 0.5  # how high a pair scores that no ground truth lists, to be told of
+DOUBTFUL = 0.5  # score from which a pair that no ground truth lists is reported
 LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Candidate pairs as `query_id` and `reference_id`, their features float64 [N, F] and labels bool [N]."""
+class LabeledCandidates:
+    """Candidate pairs as `query_id` and `reference_id`, with features float64 [N, F] and labels bool [N]."""
 
     pairs: pd.DataFrame
     features: NDArray[np.float64]
@@ -35,10 +35,10 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFit:
-    """What a fit reached: its expected calibration error on the pairs that it was fitted to, in 0..1, and its doubts.
+    """Result of a fit: the expected calibration error on the pairs of the fit, 0..1, and the doubtful pairs.
 
-    `doubtful` has `query_id, reference_id, score` of the pairs that score `DOUBTFUL` or more and that no ground truth
-    lists, highest first. Near-duplicates among the references are there, and they spoil a fit.
+    `doubtful` has `query_id, reference_id, score` of the pairs that no ground truth lists and that score `DOUBTFUL` or
+    more, highest first. Near-duplicates among the references appear there, and they spoil a fit.
     """
 
     error: float
@@ -49,18 +49,18 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
     """Fit a logistic model to finished runs and their ground truths, and write it to `out`.
 
     `runs` are pairs of a `match_images` output folder and its ground truth CSV. Every true pair counts twice: as it is,
-    and as if its reference were stored twice, when nothing leads it. Otherwise the score would rest on the lead, which
-    collections with near-duplicates do not have. The error is the expected calibration error on the pairs as they are.
+    and without its lead, as if its reference were stored twice. Otherwise the score would depend on the lead, which is
+    absent in collections with near-duplicates. The error is the expected calibration error on the pairs as they are.
     """
-    sets = [_labelled(resolve_path(run), resolve_path(truth)) for run, truth in runs]
+    sets = [_read_candidates(resolve_path(run), resolve_path(truth)) for run, truth in runs]
     features = np.concatenate([part.features for part in sets])
     labels = np.concatenate([part.labels for part in sets])
     if labels.all() or not labels.any():
         raise InputError("calibration needs both copies and other pairs among the candidates; give other runs")
     twins = features[labels].copy()
     twins[:, LEADS] = 0
-    shown, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
-    weights, bias = fit_logistic(shown, answers)
+    values, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
+    weights, bias = fit_logistic(values, answers)
     scores = probability(features @ weights + bias)
     error = expected_calibration_error(scores, labels)
     content = {
@@ -78,8 +78,8 @@ def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Pa
 def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Fit a logistic model to features float64 [N, F] and bool [N], and return its weights float64 [F] and its bias.
 
-    No weight is negative: every feature is evidence for a copy, and more of it must not make one less likely, whatever
-    the chances of the pairs at hand. Weights of standardised features have a prior of variance 1.
+    No weight is negative: every feature is evidence for a copy, and more evidence must never lower the score, not even
+    by chance in the given pairs. The weights of standardized features have a prior of variance 1.
     """
     scale = features.std(axis=0) + 1e-9
     values, wanted = features / scale, labels.astype(np.float64)
@@ -93,8 +93,8 @@ def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tu
 
     count = features.shape[1]
     bounds = [(0.0, None)] * count + [(None, None)]
-    found = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
-    return np.asarray(found.x[:-1] / scale, np.float64), float(found.x[-1])
+    result = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
+    return np.asarray(result.x[:-1] / scale, np.float64), float(result.x[-1])
 
 
 def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
@@ -105,7 +105,7 @@ def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray
     return float(np.abs(gap[pairs > 0]).sum() / max(len(labels), 1))
 
 
-def _labelled(run: Path, ground_truth: Path) -> Labelled:
+def _read_candidates(run: Path, ground_truth: Path) -> LabeledCandidates:
     shards = sorted(ImageRunFolder(run).evidence(0).parent.glob("*.parquet"))
     if not shards:
         raise InputError(
@@ -116,4 +116,6 @@ def _labelled(run: Path, ground_truth: Path) -> Labelled:
     frames = [read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
     features = np.concatenate([features_of(frame) for frame in frames])
     pairs = pd.concat(frames)[["query_id", "reference_id"]]
-    return Labelled(pairs, features, np.array([pair in true for pair in pairs.itertuples(index=False, name=None)]))
+    return LabeledCandidates(
+        pairs, features, np.array([pair in true for pair in pairs.itertuples(index=False, name=None)])
+    )

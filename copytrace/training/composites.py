@@ -1,7 +1,7 @@
-"""Pictures with others pasted into them, and exact boxes of these: what the overlay detector learns from.
+"""Training examples of the overlay detector: pictures with others pasted into them, and the exact boxes.
 
-A composite is a photo that goes through a few of the edits that queries go through. One of them, in most composites,
-makes a picture inside a picture: the photo pasted onto another, another pasted onto it, a frame round it.
+A composite is a photo after a few of the edits of queries. In most composites one of the edits makes a picture inside a
+picture: the photo pasted onto another, another pasted onto it, or a frame around it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from copytrace.training.edit_tracking import (
     polygon_area,
 )
 from copytrace.training.edits import EDITS, apply_edit
-from copytrace.training.photos import TrainingPhoto, generator_for, load_photo
+from copytrace.training.photos import TrainingPhoto, load_photo, random_generator
 
-MOST_BOXES = 4  # boxes of one composite that are learned
-LARGEST_BOX = 0.85  # share of the area; matching does not crop larger ones
+MOST_BOXES = 4  # boxes of one composite in its labels
+LARGEST_BOX = 0.85  # share of the area; matching does not crop larger boxes
 SMALLEST_SIDE = 0.06  # of a box, as a share of the picture's
-_LEAST_LEFT = 0.35  # an edit that leaves less of a pasted picture is not made
-_HIDDEN = 0.65  # a pasted picture that a later one covers by more is no longer one
-_SAME_PICTURE = 0.55  # IoU of a box and a box within it over which only the inner one counts, as it is the picture
-_FLAT = 8.0  # grey levels of deviation under which a photo shows nothing
+_LEAST_LEFT = 0.35  # a crop that leaves a smaller share of a pasted picture is dropped
+_HIDDEN = 0.65  # a pasted picture of which a later one covers more is no longer labeled
+_SAME_PICTURE = 0.55  # IoU of a box with an inner box above which only the inner one, the picture, is labeled
+_FLAT = 8.0  # standard deviation in gray levels under which a photo is plain
 _PHOTOS_KEPT = 192  # decoded photos in memory, some 400 KB each
 _TRIES = 6
 
@@ -51,45 +51,45 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Composite:
-    """A picture under edit, and the corners, normalised (4 or more, 2), of each picture that was pasted into it."""
+    """A picture under edit, and the normalized corners (4 or more, 2) of each picture that was pasted into it."""
 
     image: Image.Image
     outlines: tuple[Doubles, ...] = ()
 
-    def edited(self, name: str, draw: Draw) -> Composite:
-        """Apply an edit by its name in `EDITS`, or "scene"; the outlines go along, and new pastes get theirs."""
+    def apply(self, name: str, draw: Draw) -> Composite:
+        """Apply an edit by its name in `EDITS`, or "scene"; outlines are transformed, and new pastes get one."""
         fresh = EditedPicture(self.image)
-        step = scene(fresh, draw) if name == "scene" else apply_edit(name, fresh, draw)
+        step = paste_scene(fresh, draw) if name == "scene" else apply_edit(name, fresh, draw)
         if name == "with_photo":
-            inset = _changed(self.image, step.image)
-            hidden = [outline for outline in self.outlines if _covered(outline, inset) > _HIDDEN]
+            inset = _changed_outline(self.image, step.image)
+            hidden = [outline for outline in self.outlines if _covered_share(outline, inset) > _HIDDEN]
             kept = tuple(outline for outline in self.outlines if not any(outline is other for other in hidden))
             return Composite(step.image, (*kept, inset))
-        moved = tuple(_moved(outline, step) for outline in self.outlines)
+        outlines = tuple(_transform_outline(outline, step) for outline in self.outlines)
         if name in ("onto_photo", "scene", *FRAMES):
-            moved = (*moved, step.outline)
-        return Composite(step.image, moved)
+            outlines = (*outlines, step.outline)
+        return Composite(step.image, outlines)
 
     def boxes(self) -> Doubles:
-        """Upright boxes (x0, y0, x1, y1) of the pasted pictures that are worth a crop, float64 [M, 4].
+        """Return upright boxes (x0, y0, x1, y1) of the pasted pictures that matching would crop, float64 [M, 4].
 
-        Of a picture in a frame that was pasted, the picture counts, unless the frame is wide.
+        Of a pasted picture with a frame, the box is that of the picture, unless the frame is wide.
         """
-        found = [_box(outline) for outline in self.outlines if len(outline) > 2]
-        fitting = [box for box in found if _worth_a_crop(box)]
+        boxes = [_box(outline) for outline in self.outlines if len(outline) > 2]
+        candidates = [box for box in boxes if _is_crop_candidate(box)]
         inner = [
             box
-            for box in fitting
-            if not any(_iou(box, other) > _SAME_PICTURE and _area(other) < _area(box) for other in fitting)
+            for box in candidates
+            if not any(_iou(box, other) > _SAME_PICTURE and _area(other) < _area(box) for other in candidates)
         ]
         return np.array(inner[:MOST_BOXES]).reshape(-1, 4)
 
 
 @dataclass
 class Composites:
-    """`Examples` of composites of `photos`: `image` uint8 [S, S, 3] and `boxes` float32 [4, 4], filled up with zeros.
+    """`Examples` of composites of `photos`: `image` uint8 [S, S, 3] and `boxes` float32 [4, 4], padded with zeros.
 
-    `share` of them hold a pasted picture. Photos are read from disk as they are needed; the latest are kept.
+    `share` of them hold a pasted picture. Photos are read when they are needed, and the latest are kept in memory.
     """
 
     photos: Sequence[TrainingPhoto]
@@ -107,24 +107,24 @@ class Composites:
         """Make the composite of that number; the same numbers give the same arrays."""
         composite = self.composite(epoch, index)
         boxes = np.zeros((MOST_BOXES, 4), np.float32)
-        found = composite.boxes()
-        boxes[: len(found)] = found
+        labels = composite.boxes()
+        boxes[: len(labels)] = labels
         return {"image": resize_for_descriptor(np.asarray(composite.image), self.input_size), "boxes": boxes}
 
     def composite(self, epoch: int, index: int) -> Composite:
         """Make the composite of that number in its own size and shape."""
-        rng = generator_for(self.seed, epoch, index)
+        rng = random_generator(self.seed, epoch, index)
         photo, image = self._photo(rng, exclude="")
         draw = Draw(rng, _STRENGTHS[int(rng.integers(len(_STRENGTHS)))], lambda rng: self._photo(rng, photo.group)[1])
         composite = Composite(image)
         for name in choose_edits(draw, self.share):
-            composite = _accepted(composite, name, draw)
+            composite = _try_edit(composite, name, draw)
         if draw.chance(0.7):
-            composite = Composite(_as_jpeg(composite.image, draw.integer(60, 96)), composite.outlines)
+            composite = Composite(_compress_jpeg(composite.image, draw.integer(60, 96)), composite.outlines)
         return composite
 
     def _photo(self, rng: np.random.Generator, exclude: str) -> tuple[TrainingPhoto, Image.Image]:
-        """Draw a photo that shows something, if there is one, and of another group."""
+        """Draw a photo of another group that is not plain, if there is one."""
         readable: tuple[TrainingPhoto, Image.Image] | None = None
         for _ in range(_TRIES):
             photo = self.photos[int(rng.integers(len(self.photos)))]
@@ -150,20 +150,20 @@ class Composites:
 
 
 def choose_edits(draw: Draw, share: float) -> list[str]:
-    """Draw the edits of one composite in their order; a `share` of them has one that makes a picture in a picture."""
-    names = [_other(draw) for _ in range(draw.choice((0, 1, 1, 2, 2, 3)))]
+    """Draw the edits of one composite in their order; a `share` of composites has one that makes a picture in one."""
+    names = [_draw_edit(draw) for _ in range(draw.choice((0, 1, 1, 2, 2, 3)))]
     if draw.chance(share):
         paste = str(draw.rng.choice(list(_PASTES), p=list(_PASTES.values())))
         names.insert(draw.integer(0, len(names)), paste)
-        if draw.chance(0.12):  # a post of a collage, a collage of posts
+        if draw.chance(0.12):  # such as a post of a collage
             names.insert(draw.integer(0, len(names)), draw.choice(("with_photo", "onto_photo", *FRAMES)))
     if draw.chance(0.15):
         names.insert(0, "crop")
     return names
 
 
-def scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
-    """Paste it onto a photo in ways that `onto_photo` has not: smaller, larger, stretched, soft, more see-through."""
+def paste_scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
+    """Paste the picture onto a photo with more variation than `onto_photo`: size, stretch, softness, opacity."""
     canvas = draw.donor().copy()
     limit = min(canvas.width / edited.image.width, canvas.height / edited.image.height)
     scale, stretch = draw.between(0.15, 0.92) * limit, draw.between(1.0, 1.35) ** draw.sign()
@@ -173,7 +173,7 @@ def scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
     at_border = draw.chance(0.25)
     left, top = (draw.choice((0, span, span // 2)) if at_border else draw.integer(0, span) for span in room)
     if draw.chance(0.2):
-        canvas = canvas.resize((16, 16)).resize(canvas.size, Image.Resampling.BICUBIC)  # a blurred backdrop
+        canvas = canvas.resize((16, 16)).resize(canvas.size, Image.Resampling.BICUBIC)  # a blurred background
     if draw.chance(0.2):
         rim = draw.integer(1, 8)
         canvas.paste(draw.color(), (left - rim, top - rim, left + width + rim, top + height + rim))
@@ -181,14 +181,14 @@ def scene(edited: EditedPicture, draw: Draw) -> EditedPicture:
     return edited.paste_onto(canvas, (left, top, left + width, top + height), opacity)
 
 
-def _other(draw: Draw) -> str:
+def _draw_edit(draw: Draw) -> str:
     kind = str(draw.rng.choice(["photo", "decor", "geometry"], p=[0.5, 0.25, 0.25]))
     return draw.choice(_OTHERS[kind])
 
 
-def _accepted(composite: Composite, name: str, draw: Draw) -> Composite:
-    """The composite after an edit, or as it was where the edit would leave too little of a pasted picture."""
-    attempt = composite.edited(name, draw)
+def _try_edit(composite: Composite, name: str, draw: Draw) -> Composite:
+    """Return the composite after an edit, or unchanged if the edit leaves too little of a pasted picture."""
+    attempt = composite.apply(name, draw)
     before = [outline for outline in composite.outlines if len(outline) > 2]
     after = [outline for outline in attempt.outlines if len(outline) > 2]
     if len(after) < len(before):
@@ -204,12 +204,12 @@ def _accepted(composite: Composite, name: str, draw: Draw) -> Composite:
     return attempt
 
 
-def _moved(outline: Doubles, step: EditedPicture) -> Doubles:
-    """Where an outline in the picture before `step` lies after it; (0, 2) if nothing of it is left."""
+def _transform_outline(outline: Doubles, step: EditedPicture) -> Doubles:
+    """Return the outline after `step`, an edit of the picture; (0, 2) if nothing of it is left."""
     if len(outline) < 3:
         return outline
     x0, y0, x1, y1 = _box(map_points(np.linalg.inv(step.transform).astype(np.float64), step.outline))
-    # What the step cropped away before it moved the rest shows only in the extent of what it kept.
+    # `step.transform` does not show which part the step cropped first, only the extent of the result does.
     kept = np.array([[x1 - x0, 0, x0], [0, y1 - y0, y0], [0, 0, 1.0]])
     inside = clip_to_unit_square(map_points(np.linalg.inv(kept).astype(np.float64), outline))
     if len(inside) < 3:
@@ -217,8 +217,8 @@ def _moved(outline: Doubles, step: EditedPicture) -> Doubles:
     return clip_to_unit_square(map_points(step.transform @ kept, inside))
 
 
-def _changed(before: Image.Image, after: Image.Image) -> Doubles:
-    """Corners of the box of all pixels that differ: an inset tells nobody where it was put."""
+def _changed_outline(before: Image.Image, after: Image.Image) -> Doubles:
+    """Return the corners of the box of all pixels that differ, as `with_photo` does not report its position."""
     differs = cv2.absdiff(np.asarray(before), np.asarray(after)).max(axis=2) > 0
     rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
     if not len(rows):
@@ -228,15 +228,15 @@ def _changed(before: Image.Image, after: Image.Image) -> Doubles:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
-def _covered(outline: Doubles, cover: Doubles) -> float:
-    """Share of an outline's box that the box of `cover` hides."""
+def _covered_share(outline: Doubles, cover: Doubles) -> float:
+    """Return the share of an outline's box that the box of `cover` hides."""
     if min(len(outline), len(cover)) < 3:
         return 0.0
     box = _box(outline)
-    return _shared(box, _box(cover)) / max(_area(box), 1e-9)
+    return _shared_area(box, _box(cover)) / max(_area(box), 1e-9)
 
 
-def _worth_a_crop(box: Doubles) -> bool:
+def _is_crop_candidate(box: Doubles) -> bool:
     return _area(box) <= LARGEST_BOX and bool((box[2:] - box[:2]).min() >= SMALLEST_SIDE)
 
 
@@ -253,17 +253,17 @@ def _area(box: Doubles) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _shared(a: Doubles, b: Doubles) -> float:
+def _shared_area(a: Doubles, b: Doubles) -> float:
     sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
     return float(sides[0] * sides[1])
 
 
 def _iou(a: Doubles, b: Doubles) -> float:
-    shared = _shared(a, b)
+    shared = _shared_area(a, b)
     return shared / (_area(a) + _area(b) - shared)
 
 
-def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+def _compress_jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")

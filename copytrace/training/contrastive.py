@@ -1,4 +1,4 @@
-"""Contrastive training of the descriptor: SSCD's losses, with a memory of earlier batches."""
+"""The training module of the descriptor: SSCD's losses, with a memory of earlier batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from copytrace.training.views import NO_DONOR
 from models.descriptor import DescriptorNetwork
 from models.losses import info_nce, koleo
 
-LABELS = 4  # photo, group, donor's group, and the photo mixed in; NO_DONOR where there is none
+LABELS = 4  # photo, group, donor's group, and the photo mixed in; NO_DONOR if there is none
 
 
 class ContrastiveModule(TrainingModule[DescriptorNetwork]):
-    """A descriptor network that learns to give views of one photo alike vectors, and of others unlike ones."""
+    """Training of a descriptor network so that views of one photo have similar vectors, and others do not."""
 
     memory: Tensor
     remembered: Tensor
@@ -32,11 +32,11 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
         self.register_buffer("remembered", torch.full((settings.memory, LABELS), NO_DONOR))
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The backbone's."""
+        """Return the parameters of the backbone."""
         return list(self.network.backbone.parameters())
 
     def train(self, mode: bool = True) -> ContrastiveModule:
-        """As in torch, but the backbone's BatchNorms keep the statistics that they came with."""
+        """Set the training mode as in torch, but keep the statistics of the backbone's BatchNorms."""
         super().train(mode)
         for module in self.network.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -44,7 +44,7 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
         return self
 
     def start_step(self, epoch: int, step: int) -> None:
-        """Hear which step comes: mixing draws from it."""
+        """Receive the number of the next step, the seed of mixing."""
         self._step = epoch, step
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
             ],
             dim=1,
         )
-        views, labels = self._mixed(views, labels)
+        views, labels = self._mix(views, labels)
         pixels = (views - self.network.mean) / self.network.std
         vectors = self.network.embed(pixels.contiguous(memory_format=torch.channels_last))
         others, other_labels = gather_rows(vectors), gather_rows(labels)
@@ -69,7 +69,7 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
         columns = torch.cat([others, self.memory])
         positive, related = _relations(labels, torch.cat([other_labels, self.remembered]))
         empty = torch.cat([torch.zeros_like(other_labels[:, 0]), self.remembered[:, 0]]) == NO_DONOR
-        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 knows cosines near 1 to 1/256 only
+        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 has a precision of 1/256 near 1
             similarity = vectors @ columns.T
         contrast = info_nce(similarity, positive, itself | empty | (related & ~positive), self.settings.temperature)
         spread = koleo(similarity, itself | related | empty)
@@ -83,11 +83,11 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
             "negatives": unrelated.mean(),
         }
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for each step's draws
-    def _mixed(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Paste some views onto others of the batch: they are then views of both photos (SSCD's mixing, as a paste).
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled again for each step's draws
+    def _mix(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Paste some views onto others of the batch, so that they are views of both photos (SSCD's mixing, as a paste).
 
-        Views that show a donor besides stay as they are: there is no label for a third photo.
+        Views that already show a donor are not changed, as there is no label for a third photo.
         """
         rng = np.random.default_rng((self.settings.loop.seed, *self._step, rank()))
         chosen = np.flatnonzero(rng.random(len(views)) < self.settings.views.mixup)
@@ -115,9 +115,9 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
 
 
 def _relations(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bool [N, M] twice: which show the same photo, and which share anything at all.
+    """Return two bool [N, M]: which pairs show the same photo, and which are related at all.
 
-    Related without showing the same photo are stills of one video, and pictures that share a donor.
+    Stills of one video and pictures with the same donor are related without showing the same photo.
     """
 
     def same(row: int, column: int) -> Tensor:

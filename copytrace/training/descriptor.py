@@ -1,4 +1,4 @@
-"""Training the global descriptor by SSCD's recipe (Pizzi et al., 2022), from photos to a file that matching loads."""
+"""Training of the global descriptor by SSCD's recipe (Pizzi et al., 2022), from photos to a file for matching."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.distributed import is_first_process, launch
-from copytrace.training.initial_descriptor import check_architecture, describe_photos, pca, starting_network
+from copytrace.training.initial_descriptor import check_architecture, describe_photos, fit_pca_layer, initial_network
 from copytrace.training.initial_weights import MAY_CHANGE, freeze, training_device
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import TrainingContext, fit
@@ -28,7 +28,7 @@ from models.descriptor_files import save_descriptor
 
 FILE = "descriptor.safetensors"
 SAMPLES_SHOWN = 8
-NOISE_NEIGHBOURS = 10  # as in the score normalisation of matching
+NOISE_NEIGHBORS = 10  # as in the score normalization of matching
 
 
 def train_descriptor(
@@ -40,12 +40,12 @@ def train_descriptor(
 ) -> Path:
     """Train on `photos` (see `list_media`) and return `out/descriptor.safetensors`.
 
-    `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
-    the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a
-    process per GPU is started.
+    `out` also gets `history.jsonl` (a line per epoch), `result.json` (metrics of the best network, digests of the
+    photos) and `checkpoint.pt`, from which the same call continues after a crash. With `loop.devices` over 1
+    there is a process per GPU.
 
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
-    `CopytraceError` when the loss is no number.
+    `CopytraceError` when the loss is not finite.
     """
     check_architecture(settings)
     return launch(
@@ -56,13 +56,13 @@ def train_descriptor(
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
     device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
-    validation = ValidationSet.make(split.validation, split.train, settings.photos, settings.described_size)
+    validation = ValidationSet.create(split.validation, split.train, settings.photos, settings.described_size)
     examples = ViewExamples(
         split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed
     )
-    network = starting_network(settings, split)
+    network = initial_network(settings, split)
     if is_first_process():
-        log.picture("views", _sheet(examples), 0)
+        log.picture("views", _view_sheet(examples), 0)
     module = ContrastiveModule(network, settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
     fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest)
@@ -77,10 +77,10 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     if not is_first_process():
         return out / FILE
     features = describe_photos(result.network, split.train, settings.photos.long_side, settings.described_size)
-    kept, metrics = whitened_if_better(result.network, settings, features, validation, result.metrics)
+    kept, metrics = choose_whitening(result.network, settings, features, validation, result.metrics)
     noise = typical_noise(kept, features, validation)
     log.picture("mistakes", validation.mistakes(kept), result.epoch)
-    outcome = TrainingResult(
+    training_result = TrainingResult(
         title="Copytrace descriptor",
         metrics=metrics,
         score="micro_ap",
@@ -100,45 +100,45 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
             architecture=settings.architecture,
             input_size=settings.described_size,
             typical_noise=noise,
-            notes=outcome.facts(),
+            notes=training_result.facts(),
         )
-    write_result(out, outcome, settings)
+    write_result(out, training_result, settings)
     return out / FILE
 
 
-def whitened_if_better(
+def choose_whitening(
     network: DescriptorNetwork,
     settings: DescriptorTraining,
     features: Floats,
     validation: ValidationSet,
     metrics: dict[str, float],
 ) -> tuple[DescriptorNetwork, dict[str, float]]:
-    """Fit a PCA whitening to the training photos; keep it if `settings.whitening` says so or it validates better."""
+    """Fit a PCA whitening to the training photos; keep it if `settings.whitening` is "on" or it validates better."""
     if settings.whitening == "off":
         return network, metrics
-    network.whitening = pca(features, settings.dimensions, whiten=True).to(next(network.parameters()).device)
-    found = validation.metrics(network)
-    if settings.whitening == "auto" and found["micro_ap"] <= metrics["micro_ap"]:
+    network.whitening = fit_pca_layer(features, settings.dimensions, whiten=True).to(next(network.parameters()).device)
+    whitened_metrics = validation.metrics(network)
+    if settings.whitening == "auto" and whitened_metrics["micro_ap"] <= metrics["micro_ap"]:
         network.whitening = None
         return network, metrics
-    return network, found
+    return network, whitened_metrics
 
 
 def typical_noise(network: DescriptorNetwork, features: Floats, validation: ValidationSet) -> float:
-    """Return the mean cosine of a validation copy to the ten photos nearest to it among those learned from.
+    """Return the mean cosine of a validation copy to the ten nearest training photos.
 
-    `features` are the latter's vectors before any whitening. Score normalisation takes this level for the noise that a
-    small collection does not have.
+    `features` are the vectors of the training photos before any whitening. Score normalization uses this level for
+    small collections, whose own noise is too low.
     """
     noise = torch.from_numpy(features)
     if network.whitening is not None:
         noise = functional.normalize(network.whitening.cpu()(noise), dim=1).detach()
         network.whitening.to(next(network.backbone.parameters()).device)
     similarity = torch.from_numpy(describe(network, validation.copies)) @ noise.T
-    return round(float(similarity.topk(min(NOISE_NEIGHBOURS, len(noise)), dim=1).values.mean()), 4)
+    return round(float(similarity.topk(min(NOISE_NEIGHBORS, len(noise)), dim=1).values.mean()), 4)
 
 
-def _sheet(examples: ViewExamples) -> NDArray[np.uint8]:
-    """A row per photo with its views, uint8 [H, W, 3]."""
+def _view_sheet(examples: ViewExamples) -> NDArray[np.uint8]:
+    """Return a sheet, uint8 [H, W, 3], with the views of a photo in each row."""
     rows = [examples.example(0, index)["views"] for index in range(min(SAMPLES_SHOWN, len(examples)))]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows]).astype(np.uint8)

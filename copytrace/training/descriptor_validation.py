@@ -1,4 +1,4 @@
-"""Validation of descriptors: edited copies of photos that were kept out, searched among those photos."""
+"""Validation of descriptors by a search of edited copies among held-out photos."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from copytrace.errors import InputError, MediaError
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision, recall_at_precision
 from copytrace.training.edited_set import HARD, MILD, edit_copy
-from copytrace.training.photos import TrainingPhoto, generator_for, load_photo
+from copytrace.training.photos import TrainingPhoto, load_photo, random_generator
 from models.descriptor import DescriptorNetwork
 
 Pictures = NDArray[np.uint8]
-SEED = 7_919  # the validation set is the same whatever the training's seed
+SEED = 7_919  # the validation set does not depend on the training's seed
 BATCH = 32
 MISTAKES_SHOWN = 12
 MOST_DONORS = 200
@@ -28,9 +28,9 @@ MOST_DONORS = 200
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Pictures uint8 [N, S, S, 3] of references and of edited copies, which reference each copy is of, and a digest.
+    """Pictures uint8 [N, S, S, 3] of references and of edited copies, the reference of each copy, and a digest.
 
-    The digest names the pictures as they are before they are reduced to S: figures compare only within one.
+    The digest is that of the pictures before they are reduced to S; only metrics of the same digest are comparable.
     """
 
     references: Pictures
@@ -39,7 +39,7 @@ class ValidationSet:
     digest: str
 
     @classmethod
-    def make(
+    def create(
         cls,
         photos: Sequence[TrainingPhoto],
         donors: Sequence[TrainingPhoto],
@@ -48,11 +48,11 @@ class ValidationSet:
     ) -> ValidationSet:
         """Edit `validation_copies` copies of each photo, half of them mildly; unreadable photos are left out.
 
-        `donors` are what copies are pasted onto: none of `photos`, or a copy would have two originals. Raises
+        Copies are pasted onto `donors`, which are none of `photos`: a copy would have two originals. Raises
         `InputError` when fewer than two photos, or no donor, can be read.
         """
-        images = _readable(photos, settings.long_side)
-        backdrops = _readable(donors[:: max(1, len(donors) // MOST_DONORS)], settings.long_side)
+        images = _load_readable(photos, settings.long_side)
+        backdrops = _load_readable(donors[:: max(1, len(donors) // MOST_DONORS)], settings.long_side)
         if len(images) < 2 or not backdrops:
             raise InputError(
                 f"of {len(photos)} validation photos {len(images)} can be read, and {len(backdrops)} others; give more"
@@ -64,8 +64,7 @@ class ValidationSet:
         copies, originals = [], []
         for number, image in enumerate(images):
             for copy in range(settings.validation_copies):
-                rng = generator_for(SEED, number, copy)
-
+                rng = random_generator(SEED, number, copy)
                 edited, _ = edit_copy(
                     image, HARD if copy % 2 else MILD, rng, lambda rng: backdrops[int(rng.integers(len(backdrops)))]
                 )
@@ -79,7 +78,7 @@ class ValidationSet:
         return describe(network, self.copies) @ describe(network, self.references).T
 
     def metrics(self, network: DescriptorNetwork) -> dict[str, float]:
-        """Return micro-AP and recall at 90 % precision of the plain cosine, and the share of copies ranked right."""
+        """Return micro-AP and recall at 90 % precision of the cosine, and the share of right top results."""
         similarity = self.similarity(network)
         correct = np.arange(len(self.references)) == self.originals[:, None]
         point = recall_at_precision(correct.ravel(), similarity.ravel(), len(self.copies))
@@ -90,7 +89,7 @@ class ValidationSet:
         }
 
     def mistakes(self, network: DescriptorNetwork) -> Pictures:
-        """Return a sheet, uint8 [H, W, 3]: the worst mistakes, each a row of copy, original, and what was preferred."""
+        """Return a sheet, uint8 [H, W, 3], of the worst mistakes: each row has copy, original, and top result."""
         similarity = self.similarity(network)
         preferred = similarity.argmax(axis=1)
         own = similarity[np.arange(len(self.copies)), self.originals]
@@ -99,7 +98,7 @@ class ValidationSet:
         return np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
 
 
-def _readable(photos: Sequence[TrainingPhoto], long_side: int) -> list[Image.Image]:
+def _load_readable(photos: Sequence[TrainingPhoto], long_side: int) -> list[Image.Image]:
     images = []
     for photo in photos:
         try:
@@ -110,7 +109,7 @@ def _readable(photos: Sequence[TrainingPhoto], long_side: int) -> list[Image.Ima
 
 
 def describe(network: DescriptorNetwork, pictures: Pictures) -> NDArray[np.float32]:
-    """Describe uint8 [N, S, S, 3] as float32 [N, D] on the device that the network is on."""
+    """Describe uint8 [N, S, S, 3] as float32 [N, D] on the network's device."""
     device = next(network.parameters()).device
     with torch.inference_mode():
         parts = [

@@ -24,7 +24,7 @@ from copytrace.training.edited_set import (
     plan_queries,
     require_only,
 )
-from copytrace.training.footage import RATE, SHARES, Look, Scene, Stretch
+from copytrace.training.footage import PANES, RATE, Look, Scene, Stretch
 from copytrace.training.synthetic_matrices import LENGTHS, draw_segments
 
 COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end")
@@ -213,7 +213,7 @@ class _Director:
             crop = (float(left), float(top), float(left + kept[0]), float(top + kept[1]))
         if rng.random() < _SPLIT:
             layout = "stack4" if rng.random() < _FOUR else "stack2"
-            return Look(seed, difficulty, crop, layout, int(rng.integers(SHARES[layout])), bool(rng.random() < 0.5))
+            return Look(seed, difficulty, crop, layout, int(rng.integers(PANES[layout])), bool(rng.random() < 0.5))
         return Look(seed, difficulty, crop, "barred" if rng.random() < 0.5 else "filling")
 
     def _draw_scene(self, rng: np.random.Generator, stretch: Stretch, look: Look) -> Scene:

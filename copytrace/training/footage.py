@@ -1,4 +1,4 @@
-"""Footage for edited videos: stretches of other videos, played faster or slower, edited, and put on one screen."""
+"""Footage for edited videos: stretches of other videos, at another speed, edited, and arranged on a screen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from copytrace.training.edited_set import Difficulty, edit_copy
 RATE = 10  # pictures per second of what is written
 SHORT_SIDE = 288  # pixels to which sources are reduced
 
-SHARES = {"stack2": 2, "stack4": 4}  # split screens, and how many panes they have
+PANES = {"stack2": 2, "stack4": 4}  # numbers of panes of the split screens
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """`count` pictures of a video, `RATE` a second, from the `first` on, where the video plays at `speed`."""
+    """`count` pictures from number `first` on, of a video played at `speed` with `RATE` pictures per second."""
 
     video: Video
     first: int
@@ -31,16 +31,16 @@ class Stretch:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Which seconds of the video are shown."""
+        """Start and end in the video, in seconds."""
         return self.first * self.speed / RATE, (self.first + self.count) * self.speed / RATE
 
     def pictures(self) -> Iterator[Pixels]:
-        """Yield the pictures, uint8 RGB [H, W, 3]; the last one again where there are no more.
+        """Yield the pictures, uint8 RGB [H, W, 3], and repeat the last one if the video ends early.
 
         Raises `MediaError` when some of them are damaged.
         """
         start, end = self.seconds
-        half = self.speed / RATE / 2  # so that rounding never counts a neighbour in
+        half = self.speed / RATE / 2  # so that rounding never includes a neighbor
         shown, last = 0, np.zeros((SHORT_SIDE, SHORT_SIDE, 3), np.uint8)
         frames = self.video.frames(
             per_second=RATE / self.speed, short_side=SHORT_SIDE, threads=1, start=max(0.0, start - half), end=end - half
@@ -50,7 +50,7 @@ class Stretch:
                 shown, last = shown + 1, frame.pixels
                 yield last
         except MediaError as error:
-            if shown < self.count:  # else the damage lies elsewhere
+            if shown < self.count:  # otherwise the damage is elsewhere
                 raise MediaError(f"unreadable video {self.video.path}: {error}; leave it out") from error
         for _ in range(self.count - shown):
             yield last
@@ -58,11 +58,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How pictures are changed, alike all through a stretch.
+    """Edits and arrangement of pictures, the same throughout a stretch.
 
-    `edits` draw from `seed`, the same for every picture. `crop` are the shares x0, y0, x1, y1 of a picture that are
-    kept before. `layout` is "whole" or a key of `SHARES`; `place` is the pane that the picture gets, and `across` puts
-    two panes side by side, not one above the other.
+    Edits of `difficulty` are drawn from `seed`, the same for every picture. Before them `crop` keeps the part x0, y0,
+    x1, y1 of a picture, in shares of its sides. `layout` is "filling", "barred" or a key of `PANES`; `place` is the
+    pane of the picture, and `across` puts two panes side by side instead of one above the other.
     """
 
     seed: tuple[int, ...]
@@ -74,11 +74,11 @@ class Look:
 
     @property
     def others(self) -> int:
-        """How many panes show something else."""
-        return SHARES.get(self.layout, 1) - 1
+        """Number of panes that show other footage."""
+        return PANES.get(self.layout, 1) - 1
 
     def edit(self, picture: Pixels, donor: Callable[[], Pixels]) -> tuple[Pixels, list[str]]:
-        """Crop and edit one picture, and tell the names of the edits; one of them may paste it onto the `donor`'s."""
+        """Return one picture cropped and edited, with the names of the edits, which may paste the `donor`'s picture."""
         names = []
         if self.crop is not None:
             (height, width), (x0, y0, x1, y1) = picture.shape[:2], self.crop
@@ -92,8 +92,8 @@ class Look:
         return picture, names
 
     def arrange(self, picture: Pixels, others: Sequence[Pixels], width: int, height: int) -> Pixels:
-        """Put the edited picture and those of the other panes on one screen, uint8 [height, width, 3]."""
-        if self.layout not in SHARES:
+        """Return the screen, uint8 [height, width, 3], with the edited picture and those of the other panes."""
+        if self.layout not in PANES:
             return (fit_within if self.layout == "barred" else crop_to_fill)(picture, width, height)
         panes = list(others)
         panes.insert(self.place, picture)
@@ -106,24 +106,24 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A stretch under a look. `beside` are the stretches of the other panes; `donor` is what edits may paste with."""
+    """A stretch with its look. `beside` are the stretches of the other panes; edits may paste pictures of `donor`."""
 
     stretch: Stretch
     look: Look
     donor: Stretch
     beside: tuple[Stretch, ...] = ()
 
-    def pictures(self, width: int, height: int, tell: Callable[[list[str]], None]) -> Iterator[Pixels]:
-        """Yield the screens, uint8 [height, width, 3]; `tell` gets the names of the edits once."""
-        donor, beside = _endless(self.donor), [_endless(pane) for pane in self.beside]
+    def pictures(self, width: int, height: int, report: Callable[[list[str]], None]) -> Iterator[Pixels]:
+        """Yield the screens, uint8 [height, width, 3]; call `report` once with the names of the edits."""
+        donor, beside = _repeat_pictures(self.donor), [_repeat_pictures(pane) for pane in self.beside]
         for number, picture in enumerate(self.stretch.pictures()):
             edited, names = self.look.edit(picture, lambda: next(donor))
             if not number:
-                tell([*names, *([self.look.layout] if self.look.others else [])])
+                report([*names, *([self.look.layout] if self.look.others else [])])
             yield self.look.arrange(edited, [next(pane) for pane in beside], width, height)
 
 
-def _endless(stretch: Stretch) -> Iterator[Pixels]:
-    """Yield the pictures of a stretch, again and again."""
+def _repeat_pictures(stretch: Stretch) -> Iterator[Pixels]:
+    """Yield the pictures of a stretch in an endless loop."""
     while True:
         yield from stretch.pictures()

@@ -1,4 +1,4 @@
-"""Where the descriptor's training starts: with packaged weights, a file or chance, and the PCA of the photos."""
+"""Start of the descriptor's training: from packaged weights, a file or random weights, with the PCA of the photos."""
 
 from __future__ import annotations
 
@@ -35,39 +35,39 @@ logger = logging.getLogger(__name__)
 
 
 def check_architecture(settings: DescriptorTraining) -> None:
-    """Raise `ConfigError` if timm has no such architecture, or has it for one input size and two are asked for."""
+    """Raise `ConfigError` if timm lacks the architecture, or it takes one input size and the settings have two."""
     if not timm.is_model(settings.architecture):
         raise ConfigError(f"timm has no architecture {settings.architecture}; timm.list_models() has their names")
     config = timm.get_pretrained_cfg(settings.architecture)
     if config and config.fixed_input_size and settings.described_size != settings.input_size:
         raise ConfigError(
-            f"{settings.architecture} sees one size only: set described_size={settings.input_size}, the input_size"
+            f"{settings.architecture} takes one size only: set described_size={settings.input_size}, the input_size"
         )
 
 
-def starting_network(settings: DescriptorTraining, split: PhotoSplit) -> DescriptorNetwork:
+def initial_network(settings: DescriptorTraining, split: PhotoSplit) -> DescriptorNetwork:
     """Return the network before its training; a new projection starts as the PCA of the training photos' features.
 
-    `settings.start` is "imagenet", "random", or a safetensors file: a descriptor, which is trained on, or weights of
-    the architecture as timm publishes them. Raises `ConfigError` when it does not go with the other settings, and
+    `settings.start` is "imagenet", "random", or a safetensors file: a descriptor to train further, or weights of the
+    architecture as timm publishes them. Raises `ConfigError` when it does not fit the other settings, and
     `InputError` when none of the photos can be read.
     """
     if settings.start not in {"imagenet", "random"}:
         file = resolve_start(settings.start, "descriptor")
         if _is_descriptor(file):
-            return _continued(file, settings)
-    network = _without_projection(settings)
+            return _load_descriptor(file, settings)
+    network = _initial_backbone(settings)
     if network.dimensions < settings.dimensions:
         raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
     device = training_device(settings.loop)
     network = network.eval().to(device)
     features = describe_photos(network, split.train, settings.photos.long_side, settings.input_size)
-    network.projection = pca(features, settings.dimensions, whiten=False).to(device)
+    network.projection = fit_pca_layer(features, settings.dimensions, whiten=False).to(device)
     return network
 
 
 def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Floats:
-    """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; unreadable ones are left out.
+    """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; skip unreadable ones.
 
     Raises `InputError` when none can be read.
     """
@@ -77,21 +77,21 @@ def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto],
         try:
             pictures.append(resize_for_descriptor(np.asarray(load_photo(photo.path, long_side)), size))
         except MediaError as error:
-            logger.warning("%s is left out: %s", photo.path, error)
+            logger.warning("%s is skipped: %s", photo.path, error)
     if not pictures:
         raise InputError("none of the photos to learn from can be read; check their paths")
     return describe(network, np.stack(pictures))
 
 
-def pca(features: Floats, dimensions: int, *, whiten: bool) -> nn.Linear:
-    """Return the PCA of float32 [N, C] as a layer from C to `dimensions`; whitened, every output has variance 1."""
+def fit_pca_layer(features: Floats, dimensions: int, *, whiten: bool) -> nn.Linear:
+    """Return the PCA of float32 [N, C] as a layer from C to `dimensions`; with `whiten` all outputs have variance 1."""
     values = torch.from_numpy(features).double()
     mean = values.mean(dim=0)
     covariance = (values - mean).T @ (values - mean) / len(values)
     variances, vectors = torch.linalg.eigh(covariance + 1e-6 * torch.eye(len(mean)))
     basis = vectors.flip(1)[:, :dimensions].T
     if whiten:
-        # A little of the mean variance keeps directions that the photos hardly have from drowning the others.
+        # A small part of the mean variance limits the weight of directions in which the photos hardly vary.
         floor = variances.mean() * 0.05
         basis = basis / (variances.flip(0)[:dimensions, None] + floor).sqrt()
     layer = nn.Linear(features.shape[1], dimensions)
@@ -101,10 +101,10 @@ def pca(features: Floats, dimensions: int, *, whiten: bool) -> nn.Linear:
     return layer
 
 
-def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
+def _initial_backbone(settings: DescriptorTraining) -> DescriptorNetwork:
     if settings.start == "imagenet":
         return build_descriptor(packaged_weights(settings.architecture, settings.input_size))
-    backbone = _built(settings)
+    backbone = _build_backbone(settings)
     if settings.start == "random":
         return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     _load_published(backbone, resolve_start(settings.start, "descriptor"), settings.architecture)
@@ -112,13 +112,13 @@ def _without_projection(settings: DescriptorTraining) -> DescriptorNetwork:
     return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
 
 
-def _built(settings: DescriptorTraining) -> nn.Module:
+def _build_backbone(settings: DescriptorTraining) -> nn.Module:
     size = settings.input_size
     torch.manual_seed(settings.loop.seed)
     try:
         backbone = timm_backbone(settings.architecture, size).eval()
         with torch.inference_mode():
-            backbone(torch.zeros(1, 3, size, size))  # some find out only now
+            backbone(torch.zeros(1, 3, size, size))  # some raise only here
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{settings.architecture} cannot take input_size={size}: {reason}") from error
@@ -134,7 +134,7 @@ def _is_descriptor(path: Path) -> bool:
         raise ConfigError(f"start: {path} is not a whole safetensors file: {reason}; check the path") from error
 
 
-def _continued(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
+def _load_descriptor(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
     try:
         found = read_config(path).architecture
         if found != settings.architecture:
@@ -150,9 +150,9 @@ def _continued(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
 
 
 def _load_published(backbone: nn.Module, path: Path, architecture: str) -> None:
-    """Load weights as timm publishes them, without their classifier."""
+    """Load weights as published by timm, without their classifier."""
     expected = backbone.state_dict()
-    tensors = _as_named_now(load_file(path), backbone, path, architecture)
+    tensors = _convert_checkpoint(load_file(path), backbone, path, architecture)
     classifiers = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = tuple(f"{name}." for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
     found = {name: tensor for name, tensor in tensors.items() if name in expected or not name.startswith(heads)}
@@ -171,8 +171,8 @@ def _load_published(backbone: nn.Module, path: Path, architecture: str) -> None:
     backbone.load_state_dict(found)
 
 
-def _as_named_now(tensors: Tensors, backbone: nn.Module, path: Path, architecture: str) -> Tensors:
-    """Bring checkpoints by other names or for another input size up to date, where timm has a function for that."""
+def _convert_checkpoint(tensors: Tensors, backbone: nn.Module, path: Path, architecture: str) -> Tensors:
+    """Convert a checkpoint with other names or another input size, if timm has a function for it."""
     module = sys.modules[timm.model_entrypoint(architecture).__module__]
     convert: Callable[[Tensors, nn.Module], Tensors] | None = getattr(module, "checkpoint_filter_fn", None)
     if convert is None:

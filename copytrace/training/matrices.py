@@ -1,4 +1,4 @@
-"""The similarity matrices of finished runs, with the segments that their ground truths say are copied."""
+"""The similarity matrices of finished runs, labeled with the copied segments of their ground truths."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from copytrace.training.aligner_labels import label_map
 
 logger = logging.getLogger(__name__)
 
-# By how much frames must be more alike along the falling line for a copy to be taken for one that plays backwards, as
-# ground truths do not tell. None of the 2,707 of VSC2022 does.
+# A copy is taken to play backwards if its frames are more similar along the falling line by this difference, as ground
+# truths do not say so. None of the 2,707 of VSC2022 plays backwards.
 BACKWARDS_LEAD = 0.1
 
 Truth = dict[tuple[str, str], list[Segment]]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPair:
-    """A query and a reference that candidate search brought together, and which segments of them are copies.
+class LabeledPair:
+    """A candidate pair of a query and a reference, with its copied segments.
 
-    `run` counts the runs from 0; `score` is that of the search, −inf for a true pair that it missed. `segments` is
-    empty where nothing is copied.
+    `run` is the number of the run, from 0. `score` is that of the search, −inf for a true pair that the search missed.
+    `segments` is empty if nothing is copied.
     """
 
     run: int
@@ -59,71 +59,71 @@ class LabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPairs:
-    """All pairs of the runs, and a digest that changes with any of their descriptors, candidates or true segments."""
+class LabeledPairs:
+    """All pairs of the runs, and a digest that changes with their descriptors, candidates or true segments."""
 
-    pairs: tuple[LabelledPair, ...]
+    pairs: tuple[LabeledPair, ...]
     digest: str
 
-    def split(self, fold: int, folds: int, seed: int) -> tuple[list[LabelledPair], list[LabelledPair]]:
-        """Return the pairs to learn from, and those whose queries are of `fold` (see `fold_of`), to validate on.
+    def split(self, fold: int, folds: int, seed: int) -> tuple[list[LabeledPair], list[LabeledPair]]:
+        """Return the pairs for training, and those for validation, whose queries are in `fold` (see `fold_number`).
 
-        Raises `InputError` when either lacks copies or other pairs.
+        Raises `InputError` when either has no copies, or nothing but copies.
         """
-        parts: tuple[list[LabelledPair], list[LabelledPair]] = ([], [])
+        parts: tuple[list[LabeledPair], list[LabeledPair]] = ([], [])
         for pair in self.pairs:
-            parts[fold_of(pair.query, folds, seed) == fold].append(pair)
-        for name, part in zip(("learn from", "validate on"), parts, strict=True):
+            parts[fold_number(pair.query, folds, seed) == fold].append(pair)
+        for name, part in zip(("train on", "validate on"), parts, strict=True):
             copies = sum(pair.is_true for pair in part)
             if not copies or copies == len(part):
                 raise InputError(
-                    f"of {len(part)} pairs to {name}, {copies} are copies: there must be some, and some that are none; "
+                    f"of {len(part)} pairs to {name}, {copies} are copies; both copies and other pairs are needed: "
                     "give more runs, or another fold, folds or loop.seed"
                 )
         return parts
 
 
-def fold_of(query: str, folds: int, seed: int) -> int:
-    """Return the fold, 0 to `folds` − 1, of a query: it follows from the id and the seed alone, whatever the runs."""
+def fold_number(query: str, folds: int, seed: int) -> int:
+    """Return the fold, 0 to `folds` − 1, of a query; it depends only on the id and the seed, and not on the runs."""
     digest = hashlib.sha256(f"{seed}:{query}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % folds
 
 
-def read_labelled_pairs(runs: Sequence[tuple[Path, Path]]) -> LabelledPairs:
+def read_labeled_pairs(runs: Sequence[tuple[Path, Path]]) -> LabeledPairs:
     """Return all candidate pairs of finished runs, and the true pairs that their searches missed, with their matrices.
 
-    `runs` are pairs of a `match-videos` output folder and its ground truth (see `read_true_segments`). A pair of videos
-    that several runs compare, by different descriptors, is there once for each. Memory is that of all matrices, 4 bytes
-    a value. Raises `InputError` for a run that is not whole, or whose indexes are gone.
+    `runs` are pairs of a `match-videos` output folder and its ground truth (see `read_true_segments`). If several runs
+    compare the same videos, by different descriptors, each contributes a pair. All matrices are kept in memory, with 4
+    bytes per value. Raises `InputError` for an unfinished run, and for one whose indexes were deleted.
     """
-    pairs: list[LabelledPair] = []
+    pairs: list[LabeledPair] = []
     digests = []
     for number, (run, ground_truth) in enumerate(runs):
-        paths, indexes = VideoRunFolder(run), _indexes_of(run)
+        paths, indexes = VideoRunFolder(run), _open_indexes(run)
         shards = indexes[0].shards
-        pairs += _pairs_of_run(number, paths, indexes, _true_segments(ground_truth))
-        stamps = [fingerprint_of(paths.candidates(shard)) for shard in shards]
-        digests.append((stamps, digest_of_file(ground_truth), _noise_weight(run)))
-    return LabelledPairs(tuple(pairs), digest_of(digests))
+        pairs += _read_run(number, paths, indexes, _true_segments(ground_truth))
+        fingerprints = [fingerprint_of(paths.candidates(shard)) for shard in shards]
+        digests.append((fingerprints, digest_of_file(ground_truth), _noise_weight(run)))
+    return LabeledPairs(tuple(pairs), digest_of(digests))
 
 
-def true_segments(pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, Segment]]:
+def true_segments(pairs: Sequence[LabeledPair]) -> list[tuple[LabeledPair, Segment]]:
     """Return every true segment with its pair."""
     return [(pair, segment) for pair in pairs for segment in pair.segments]
 
 
 def detect_direction(segment: Segment, matrix: SimilarityMatrix) -> Segment:
-    """Return the segment as it is, or as one that plays backwards if its frames are clearly more alike that way."""
-    alike = []
+    """Return the segment, reversed if its frames are clearly more similar in that direction."""
+    similarities = []
     for guess in (segment, replace(segment, reversed=True)):
         weights = label_map([guess], matrix.query_times, matrix.reference_times)
-        alike.append(float((weights * matrix.values).sum() / max(float(weights.sum()), 1e-9)))
-    return replace(segment, reversed=alike[1] > alike[0] + BACKWARDS_LEAD)
+        similarities.append(float((weights * matrix.values).sum() / max(float(weights.sum()), 1e-9)))
+    return replace(segment, reversed=similarities[1] > similarities[0] + BACKWARDS_LEAD)
 
 
-def _pairs_of_run(
+def _read_run(
     number: int, paths: VideoRunFolder, indexes: tuple[VideoIndex, VideoIndex], truth: Truth
-) -> Iterator[LabelledPair]:
+) -> Iterator[LabeledPair]:
     queries_of_run, references = indexes
     weight, missing = _noise_weight(paths.out), set(truth)
     for shard in queries_of_run.shards:
@@ -137,9 +137,9 @@ def _pairs_of_run(
             for pair, query_rows, reference_rows in batch:
                 matrix = compare_videos(query_rows, reference_rows, weight=weight).matrix
                 segments = tuple(detect_direction(segment, matrix) for segment in truth.get(pair, ()))
-                yield LabelledPair(number, *pair, scores[pair], matrix, segments)
+                yield LabeledPair(number, *pair, scores[pair], matrix, segments)
     if missing:
-        logger.warning("%s lacks videos of %d true pairs, %s for instance", paths.out, len(missing), min(missing))
+        logger.warning("%s lacks videos of %d true pairs, such as %s", paths.out, len(missing), min(missing))
 
 
 def _true_segments(path: Path) -> Truth:
@@ -158,28 +158,28 @@ def _candidates(paths: VideoRunFolder, shard: int) -> list[tuple[str, str, float
     return read_video_candidates(paths.candidates(shard))
 
 
-def _indexes_of(run: Path) -> tuple[VideoIndex, VideoIndex]:
-    """Open the indexes of queries and references, which a run may have been given."""
-    told, paths = _told_by(run).get("indexes", {}), VideoRunFolder(run)
+def _open_indexes(run: Path) -> tuple[VideoIndex, VideoIndex]:
+    """Open the indexes of queries and references: those of the run, or others that it was given."""
+    given, paths = _run_record(run).get("indexes", {}), VideoRunFolder(run)
     queries, references = (
-        resolve_path(told.get(role, default))
+        resolve_path(given.get(role, default))
         for role, default in (("queries", paths.work / "queries"), ("references", paths.work / "references"))
     )
     for index in (queries, references):
         if not is_index(index):
             raise InputError(
-                f"{index} is no finished index; give a folder that match-videos wrote, its indexes still there"
+                f"{index} is not a finished index; give a folder that match-videos wrote, with its indexes"
             )
     return VideoIndex.open(queries), VideoIndex.open(references)
 
 
 def _noise_weight(run: Path) -> float:
-    """The weight that the run aligned with; the default for one that has not told its settings."""
-    asked = _told_by(run).get("settings", {})
-    return float(asked.get("alignment", {}).get("noise_weight", AlignmentSettings().noise_weight))
+    """Return the noise weight of the run's alignment; the default if the run has no record of its settings."""
+    settings = _run_record(run).get("settings", {})
+    return float(settings.get("alignment", {}).get("noise_weight", AlignmentSettings().noise_weight))
 
 
-def _told_by(run: Path) -> dict[str, Any]:
+def _run_record(run: Path) -> dict[str, Any]:
     path = run / "run.json"
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return told
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record

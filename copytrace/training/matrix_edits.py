@@ -1,4 +1,4 @@
-"""Edits of labelled similarity matrices, after which they are those of other videos, frame rates or descriptors."""
+"""Augmentations of labeled similarity matrices, which simulate other videos, frame rates and descriptors."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.arrays import Floats, Times
 
-RATES = (0.6, 1.8)  # times as many frames in as many seconds
+RATES = (0.6, 1.8)  # factor on the frames per second
 NOISE, GAINS, OFFSET = 0.1, (0.8, 1.2), 0.1
-BLUR_SIDES, BLUR_SPREADS = (3, 5, 7), (0.1, 0.7)  # as the candidate classifier of VSC2022's first place was trained
+BLUR_SIDES, BLUR_SPREADS = (
+    (3, 5, 7),
+    (0.1, 0.7),
+)  # as in the training of the candidate classifier of VSC2022's first place
 
 
-def at_other_rates(matrix: SimilarityMatrix, rng: np.random.Generator) -> SimilarityMatrix:
-    """Return the matrix as if a third of the time each axis had more or fewer frames per second."""
+def change_rates(matrix: SimilarityMatrix, rng: np.random.Generator) -> SimilarityMatrix:
+    """Return the matrix with more or fewer frames per second on each axis, with a chance of 1/3 per axis."""
     values, axes = matrix.values, [matrix.query_times, matrix.reference_times]
     for axis, times in enumerate(axes):
         if rng.random() < 1 / 3:
-            values, axes[axis] = _resampled(values, times, axis, float(np.exp(rng.uniform(*np.log(RATES)))))
+            values, axes[axis] = _resample(values, times, axis, float(np.exp(rng.uniform(*np.log(RATES)))))
     return SimilarityMatrix(values, *axes)
 
 
-def window(
+def crop_window(
     matrix: SimilarityMatrix, segments: Sequence[Segment], side: int, rng: np.random.Generator
 ) -> SimilarityMatrix:
-    """Return a part of at most `side` rows and columns; a third of the time some edges are cut off anyway.
+    """Return a part of at most `side` rows and columns; with a chance of 1/3 it is smaller than it could be.
 
-    Four times in five, the middle of one of the segments is in it.
+    With a chance of 4/5 it contains the center of one of the segments.
     """
-    seen = segments[int(rng.integers(len(segments)))] if segments and rng.random() < 0.8 else None
+    target = segments[int(rng.integers(len(segments)))] if segments and rng.random() < 0.8 else None
     cut = rng.random() < 1 / 3
     slices = []
     for axis, times in enumerate((matrix.query_times, matrix.reference_times)):
         length = min(side, len(times), round(len(times) * rng.uniform(0.5, 1)) if cut else side)
         first, last = 0, len(times) - max(length, 1)
-        if seen is not None:
-            start, end = seen.box[2 * axis : 2 * axis + 2]
+        if target is not None:
+            start, end = target.box[2 * axis : 2 * axis + 2]
             at = int(np.abs(times.mean(axis=1) - (start + end) / 2).argmin())
             first, last = max(first, at - length + 1), min(last, at)
         begin = int(rng.integers(first, max(first, last) + 1))
@@ -47,8 +50,8 @@ def window(
     return matrix.part(slices[0], slices[1])
 
 
-def turned(values: Floats, label: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Exchange the axes, run both backwards, or one of them, so that the label's lines fall, both alike."""
+def flip_axes(values: Floats, label: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Transpose values and label at random, and reverse both axes or one, which turns a copy into a backwards one."""
     if rng.random() < 0.5:
         values, label = values.T, label.T
     if rng.random() < 0.5:
@@ -58,8 +61,8 @@ def turned(values: Floats, label: Floats, rng: np.random.Generator) -> tuple[Flo
     return values, label
 
 
-def revalued(values: Floats, rng: np.random.Generator) -> Floats:
-    """Return the values, float32 [Q, R], as another descriptor might give them: scaled, rooted, noisy, blurred."""
+def change_values(values: Floats, rng: np.random.Generator) -> Floats:
+    """Return values float32 [Q, R] as from another descriptor: scaled, square-rooted, noisy or blurred at random."""
     values = np.array(values, np.float32, order="C")
     if rng.random() < 0.5:
         values = values * np.float32(rng.uniform(*GAINS)) + np.float32(rng.uniform(-OFFSET, OFFSET))
@@ -74,15 +77,15 @@ def revalued(values: Floats, rng: np.random.Generator) -> Floats:
     return values
 
 
-def on_canvas(values: Floats, side: int) -> Floats:
+def pad_to_canvas(values: Floats, side: int) -> Floats:
     """Return float32 [side, side] with the values in the upper left corner, and 0 elsewhere."""
     canvas = np.zeros((side, side), np.float32)
     canvas[: values.shape[0], : values.shape[1]] = values
     return canvas
 
 
-def _resampled(values: Floats, times: Times, axis: int, rate: float) -> tuple[Floats, Times]:
-    """Look at the seconds of an axis `rate` times as often; values between frames are interpolated."""
+def _resample(values: Floats, times: Times, axis: int, rate: float) -> tuple[Floats, Times]:
+    """Resample an axis to `rate` times as many frames; values between frames are interpolated."""
     frame = float(np.median(times[:, 1] - times[:, 0])) / rate
     starts = np.arange(times[0, 0], max(times[-1, 1] - frame / 2, times[0, 0] + 1e-9), frame)
     at = np.interp(starts + frame / 2, times.mean(axis=1), np.arange(len(times)))

@@ -1,4 +1,4 @@
-"""What the aligner and the pair classifier learn from: edited real matrices, and synthetic ones."""
+"""Training examples of the aligner and the pair classifier: augmented real matrices, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from numpy.typing import NDArray
 from copytrace.alignment.pair_canvas import pair_canvas
 from copytrace.arrays import Floats
 from copytrace.training.aligner_labels import label_map
-from copytrace.training.matrices import LabelledPair
-from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
+from copytrace.training.matrices import LabeledPair
+from copytrace.training.matrix_edits import change_rates, change_values, crop_window, flip_axes, pad_to_canvas
 from copytrace.training.synthetic_matrices import SyntheticMatrices
 
 
 @dataclass(frozen=True, slots=True)
 class MatrixSource:
-    """Draws labelled matrices: true pairs, pairs that the search took for candidates in vain, and synthetic ones.
+    """Source of labeled matrices: true pairs, false candidate pairs, and synthetic ones.
 
-    `false` are best first by their search score. Of the real ones `true_share` (0 to 1) are true.
+    `false` has the highest search score first. `true_share` (0 to 1) of the real pairs are true.
     """
 
-    true: tuple[LabelledPair, ...]
-    false: tuple[LabelledPair, ...]
+    true: tuple[LabeledPair, ...]
+    false: tuple[LabeledPair, ...]
     synthetic: SyntheticMatrices
     synthetic_share: float
     true_share: float
 
     @classmethod
-    def of(cls, pairs: Sequence[LabelledPair], synthetic_share: float, true_share: float) -> MatrixSource:
-        """Draw from these pairs, of which some must be true and some not."""
+    def from_pairs(cls, pairs: Sequence[LabeledPair], synthetic_share: float, true_share: float) -> MatrixSource:
+        """Return a source of these pairs, of which some must be true and some false."""
         false = sorted((pair for pair in pairs if not pair.is_true), key=lambda pair: -pair.score)
         backgrounds = SyntheticMatrices([pair.matrix.values for pair in false])
         true = tuple(pair for pair in pairs if pair.is_true)
         return cls(true, tuple(false), backgrounds, synthetic_share, true_share)
 
     def draw(self, rng: np.random.Generator, side: int) -> tuple[Floats, Floats]:
-        """Return values and labels (see `label_map`) of at most `side` rows and columns, float32 [Q, R], edited."""
+        """Return values and labels (see `label_map`) of at most `side` rows and columns, float32 [Q, R], augmented."""
         if rng.random() < self.synthetic_share:
             matrix, segments = self.synthetic.draw(rng)
         else:
-            pair = self.real(rng)
+            pair = self.draw_pair(rng)
             segments = list(pair.segments)
-            matrix = at_other_rates(pair.matrix, rng)
-        matrix = window(matrix, segments, side, rng)
+            matrix = change_rates(pair.matrix, rng)
+        matrix = crop_window(matrix, segments, side, rng)
         label = label_map(segments, matrix.query_times, matrix.reference_times)
-        values, label = turned(matrix.values, label, rng)
-        return revalued(values, rng), label
+        values, label = flip_axes(matrix.values, label, rng)
+        return change_values(values, rng), label
 
-    def real(self, rng: np.random.Generator) -> LabelledPair:
-        """Return one of the pairs; of the false ones, the better their score the more often."""
+    def draw_pair(self, rng: np.random.Generator) -> LabeledPair:
+        """Return one of the pairs; false ones with a higher search score are drawn more often."""
         if rng.random() < self.true_share:
             return self.true[int(rng.integers(len(self.true)))]
-        return self.false[int(rng.integers(len(self.false), size=2).min())]  # the better of two
+        return self.false[int(rng.integers(len(self.false), size=2).min())]  # the one of two with the higher score
 
 
 @dataclass(frozen=True, slots=True)
 class AlignerExamples:
-    """`matrix`, `label` and `inside`, 1 where the matrix is, each float32 [side, side]; see `Examples`."""
+    """`Examples` of `matrix`, `label` and `inside`, 1 on the matrix, each float32 [side, side]."""
 
     source: MatrixSource
     count: int
@@ -67,22 +67,22 @@ class AlignerExamples:
     seed: int
 
     def __len__(self) -> int:
-        """How many an epoch has."""
+        """Return the number of examples of an epoch."""
         return self.count
 
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
-        """Make one; the same epoch and index give the same arrays."""
+        """Make an example; the same epoch and index give the same arrays."""
         values, label = self.source.draw(np.random.default_rng((self.seed, epoch, index)), self.side)
         parts = {"matrix": values, "label": label, "inside": np.ones_like(values)}
-        return {name: on_canvas(part, self.side) for name, part in parts.items()}
+        return {name: pad_to_canvas(part, self.side) for name, part in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class PairExamples:
-    """`matrix`, `inside` and `cells`, each float32 [side, side], and `label` float32 [], 1 if anything is copied.
+    """`Examples` of `matrix`, `inside` and `cells`, float32 [side, side], and `label` float32 [], 1 for a copy.
 
-    `cells` is 1 where the copy's line is, 0 to 1 beside it, and `inside` is 1 where the matrix is. Of matrices of up to
-    `drawn` rows and columns a `side` shorter than that sees the largest values, see `pair_canvas`.
+    `cells` is 1 on the line of the copy and 0 to 1 beside it; `inside` is 1 on the matrix. Matrices have up to `drawn`
+    rows and columns; if `side` is smaller, they are reduced to their maxima, see `pair_canvas`.
     """
 
     source: MatrixSource
@@ -92,11 +92,11 @@ class PairExamples:
     seed: int
 
     def __len__(self) -> int:
-        """How many an epoch has."""
+        """Return the number of examples of an epoch."""
         return self.count
 
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
-        """Make one; the same epoch and index give the same arrays."""
+        """Make an example; the same epoch and index give the same arrays."""
         rng = np.random.default_rng((self.seed, epoch, index))
         values, label = self.source.draw(rng, self.drawn)
         while label.any() and not _shows_a_copy(label):
@@ -107,6 +107,6 @@ class PairExamples:
 
 
 def _shows_a_copy(label: Floats) -> bool:
-    """Whether two frames of either video are copied: of less, as an edge of the matrix may leave, nobody can tell."""
+    """Say whether two frames of either video are copied; less, as at an edge of the matrix, is not recognizable."""
     hot = label > 0.5
     return bool(min(hot.any(axis=0).sum(), hot.any(axis=1).sum()) >= 2)

@@ -1,4 +1,4 @@
-"""Training the overlay detector on composites made on the fly, from photos to a file that matching loads."""
+"""Training of the overlay detector on composites made on the fly, from photos to a file for matching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from copytrace.training.initial_weights import MAY_CHANGE, freeze, packaged_weig
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import TrainingContext, fit
 from copytrace.training.overlay_module import OverlayModule
-from copytrace.training.overlay_validation import OverlayValidation, judged, sheet, trusted_from
+from copytrace.training.overlay_validation import OverlayValidation, match_boxes, picture_sheet, precision_threshold
 from copytrace.training.photos import split_photos
 from copytrace.training.training_result import TrainingResult, write_result
 from models.configs import OverlayConfig
@@ -29,8 +29,8 @@ from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 FILE = "overlay.safetensors"
 SCORE = "ap50"
 SAMPLES_SHOWN = 32
-# Precision on validation composites of the boxes with a confidence of 0.5 or more. A margin over the 0.9 that matching
-# is promised, as the threshold is fitted to the validation set.
+# Precision on validation composites of the boxes with a confidence of 0.5 or more. It has a margin over the 0.9 that
+# matching expects, as the threshold is fitted to the validation set.
 PRECISION = 0.93
 
 
@@ -43,12 +43,12 @@ def train_overlay_detector(
 ) -> Path:
     """Train on composites of `photos` (see `list_media`) and return `out/overlay.safetensors`.
 
-    `out` also gets `history.jsonl` (a line per epoch), `result.json` (figures of the network that is kept, digests of
-    the photos) and `checkpoint.pt`, from which the same call goes on after a crash. With `loop.devices` over 1 a
-    process per GPU is started.
+    `out` also gets `history.jsonl` (a line per epoch), `result.json` (metrics of the best network, digests of the
+    photos) and `checkpoint.pt`, from which the same call continues after a crash. With `loop.devices` over 1
+    there is a process per GPU.
 
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
-    `CopytraceError` when the loss is no number.
+    `CopytraceError` when the loss is not finite.
     """
     return launch(
         _train, photos, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
@@ -59,7 +59,7 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
     size, long_side, share = settings.input_size, settings.photos.long_side, settings.overlay_share
-    validation = OverlayValidation.make(
+    validation = OverlayValidation.create(
         split.validation,
         settings.validation_composites,
         input_size=settings.detected_size,
@@ -67,10 +67,10 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
         share=share,
     )
     examples = Composites(split.train, settings.examples_per_epoch, size, long_side, share, settings.loop.seed)
-    network = starting_network(settings)
+    network = initial_network(settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
     if is_first_process():
-        log.picture("composites", sheet(*_first(examples)), 0)
+        log.picture("composites", picture_sheet(*_first_examples(examples)), 0)
     fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest)
     result = fit(
         OverlayModule(network).to(memory_format=torch.channels_last),
@@ -82,9 +82,9 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     )
     if not is_first_process():
         return out / FILE
-    kept = calibrated(result.network, validation)
+    kept = calibrate_confidence(result.network, validation)
     log.picture("mistakes", validation.mistakes(kept), result.epoch)
-    outcome = TrainingResult(
+    training_result = TrainingResult(
         title="Copytrace overlay detector",
         metrics=validation.metrics(kept),
         score=SCORE,
@@ -99,26 +99,26 @@ def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, 
     )
     kept.resize(settings.detected_size)
     with atomic_path(out / FILE) as file:
-        save_overlay(kept, file, notes=outcome.facts())
-    write_result(out, outcome, settings)
+        save_overlay(kept, file, notes=training_result.facts())
+    write_result(out, training_result, settings)
     return out / FILE
 
 
-def starting_network(settings: OverlayTraining) -> OverlayNetwork:
+def initial_network(settings: OverlayTraining) -> OverlayNetwork:
     """Return the network before its training, on the CPU.
 
-    Raises `ConfigError` when `settings.start` does not go with the architecture.
+    Raises `ConfigError` when `settings.start` does not fit the architecture.
     """
     torch.manual_seed(settings.loop.seed)
     if settings.start not in {"imagenet", "random"}:
-        network = _started_from(resolve_start(settings.start, "overlay"), settings)
+        network = _load_start(resolve_start(settings.start, "overlay"), settings)
     elif settings.start == "random":
         config = OverlayConfig(settings.architecture, settings.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        network = _built(config)
+        network = _build(config)
         network.frozen_statistics = False
     else:
         packaged = packaged_weights(settings.architecture, settings.input_size)
-        network = _built(
+        network = _build(
             OverlayConfig(packaged.architecture, settings.input_size, mean=packaged.mean, std=packaged.std)
         )
         tensors = load_backbone(packaged.weights).state_dict()
@@ -126,16 +126,16 @@ def starting_network(settings: OverlayTraining) -> OverlayNetwork:
     return network
 
 
-def calibrated(network: OverlayNetwork, validation: OverlayValidation) -> OverlayNetwork:
-    """Shift the confidences until those of 0.5 and more are right with a precision of `PRECISION`; return `network`."""
-    correct, confidence = judged(validation.find(network), validation.truths, 0.5)
-    threshold = torch.tensor(trusted_from(correct, confidence, PRECISION), dtype=torch.float64)
+def calibrate_confidence(network: OverlayNetwork, validation: OverlayValidation) -> OverlayNetwork:
+    """Shift the confidences so that the boxes of 0.5 and more have the precision `PRECISION`; return `network`."""
+    correct, confidence = match_boxes(validation.find(network), validation.truths, 0.5)
+    threshold = torch.tensor(precision_threshold(correct, confidence, PRECISION), dtype=torch.float64)
     with torch.no_grad():
         network.confidence_shift -= torch.logit(threshold, eps=1e-4).float().to(network.confidence_shift.device)
     return network
 
 
-def _started_from(path: Path, settings: OverlayTraining) -> OverlayNetwork:
+def _load_start(path: Path, settings: OverlayTraining) -> OverlayNetwork:
     try:
         network = load_overlay(path, partly=True)
     except ModelFileError as error:
@@ -147,13 +147,13 @@ def _started_from(path: Path, settings: OverlayTraining) -> OverlayNetwork:
     return network
 
 
-def _built(config: OverlayConfig) -> OverlayNetwork:
+def _build(config: OverlayConfig) -> OverlayNetwork:
     try:
         return build_overlay(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def _first(examples: Composites) -> tuple[np.ndarray, list[np.ndarray]]:
+def _first_examples(examples: Composites) -> tuple[np.ndarray, list[np.ndarray]]:
     shown = [examples.example(0, index) for index in range(min(SAMPLES_SHOWN, len(examples)))]
     return np.stack([example["image"] for example in shown]), [example["boxes"] for example in shown]

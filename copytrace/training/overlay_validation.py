@@ -1,4 +1,4 @@
-"""Validation of overlay detectors: composites of photos that were kept out, and what is found in them."""
+"""Validation of overlay detectors on composites of photos that were not used for training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
 
 Pictures = NDArray[np.uint8]
-SEED = 7_919  # the validation set is the same whatever the training's seed
+SEED = 7_919  # the validation set does not depend on the training's seed
 BATCH = 16
 MISTAKES_SHOWN = 24
-BELIEVED = 0.5  # confidence from which matching uses a box
+USED_CONFIDENCE = 0.5  # confidence from which matching uses a box
 IOUS = (0.5, 0.7)
-_RIGHT, _WRONG = (40, 220, 60), (255, 40, 200)
+_TRUE_COLOR, _FOUND_COLOR = (40, 220, 60), (255, 40, 200)
 
 
 @dataclass(frozen=True)
 class OverlayValidation:
-    """Pictures uint8 [N, S, S, 3], the true boxes of each, float32 [M, 4], boxes that edges propose, and a digest.
+    """Pictures uint8 [N, S, S, 3], their true boxes float32 [M, 4], the edge detector's boxes, and a digest.
 
-    The digest names the pictures as they are before they are reduced to S: figures compare only within one.
+    The digest is that of the pictures before they are reduced to S; only metrics of the same digest are comparable.
     """
 
     pictures: Pictures
@@ -42,10 +42,10 @@ class OverlayValidation:
     digest: str
 
     @classmethod
-    def make(
+    def create(
         cls, photos: Sequence[TrainingPhoto], count: int, *, input_size: int, long_side: int, share: float
     ) -> OverlayValidation:
-        """Make `count` composites of `photos`; raises `InputError` when hardly any can be read."""
+        """Make `count` composites of `photos`. Raises `InputError` when hardly any photo can be read."""
         source = Composites(photos, count, input_size, long_side, share, SEED)
         pictures, truths, proposals, content = [], [], [], hashlib.sha256()
         edges = EdgeOverlayDetector()
@@ -58,11 +58,11 @@ class OverlayValidation:
         return cls(np.stack(pictures), truths, np.stack(proposals), content.hexdigest()[:16])
 
     def metrics(self, network: nn.Module) -> dict[str, float]:
-        """Return `ap50`, and recall and precision at IoU 0.5 and 0.7 of the boxes that matching would use."""
+        """Return `ap50`, and recall and precision at IoU 0.5 and 0.7 of the boxes that matching uses."""
         return detection_metrics(self.find(network), self.truths)
 
     def find(self, network: nn.Module) -> list[list[Box]]:
-        """Find the boxes of each picture as matching does, on the device that the network is on."""
+        """Find the boxes of each picture as matching does, on the network's device."""
         device = next(network.parameters()).device
         found: list[list[Box]] = []
         with torch.inference_mode():
@@ -74,36 +74,36 @@ class OverlayValidation:
         return found
 
     def mistakes(self, network: nn.Module) -> Pictures:
-        """Return a sheet, uint8 [H, W, 3], of the worst mistakes: true boxes green, believed ones pink."""
+        """Return a sheet, uint8 [H, W, 3], of the worst mistakes: true boxes in green, used ones in pink."""
         found = self.find(network)
-        badness = [_badness(boxes, truth) for boxes, truth in zip(found, self.truths, strict=True)]
-        worst = np.argsort(-np.array(badness), kind="stable")[:MISTAKES_SHOWN]
-        believed = [[box for box in found[index] if box.confidence >= BELIEVED] for index in worst]
-        return sheet(self.pictures[worst], [self.truths[index] for index in worst], believed)
+        sizes = [_mistake_size(boxes, truth) for boxes, truth in zip(found, self.truths, strict=True)]
+        worst = np.argsort(-np.array(sizes), kind="stable")[:MISTAKES_SHOWN]
+        used = [[box for box in found[index] if box.confidence >= USED_CONFIDENCE] for index in worst]
+        return picture_sheet(self.pictures[worst], [self.truths[index] for index in worst], used)
 
 
 def detection_metrics(found: Sequence[Sequence[Box]], truths: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-    """Average precision at IoU 0.5 over all boxes; recall and precision of those with confidence `BELIEVED` or more.
+    """Return average precision at IoU 0.5 over all boxes, and recall and precision of those that matching uses.
 
-    `found` are boxes best first, `truths` float32 [M, 4], one of each per picture. A true box is found once; precision
-    is 1 where nothing is believed.
+    `found` are the boxes of each picture, best first, and `truths` its true boxes, float32 [M, 4]. A true box counts
+    once. Precision is 1 if no box is used.
     """
     total = sum(len(truth) for truth in truths)
-    correct, confidence = judged(found, truths, IOUS[0])
-    figures = {"ap50": micro_average_precision(correct, confidence, total)}
+    correct, confidence = match_boxes(found, truths, IOUS[0])
+    metrics = {"ap50": micro_average_precision(correct, confidence, total)}
     for iou in IOUS:
-        correct, confidence = judged(found, truths, iou)
-        right = int((correct & (confidence >= BELIEVED)).sum())
-        believed = int((confidence >= BELIEVED).sum())
-        figures[f"recall{round(iou * 100)}"] = right / max(total, 1)
-        figures[f"precision{round(iou * 100)}"] = right / believed if believed else 1.0
-    return figures
+        correct, confidence = match_boxes(found, truths, iou)
+        right = int((correct & (confidence >= USED_CONFIDENCE)).sum())
+        used = int((confidence >= USED_CONFIDENCE).sum())
+        metrics[f"recall{round(iou * 100)}"] = right / max(total, 1)
+        metrics[f"precision{round(iou * 100)}"] = right / used if used else 1.0
+    return metrics
 
 
-def judged(
+def match_boxes(
     found: Sequence[Sequence[Box]], truths: Sequence[NDArray[np.float32]], iou: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Whether each box of all pictures, best first, takes a true box that no better one took; and its confidence."""
+    """Return whether each box, best first, matches a true box that no better box matched, and its confidence."""
     correct: list[bool] = []
     confidence: list[float] = []
     for boxes, truth in zip(found, truths, strict=True):
@@ -118,39 +118,39 @@ def judged(
     return np.array(correct, np.bool_), np.array(confidence, np.float64)
 
 
-def trusted_from(correct: NDArray[np.bool_], confidence: NDArray[np.float64], precision: float) -> float:
-    """The lowest confidence from which all boxes above it together reach `precision`; 0.5 where none does."""
+def precision_threshold(correct: NDArray[np.bool_], confidence: NDArray[np.float64], precision: float) -> float:
+    """Return the lowest confidence from which the boxes together reach `precision`; 0.5 if there is none."""
     order = np.argsort(-confidence, kind="stable")
     reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= precision
     return float(confidence[order][np.flatnonzero(reached)[-1]]) if reached.any() else 0.5
 
 
-def sheet(
+def picture_sheet(
     pictures: Pictures, truths: Sequence[NDArray[np.float32]], found: Sequence[Sequence[Box]] = (), *, columns: int = 8
 ) -> Pictures:
-    """Return pictures uint8 [N, S, S, 3] side by side, with true boxes in green and those found in pink."""
+    """Return pictures uint8 [N, S, S, 3] side by side, with true boxes in green and found ones in pink."""
     tiles = []
     for number, picture in enumerate(pictures):
         tile = np.ascontiguousarray(picture)
         for row in truths[number]:
-            _draw(tile, row, _RIGHT)
+            _draw(tile, row, _TRUE_COLOR)
         for box in found[number] if found else ():
-            _draw(tile, np.array([box.x0, box.y0, box.x1, box.y1], np.float32), _WRONG)
+            _draw(tile, np.array([box.x0, box.y0, box.x1, box.y1], np.float32), _FOUND_COLOR)
         tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return np.concatenate(rows).astype(np.uint8)
 
 
-def _draw(tile: Pictures, box: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
+def _draw(tile: Pictures, box: NDArray[np.float32], color: tuple[int, int, int]) -> None:
     height, width = tile.shape[:2]
     x0, y0, x1, y1 = np.rint(box * np.array([width, height, width, height])).astype(int).tolist()
-    cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), colour, 1)
+    cv2.rectangle(tile, (x0, y0), (x1 - 1, y1 - 1), color, 1)
 
 
-def _badness(found: Sequence[Box], truth: NDArray[np.float32]) -> float:
-    """How surely a wrong box is believed, or how little a true one is."""
-    correct, confidence = judged([found], [truth], IOUS[0])
-    wrongly = float(confidence[~correct].max(initial=0.0))
+def _mistake_size(found: Sequence[Box], truth: NDArray[np.float32]) -> float:
+    """Return the highest confidence of a wrong box, or the lack of confidence of a true one, 0..1."""
+    correct, confidence = match_boxes([found], [truth], IOUS[0])
+    wrong = float(confidence[~correct].max(initial=0.0))
     missed = 1 - float(confidence[correct].min(initial=1.0)) if correct.sum() == len(truth) else 1.0
-    return max(wrongly, missed)
+    return max(wrong, missed)

@@ -1,4 +1,4 @@
-"""Photographs that come inside installed packages: a demo that needs neither downloads nor the user's own files."""
+"""Photographs inside installed packages, for a demo without downloads or the user's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from copytrace.errors import InputError
 
-# Of each package only what a camera took: no charts, logos or drawings, and one half of the stereo pair.
+# Of each package only photographs: no charts, logos or drawings, and one half of the stereo pair.
 _FILES = {
     "skimage": (
         "data/astronaut.png",
@@ -33,7 +33,7 @@ _FILES = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }
 HELD_OUT = frozenset({"grass", "gravel", "ihc", "rocket"})
-"""Ids of the photos that the demo keeps out of its references, to make queries that are no copies."""
+"""Ids of the photos that are not references of the demo; queries that are not copies are made of them."""
 
 _COPIES_PER_PHOTO = 5
 _DISTRACTORS_PER_PHOTO = 5
@@ -48,28 +48,30 @@ class SamplePhoto:
 
 
 def sample_photos() -> list[SamplePhoto]:
-    """The sample photos that are installed here, sorted by id; those of absent packages are left out."""
-    paths = [folder / name for package, names in _FILES.items() for folder in _folders_of(package) for name in names]
+    """Return the installed sample photos, sorted by id; those of absent packages are left out."""
+    paths = [
+        folder / name for package, names in _FILES.items() for folder in _package_folders(package) for name in names
+    ]
     return sorted((SamplePhoto(path.stem, path) for path in paths if path.is_file()), key=lambda photo: photo.id)
 
 
-def _folders_of(package: str) -> list[Path]:
-    # Finding a package does not import it: these three take seconds to.
+def _package_folders(package: str) -> list[Path]:
+    # The packages are not imported, which would take seconds.
     spec = importlib.util.find_spec(package)
     return [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
 
 
 def write_demo_set(out: Path, seed: int = 0) -> Path:
-    """Write a small image-copy task made of the sample photos, and return `out`.
+    """Write a small image-copy task of the sample photos, and return `out`.
 
-    `out/references` has the photos (id = file name without suffix), `out/queries` five edited copies of each,
-    mild and hard ones mixed, among edited photos that are no copies; `out/ground_truth.csv` says which is which,
-    and `out/boxes.csv` where pasted ones lie (see `training.edited_set.write_edited_set`).
+    `out/references` has the photos (id = file name without suffix). `out/queries` has five edited copies of each, mild
+    and hard ones mixed, among edited photos that are not copies. `out/ground_truth.csv` has the reference of each copy,
+    and `out/boxes.csv` the boxes of pasted ones (see `training.edited_set.write_edited_set`).
 
     Raises:
         InputError: the packages with photos are not installed, or `out/queries` holds files of something else.
     """
-    # The edits import torch, which takes seconds that whoever only wants the photos need not wait.
+    # The edits import torch, which takes seconds, and which a caller of `sample_photos` does not need.
     from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
     photos = sample_photos()

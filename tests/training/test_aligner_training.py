@@ -15,10 +15,10 @@ from configs.training import AlignerTraining
 from copytrace.alignment.heat_maps import HeatMapRules
 from copytrace.cli import app
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.training.aligner import starting_network, train_aligner
+from copytrace.training.aligner import initial_network, train_aligner
 from copytrace.training.aligner_module import cell_loss, line_loss
-from copytrace.training.aligner_validation import AlignerValidation, heat_of, sheet
-from copytrace.training.matrices import LabelledPair, read_labelled_pairs
+from copytrace.training.aligner_validation import AlignerValidation, heat_map, matrix_sheet
+from copytrace.training.matrices import LabeledPair, read_labeled_pairs
 from copytrace.training.training_result import read_result
 from models.aligner_files import load_aligner_network
 from models.aligner_network import LightAligner, build_aligner_network
@@ -55,8 +55,8 @@ class Listener:
 
 
 @pytest.fixture(scope="module")
-def candidates(video_run: Run) -> tuple[LabelledPair, ...]:
-    return read_labelled_pairs([video_run]).pairs
+def candidates(video_run: Run) -> tuple[LabeledPair, ...]:
+    return read_labeled_pairs([video_run]).pairs
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_a_heat_map_does_not_depend_on_which_video_is_the_query() -> None:
     torch.manual_seed(0)
     network = build_aligner_network().eval()
     values = np.random.default_rng(0).normal(size=(9, 14)).astype(np.float32)
-    heat = heat_of(network, values)
+    heat = heat_map(network, values)
     assert heat.shape == (9, 14)
-    np.testing.assert_allclose(heat, heat_of(network, values.T).T, atol=1e-6)
+    np.testing.assert_allclose(heat, heat_map(network, values.T).T, atol=1e-6)
 
 
 class Similarity(LightAligner):
@@ -117,9 +117,9 @@ class Similarity(LightAligner):
 
 
 def test_validation_finds_all_segments_in_clear_heat_maps_and_none_in_wrong_ones(
-    candidates: tuple[LabelledPair, ...],
+    candidates: tuple[LabeledPair, ...],
 ) -> None:
-    validation = AlignerValidation.of(candidates, 100)
+    validation = AlignerValidation.select(candidates, 100)
     assert len(validation.pairs) == len(candidates)
     right, wrong = validation.metrics(Similarity(1.0)), validation.metrics(Similarity(-1.0))
     assert right["segment_ap"] > 0.9
@@ -128,23 +128,23 @@ def test_validation_finds_all_segments_in_clear_heat_maps_and_none_in_wrong_ones
     assert right["validation_cells"] < wrong["validation_cells"]
 
 
-def test_of_many_pairs_all_true_ones_and_the_hardest_others_validate(candidates: tuple[LabelledPair, ...]) -> None:
-    chosen = AlignerValidation.of(candidates, 14).pairs
+def test_of_many_pairs_all_true_ones_and_the_hardest_others_validate(candidates: tuple[LabeledPair, ...]) -> None:
+    chosen = AlignerValidation.select(candidates, 14).pairs
     assert sum(pair.is_true for pair in chosen) == 10
     left = [pair.score for pair in candidates if pair not in chosen]
     assert min(pair.score for pair in chosen) >= max(left)
 
 
-def test_true_pairs_that_the_search_missed_count_as_not_found(candidates: tuple[LabelledPair, ...]) -> None:
+def test_true_pairs_that_the_search_missed_count_as_not_found(candidates: tuple[LabeledPair, ...]) -> None:
     true = next(pair for pair in candidates if pair.is_true)
-    missed = LabelledPair(0, true.query, true.reference, -np.inf, true.matrix, true.segments)
+    missed = LabeledPair(0, true.query, true.reference, -np.inf, true.matrix, true.segments)
     others = tuple(pair for pair in candidates if pair is not true)
     metrics = AlignerValidation((*others, missed), HeatMapRules()).metrics(Similarity(1.0))
     assert metrics["recall"] < AlignerValidation(candidates, HeatMapRules()).metrics(Similarity(1.0))["recall"] - 0.05
 
 
 def test_a_sheet_shows_matrices_side_by_side_and_white_where_there_is_none() -> None:
-    shown = sheet([(np.zeros((8, 4), np.float32), np.ones((8, 4), np.float32))])
+    shown = matrix_sheet([(np.zeros((8, 4), np.float32), np.ones((8, 4), np.float32))])
     assert shown.dtype == np.uint8
     assert shown[:96, :48].max() == 0
     assert shown[:, 48:].min() == 255
@@ -182,13 +182,13 @@ def test_a_folder_of_another_training_is_refused(trained: tuple[Path, Listener],
 
 
 def test_a_training_can_start_from_a_file(trained: tuple[Path, Listener]) -> None:
-    network = starting_network(settings_of(start=str(trained[0])))
+    network = initial_network(settings_of(start=str(trained[0])))
     kept = load_aligner_network(trained[0])
     assert torch.equal(network.state_dict()["head.weight"], kept.state_dict()["head.weight"])
     with pytest.raises(ConfigError, match="holds a light; set backbone to that"):
-        starting_network(settings_of(start=str(trained[0]), backbone="hrnet_w18"))
+        initial_network(settings_of(start=str(trained[0]), backbone="hrnet_w18"))
     with pytest.raises(ConfigError, match="start: absent"):
-        starting_network(settings_of(start="absent.safetensors"))
+        initial_network(settings_of(start="absent.safetensors"))
 
 
 def test_the_command_trains_on_runs_and_takes_settings_among_them(video_run: Run, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def examples(
 def test_a_photo_pasted_onto_another_has_the_box_that_its_pixels_have() -> None:
     compared = 0
     for seed in range(10):
-        composite = Composite(plain(RED)).edited("scene", draw_with(plain(BLUE), seed))
+        composite = Composite(plain(RED)).apply("scene", draw_with(plain(BLUE), seed))
         if (np.asarray(composite.image) == RED).all(axis=2).any():  # it is not see-through
             compared += 1
             assert only_box(composite).tolist() == pytest.approx(extent_of(composite.image, RED).tolist())
@@ -58,12 +58,12 @@ def test_a_photo_pasted_onto_another_has_the_box_that_its_pixels_have() -> None:
 
 
 def test_an_inset_has_the_box_of_the_pixels_that_it_changed() -> None:
-    composite = Composite(plain(RED)).edited("with_photo", draw_with(plain(GREEN), 1))
+    composite = Composite(plain(RED)).apply("with_photo", draw_with(plain(GREEN), 1))
     assert only_box(composite).tolist() == pytest.approx(extent_of(composite.image, GREEN).tolist())
 
 
 def test_a_photo_in_a_post_is_a_box_and_the_post_is_not() -> None:
-    composite = Composite(plain(RED)).edited("screenshot", draw_with(plain(GREEN), 2))
+    composite = Composite(plain(RED)).apply("screenshot", draw_with(plain(GREEN), 2))
     assert only_box(composite).tolist() == pytest.approx(extent_of(composite.image, RED).tolist())
 
 
@@ -71,7 +71,7 @@ def test_a_photo_in_a_post_is_a_box_and_the_post_is_not() -> None:
 @pytest.mark.parametrize("seed", [0, 5])
 def test_boxes_go_along_when_the_whole_is_moved(geometry: str, seed: int) -> None:
     draw = draw_with(plain(GREEN), seed)
-    composite = Composite(plain(RED)).edited("with_photo", draw).edited(geometry, draw)
+    composite = Composite(plain(RED)).apply("with_photo", draw).apply(geometry, draw)
     expected = extent_of(composite.image, GREEN)
     assert only_box(composite).tolist() == pytest.approx(
         expected.tolist(), abs=0.02
@@ -83,8 +83,8 @@ def test_the_part_that_a_paste_cuts_off_takes_its_inset_with_it() -> None:
     compared = 0
     for seed in range(30):
         draw = draw_with(plain(GREEN), seed)
-        inset = Composite(plain(RED, (400, 320))).edited("with_photo", draw)
-        composite = inset.edited("onto_photo", Draw(draw.rng, draw.strength, lambda _: plain(BLUE, (400, 320))))
+        inset = Composite(plain(RED, (400, 320))).apply("with_photo", draw)
+        composite = inset.apply("onto_photo", Draw(draw.rng, draw.strength, lambda _: plain(BLUE, (400, 320))))
         green = np.nonzero(np.abs(np.asarray(composite.image).astype(int) - GREEN).max(axis=2) < 12)
         if len(green[0]) and len(composite.outlines[0]):  # neither see-through nor cut off
             compared += 1
@@ -97,7 +97,7 @@ def test_the_part_that_a_paste_cuts_off_takes_its_inset_with_it() -> None:
 def test_a_picture_that_a_later_one_hides_is_no_box_any_more() -> None:
     corner = np.array([[0.0, 0.0], [0.05, 0.0], [0.05, 0.05], [0.0, 0.05]])
     grid = tuple(corner + np.array([x / 10, y / 10]) for x in range(10) for y in range(10))
-    covered = Composite(plain(RED), grid).edited("with_photo", draw_with(plain(GREEN), 1))
+    covered = Composite(plain(RED), grid).apply("with_photo", draw_with(plain(GREEN), 1))
     inset = extent_of(covered.image, GREEN)
     inside = [o for o in grid if (o.min(axis=0) >= inset[:2]).all() and (o.max(axis=0) <= inset[2:]).all()]
     apart = [o for o in grid if (o.max(axis=0) <= inset[:2]).any() or (o.min(axis=0) >= inset[2:]).any()]

@@ -15,10 +15,10 @@ from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import load_descriptor
 from copytrace.storage import remove_tree, resolve_path
-from copytrace.training.descriptor import train_descriptor, typical_noise, whitened_if_better
+from copytrace.training.descriptor import choose_whitening, train_descriptor, typical_noise
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.export import export_weights
-from copytrace.training.initial_descriptor import pca, starting_network
+from copytrace.training.initial_descriptor import fit_pca_layer, initial_network
 from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
 from copytrace.training.training_result import read_result
@@ -90,7 +90,7 @@ def test_training_into_a_store_leaves_the_same_network_which_another_training_an
     assert all(torch.equal(there[name], here[name]) for name in here)
     assert read_result(out).metrics == read_result(trained[0]).metrics
     assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
-    continued = starting_network(settings_of(start=str(weights)), split).state_dict()
+    continued = initial_network(settings_of(start=str(weights)), split).state_dict()
     assert continued["projection.weight"].shape == (16, 256)
     graph = export_weights("descriptor", weights)
     assert graph == out / "descriptor.onnx"
@@ -164,9 +164,9 @@ def test_whitening_is_kept_if_so_set_or_if_it_validates_better(
     whitening: str, before: float, kept: bool, split: PhotoSplit, validation: ValidationSet, settings_of: Settings
 ) -> None:
     settings = settings_of(whitening=whitening)
-    network = starting_network(settings, split).eval()
+    network = initial_network(settings, split).eval()
     features = describe(network, validation.references)
-    found, metrics = whitened_if_better(network, settings, features, validation, {"micro_ap": before})
+    found, metrics = choose_whitening(network, settings, features, validation, {"micro_ap": before})
     assert (found.whitening is not None) == kept
     assert metrics == (validation.metrics(found) if kept else {"micro_ap": before})
 
@@ -174,11 +174,11 @@ def test_whitening_is_kept_if_so_set_or_if_it_validates_better(
 def test_the_noise_level_is_the_mean_cosine_to_the_nearest_photos_learned_from(
     split: PhotoSplit, validation: ValidationSet, settings_of: Settings
 ) -> None:
-    network = starting_network(settings_of(), split).eval()
+    network = initial_network(settings_of(), split).eval()
     features = describe(network, validation.references)
     cosines = np.sort(describe(network, validation.copies) @ features.T, axis=1)[:, -10:]
     assert typical_noise(network, features, validation) == pytest.approx(cosines.mean(), abs=1e-4)
-    network.whitening = pca(features, 16, whiten=True)
+    network.whitening = fit_pca_layer(features, 16, whiten=True)
     whitened = np.sort(describe(network, validation.copies) @ describe(network, validation.references).T, axis=1)
     assert typical_noise(network, features, validation) == pytest.approx(whitened[:, -10:].mean(), abs=1e-4)
 
@@ -186,7 +186,7 @@ def test_the_noise_level_is_the_mean_cosine_to_the_nearest_photos_learned_from(
 def test_a_random_start_freezes_nothing(
     trained: tuple[Path, Pictures], split: PhotoSplit, settings_of: Settings
 ) -> None:
-    before = starting_network(settings_of(), split).backbone.state_dict()
+    before = initial_network(settings_of(), split).backbone.state_dict()
     after = torch.load(trained[0] / "checkpoint.pt", weights_only=True)["trainee"]
     assert not torch.equal(after["network.backbone.conv_stem.weight"], before["conv_stem.weight"])
 
@@ -196,7 +196,7 @@ def test_training_goes_on_from_an_earlier_file(
 ) -> None:
     earlier = trained[0] / "descriptor.safetensors"
     settings = settings_of(start=str(earlier), loop={"epochs": 1})
-    before, started = load_descriptor_file(earlier), starting_network(settings, split)
+    before, started = load_descriptor_file(earlier), initial_network(settings, split)
     assert started.whitening is None
     for name, value in before.state_dict().items():
         assert torch.equal(started.state_dict()[name], value), name

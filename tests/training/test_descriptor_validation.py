@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from configs.training import DescriptorTraining, PhotoSettings
 from copytrace.errors import InputError
 from copytrace.training.descriptor_validation import ValidationSet, describe
-from copytrace.training.initial_descriptor import starting_network
+from copytrace.training.initial_descriptor import initial_network
 from copytrace.training.photos import PhotoSplit, TrainingPhoto
 
 Pixels = NDArray[np.uint8]
@@ -23,25 +23,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_validation_set_is_the_same_for_every_input_size_and_seed(
     split: PhotoSplit, validation: ValidationSet, settings_of: Settings
 ) -> None:
-    other = ValidationSet.make(split.validation, split.train, settings_of(loop={"seed": 5}).photos, 32)
+    other = ValidationSet.create(split.validation, split.train, settings_of(loop={"seed": 5}).photos, 32)
     assert other.digest == validation.digest
     assert other.references.shape == (len(split.validation), 32, 32, 3)
     assert other.copies.shape == (2 * len(split.validation), 32, 32, 3)
     assert other.originals.tolist() == [number for number in range(len(split.validation)) for _ in range(2)]
-    again = ValidationSet.make(split.validation, split.train, settings_of().photos, 48)
+    again = ValidationSet.create(split.validation, split.train, settings_of().photos, 48)
     assert np.array_equal(again.copies, validation.copies)
     more = PhotoSettings(validation_copies=3, long_side=96)
-    assert ValidationSet.make(split.validation, split.train, more, 48).digest != validation.digest
+    assert ValidationSet.create(split.validation, split.train, more, 48).digest != validation.digest
 
 
 def test_photos_that_cannot_be_read_do_not_validate(split: PhotoSplit, tmp_path: Path, settings_of: Settings) -> None:
     gone = TrainingPhoto("gone", str(tmp_path / "gone.png"), "gone")
-    made = ValidationSet.make([*split.validation[:2], gone], split.train, settings_of().photos, 32)
+    made = ValidationSet.create([*split.validation[:2], gone], split.train, settings_of().photos, 32)
     assert len(made.references) == 2
     with pytest.raises(InputError, match="of 3 validation photos 1 can be read, and"):
-        ValidationSet.make([split.validation[0], gone, gone], split.train, settings_of().photos, 32)
+        ValidationSet.create([split.validation[0], gone, gone], split.train, settings_of().photos, 32)
     with pytest.raises(InputError, match="2 can be read, and 0 others; give more"):
-        ValidationSet.make(split.validation[:2], [gone], settings_of().photos, 32)
+        ValidationSet.create(split.validation[:2], [gone], settings_of().photos, 32)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def twins(validation: ValidationSet) -> Callable[[list[int]], ValidationSet]:
 def test_copies_that_are_the_originals_are_all_found(
     twins: Callable[[list[int]], ValidationSet], split: PhotoSplit, settings_of: Settings
 ) -> None:
-    network = starting_network(settings_of(), split).eval()
+    network = initial_network(settings_of(), split).eval()
     metrics = twins([0, 1, 2]).metrics(network)
     assert metrics == pytest.approx({"micro_ap": 1.0, "recall_at_p90": 1.0, "top1": 1.0})
     metrics = twins([1, 2, 0]).metrics(network)
@@ -69,7 +69,7 @@ def test_copies_that_are_the_originals_are_all_found(
 def test_mistakes_show_the_copy_its_original_and_what_was_preferred(
     twins: Callable[[list[int]], ValidationSet], split: PhotoSplit, settings_of: Settings
 ) -> None:
-    made, network = twins([0, 2, 2]), starting_network(settings_of(), split).eval()
+    made, network = twins([0, 2, 2]), initial_network(settings_of(), split).eval()
     worst = made.mistakes(network)[:48]
     expected = np.concatenate([made.copies[1], made.references[2], made.references[1]], axis=1)
     assert np.array_equal(worst, expected)
@@ -78,7 +78,7 @@ def test_mistakes_show_the_copy_its_original_and_what_was_preferred(
 def test_descriptions_do_not_depend_on_the_batch(
     validation: ValidationSet, split: PhotoSplit, settings_of: Settings
 ) -> None:
-    network = starting_network(settings_of(), split).eval()
+    network = initial_network(settings_of(), split).eval()
     many = np.concatenate([validation.copies] * 4)[:40]
     vectors = describe(network, many)
     assert (vectors.shape, vectors.dtype) == ((40, 16), np.float32)

@@ -17,7 +17,7 @@ from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.training import edited_videos
 from copytrace.training.edited_set import MILD, EditedSetPlan
 from copytrace.training.edited_videos import write_edited_videos
-from copytrace.training.footage import RATE, SHARES, Look, Scene, Stretch
+from copytrace.training.footage import PANES, RATE, Look, Scene, Stretch
 
 SIZE = (64, 48)
 
@@ -109,7 +109,7 @@ def test_a_stretch_past_the_end_goes_on_with_the_last_picture(donors: list[Media
     assert all((picture == pictures[4]).all() for picture in pictures[5:])
 
 
-@pytest.mark.parametrize("layout", SHARES)
+@pytest.mark.parametrize("layout", PANES)
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_split_screen_shows_the_copy_in_its_pane(
     videos: list[MediaItem], donors: list[MediaItem], layout: str, place: int
@@ -118,7 +118,7 @@ def test_a_split_screen_shows_the_copy_in_its_pane(
     beside = tuple(stretch_of(donors[0]) for _ in range(look.others))
     told: list[str] = []
     scene = Scene(stretch_of(videos[0]), look, stretch_of(donors[0]), beside)
-    first = next(scene.pictures(2 * SIZE[0], SIZE[1] * SHARES[layout] // 2, told.extend))
+    first = next(scene.pictures(2 * SIZE[0], SIZE[1] * PANES[layout] // 2, told.extend))
     assert told == [layout]
     corner = first[2, 2 + SIZE[0] * place].mean()
     assert corner < 40  # references have a black corner, donors a white one

@@ -16,7 +16,7 @@ from torch import nn
 from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.training.descriptor import train_descriptor
-from copytrace.training.initial_descriptor import check_architecture, pca, starting_network
+from copytrace.training.initial_descriptor import check_architecture, fit_pca_layer, initial_network
 from copytrace.training.photos import PhotoSplit
 from models.descriptor_files import save_descriptor
 
@@ -42,7 +42,7 @@ def published(path: Path, network: nn.Module, **changes: torch.Tensor | None) ->
 
 
 def test_the_new_projection_is_the_pca_of_the_photos(split: PhotoSplit, settings_of: Settings) -> None:
-    network = starting_network(settings_of(), split)
+    network = initial_network(settings_of(), split)
     assert network.projection.weight.shape == (16, 256)
     products = network.projection.weight @ network.projection.weight.T
     torch.testing.assert_close(products, torch.eye(16), atol=1e-4, rtol=0)
@@ -52,11 +52,11 @@ def test_a_pca_centres_turns_and_whitens() -> None:
     generator = np.random.default_rng(0)
     points = generator.standard_normal((500, 3)) * [0.1, 2.0, 1.0] + [5.0, 6.0, 7.0]
     turned = torch.from_numpy(points.astype(np.float32))
-    plain = pca(turned.numpy(), 2, whiten=False)(turned)
+    plain = fit_pca_layer(turned.numpy(), 2, whiten=False)(turned)
     torch.testing.assert_close(plain.mean(dim=0), torch.zeros(2), atol=1e-4, rtol=0)
     np.testing.assert_allclose(plain.detach().std(dim=0), points[:, 1:].std(axis=0), rtol=0.01)
     assert abs(np.corrcoef(plain.detach()[:, 0], points[:, 1])[0, 1]) > 0.99
-    whitened = pca(turned.numpy(), 2, whiten=True)(turned).detach()
+    whitened = fit_pca_layer(turned.numpy(), 2, whiten=True)(turned).detach()
     np.testing.assert_allclose(whitened.std(dim=0), [1.0, 1.0], atol=0.1)
     assert abs(np.corrcoef(whitened.T)[0, 1]) < 0.01
 
@@ -67,7 +67,7 @@ def test_training_starts_from_weights_as_timm_publishes_them(
 ) -> None:
     network = bare(architecture, classes=7)
     start = published(tmp_path / "model.safetensors", network)
-    started = starting_network(settings_of(architecture=architecture, start=start), split)
+    started = initial_network(settings_of(architecture=architecture, start=start), split)
     for name, value in started.backbone.state_dict().items():
         assert torch.equal(value, network.state_dict()[name]), name
     assert not any("classifier" in name or "head.fc" in name for name in started.state_dict())
@@ -82,7 +82,7 @@ def test_weights_for_another_input_size_are_resampled_by_timm(
     network = bare("test_vit", classes=7)
     start = published(tmp_path / "model.safetensors", network)
     settings = settings_of(architecture="test_vit", start=start, input_size=64, described_size=64)
-    started = starting_network(settings, split)
+    started = initial_network(settings, split)
     network.set_input_size(img_size=(64, 64))
     torch.testing.assert_close(started.backbone.pos_embed, network.pos_embed)
 
@@ -109,7 +109,7 @@ def test_weights_of_another_architecture_are_refused_in_one_line(
     start = published(tmp_path / "model.safetensors", bare(), **changes)
     settings = settings_of(architecture=architecture, start=start, input_size=48)
     with pytest.raises(ConfigError, match=message) as told:
-        starting_network(settings, split)
+        initial_network(settings, split)
     assert "\n" not in str(told.value)
 
 
@@ -133,7 +133,7 @@ def test_a_start_that_does_not_fit_is_refused_in_one_line(
     changes: dict[str, Any], message: str, split: PhotoSplit, settings_of: Settings
 ) -> None:
     with pytest.raises(ConfigError, match=message) as told:
-        starting_network(settings_of(**changes), split)
+        initial_network(settings_of(**changes), split)
     assert "\n" not in str(told.value)
 
 
@@ -148,16 +148,16 @@ def test_an_earlier_file_that_does_not_fit_is_refused(
     changes: dict[str, Any], message: str, split: PhotoSplit, tmp_path: Path, settings_of: Settings
 ) -> None:
     earlier = tmp_path / "descriptor.safetensors"
-    save_descriptor(starting_network(settings_of(), split), earlier, architecture=ARCHITECTURE, input_size=48)
+    save_descriptor(initial_network(settings_of(), split), earlier, architecture=ARCHITECTURE, input_size=48)
     with pytest.raises(ConfigError, match=message):
-        starting_network(settings_of(start=str(earlier), **changes), split)
+        initial_network(settings_of(start=str(earlier), **changes), split)
 
 
 def test_the_whitening_of_an_earlier_file_is_left_off(split: PhotoSplit, tmp_path: Path, settings_of: Settings) -> None:
-    network = starting_network(settings_of(), split)
+    network = initial_network(settings_of(), split)
     network.whitening = nn.Linear(16, 12)
     earlier = save_descriptor(network, tmp_path / "d.safetensors", architecture=ARCHITECTURE, input_size=48)
-    started = starting_network(settings_of(start=str(earlier)), split)
+    started = initial_network(settings_of(start=str(earlier)), split)
     assert (started.whitening, started.dimensions) == (None, 16)
 
 
@@ -165,14 +165,14 @@ def test_a_model_of_another_kind_is_no_start(split: PhotoSplit, tmp_path: Path, 
     header = {"copytrace": json.dumps({"kind": "overlay", "format": 1})}
     save_file({"weight": torch.zeros(1)}, tmp_path / "overlay.safetensors", header)
     with pytest.raises(ConfigError, match="holds a model of kind 'overlay', not 'descriptor'"):
-        starting_network(settings_of(start=str(tmp_path / "overlay.safetensors")), split)
+        initial_network(settings_of(start=str(tmp_path / "overlay.safetensors")), split)
 
 
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("swin_tiny_patch4_window7_224", "sees one size only: set described_size=32, the input_size"),
-        ("test_vit", "sees one size only"),
+        ("swin_tiny_patch4_window7_224", "takes one size only: set described_size=32, the input_size"),
+        ("test_vit", "takes one size only"),
         ("resnet_of_tomorrow", "timm has no architecture resnet_of_tomorrow"),
     ],
 )

@@ -15,8 +15,8 @@ from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.search.video_candidates import CANDIDATE_SCHEMA
 from copytrace.storage import remove_tree, resolve_path, write_json
-from copytrace.training.matrices import LabelledPair, LabelledPairs, detect_direction, fold_of, read_labelled_pairs
-from copytrace.training.matrix_edits import at_other_rates, on_canvas, revalued, turned, window
+from copytrace.training.matrices import LabeledPair, LabeledPairs, detect_direction, fold_number, read_labeled_pairs
+from copytrace.training.matrix_edits import change_rates, change_values, crop_window, flip_axes, pad_to_canvas
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource, PairExamples
 from copytrace.training.synthetic_matrices import LENGTHS, SyntheticMatrices, draw_segments
 
@@ -32,19 +32,19 @@ def matrix_of(rows: int, columns: int, seed: int = 0) -> SimilarityMatrix:
     return SimilarityMatrix(values, *axes)
 
 
-def pair_of(query: str, score: float, *segments: Segment) -> LabelledPair:
-    return LabelledPair(0, query, "R", score, matrix_of(20, 30), segments)
+def pair_of(query: str, score: float, *segments: Segment) -> LabeledPair:
+    return LabeledPair(0, query, "R", score, matrix_of(20, 30), segments)
 
 
 COPY = Segment(0.0, 20.0, 0.0, 20.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def labelled(video_run: Run) -> LabelledPairs:
-    return read_labelled_pairs([video_run])
+def labelled(video_run: Run) -> LabeledPairs:
+    return read_labeled_pairs([video_run])
 
 
-def test_a_run_gives_every_candidate_pair_with_its_true_segments(labelled: LabelledPairs) -> None:
+def test_a_run_gives_every_candidate_pair_with_its_true_segments(labelled: LabeledPairs) -> None:
     assert len(labelled.pairs) == 10 * 5
     true = [pair for pair in labelled.pairs if pair.is_true]
     assert {(pair.query, pair.reference) for pair in true} == {(f"Q{n}", f"R{n % 5}") for n in range(10)}
@@ -54,7 +54,7 @@ def test_a_run_gives_every_candidate_pair_with_its_true_segments(labelled: Label
     assert not any(segment.reversed for pair in true for segment in pair.segments)
 
 
-def test_a_run_in_a_store_gives_the_same_pairs(video_run: Run, labelled: LabelledPairs) -> None:
+def test_a_run_in_a_store_gives_the_same_pairs(video_run: Run, labelled: LabeledPairs) -> None:
     (run, truth), there = video_run, resolve_path("memory://matrices")
     for path in (path for path in run.rglob("*") if path.is_file()):
         (there / path.relative_to(run).as_posix()).write_bytes(path.read_bytes())
@@ -62,7 +62,7 @@ def test_a_run_in_a_store_gives_the_same_pairs(video_run: Run, labelled: Labelle
     indexes = {role: str(there / "work" / role) for role in ("queries", "references")}
     write_json(there / "run.json", told | {"indexes": indexes})
     (there / "truth.csv").write_bytes(truth.read_bytes())
-    found = read_labelled_pairs([(there, there / "truth.csv")])
+    found = read_labeled_pairs([(there, there / "truth.csv")])
     assert found.digest == labelled.digest
     assert len(found.pairs) == len(labelled.pairs)
     remove_tree(there)
@@ -77,41 +77,41 @@ def test_a_true_pair_that_the_search_missed_is_there_without_a_score(video_run: 
     table = pq.read_table(path, schema=CANDIDATE_SCHEMA)
     missed = pc.and_(pc.equal(table["query_id"], "Q0"), pc.equal(table["reference_id"], "R1"))
     pq.write_table(table.filter(pc.invert(missed)), path)
-    found = {(pair.query, pair.reference): pair for pair in read_labelled_pairs([(tmp_path / "run", other)]).pairs}
+    found = {(pair.query, pair.reference): pair for pair in read_labeled_pairs([(tmp_path / "run", other)]).pairs}
     assert found["Q0", "R1"].score == -np.inf
     assert found["Q0", "R1"].is_true
     assert len(found) == 50
 
 
-def test_the_same_pairs_of_two_runs_count_twice(video_run: Run, labelled: LabelledPairs) -> None:
-    both = read_labelled_pairs([video_run, video_run])
+def test_the_same_pairs_of_two_runs_count_twice(video_run: Run, labelled: LabeledPairs) -> None:
+    both = read_labeled_pairs([video_run, video_run])
     assert len(both.pairs) == 2 * len(labelled.pairs)
     assert {pair.run for pair in both.pairs} == {0, 1}
     assert both.digest != labelled.digest
 
 
-def test_no_query_is_on_both_sides_of_a_split(labelled: LabelledPairs) -> None:
+def test_no_query_is_on_both_sides_of_a_split(labelled: LabeledPairs) -> None:
     learned, kept_out = labelled.split(0, 2, 0)
     assert {pair.query for pair in learned}.isdisjoint(pair.query for pair in kept_out)
     assert len(learned) + len(kept_out) == 50
-    assert {fold_of(pair.query, 2, 0) for pair in kept_out} == {0}
+    assert {fold_number(pair.query, 2, 0) for pair in kept_out} == {0}
 
 
 def test_every_query_is_of_one_fold_whatever_the_runs() -> None:
-    folds = [fold_of(f"Q{number}", 5, 0) for number in range(2000)]
+    folds = [fold_number(f"Q{number}", 5, 0) for number in range(2000)]
     assert np.bincount(folds, minlength=5).min() > 330
-    assert folds != [fold_of(f"Q{number}", 5, 1) for number in range(2000)]
+    assert folds != [fold_number(f"Q{number}", 5, 1) for number in range(2000)]
 
 
 def test_a_fold_without_copies_is_refused() -> None:
     pairs = tuple(pair_of(f"Q{number}", 0.5) for number in range(10))
-    with pytest.raises(InputError, match="0 are copies: there must be some"):
-        LabelledPairs(pairs, "").split(0, 2, 0)
+    with pytest.raises(InputError, match="0 are copies; both copies and other pairs are needed"):
+        LabeledPairs(pairs, "").split(0, 2, 0)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, video_run: Run) -> None:
-    with pytest.raises(InputError, match="is no finished index; give a folder that match-videos wrote"):
-        read_labelled_pairs([(tmp_path, video_run[1])])
+    with pytest.raises(InputError, match="is not a finished index; give a folder that match-videos wrote"):
+        read_labeled_pairs([(tmp_path, video_run[1])])
 
 
 def test_a_copy_whose_frames_are_alike_backwards_is_taken_for_reversed() -> None:
@@ -123,7 +123,7 @@ def test_a_copy_whose_frames_are_alike_backwards_is_taken_for_reversed() -> None
 
 def test_other_frame_rates_keep_the_seconds_of_the_diagonal() -> None:
     for seed in range(20):
-        matrix = at_other_rates(matrix_of(40, 40), np.random.default_rng(seed))
+        matrix = change_rates(matrix_of(40, 40), np.random.default_rng(seed))
         query, reference = matrix.query_times.mean(axis=1), matrix.reference_times.mean(axis=1)
         frame = max(np.median(np.diff(query)), np.median(np.diff(reference)))
         brightest = reference[matrix.values.argmax(axis=1)]
@@ -135,7 +135,7 @@ def test_a_window_is_small_enough_and_mostly_shows_the_segment() -> None:
     segment, matrix = Segment(70.0, 80.0, 40.0, 50.0, 1.0), matrix_of(120, 60)
     shown = 0
     for seed in range(400):
-        part = window(matrix, [segment], 32, np.random.default_rng(seed))
+        part = crop_window(matrix, [segment], 32, np.random.default_rng(seed))
         assert max(part.shape) <= 32
         starts, ends = part.query_times[0, 0], part.query_times[-1, 1]
         shown += starts <= 75 <= ends and part.reference_times[0, 0] <= 45 <= part.reference_times[-1, 1]
@@ -146,7 +146,7 @@ def test_values_and_labels_are_turned_alike() -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     outcomes = set()
     for seed in range(60):
-        one, other = turned(values, values + 100, np.random.default_rng(seed))
+        one, other = flip_axes(values, values + 100, np.random.default_rng(seed))
         assert (other == one + 100).all()
         outcomes.add((one.shape, one.ravel()[0], one.ravel()[-1]))
     assert len(outcomes) == 8
@@ -157,7 +157,7 @@ def test_revalued_values_stay_near_what_they_were() -> None:
     assert values.flags.writeable
     kept = values.copy()
     for seed in range(40):
-        changed = revalued(values, np.random.default_rng(seed))
+        changed = change_values(values, np.random.default_rng(seed))
         assert changed.shape == values.shape
         assert changed.dtype == np.float32
         assert np.corrcoef(changed.ravel(), kept.ravel())[0, 1] > 0.5
@@ -165,7 +165,7 @@ def test_revalued_values_stay_near_what_they_were() -> None:
 
 
 def test_a_canvas_has_the_matrix_in_its_upper_left_corner() -> None:
-    canvas = on_canvas(np.ones((2, 3), np.float32), 4)
+    canvas = pad_to_canvas(np.ones((2, 3), np.float32), 4)
     assert canvas.tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
@@ -207,7 +207,7 @@ def test_synthetic_frames_are_alike_along_the_copy_and_less_beside_it() -> None:
 
 def test_examples_follow_from_seed_epoch_and_index_in_every_process() -> None:
     pairs = [pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8), pair_of("Q3", 0.1)]
-    examples = AlignerExamples(MatrixSource.of(pairs, 0.5, 0.5), 8, 24, 7)
+    examples = AlignerExamples(MatrixSource.from_pairs(pairs, 0.5, 0.5), 8, 24, 7)
     again = pickle.loads(pickle.dumps(examples))
     for index in range(8):
         first, second = examples.example(1, index), again.example(1, index)
@@ -220,8 +220,12 @@ def test_examples_follow_from_seed_epoch_and_index_in_every_process() -> None:
 
 
 def test_pairs_are_labelled_by_whether_anything_is_copied_in_what_is_seen() -> None:
-    true = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 1.0), 20, 64, 96, 0)
-    false = PairExamples(MatrixSource.of([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 0.0), 20, 64, 96, 0)
+    true = PairExamples(
+        MatrixSource.from_pairs([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 1.0), 20, 64, 96, 0
+    )
+    false = PairExamples(
+        MatrixSource.from_pairs([pair_of("Q1", 0.9, COPY), pair_of("Q2", 0.8)], 0.0, 0.0), 20, 64, 96, 0
+    )
     assert [float(true.example(0, n)["label"]) for n in range(20)] == [1.0] * 20
     assert [float(false.example(0, n)["label"]) for n in range(20)] == [0.0] * 20
     assert true.example(0, 0)["matrix"].shape == (64, 64)
@@ -229,8 +233,8 @@ def test_pairs_are_labelled_by_whether_anything_is_copied_in_what_is_seen() -> N
 
 def test_of_false_pairs_those_that_the_search_liked_come_more_often() -> None:
     pairs = [pair_of("Q0", 0.9, COPY), *(pair_of(f"Q{n}", n / 10) for n in range(1, 9))]
-    source = MatrixSource.of(pairs, 0.0, 0.0)
+    source = MatrixSource.from_pairs(pairs, 0.0, 0.0)
     rng = np.random.default_rng(0)
-    drawn = [source.real(rng).score for _ in range(400)]
+    drawn = [source.draw_pair(rng).score for _ in range(400)]
     assert np.mean(drawn) > np.mean([n / 10 for n in range(1, 9)]) + 0.08
     assert min(drawn) == 0.1

@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 from configs.training import LoopSettings, OverlayTraining, PhotoSettings
 from copytrace.errors import ConfigError
 from copytrace.overlays.boxes import Box
-from copytrace.training.overlay import starting_network, train_overlay_detector
+from copytrace.training.overlay import initial_network, train_overlay_detector
 from copytrace.training.overlay_module import (
+    center_logits,
     first_stage_losses,
     heat_spots,
-    logits_at,
     place_loss,
     trust_loss,
 )
-from copytrace.training.overlay_validation import OverlayValidation, detection_metrics, judged, sheet, trusted_from
+from copytrace.training.overlay_validation import (
+    OverlayValidation,
+    detection_metrics,
+    match_boxes,
+    picture_sheet,
+    precision_threshold,
+)
 from copytrace.training.photos import split_photos
 from models.overlay_files import load_overlay
-from models.overlay_network import ACROSS, Centres, reach
+from models.overlay_network import ACROSS, Centers, reach
 
 Pixels = NDArray[np.uint8]
 HALF = torch.tensor([[[0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.0, 0.0]]])  # one true box, and a row that is none
@@ -79,7 +85,7 @@ def test_rows_of_zeros_make_no_spot() -> None:
 def test_a_perfect_first_stage_loses_nothing() -> None:
     logits = torch.full((1, 8, 8), -30.0)
     logits[0, 4, 4] = 30.0
-    heat, boxes = first_stage_losses(Centres(logits, HALF[:, :1, None].expand(-1, 8, 8, -1)), HALF)
+    heat, boxes = first_stage_losses(Centers(logits, HALF[:, :1, None].expand(-1, 8, 8, -1)), HALF)
     assert heat.item() == pytest.approx(0.0, abs=1e-6)
     assert boxes.item() == pytest.approx(0.0, abs=1e-5)  # some tens of roundings of numbers about 1
 
@@ -88,14 +94,14 @@ def test_heat_far_from_a_centre_costs_more_than_heat_beside_it() -> None:
     def cost(row: int) -> float:
         logits = torch.full((1, 16, 16), -30.0)
         logits[0, 8, 8], logits[0, row, 8] = 30.0, 1.0
-        return float(first_stage_losses(Centres(logits, torch.zeros(1, 16, 16, 4)), HALF)[0])
+        return float(first_stage_losses(Centers(logits, torch.zeros(1, 16, 16, 4)), HALF)[0])
 
     assert cost(2) > 2 * cost(9) > 0
 
 
 def test_logits_are_read_at_the_centre_of_a_box() -> None:
     logits = torch.arange(64.0).view(1, 8, 8)
-    assert logits_at(logits, HALF[:, :1]).tolist() == [[4 * 8 + 4]]
+    assert center_logits(logits, HALF[:, :1]).tolist() == [[4 * 8 + 4]]
 
 
 def test_a_side_is_placed_where_it_is() -> None:
@@ -129,7 +135,7 @@ def test_in_pictures_without_a_paste_no_box_is_to_be_trusted() -> None:
 def test_a_true_box_is_found_once() -> None:
     truth = np.array([[0.0, 0.0, 0.5, 0.5]], np.float32)
     boxes = [Box(0, 0, 0.5, 0.5, 0.9), Box(0, 0, 0.5, 0.45, 0.8)]
-    correct, confidence = judged([boxes], [truth], 0.5)
+    correct, confidence = match_boxes([boxes], [truth], 0.5)
     assert correct.tolist() == [True, False]
     assert confidence.tolist() == [0.9, 0.8]
 
@@ -160,13 +166,13 @@ def test_nothing_found_is_no_error() -> None:
 def test_boxes_are_trusted_from_the_lowest_confidence_that_keeps_the_precision() -> None:
     correct = np.array([True, True, False, True, False])
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
-    assert trusted_from(correct, confidence, 0.75) == 0.6
-    assert trusted_from(correct, confidence, 0.9) == 0.8
+    assert precision_threshold(correct, confidence, 0.75) == 0.6
+    assert precision_threshold(correct, confidence, 0.9) == 0.8
 
 
 def test_a_sheet_shows_every_picture_with_its_boxes() -> None:
     pictures = np.zeros((3, 20, 20, 3), np.uint8)
-    shown = sheet(pictures, [np.array([[0.25, 0.25, 0.75, 0.75]], np.float32)] * 3, columns=2)
+    shown = picture_sheet(pictures, [np.array([[0.25, 0.25, 0.75, 0.75]], np.float32)] * 3, columns=2)
     assert shown.shape == (48, 48, 3)
     assert (shown[2 + 5, 2 + 5 : 2 + 15] == (40, 220, 60)).all()
 
@@ -183,7 +189,7 @@ def test_training_leaves_a_network_its_figures_and_pictures(source: str, tmp_pat
     assert set(log.shown) == {"composites", "mistakes"}
 
     again = settings_of(start=str(path), input_size=96, loop=LoopSettings(epochs=1, batch_size=4, workers=0))
-    started = starting_network(again)
+    started = initial_network(again)
     assert started.config.input_size == 96
     torch.testing.assert_close(started.centre.weight, network.centre.weight)
     assert started.confidence_shift.item() == 0.0
@@ -191,7 +197,7 @@ def test_training_leaves_a_network_its_figures_and_pictures(source: str, tmp_pat
 
 def test_a_validation_set_is_the_same_for_every_input_size(source: str) -> None:
     kept_out = split_photos(source, PhotoSettings(validation_share=0.5)).validation
-    sets = [OverlayValidation.make(kept_out, 4, input_size=size, long_side=128, share=0.7) for size in (64, 96)]
+    sets = [OverlayValidation.create(kept_out, 4, input_size=size, long_side=128, share=0.7) for size in (64, 96)]
     assert sets[0].digest == sets[1].digest
     assert sets[0].pictures.shape == (4, 64, 64, 3)
 
@@ -206,10 +212,10 @@ def test_a_validation_set_is_the_same_for_every_input_size(source: str) -> None:
 )
 def test_a_start_that_does_not_fit_is_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        starting_network(settings_of(**changes))
+        initial_network(settings_of(**changes))
 
 
 def test_the_imagenet_start_has_the_packaged_weights() -> None:
-    network = starting_network(settings_of(architecture="tf_efficientnet_lite0", start="imagenet"))
+    network = initial_network(settings_of(architecture="tf_efficientnet_lite0", start="imagenet"))
     assert network.frozen_statistics
     assert dict(network.backbone.named_buffers())["bn1.running_var"].mean() != 1.0

@@ -11,10 +11,10 @@ import torch
 from configs.training import PairTraining
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.log import SilentLog
-from copytrace.training.matrices import fold_of, read_labelled_pairs
+from copytrace.training.matrices import fold_number, read_labeled_pairs
 from copytrace.training.matrix_examples import MatrixSource, PairExamples
-from copytrace.training.pair_classifier import out_of_fold_probabilities, starting_network, train_pair_classifier
-from copytrace.training.pair_validation import pair_metrics, probabilities, safe_threshold, threshold_keeping
+from copytrace.training.pair_classifier import held_out_probabilities, initial_network, train_pair_classifier
+from copytrace.training.pair_validation import pair_metrics, pair_probabilities, recall_threshold, safe_threshold
 from copytrace.training.training_result import read_result
 from models.configs import PAIR_CANVAS
 from models.network_files import read_header
@@ -54,13 +54,13 @@ def folds(video_run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 def test_the_threshold_is_the_greatest_that_keeps_the_share_of_true_pairs() -> None:
     chances = np.array([0.9, 0.2, 0.6, 0.4, 0.8], np.float32)
     labels = np.array([True, False, True, True, False])
-    assert threshold_keeping(chances, labels, 1.0) == pytest.approx(0.4)
-    assert threshold_keeping(chances, labels, 0.66) == pytest.approx(0.6)
+    assert recall_threshold(chances, labels, 1.0) == pytest.approx(0.4)
+    assert recall_threshold(chances, labels, 0.66) == pytest.approx(0.6)
 
 
 def test_of_a_hundred_true_pairs_one_may_go() -> None:
     chances = np.linspace(0.01, 1.0, 100).astype(np.float32)
-    assert threshold_keeping(chances, np.ones(100, bool), 0.99) == pytest.approx(0.02)
+    assert recall_threshold(chances, np.ones(100, bool), 0.99) == pytest.approx(0.02)
 
 
 def test_the_threshold_is_a_little_below_what_the_faintest_true_pairs_reach() -> None:
@@ -84,11 +84,11 @@ def test_figures_of_six_pairs_worked_out_by_hand() -> None:
 def test_a_probability_does_not_depend_on_which_video_is_the_query(video_run: Run) -> None:
     torch.manual_seed(0)
     network = build_pair_classifier().eval()
-    pairs = read_labelled_pairs([video_run]).pairs[:3]
-    found = probabilities(network, pairs)
+    pairs = read_labeled_pairs([video_run]).pairs[:3]
+    found = pair_probabilities(network, pairs)
     assert found.shape == (3,)
     turned = [type(pair)(0, pair.query, pair.reference, 0.0, pair.matrix.transpose(), ()) for pair in pairs]
-    np.testing.assert_allclose(found, probabilities(network, turned), atol=1e-6)
+    np.testing.assert_allclose(found, pair_probabilities(network, turned), atol=1e-6)
 
 
 def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_threshold(
@@ -108,8 +108,9 @@ def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_t
 def test_the_threshold_keeps_the_true_pairs_of_all_folds_by_the_weights_in_their_files(
     folds: list[Path], video_run: Run
 ) -> None:
-    found = out_of_fold_probabilities(folds, [video_run])
-    labels, chances = np.array([pair.is_true for pair, _ in found]), np.array([chance for _, chance in found])
+    pairs = read_labeled_pairs([video_run]).pairs
+    chances = held_out_probabilities({fold: load_pair_classifier(path) for fold, path in enumerate(folds)}, pairs, 2, 0)
+    labels = np.array([pair.is_true for pair in pairs])
     threshold = safe_threshold(chances, labels)
     assert [read_threshold(path) for path in folds] == pytest.approx([threshold, threshold], abs=1e-6)
     metrics = read_header(folds[0], KIND)["notes"]["metrics"]
@@ -124,8 +125,8 @@ def test_without_the_other_folds_the_threshold_keeps_the_true_pairs_of_one(
     assert not (tmp_path / "folds").exists()
     alike = zip(*(load_pair_classifier(file).state_dict().values() for file in (path, folds[0])), strict=True)
     assert all(torch.equal(one, other) for one, other in alike)
-    _, kept_out = read_labelled_pairs([video_run]).split(0, 2, 0)
-    chances = probabilities(load_pair_classifier(path), kept_out)
+    _, kept_out = read_labeled_pairs([video_run]).split(0, 2, 0)
+    chances = pair_probabilities(load_pair_classifier(path), kept_out)
     expected = safe_threshold(chances, np.array([pair.is_true for pair in kept_out]))
     assert read_threshold(path) == pytest.approx(expected, abs=1e-6)
 
@@ -142,9 +143,9 @@ def test_the_first_runs_alone_may_choose_the_threshold_and_changing_that_trains_
     of_all, learned = read_threshold(path), (path.parent / "checkpoint.pt").stat().st_mtime_ns
     train_pair_classifier(runs, tmp_path / "out", settings_of(threshold_runs=1))
     assert (path.parent / "checkpoint.pt").stat().st_mtime_ns == learned
-    _, kept_out = read_labelled_pairs(runs).split(0, 2, 0)
+    _, kept_out = read_labeled_pairs(runs).split(0, 2, 0)
     for threshold, deciding in ((of_all, kept_out), (read_threshold(path), [p for p in kept_out if p.run == 0])):
-        chances = probabilities(load_pair_classifier(path), deciding)
+        chances = pair_probabilities(load_pair_classifier(path), deciding)
         expected = safe_threshold(chances, np.array([pair.is_true for pair in deciding]))
         assert threshold == pytest.approx(expected, abs=1e-6)
     assert of_all <= read_threshold(path)  # the faintest of more true pairs
@@ -158,7 +159,7 @@ def test_the_published_architecture_learns_too(video_run: Run, tmp_path: Path) -
 
 
 def test_no_example_shows_less_than_two_copied_frames_of_either_video(video_run: Run) -> None:
-    source = MatrixSource.of(read_labelled_pairs([video_run]).pairs, synthetic_share=0.0, true_share=1.0)
+    source = MatrixSource.from_pairs(read_labeled_pairs([video_run]).pairs, synthetic_share=0.0, true_share=1.0)
     examples = PairExamples(source, 200, side=12, drawn=12, seed=0)
     for index in range(len(examples)):
         parts = examples.example(0, index)
@@ -184,32 +185,22 @@ def test_a_training_that_died_goes_on_and_ends_with_the_same_weights(
 def test_every_pair_is_scored_by_the_classifier_that_has_not_learned_from_its_query(
     folds: list[Path], video_run: Run
 ) -> None:
-    found = out_of_fold_probabilities(folds[::-1], [video_run])
-    assert [pair.query for pair, _ in found] == [pair.query for pair in read_labelled_pairs([video_run]).pairs]
+    pairs = read_labeled_pairs([video_run]).pairs
+    networks = {fold: load_pair_classifier(path) for fold, path in enumerate(folds)}
+    found = list(zip(pairs, held_out_probabilities(networks, pairs, 2, 0).tolist(), strict=True))
     for fold, path in enumerate(folds):
-        mine = [(pair, chance) for pair, chance in found if fold_of(pair.query, 2, 0) == fold]
-        expected = probabilities(load_pair_classifier(path), [pair for pair, _ in mine])
+        mine = [(pair, chance) for pair, chance in found if fold_number(pair.query, 2, 0) == fold]
+        expected = pair_probabilities(load_pair_classifier(path), [pair for pair, _ in mine])
         assert [chance for _, chance in mine] == pytest.approx(expected.tolist(), abs=1e-5)
-
-
-def test_files_that_are_not_one_set_of_folds_are_refused(folds: list[Path], video_run: Run) -> None:
-    for files in ([], folds[:1], [folds[0], folds[0]]):
-        with pytest.raises(ConfigError, match="do not make up one set of folds; train them with cross_validated=true"):
-            out_of_fold_probabilities(files, [video_run])
-
-
-def test_a_file_that_is_no_classifier_is_refused(video_run: Run) -> None:
-    with pytest.raises(ConfigError, match=r"truth\.csv"):
-        out_of_fold_probabilities([video_run[1]], [video_run])
 
 
 def test_a_start_that_does_not_fit_is_refused(folds: list[Path]) -> None:
     with pytest.raises(ConfigError, match="timm builds no swinish"):
-        starting_network(settings_of(architecture="swinish"))
+        initial_network(settings_of(architecture="swinish"))
     with pytest.raises(ConfigError, match="holds a light; set architecture to that"):
-        starting_network(settings_of(start=str(folds[0]), architecture="test_efficientnet"))
+        initial_network(settings_of(start=str(folds[0]), architecture="test_efficientnet"))
     with pytest.raises(ConfigError, match="start: absent"):
-        starting_network(settings_of(start="absent.safetensors"))
-    started = starting_network(settings_of(start=str(folds[0])))
+        initial_network(settings_of(start="absent.safetensors"))
+    started = initial_network(settings_of(start=str(folds[0])))
     kept = load_pair_classifier(folds[0]).state_dict()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in started.state_dict().items())

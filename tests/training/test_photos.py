@@ -9,7 +9,14 @@ from PIL import Image
 
 from configs.training import PhotoSettings
 from copytrace.errors import InputError, MediaError
-from copytrace.training.photos import PhotoSplit, TrainingPhoto, generator_for, groups_of, load_photo, split_photos
+from copytrace.training.photos import (
+    PhotoSplit,
+    TrainingPhoto,
+    group_numbers,
+    load_photo,
+    random_generator,
+    split_photos,
+)
 
 
 def written(folder: Path, names: Sequence[str]) -> Path:
@@ -90,7 +97,7 @@ def test_no_more_photos_validate_than_are_asked_for_and_none_of_the_rest_is_lear
 @pytest.mark.parametrize(("count", "share"), [(3, 0.3), (30, 0.001), (30, 0.999)])
 def test_too_few_photos_on_either_side_are_told(tmp_path: Path, count: int, share: float) -> None:
     written(tmp_path, [f"p{number:03d}" for number in range(count)])
-    with pytest.raises(InputError, match=rf"^{count} photos leave \d+ to learn from and \d+ to validate on; give more"):
+    with pytest.raises(InputError, match=rf"^{count} photos leave \d+ for training and \d+ for validation; give more"):
         split(tmp_path, share)
 
 
@@ -111,11 +118,11 @@ def test_an_unreadable_photo_is_a_media_error(tmp_path: Path, name: str) -> None
 
 def test_groups_are_numbered_alike_for_photos_of_one_group() -> None:
     photos = [TrainingPhoto(str(number), "", group) for number, group in enumerate("bab")]
-    assert groups_of(photos).tolist() == [1, 0, 1]
-    assert groups_of(photos).dtype == np.int64
+    assert group_numbers(photos).tolist() == [1, 0, 1]
+    assert group_numbers(photos).dtype == np.int64
 
 
 def test_a_generator_follows_from_its_numbers() -> None:
-    draws = {numbers: generator_for(*numbers).random() for numbers in [(0, 1, 2), (0, 2, 1), (1, 1, 2)]}
+    draws = {numbers: random_generator(*numbers).random() for numbers in [(0, 1, 2), (0, 2, 1), (1, 1, 2)]}
     assert len(set(draws.values())) == 3
-    assert generator_for(0, 1, 2).random() == draws[0, 1, 2]
+    assert random_generator(0, 1, 2).random() == draws[0, 1, 2]

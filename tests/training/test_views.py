@@ -17,7 +17,7 @@ from copytrace.training import views
 from copytrace.training.edit_tracking import Strength
 from copytrace.training.edited_set import Difficulty
 from copytrace.training.edits import EDITS
-from copytrace.training.photos import TrainingPhoto, groups_of
+from copytrace.training.photos import TrainingPhoto, group_numbers
 from copytrace.training.views import NO_DONOR, ViewExamples, sscd_view
 
 Pixels = NDArray[np.uint8]
@@ -80,7 +80,7 @@ def test_an_example_has_its_views_and_says_of_what(photo_list: list[TrainingPhot
     example = examples_of(photo_list, views=3).example(0, 5)
     assert (example["views"].shape, example["views"].dtype) == ((3, 32, 32, 3), np.uint8)
     assert (example["donors"].shape, example["donors"].dtype) == ((3,), np.int64)
-    assert (example["photo"], example["group"]) == (5, groups_of(photo_list)[5])
+    assert (example["photo"], example["group"]) == (5, group_numbers(photo_list)[5])
     assert example["photo"].dtype == example["group"].dtype == np.int64
 
 
@@ -116,7 +116,7 @@ def test_an_unreadable_photo_gives_way_to_the_next(photo_list: list[TrainingPhot
     (tmp_path / "cut.png").write_bytes(Path(photo_list[1].path).read_bytes()[:200])
     broken = [photo_list[0], TrainingPhoto("cut", str(tmp_path / "cut.png"), "cut"), *photo_list[2:]]
     example = examples_of(broken).example(0, 1)
-    assert (example["photo"], example["group"]) == (2, groups_of(broken)[2])
+    assert (example["photo"], example["group"]) == (2, group_numbers(broken)[2])
     last = [*photo_list[:-1], TrainingPhoto("cut", str(tmp_path / "cut.png"), "cut")]
     assert examples_of(last).example(0, len(last) - 1)["photo"] == 0
 
