@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from configs.images import ImageSettings
-from configs.load import load_settings
+from configs.load import flatten, load_settings
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
@@ -80,7 +80,7 @@ Overrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(ImageSett
 
 def flow_settings(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
     """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
-    values = [f"{name}={json.dumps(value)}" for name, value in _leaves(overrides)]
+    values = [f"{name}={json.dumps(value)}" for name, value in flatten(overrides).items() if value is not None]
     return load_settings(schema, preset, overrides=values)
 
 
@@ -101,14 +101,6 @@ def parameters_from_cli(
     settings = load_settings(schema, preset, config, overrides or ())
     changed = _difference(load_settings(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))
     return {"preset": preset, "overrides": changed}
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield f"{prefix}{name}", value
 
 
 def _difference(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

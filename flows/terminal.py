@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import temporary_settings
 from pydantic import ValidationError
 
-from configs.load import SettingsError
+from configs.load import SettingsError, flatten
 from configs.runner import Runner
-from copytrace.errors import CopytraceError
+from copytrace.cli.errors import USER_ERRORS, exit_on_user_errors
 
-EXPECTED = (CopytraceError, SettingsError, OSError)
 SETTINGS_FILE = Path(__file__).parents[1] / "prefect.toml"
 
 RunnerOption = Annotated[
@@ -47,33 +46,18 @@ def terminal_session(level: int = logging.INFO) -> Iterator[None]:
     Prefect reads `prefect.toml` in the current folder only; here it holds everywhere, below what the user has set.
     Records under `level` are not shown, nor the tracebacks of errors that the user can mend: the API keeps both.
     """
-    defaults = dict(_leaves(tomllib.loads(SETTINGS_FILE.read_text()))) if SETTINGS_FILE.exists() else {}
+    defaults = flatten(tomllib.loads(SETTINGS_FILE.read_text())) if SETTINGS_FILE.exists() else {}
     _quiet(level)
-    try:
-        with temporary_settings(set_defaults=defaults):
-            yield
-    except (CopytraceError, SettingsError) as error:
-        typer.echo(f"copytrace: {error}", err=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        typer.echo(f"copytrace: {error}; what was finished is kept, the same command goes on from there", err=True)
-        raise typer.Exit(1) from error
+    with exit_on_user_errors(), temporary_settings(set_defaults=defaults):
+        yield
 
 
 def _quiet(level: int) -> None:
     # For the rest of the process: Prefect still speaks when it exits.
     def worth_showing(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return record.levelno >= level and not isinstance(error, EXPECTED)
+        return record.levelno >= level and not isinstance(error, USER_ERRORS)
 
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.addFilter(worth_showing)
-
-
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

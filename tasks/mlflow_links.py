@@ -17,8 +17,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from prefect.artifacts import create_link_artifact
 from prefect.runtime import deployment, flow_run
 
+from configs.load import flatten
 from copytrace.object_store import redact
-from tasks.mlflow_store import flatten, run_link
+from tasks.mlflow_store import run_link
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
@@ -52,7 +53,7 @@ def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], ta
 
     MLflow never changes a parameter: one that has changed since an earlier attempt becomes a tag `changed.NAME`.
     """
-    given = {name: str(value) for name, value in flatten(settings)}
+    given = {name: str(value) for name, value in flatten(settings).items()}
     known = run.data.params
     changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
     all_tags = resolve_tags({**tags_of_origin(), **tags})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -103,15 +102,6 @@ def run_link(uri: str, experiment: str, run_id: str) -> str:
         return f"{redact(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
     database = database_of(uri)
     return database.as_uri() if database else redact(uri)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested values under dotted names: `("loop.epochs", 30)`."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name.replace(' ', '_')}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def entity_name(name: str) -> str:

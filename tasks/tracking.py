@@ -10,6 +10,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from configs.load import flatten
 from copytrace.storage import local_copy
 from tasks.step_task import step_task
 
@@ -41,7 +42,7 @@ def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric  # noqa: PLC0415
 
     from tasks.mlflow_links import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
-    from tasks.mlflow_store import connect, experiment_id, flatten  # noqa: PLC0415
+    from tasks.mlflow_store import connect, experiment_id  # noqa: PLC0415
 
     client = connect(uri)
     group = experiment_id(client, uri, experiment)
@@ -51,7 +52,9 @@ def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     )
     identity: str = entry.info.run_id
     describe_run(client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()})
-    metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in flatten(_figures(run))]
+    # Names of steps have blanks: "stages.describe_queries.seconds".
+    figures = {name.replace(" ", "_"): value for name, value in flatten(_figures(run)).items()}
+    metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in figures.items()]
     client.log_batch(identity, metrics=metrics)
     for name in FILES:
         if (out / name).exists():

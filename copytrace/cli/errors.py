@@ -1,10 +1,10 @@
-"""How commands fail: one line on standard error, and exit code 1."""
+"""How commands and flows fail at a terminal: one line on standard error, and exit code 1."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -18,9 +18,26 @@ from copytrace.errors import CopytraceError, StorageError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+USER_ERRORS = (CopytraceError, SettingsError, OSError)
+"""Errors that the user can fix; any other error is a bug and keeps its traceback."""
+
+_RESUMABLE_ERRORS = (OSError, StorageError)
+
+
+@contextmanager
+def exit_on_user_errors() -> Iterator[None]:
+    """Print a user error in the block as one line on standard error, and exit with code 1."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        resumable = isinstance(error, _RESUMABLE_ERRORS)
+        hint = "; what was finished is kept, and the same command goes on from there" if resumable else ""
+        typer.echo(f"copytrace: {error}{hint}", err=True)
+        raise typer.Exit(1) from error
+
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Make a command turn the errors that its user can mend into one line."""
+    """Return the command, which then reports user errors as `exit_on_user_errors` does and logs warnings."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -28,14 +45,7 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         logging.basicConfig(
             level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
         )
-        try:
+        with exit_on_user_errors():
             return command(*args, **kwargs)
-        except (OSError, StorageError) as error:
-            kept = "what was finished is kept, and the same command goes on from there"
-            print(f"copytrace: {error}; {kept}", file=sys.stderr)
-            raise typer.Exit(1) from error
-        except (CopytraceError, SettingsError) as error:
-            print(f"copytrace: {error}", file=sys.stderr)
-            raise typer.Exit(1) from error
 
     return run
