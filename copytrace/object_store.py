@@ -135,8 +135,9 @@ def reraise_as(
 class StoredPath(ProxyUPath):
     """A place in a store, with those methods of `pathlib.Path` that this package calls, in few requests.
 
-    A store has no folders, so `mkdir` does nothing. Instances can be pickled, and work in forked processes. Methods that
-    send a request raise `StorageError`, which says what to do, if the store denies access or does not answer.
+    A store has no folders, so `mkdir` does nothing. Instances can be pickled, and work in forked processes.
+    Methods that send a request raise `StorageError`, which says what to do, if the store denies access or does not
+    answer.
     """
 
     __slots__ = ()
