@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from copytrace.arrays import Floats, Times
 from copytrace.storage import atomic_path
-
-Floats = NDArray[np.float32]
 
 ROWS_PER_GROUP = 4096  # rows that the file keeps together: with fewer, reading it takes up to twice as long
 
@@ -25,9 +23,7 @@ class DescriptorWriter:
         self._writer, self._schema = writer, schema
         self._waiting: list[pa.Table] = []
 
-    def add(
-        self, ids: Sequence[str], panes: Sequence[str], vectors: Floats, times: NDArray[np.float64] | None = None
-    ) -> None:
+    def add(self, ids: Sequence[str], panes: Sequence[str], vectors: Floats, times: Times | None = None) -> None:
         """Append N rows: `vectors` float32 [N, D]; `times` float64 [N, 2], start and end, seconds; None for images.
 
         Raises `ValueError` for shapes that do not fit.

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from copytrace.arrays import Times
 from copytrace.errors import InputError
 from copytrace.index.build import IndexPlan, Shard, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
@@ -82,7 +83,7 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     return VideoIndex.open(root)
 
 
-def _check_rows(npz: Path, names: NDArray[np.str_], times: NDArray[np.float64]) -> None:
+def _check_rows(npz: Path, names: NDArray[np.str_], times: Times) -> None:
     if not len(names):
         raise InputError(f"{npz} holds no rows; export some descriptors first")
     if len(instants := np.flatnonzero(times[:, 0] == times[:, 1])):
@@ -93,7 +94,7 @@ def _check_rows(npz: Path, names: NDArray[np.str_], times: NDArray[np.float64]) 
         )
 
 
-def _panes(names: NDArray[np.str_], starts: NDArray[np.float64]) -> list[str]:
+def _panes(names: NDArray[np.str_], starts: Times) -> list[str]:
     """Name the rows of each video and start, given sorted: the whole frame, then its panes."""
     moments = zip(names.tolist(), starts.tolist(), strict=True)
     return [f"pane{number - 1}" if number else WHOLE for _, rows in groupby(moments) for number, _ in enumerate(rows)]

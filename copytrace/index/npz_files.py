@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
 from copytrace.storage import atomic_path, local_copy
 
@@ -22,8 +23,6 @@ ARRAYS = ("video_ids", "timestamps", "features")
 LAST_FRAME_SECONDS = 1.0  # what the last frame of a video stands for where only times are given: 1 frame per second
 
 _RESAVE = "resave it with np.savez(file, video_ids=ids.astype(str), timestamps=times, features=vectors)"
-
-Vectors = NDArray[np.float32]
 
 
 def write_npz(path: Path, ids: Sequence[str] | NDArray[Any], times: NDArray[Any], vectors: NDArray[Any]) -> Path:
@@ -41,7 +40,7 @@ def write_npz(path: Path, ids: Sequence[str] | NDArray[Any], times: NDArray[Any]
     return path
 
 
-def read_npz(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float64], Vectors]:
+def read_npz(path: Path) -> tuple[NDArray[np.str_], Times, Floats]:
     """Return ids (n,) str, start and end of each row in seconds (n, 2) float64, and vectors (n, d) float32, as filed.
 
     Where the file has only a time per row, a row ends at the next later time of its video, the last one after
@@ -87,7 +86,7 @@ def _is_pickled(members: zipfile.ZipFile, name: str) -> bool:
 
 def _checked(
     path: Path, ids: NDArray[np.str_], times: NDArray[Any], vectors: NDArray[Any]
-) -> tuple[NDArray[np.str_], NDArray[np.float64], Vectors]:
+) -> tuple[NDArray[np.str_], Times, Floats]:
     rows = len(vectors) if vectors.ndim == 2 else -1
     if ids.shape != (rows,) or times.shape not in {(rows,), (rows, 2)} or vectors.shape[1] == 0:
         shapes = f"ids {ids.shape}, times {times.shape}, vectors {vectors.shape}"
@@ -110,7 +109,7 @@ def _checked(
     return ids, seconds, features
 
 
-def _ends(ids: NDArray[np.str_], starts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ends(ids: NDArray[np.str_], starts: Times) -> Times:
     """The next later start of the same video, whatever the order of the rows."""
     _, videos = np.unique(ids, return_inverse=True)
     frames, frame_of_row = np.unique(np.stack([videos, starts], axis=1), axis=0, return_inverse=True)

@@ -11,17 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
+from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
 from copytrace.features.descriptors import Descriptor, model_label
 from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.storage import read_table
-
-Floats = NDArray[np.float32]
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(
@@ -44,7 +42,7 @@ class FrameDescriptors:
 
     ids: tuple[str, ...]
     panes: tuple[str, ...]
-    times: NDArray[np.float64]
+    times: Times
     vectors: Floats
 
     def part(self, rows: slice) -> FrameDescriptors:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
+from copytrace.arrays import Floats, Times
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.features.ensemble import load_frame_descriptor
@@ -91,8 +92,8 @@ class _Part:
 
     pictures: NDArray[np.uint8]
     pane: str
-    times: NDArray[np.float64]
-    boxes: NDArray[np.float32]
+    times: Times
+    boxes: Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,14 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import CopytraceError
 
 try:
     import faiss
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
-
-Floats = NDArray[np.float32]
-Numbers = NDArray[np.int64]
 
 BLOCK_ROWS = 1 << 17  # reference frames compared at a time: 128 MiB of 256 numbers
 MOST_NEIGHBOURS = 2048  # that faiss finds on a GPU

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.panes.names import WHOLE
-
-Numbers = NDArray[np.int64]
 
 
 def nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple[Floats, Numbers]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import LocalSettings
-from copytrace.arrays import Floats
+from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
 from copytrace.index.point_files import View
 from copytrace.search.point_index import PointIndex
@@ -99,7 +99,7 @@ def recall_by_hough(
     ]
 
 
-def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> NDArray[np.float64]:
+def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> Doubles:
     """Return float64 [R]: for each reference the largest sum of votes that agree on where it lies in the query.
 
     Each query point votes once for the reference of each of its nearest points, the more the nearer that point is
@@ -125,9 +125,7 @@ def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbo
     return votes
 
 
-def _votes(
-    index: PointIndex, descriptors: Bytes, neighbours: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def _votes(index: PointIndex, descriptors: Bytes, neighbours: int) -> tuple[Doubles, Numbers, Numbers]:
     found, points = index.search(descriptors, neighbours + 1)
     distances = found.astype(np.float64)
     # Where no point is left out, its distance is the greatest there is, and every vote counts in full.
@@ -140,9 +138,7 @@ def _votes(
     return weight[query_point, rank], query_point, reference_point
 
 
-def _bins(
-    reference: NDArray[np.int64], log_scale: Floats, rotation: Floats, x: Floats, y: Floats
-) -> Iterator[NDArray[np.int64]]:
+def _bins(reference: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
     turn = rotation / (2 * np.pi) * ROTATION_BINS
     for scale_bin in _two_nearest(log_scale):
         size = POSITION_BIN * 2.0 ** (scale_bin + 0.5)
@@ -153,7 +149,7 @@ def _bins(
                     yield (head * _POSITION_RANGE + x_bin % _POSITION_RANGE) * _POSITION_RANGE + y_bin % _POSITION_RANGE
 
 
-def _two_nearest(value: Floats) -> Iterable[NDArray[np.int64]]:
+def _two_nearest(value: Floats) -> Iterable[Numbers]:
     lower = np.floor(value - 0.5).astype(np.int64)
     return lower, lower + 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import CopytraceError
 from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.index.point_files import View
@@ -39,7 +39,7 @@ class PointIndex:
     centre: Floats
     ids: tuple[str, ...]
 
-    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, NDArray[np.int64]]:
+    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, Numbers]:
         """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K].
 
         Where there are fewer than K points, numbers are −1 and distances the greatest float32, as faiss has them.

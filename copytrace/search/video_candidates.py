@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
@@ -22,9 +23,6 @@ from copytrace.search.frame_index import MOST_NEIGHBOURS, FrameSearch, build_fra
 from copytrace.search.score_normalization import noise_level
 from copytrace.step import Step, StepRun
 from copytrace.storage import digest_of, read_table, resolve_path, write_table
-
-Floats = NDArray[np.float32]
-Numbers = NDArray[np.int64]
 
 QUERY_ROWS = 8192  # query frames searched at a time, if videos end there: each time, all references are read
 
