@@ -81,7 +81,7 @@ class ImageIndex(MediaIndex):
 def image_provenance(
     settings: ImageSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
-    """Return everything that decides what an index of this role holds, and nothing else."""
+    """Return everything that decides the content of an index of this role, and nothing else."""
     local = settings.local.model_dump()
     names = ["reference_points"] if role == "references" else ["query_points", "crop_points", "stretched_points"]
     provenance: dict[str, Any] = {
