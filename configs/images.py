@@ -10,95 +10,133 @@ from configs.settings import DescriptorSettings, MediaSettings, Settings
 
 
 class OverlaySettings(Settings):
-    """Which pictures pasted into a query are cut out (imgFp, image-copy rules)."""
+    """Search for pictures that are pasted into a query, and are cut out as crops (as in imgFp)."""
 
     detector: str = Field(
         "network",
-        description="network: the trained one that ships; edges: straight borders; none; or a path, s3://…, or "
-        "models:/copytrace-overlay@champion",
+        description="detector of pasted pictures. network: the trained one that ships; edges: it looks for straight "
+        "borders; none; or a path, s3://…, or models:/copytrace-overlay@champion",
     )
-    max_area: float = Field(0.85, gt=0, le=1, description="largest share of the query that a box may cover")
-    max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's normalised sides")
+    max_area: float = Field(0.85, gt=0, le=1, description="largest box, as a share of the query's area")
+    max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's sides, each as a share of the query's")
     global_confidence: float = Field(
-        0.1, ge=0, le=1, description="boxes above it feed the global branch; a needless crop costs only time"
+        0.1,
+        ge=0,
+        le=1,
+        description="confidence above which a crop feeds the global branch; a needless crop costs only time",
     )
-    local_confidence: float = Field(0.1, ge=0, le=1, description="boxes above it feed the crop-local branch")
-    max_crops: int = Field(2, ge=1, le=8, description="boxes kept per query and branch")
+    local_confidence: float = Field(
+        0.1, ge=0, le=1, description="confidence above which a crop feeds the crop-local branch"
+    )
+    max_crops: int = Field(2, ge=1, le=8, description="most crops of a query")
 
 
 class PointSettings(Settings):
-    """SIFT points of one kind of view."""
+    """SIFT points of one kind of view: references, queries, crops, or stretched queries."""
 
-    short_side: int = Field(300, ge=32, le=4096, description="short side in pixels at which points are found")
-    enlarge: bool = Field(True, description="enlarge smaller images to that side; imgFp never does")
-    max_points: int = Field(600, ge=0, description="strongest points kept; 0 keeps all")
-    levels: int = Field(3, ge=1, le=16, description="levels per octave")
-    contrast: float = Field(0.02, ge=0, description="OpenCV's contrast threshold")
-    edge: float = Field(10.0, gt=0, description="OpenCV's edge threshold")
-    first_octave: Literal[-1, 0] = Field(-1, description="-1 starts at twice the size; 0 at the size itself (imgFp)")
+    short_side: int = Field(
+        300, ge=32, le=4096, description="short side to which a view is reduced before points are found, in pixels"
+    )
+    enlarge: bool = Field(True, description="also enlarge smaller views to that side; imgFp does not")
+    max_points: int = Field(600, ge=0, description="most points of a view, the strongest ones; 0: all")
+    levels: int = Field(3, ge=1, le=16, description="OpenCV's nOctaveLayers: scales per octave")
+    contrast: float = Field(0.02, ge=0, description="OpenCV's contrastThreshold: weaker points are dropped")
+    edge: float = Field(
+        10.0, gt=0, description="OpenCV's edgeThreshold: points on edges are dropped; larger: fewer are dropped"
+    )
+    first_octave: Literal[-1, 0] = Field(
+        -1, description="first octave. -1: at twice the size, which finds smaller points; 0: at the size itself (imgFp)"
+    )
 
 
 class LocalSettings(Settings):
-    """Points and recall of the local branches."""
+    """Points, and recall by the votes of points: the local and the crop-local branch."""
 
     reference_points: PointSettings = PointSettings()
     query_points: PointSettings = PointSettings(short_side=400, max_points=1000, contrast=0.01)
     crop_points: PointSettings = PointSettings(max_points=500, contrast=0.01)
     stretched_points: PointSettings = PointSettings(short_side=400, max_points=600, contrast=0.01)
-    stretches: tuple[float, ...] = Field((2.0, 0.5), description="extra query views, widened by these factors")
-    mirrored: bool = Field(True, description="look for mirrored copies too")
-    negative: bool = Field(True, description="look for colour-inverted copies too")
-    rule: Literal["hough", "vote"] = Field("hough", description="hough: votes that agree in position, scale, rotation")
-    neighbours: int = Field(4, ge=1, le=256, description="nearest reference points that each query point votes for")
-    exact: bool = Field(False, description="search every reference point instead of the nearest lists of an index")
-    lists_searched: int = Field(4, ge=1, description="inverted lists that each query point looks into")
-    references_per_query: int = Field(10, ge=1, description="references kept per query and branch")
-    min_votes: float = Field(3, ge=0, description="vote rule: accept above this many, and above the second's")
-    min_votes_alone: float = Field(5, ge=0, description="vote rule: accept above this many when only one was hit")
-    max_mean_distance: float = Field(8000, gt=0, description="vote rule: mean squared distance on imgFp's scale")
+    stretches: tuple[float, ...] = Field(
+        (2.0, 0.5), description="further views of a query are widened by these factors"
+    )
+    mirrored: bool = Field(True, description="also find mirrored copies")
+    negative: bool = Field(True, description="also find copies with inverted colors")
+    rule: Literal["hough", "vote"] = Field(
+        "hough", description="hough: count votes that agree in position, scale and rotation; vote: all votes (imgFp)"
+    )
+    neighbours: int = Field(
+        4, ge=1, le=256, description="reference points that each query point votes for, the nearest ones"
+    )
+    exact: bool = Field(
+        False, description="compare with all reference points, not only with the nearest inverted lists"
+    )
+    lists_searched: int = Field(4, ge=1, description="inverted lists searched for each query point")
+    references_per_query: int = Field(10, ge=1, description="most references of a query and branch")
+    min_votes: float = Field(
+        3, ge=0, description="vote rule: a reference needs more votes than this and than the second one"
+    )
+    min_votes_alone: float = Field(
+        5, ge=0, description="vote rule: votes that it must exceed if it is the only one with votes"
+    )
+    max_mean_distance: float = Field(
+        8000, gt=0, description="vote rule: largest mean squared distance of its votes, of uint8 SIFT descriptors"
+    )
 
 
 class GlobalSettings(Settings):
-    """Recall of the global branch."""
+    """Recall by descriptors of whole pictures and crops: the global branch."""
 
-    crop_replaces_whole: bool = Field(False, description="search a query's best crop instead of the whole, like imgFp")
-    references_per_query: int = Field(8, ge=1, description="references kept per query")
-    normalization_weight: float = Field(1.0, ge=0, description="weight of the mean similarity to the noise set; 0: off")
-    normalization_neighbours: int = Field(10, ge=1, description="noise neighbours averaged")
+    crop_replaces_whole: bool = Field(False, description="search by a query's best crop instead of the whole (imgFp)")
+    references_per_query: int = Field(8, ge=1, description="most references of a query")
+    normalization_weight: float = Field(1.0, ge=0, description="weight of a query's mean similarity to noise; 0: off")
+    normalization_neighbours: int = Field(10, ge=1, description="nearest noise images in that mean")
     typical_noise: float | None = Field(
-        None, ge=-1, le=1, description="that mean in a large collection, for small ones; by default what the model says"
+        None,
+        ge=-1,
+        le=1,
+        description="that mean in a large collection, used for small ones; default: stated by the model",
     )
-    noise: str | None = Field(None, description="index of unrelated images; by default the references' own neighbours")
+    noise: str | None = Field(
+        None, description="index of unrelated images; default: the references, except the nearest, serve as noise"
+    )
 
 
 class VerificationSettings(Settings):
-    """Ratio-test matches and geometry of each candidate pair."""
+    """Verification of each candidate pair: matches of points by the ratio test, and their geometry."""
 
-    rule: Literal["geometry", "imgfp"] = Field("geometry", description="imgfp: 1.8·d1² < d2², positions counted once")
-    ratio: float = Field(0.85, gt=0, le=1, description="largest first-to-second distance ratio of a match")
-    tolerance: float = Field(0.02, gt=0, le=1, description="inlier distance as a share of the query's short side")
-    max_stretch: float = Field(5.0, ge=1, description="largest ratio of the two scales of a plausible transform")
-    max_scale: float = Field(25.0, ge=1, description="largest enlargement or reduction of a plausible transform")
+    rule: Literal["geometry", "imgfp"] = Field(
+        "geometry", description="geometry: fit a transform to the matches; imgfp: count matches with 1.8·d1² < d2²"
+    )
+    ratio: float = Field(
+        0.85, gt=0, le=1, description="largest ratio of the distances to the nearest and the second point"
+    )
+    tolerance: float = Field(
+        0.02, gt=0, le=1, description="largest error of an inlier, as a share of the query's short side"
+    )
+    max_stretch: float = Field(5.0, ge=1, description="largest ratio of a transform's two scales")
+    max_scale: float = Field(25.0, ge=1, description="largest factor by which a transform enlarges or reduces")
 
 
 class MergeSettings(Settings):
-    """How a pair's evidence becomes its score."""
+    """Score of a pair from its evidence."""
 
-    rule: Literal["calibrated", "sum"] = Field("calibrated", description="calibrated: a probability; sum: imgFp's")
-    calibration: str = Field("shipped", description="shipped, or the path of a calibration file")
-    threshold: float = Field(0.5, ge=0, description="pairs at or above it are called copies in the report")
-    min_score: float = Field(0.001, ge=0, description="pairs below it are left out of matches.csv")
+    rule: Literal["calibrated", "sum"] = Field(
+        "calibrated", description="calibrated: a probability; sum: imgFp's sum of matches"
+    )
+    calibration: str = Field("shipped", description="calibration: shipped, or a file of `copytrace calibrate`")
+    threshold: float = Field(0.5, ge=0, description="pairs with at least this score count as copies")
+    min_score: float = Field(0.001, ge=0, description="pairs with a lower score are left out of matches.csv")
 
 
 class ReportSettings(Settings):
-    """The HTML page."""
+    """The HTML report."""
 
-    max_matches: int = Field(1000, ge=0, description="best-scoring pairs shown; 0: no page")
-    picture_side: int = Field(320, ge=64, le=2048)
+    max_matches: int = Field(1000, ge=0, description="pairs on the page, the best ones; 0: no page")
+    picture_side: int = Field(320, ge=64, le=2048, description="longer side of a picture on the page, in pixels")
 
 
 class ImageSettings(Settings):
-    """Everything that `match-images` and `index-images` can be told."""
+    """All settings of `match-images` and `index-images`."""
 
     media: MediaSettings = MediaSettings()
     overlay: OverlaySettings = OverlaySettings()

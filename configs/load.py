@@ -1,4 +1,4 @@
-"""Loading of settings: a preset, then a file, then single values; each overrides the one before."""
+"""Settings from a preset, a file and single values; each overrides the one before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PRESETS: dict[type[Settings], Path] = {
 
 
 class SettingsError(ValueError):
-    """An unknown, misplaced or out-of-range setting; the text names it and what is allowed."""
+    """An unknown or misplaced setting, or a value out of range; the text names it and what is allowed."""
 
 
 def preset_names(schema: type[Settings]) -> list[str]:
@@ -88,7 +88,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if not name:
-        return str(problem["ctx"]["error"])  # a rule between several settings, which names them
+        return str(problem["ctx"]["error"])  # the rule concerns several settings, and its text names them
     if problem["type"] == "extra_forbidden":
         return f"there is no setting {name}; see configs/images.py, videos.py and training.py for all of them"
     return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

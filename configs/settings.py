@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown names are refused, values cannot change once read."""
+    """The base class of all settings: unknown names are refused, and values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -16,10 +16,22 @@ class Settings(BaseModel):
 class MediaSettings(Settings):
     """How files are found and decoded."""
 
-    max_failure_rate: float = Field(0.5, ge=0, le=1, description="stop when more than this share cannot be read")
-    max_pixels: int = Field(200_000_000, ge=64, description="refuse larger images: a guard against bombs")
-    threads: int = Field(0, ge=0, le=1024, description="threads that decode, find points and verify; 0: one per core")
-    shard_size: int = Field(256, ge=1, description="images per shard: what a killed run loses, and what memory holds")
+    max_failure_rate: float = Field(
+        0.5, ge=0, le=1, description="share of files that may fail; if more cannot be read, the run stops"
+    )
+    max_pixels: int = Field(
+        200_000_000,
+        ge=64,
+        description="most pixels of an image or frame; larger ones, such as decompression bombs, are refused",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="threads that decode, find points, verify and align; 0: one per core"
+    )
+    shard_size: int = Field(
+        256,
+        ge=1,
+        description="images or videos per shard; memory holds a shard of images, and a killed run repeats a shard",
+    )
 
 
 class DescriptorSettings(Settings):
@@ -27,12 +39,14 @@ class DescriptorSettings(Settings):
 
     model: str = Field(
         "shipped",
-        description="shipped; imagenet: not trained on copies; or a path (safetensors, TorchScript), s3://…, or "
-        "models:/copytrace-descriptor@champion",
+        description="network. shipped: the trained one; imagenet: one that was not trained on copies; or a path "
+        "(safetensors, TorchScript), s3://…, or models:/copytrace-descriptor@champion",
     )
     input_size: int | None = Field(
-        None, ge=32, le=1024, description="side in pixels of the network's square input; by default what the model says"
+        None, ge=32, le=1024, description="side of the network's square input, in pixels; default: stated by the model"
     )
-    batch_size: int = Field(16, ge=1, le=4096)
-    backend: Literal["auto", "onnx", "torch"] = Field("auto", description="auto: torch on CUDA, else ONNX Runtime")
-    device: str | None = Field(None, description="a torch device such as cuda:1; by default CUDA where there is some")
+    batch_size: int = Field(16, ge=1, le=4096, description="pictures that the network describes at a time")
+    backend: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="what runs the networks. auto: torch if there is CUDA, otherwise ONNX Runtime"
+    )
+    device: str | None = Field(None, description="torch device, such as cuda:1; default: CUDA if there is any")

@@ -1,8 +1,8 @@
-"""What can go wrong, by who can mend it. Every message says what was wrong, where, and what to do."""
+"""The errors that Copytrace raises on purpose. Each message says what was wrong, where, and what to do."""
 
 
 class CopytraceError(Exception):
-    """Base of every error that Copytrace raises on purpose; its text is meant for the user."""
+    """Base of all these errors; its text is meant for the user."""
 
 
 class InputError(CopytraceError):
@@ -18,7 +18,7 @@ class ConfigError(CopytraceError):
 
 
 class MediaError(CopytraceError):
-    """One file cannot be read. The text is the one-line reason that goes into `failures.csv`."""
+    """A file cannot be read; the text is the one-line reason that `failures.csv` gives."""
 
 
 class TooManyFailuresError(CopytraceError):
@@ -26,4 +26,4 @@ class TooManyFailuresError(CopytraceError):
 
 
 class ModelMismatchError(CopytraceError):
-    """Features made by one model or setting were about to be compared with those of another."""
+    """Descriptors or points of one model or setting would be compared with those of another."""

@@ -42,9 +42,9 @@ def match_images(
 
     `queries` is anything that `list_media` accepts; `references` may also be an index (`index_images`). Returns the
     content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
-    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless `runner` runs them.
-    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the
-    cure.
+    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless a `runner` is given.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; each says what
+    to do.
     """
     settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
     folder = ImageRunFolder(require_writable(out))
@@ -72,7 +72,7 @@ def index_images(
     """Describe the references once, into the index folder `out`, and return it.
 
     In an index that exists, only new and changed images are described, and missing ones are removed. Raises
-    `ModelMismatchError` if it was made with other settings; otherwise as `match_images`.
+    `ModelMismatchError` if it was made with other settings, and otherwise the errors of `match_images`.
     """
     settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
     root = require_writable(out)
@@ -82,7 +82,7 @@ def index_images(
 
 
 def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
-    """Raise now what could only stop the run later: a bad calibration, or an index that another model made."""
+    """Raise early what would stop the run later: a bad calibration, or an index made by another model."""
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
     descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)

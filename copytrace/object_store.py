@@ -1,4 +1,4 @@
-"""Places that are no local paths: what a store such as S3 is asked for, and what went wrong there in one line."""
+"""Object stores such as S3: paths in them, requests to them, and their errors in one line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from upath.extensions import ProxyUPath
 
 from copytrace.errors import CopytraceError, InputError, StorageError
 
-# botocore asks five times for what fails to connect or answers 5xx (half a second to four between, on average), and
-# s3fs five times for that: a store that restarts is waited for some twenty seconds. The first is counted too:
-# botocore would turn `max_attempts`, which leaves it out, into this one, in this very table.
+# botocore tries a request five times if it cannot connect or gets 5xx, and waits half a second to four between, on
+# average; s3fs tries five times what botocore gives up. So a store may take some twenty seconds to restart.
+# `total_max_attempts` counts the first attempt; `max_attempts` does not, and botocore would replace it in this dict.
 _RETRIES = {"mode": "standard", "total_max_attempts": 5}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 60}}
 
-# Fields, by store, that change with an object's content, the most reliable first.
+# Fields of the `info` of different stores that change with an object's content, the most reliable first.
 _VERSION_FIELDS = (
     "ETag",
     "etag",
@@ -38,22 +38,22 @@ _VERSION_FIELDS = (
     "created",
 )
 
-PART = 8 << 20  # bytes that are fetched at a time of an object that is read from its start
+PART = 8 << 20  # bytes fetched at a time from an object that is read from its start
 
 
 def is_uri(path: str) -> bool:
-    """Tell whether `path` is for fsspec (`s3://bucket/key`), not a local path."""
+    """Return whether `path` is a URI for fsspec (`s3://bucket/key`), not a local path."""
     return "://" in path
 
 
 def redact(source: str) -> str:
-    """Return `source` without user names, passwords and signatures, as fit for messages and reports."""
+    """Return `source` without user names, passwords and signatures, for messages and reports."""
     source = re.sub(r"://[^/@]*@", "://", source)
     return source.partition("?")[0] if source.startswith("http") else source
 
 
 def redact_all(value: Any) -> Any:
-    """Return a JSON-able value with every text in it as `redact` gives it."""
+    """Return a JSON-able value in which every text is redacted."""
     if isinstance(value, dict):
         return {name: redact_all(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -65,8 +65,8 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URI, and the path in it.
 
     Keys and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on) or from
-    `fsspec.config.conf["s3"]`, which may also set other numbers than ours for retries and timeouts. Raises `InputError`
-    for a scheme that fsspec does not know.
+    `fsspec.config.conf["s3"]`, which also overrides our retries and timeouts. Raises `InputError` for a scheme that
+    fsspec does not know.
     """
     scheme = uri.partition("://")[0].rpartition("::")[2]
     if scheme not in fsspec.available_protocols():
@@ -76,7 +76,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Open a local file or a URI for reading. Raises whatever the disk or the store's client does."""
+    """Open a local file or a URI for reading. Raises the errors of the disk or of the store's client."""
     if not is_uri(path):
         return Path(path).open("rb")
     store, key = filesystem_of(path)
@@ -87,13 +87,13 @@ def open_file(path: str) -> IO[bytes]:
 def _options_of(scheme: str) -> dict[str, Any]:
     if scheme.startswith("http"):
         return {}
-    # Listings are not remembered: another process may just have written there.
+    # Listings are not cached, because another process may just have written there.
     options: dict[str, Any] = {"use_listings_cache": False, **(_S3 if scheme in {"s3", "s3a"} else {})}
     return {name: value for name, value in options.items() if name not in fsspec.config.conf.get(scheme, {})}
 
 
 def object_version(detail: Mapping[str, Any]) -> str:
-    """Return what changes with an object's content, as a store's `info` reports it; "" if it reports nothing."""
+    """Return a text from a store's `info` that changes with an object's content; "" if it reports none."""
     return str(next((detail[field] for field in _VERSION_FIELDS if detail.get(field)), ""))
 
 
@@ -101,10 +101,10 @@ def object_version(detail: Mapping[str, Any]) -> str:
 def reraise_as(
     place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False, label: str = ""
 ) -> Iterator[None]:
-    """Reraise the errors of the disk or of a store's client as one line, without their texts, which may hold keys.
+    """Reraise the errors of the disk or of a store's client as one line, without their texts, which may contain keys.
 
-    With `may_be_missing`, `FileNotFoundError` is not changed. A full or read-only local disk is not the store's fault,
-    so that `OSError` is not changed either. `label` is how the message calls `place`.
+    With `may_be_missing`, a `FileNotFoundError` passes unchanged. So does the `OSError` of a full or read-only local
+    disk, which is not the store's fault. The message calls the place `label`, if that is given.
     """
     where = label or redact(place)
     try:
@@ -133,31 +133,32 @@ def reraise_as(
 
 
 class StoredPath(ProxyUPath):
-    """A place in a store that does of a `pathlib.Path` what this package needs of one, in few requests.
+    """A place in a store, with those methods of `pathlib.Path` that this package calls, in few requests.
 
-    A store has no folders: `mkdir` does nothing. It pickles, and works in forked processes. What asks the store raises
-    `StorageError` with the cure when that denies access or does not answer.
+    A store has no folders, so `mkdir` does nothing. Instances can be pickled, and work in forked processes.
+    Methods that send a request raise `StorageError`, which says what to do, if the store denies access or does not
+    answer.
     """
 
     __slots__ = ()
 
     @property
     def fs(self) -> Any:
-        """The file system; asked for anew each time, because one from before a fork would not do."""
+        """The file system; looked up each time, because one that was opened before a fork does not work after it."""
         return filesystem_of(str(self))[0]
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Say whether there is an object of this name, or some below it."""
+        """Return whether there is an object of this name, or any below it."""
         with self._reraise():
             return bool(self.fs.exists(self.path))
 
     def is_file(self) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         with self._reraise():
             return bool(self.fs.isfile(self.path))
 
     def is_dir(self) -> bool:
-        """Say whether there are objects below this name."""
+        """Return whether there are objects below this name."""
         with self._reraise():
             return bool(self.fs.isdir(self.path))
 
@@ -165,13 +166,13 @@ class StoredPath(ProxyUPath):
         """Do nothing."""
 
     def iterdir(self) -> Iterator[StoredPath]:
-        """Yield what lies directly below."""
-        yield from self._below(lambda: self.fs.ls(self.path, detail=False))
+        """Yield the paths directly below this one."""
+        yield from self._list(lambda: self.fs.ls(self.path, detail=False))
 
     def glob(self, pattern: str, **_: Any) -> Iterator[StoredPath]:
-        """Yield what below has a name that fits; of a pattern without a slash in one listing."""
+        """Yield the paths below that match; a pattern without a slash takes one listing."""
         if "/" in pattern:
-            yield from self._below(lambda: self.fs.glob(f"{self.path}/{pattern}"))
+            yield from self._list(lambda: self.fs.glob(f"{self.path}/{pattern}"))
         else:
             yield from (found for found in self.iterdir() if fnmatchcase(found.name, pattern))
 
@@ -183,7 +184,7 @@ class StoredPath(ProxyUPath):
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """Open the object for reading, from its start to its end in long parts; a store is written by `upload`."""
+        """Open the object for reading; it is fetched in long parts. To write, use `upload` or `write_bytes`."""
         stream = self.stream(PART)
         binary = stream if isinstance(stream, io.BytesIO) else io.BufferedReader(stream, PART)
         return binary if mode == "rb" else io.TextIOWrapper(binary, encoding or "utf-8", errors, newline)
@@ -200,23 +201,24 @@ class StoredPath(ProxyUPath):
 
     def write_bytes(self, data: bytes) -> int:
         """Write the object, whole or not at all."""
-        with self._writing():
+        with self._reraise_write():
             self.fs.pipe_file(self.path, data)
         return len(data)
 
     def prove_writable(self) -> None:
-        """Write a tiny object below this name and delete it. Raises `StorageError` where that cannot be."""
-        with self._writing():
+        """Write an empty object below this name and delete it. Raises `StorageError` if that fails."""
+        with self._reraise_write():
             if self.protocol in {"s3", "s3a"}:
-                with suppress(PermissionError):  # keys that may write need not be allowed to ask this
-                    self.fs.call_s3("head_bucket", Bucket=self.drive)  # some stores make a bucket that is missing
+                # Some stores create a missing bucket on a write. Keys that may write may not be allowed to ask.
+                with suppress(PermissionError):
+                    self.fs.call_s3("head_bucket", Bucket=self.drive)
             probe = f"{self.path}/.copytrace-{uuid4().hex}"
             self.fs.pipe_file(probe, b"")
             self.fs.rm_file(probe)
 
     def upload(self, file: Path) -> None:
-        """Copy a local file here, whole or not at all, a large one in parts."""
-        with self._writing():
+        """Copy a local file here, whole or not at all; a large one is sent in parts."""
+        with self._reraise_write():
             self.fs.put_file(str(file), self.path)
 
     def download(self, file: Path) -> None:
@@ -230,7 +232,7 @@ class StoredPath(ProxyUPath):
             return int(self.fs.info(self.path)["size"])
 
     def read_range(self, start: int, end: int | None = None) -> bytes:
-        """Return the bytes from `start`, counted from the end if negative, up to `end`; of a short object what is."""
+        """Return the bytes from `start` (from the end if negative) to `end`, or fewer if the object is shorter."""
         with self._reraise():
             try:
                 part: bytes = self.fs.cat_file(self.path, start=start, end=end)
@@ -241,7 +243,7 @@ class StoredPath(ProxyUPath):
         return part
 
     def stream(self, at_once: int) -> io.BytesIO | ObjectReader:
-        """Return the bytes as a seekable stream: `at_once` of them in one request, the others as they are read."""
+        """Return the bytes as a seekable stream: the first `at_once` in one request, the others when they are read."""
         head = self.read_range(0, at_once)
         if len(head) < at_once:
             return io.BytesIO(head)
@@ -261,12 +263,12 @@ class StoredPath(ProxyUPath):
         with self._reraise():
             self.fs.rm(self.path, recursive=True)
 
-    def _below(self, ask: Any) -> Iterator[StoredPath]:
+    def _list(self, list_names: Any) -> Iterator[StoredPath]:
         try:
             with self._reraise():
-                names = ask()
+                names = list_names()
         except FileNotFoundError:
-            return  # an empty folder and none are the same
+            return  # an empty folder and a missing one are the same
         for name in names:
             if relative := name[len(self.path) :].strip("/"):
                 yield self / relative
@@ -275,7 +277,7 @@ class StoredPath(ProxyUPath):
         return reraise_as(str(self), StorageError, may_be_missing=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _reraise_write(self) -> Iterator[None]:
         try:
             with self._reraise():
                 yield
@@ -286,7 +288,7 @@ class StoredPath(ProxyUPath):
 
 
 class ObjectReader(io.RawIOBase):
-    """An object of `size` bytes as a stream that has its `head`; a read beyond it is a request for just that."""
+    """A stream of an object of `size` bytes: its `head` is in memory, and each read beyond that is one request."""
 
     def __init__(self, place: StoredPath, size: int, head: bytes) -> None:
         super().__init__()
@@ -301,16 +303,16 @@ class ObjectReader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return where the next read starts."""
+        """Return the position at which the next read starts."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` from the start, from here, or from the end."""
+        """Move to `offset` from the start, from the present position, or from the end."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the object goes, and return how many bytes that were."""
+        """Fill `buffer` from the object, and return the number of bytes, which is smaller at its end."""
         view = memoryview(buffer).cast("B")
         end = min(self._position + len(view), self._size)
         part = self._head[self._position : end]
@@ -322,6 +324,6 @@ class ObjectReader(io.RawIOBase):
 
 
 def as_stored_path(path: Path) -> StoredPath | None:
-    """Return `path` if it lies in a store, as what it is behind its type; None for a local path."""
-    behind: object = path
-    return behind if isinstance(behind, StoredPath) else None
+    """Return `path` as the `StoredPath` that it is, or None for a local path."""
+    value: object = path  # a StoredPath is typed as a Path; see `storage.resolve_path`
+    return value if isinstance(value, StoredPath) else None

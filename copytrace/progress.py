@@ -1,4 +1,4 @@
-"""Progress of long work: one small protocol, to which a terminal and Prefect both listen."""
+"""Progress of long work: steps report it, and a terminal or Prefect shows it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """A listener that shows nothing; the default of the library."""
+    """A listener that shows nothing: the default of the library."""
 
     @contextmanager
     def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
-        """Open a step that is shown nowhere."""
+        """Open a step that nothing shows."""
         yield _SilentStep()
 
 

@@ -1,4 +1,4 @@
-"""Where a run keeps its files."""
+"""Paths of the files of a run."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class RunFolder:
 
     def queries(self, source: str | Path, *, may_be_index: bool = True) -> RunInput:
         """Return the input of the queries; `source` may name an index if `may_be_index`."""
-        return self._side(source, "queries", may_be_index)
+        return self._input(source, "queries", may_be_index)
 
     def references(self, source: str | Path) -> RunInput:
         """Return the input of the references; `source` may name an index."""
-        return self._side(source, "references", may_be_index=True)
+        return self._input(source, "references", may_be_index=True)
 
     @property
     def work(self) -> Path:
-        """Folder of everything that lets a later run go on from here."""
+        """Folder of the files from which a later run continues."""
         return self.out / "work"
 
     @property
@@ -57,7 +57,7 @@ class RunFolder:
         """Settings, versions, counts and costs of the run."""
         return self.out / "run.json"
 
-    def _side(self, source: str | Path, role: Role, may_be_index: bool) -> RunInput:
+    def _input(self, source: str | Path, role: Role, may_be_index: bool) -> RunInput:
         place = resolve_path(source)
         is_given = may_be_index and is_index(place)
         return RunInput(str(source), place if is_given else self.work / role, role, is_given)

@@ -2,8 +2,8 @@
 
 A step writes its outputs and then its *record*, a small JSON file beside them: the fingerprint of everything that the
 outputs were made from, the sizes of the outputs, and the step's cost. A step whose record has the right fingerprint,
-and whose outputs have those sizes, is done and does nothing. The record goes first when a step begins and comes last
-when it ends, so outputs without a record count for nothing.
+and whose outputs have those sizes, is done and does nothing. The record is deleted when a step begins and written when
+it ends, so outputs without a record do not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ R = TypeVar("R")
 class Step:
     """A step that writes `outputs`; `fingerprint` changes with anything that decides what they hold.
 
-    `record` is where the record lies; by default beside the first output, as `.json`.
+    `record` is the path of the record. `of` puts it beside the first output, as `.json`, unless it is given.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Step:
 
     @contextmanager
     def run(self, total: int, unit: str) -> Iterator[StepRun]:
-        """Show the block's progress in `total` units, time it and, if it ends well, write the record."""
+        """Show the block's progress in `total` units, measure its cost and, if it raises nothing, write the record."""
         self.record.unlink(missing_ok=True)
         begin = time.perf_counter()
         with current_progress().step(self.name, total, unit) as shown:
@@ -98,7 +98,7 @@ def fingerprint_of(output: Path) -> str | None:
 
 
 class Runner(Protocol):
-    """What runs the steps of a recipe: this process (`ProcessRunner`), or Prefect."""
+    """A runner of the steps of a recipe: this process (`ProcessRunner`), or Prefect."""
 
     def run(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one step and return what it returns."""
@@ -108,7 +108,7 @@ class Runner(Protocol):
 
 
 class ProcessRunner:
-    """Runs steps in this process, one after the other, and shows one bar for a step of all shards."""
+    """A runner that runs steps in this process, one after another, and shows a step of all shards as one."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or SilentProgress()

@@ -43,7 +43,7 @@ def resolve_path(place: str | Path) -> Path:
 def require_writable(place: str | Path) -> Path:
     """Return `resolve_path(place)` after proving that a place in a store can be written.
 
-    Call it before hours of work. Raises `StorageError`, with the cure, when keys, bucket or endpoint are wrong.
+    Call it before hours of work. Raises `StorageError` if keys, bucket or endpoint are wrong; it says what to do.
     """
     path = resolve_path(place)
     if remote := as_stored_path(path):
@@ -65,7 +65,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except OSError as error:
             if not error.errno:
                 raise
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name it
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name the file
         if remote is not None:
             remote.upload(temporary)
 
@@ -74,7 +74,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yield `path` itself or, for an object in a store, a local copy that is deleted when the block ends.
 
-    For libraries that read only local files. Raises `FileNotFoundError` if there is no such file.
+    It is meant for libraries that read only local files. Raises `FileNotFoundError` if there is no such file.
     """
     remote = as_stored_path(path)
     if remote is None:
@@ -116,7 +116,7 @@ def write_table(path: Path, table: pa.Table) -> Path:
 def write_csv(path: Path, table: pa.Table) -> Path:
     """Write a CSV file atomically, with quotes only where they are needed, and return `path`."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # pyarrow quotes the names of columns, and other programs compare the header line as text.
+        # pyarrow would quote the names of columns, and some programs compare the header line as text.
         file.write((",".join(table.column_names) + "\n").encode())
         pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False))
     return path
@@ -171,13 +171,13 @@ def digest_of_file(path: Path) -> str:
 
 
 def _source(path: Path) -> Any:
-    """Return a context manager of what pyarrow reads from: a local path, or a stream of an object."""
+    """Return a context manager that yields what pyarrow reads: a local path, or the stream of an object."""
     remote = as_stored_path(path)
     return nullcontext(path) if remote is None else remote.stream(FIRST_REQUEST)
 
 
 def _footer(path: Path) -> Path | io.BytesIO:
-    """Return what pyarrow reads metadata from: a local path, or the end of an object."""
+    """Return the source from which pyarrow reads metadata: a local path, or the end of an object."""
     remote = as_stored_path(path)
     if remote is None:
         return path

@@ -43,9 +43,9 @@ def match_videos(
 
     Both are anything that `list_media` accepts, or an index (`index_videos`, or imported descriptors). Returns the
     content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
-    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless `runner` runs them.
-    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`, each with the
-    cure.
+    a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless a `runner` is given.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; each says what
+    to do.
     """
     settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
     folder = VideoRunFolder(require_writable(out))
@@ -53,7 +53,7 @@ def match_videos(
     query_index, reference_index = (each.index for each in inputs)
     runner.run(check_videos, settings, [each.index for each in inputs if each.is_given])
     if all(each.is_given for each in inputs):
-        write_failures(folder.failures, [])  # no file is read
+        write_failures(folder.failures, [])  # two indexes are given, so no file is read
     _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
     indexes = {"queries": query_index, "references": reference_index}
     runner.run_shards(shards_of(query_index), search_frames, align_pairs, **indexes, folder=folder, settings=settings)
@@ -73,7 +73,7 @@ def index_videos(
     """Describe the references once, into the index folder `out`, and return it.
 
     In an index that exists, only new and changed videos are described, and missing ones are removed. Raises
-    `ModelMismatchError` if it was made with other settings; otherwise as `match_videos`.
+    `ModelMismatchError` if it was made with other settings, and otherwise the errors of `match_videos`.
     """
     settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
     root = require_writable(out)
@@ -83,9 +83,9 @@ def index_videos(
 
 
 def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
-    """Raise now what could only stop the run later: a missing aligner, or an index of images or of another model.
+    """Raise early what would stop the run later: a missing aligner, or an index of images or of another model.
 
-    `indexes` are the inputs that came as indexes; if both did, no descriptor is loaded.
+    `indexes` are the inputs that are indexes; if both are, no descriptor is loaded.
     """
     load_aligner(settings.alignment, settings.descriptor)
     opened = [VideoIndex.open(root) for root in indexes]

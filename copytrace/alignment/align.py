@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
@@ -16,6 +15,7 @@ from copytrace.alignment.load import load_aligner, model_digests
 from copytrace.alignment.merge import BEST_FIRST, SEGMENT_SCHEMA
 from copytrace.alignment.pairs import VideoRows, align_pair
 from copytrace.alignment.segments import Segment
+from copytrace.arrays import Floats
 from copytrace.index.media_index import table_of_rows
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
@@ -73,7 +73,7 @@ def read_pairs(
         yield [(pair, query_rows[pair[0]], reference_rows[pair[1]]) for pair in group]
 
 
-def _videos(index: VideoIndex, shard: int, noise: NDArray[np.float32] | None) -> dict[str, VideoRows]:
+def _videos(index: VideoIndex, shard: int, noise: Floats | None) -> dict[str, VideoRows]:
     frames = index.frames(shard)
     levels = np.zeros(len(frames.ids), np.float32) if noise is None else noise
     return {

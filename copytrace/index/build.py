@@ -1,6 +1,6 @@
-"""How an index grows and shrinks: plan what is new, describe it shard by shard, then finish.
+"""Building of an index, new or not: plan it, describe its new shards, finish it.
 
-A plan lists the media that the index must hold, those that it holds already, and the shards into which the others are
+A plan lists the media that the index must hold: those that it holds already, and the shards into which the others are
 cut. `image_shards` and `video_shards` describe the shards; `finish_index` writes the manifest.
 """
 
@@ -44,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """What an index must do to hold exactly the requested media."""
+    """The media that an index keeps and the shards that it needs, to hold exactly the requested media."""
 
     root: Path
     provenance: dict[str, Any]
@@ -53,7 +53,7 @@ class IndexPlan:
 
     @property
     def role(self) -> Role:
-        """What the index is for."""
+        """Role of the media: queries or references."""
         role: Role = self.provenance["role"]
         return role
 
@@ -68,8 +68,8 @@ def plan_index(
 ) -> IndexPlan:
     """Compare the requested media with those in the index at `root`, and cut the new ones into shards.
 
-    An index of another provenance raises `ModelMismatchError`, which names the differences; with `replace`, the index
-    is deleted.
+    If the index has another provenance, it is deleted with `replace`; otherwise `ModelMismatchError`, which names the
+    differences, is raised.
     """
     before = read_provenance(root)
     if before is not None and before != provenance:
@@ -122,7 +122,7 @@ def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
 
 def check_unchanged(root: Path, what: str, planned: object, found: object) -> None:
     """Raise `ModelMismatchError` if a model is not the one that the index was planned with."""
-    # A champion may be promoted, or a file replaced, between the planning of a shard and its turn.
+    # A champion may be promoted, or a file replaced, after a shard was planned and before it is described.
     if planned != found:
         raise ModelMismatchError(
             f"{root} was planned with the {what} {planned}, which is now {found}; run the same command again to start "
@@ -131,9 +131,9 @@ def check_unchanged(root: Path, what: str, planned: object, found: object) -> No
 
 
 def finish_index(root: Path, failures: Path, indexes: Sequence[Path], max_failure_rate: float) -> Path:
-    """Write the manifest of the index at `root`, and at `failures` what none of `indexes` could read; return `root`.
+    """Write the manifest of the index at `root`, and the failures of all `indexes` to `failures`; return `root`.
 
-    Raises `TooManyFailuresError`, after the list is written, if more than `max_failure_rate` (0 to 1) failed.
+    Then raises `TooManyFailuresError` if more than the share `max_failure_rate` (0 to 1) failed.
     """
     plan = read_plan(root)
     failed = write_index(plan)
@@ -143,9 +143,10 @@ def finish_index(root: Path, failures: Path, indexes: Sequence[Path], max_failur
 
 
 def write_index(plan: IndexPlan) -> list[Failure]:
-    """Write provenance, manifest and `failures.csv` of a plan whose shards are described; return what failed.
+    """Write provenance, manifest and `failures.csv` of a plan whose shards are described; return the failures.
 
-    Media that were read in part are listed too, and stay in the index. Shards without current rows are deleted.
+    Media that were read in part stay in the index, and are listed in `failures.csv` but not returned. Shards without
+    current rows are deleted.
     """
     items = dict(plan.kept)
     failures: list[Failure] = []
@@ -169,7 +170,7 @@ def write_index(plan: IndexPlan) -> list[Failure]:
 
 
 def remove_shard(root: Path, number: int) -> None:
-    """Delete the files of a shard, its receipt first: files without a receipt count for nothing."""
+    """Delete the files of a shard, its receipt first: files without a receipt do not count."""
     receipt_path(root, number).unlink(missing_ok=True)
     for path in root.glob(f"*/{number:05}.*"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files of descriptors: `id, pane, start, end, vector`, a row per picture; seconds, and null for images."""
+"""Files of descriptors: `id, pane, start, end, vector`, a row per picture. Times are seconds, and null for images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from copytrace.arrays import Floats, Times
 from copytrace.storage import atomic_path
 
-Floats = NDArray[np.float32]
-
-ROWS_PER_GROUP = 4096  # rows that the file keeps together: with fewer, reading it takes up to twice as long
+ROWS_PER_GROUP = 4096  # rows of a row group; with fewer, reading takes up to twice as long
 
 
 class DescriptorWriter:
@@ -25,16 +23,14 @@ class DescriptorWriter:
         self._writer, self._schema = writer, schema
         self._waiting: list[pa.Table] = []
 
-    def add(
-        self, ids: Sequence[str], panes: Sequence[str], vectors: Floats, times: NDArray[np.float64] | None = None
-    ) -> None:
-        """Append N rows: `vectors` float32 [N, D]; `times` float64 [N, 2], start and end, seconds; None for images.
+    def add(self, ids: Sequence[str], panes: Sequence[str], vectors: Floats, times: Times | None = None) -> None:
+        """Append N rows: `vectors` float32 [N, D]; `times` float64 [N, 2], start and end in seconds, None for images.
 
-        Raises `ValueError` for shapes that do not fit.
+        Raises `ValueError` if the shapes do not fit.
         """
         dimensions = self._schema.field("vector").type.list_size
         if vectors.shape != (len(ids), dimensions):
-            raise ValueError(f"{len(ids)} rows of {dimensions} numbers are due, and vectors are {list(vectors.shape)}")
+            raise ValueError(f"vectors have the shape {list(vectors.shape)}, and [{len(ids)}, {dimensions}] is needed")
         nulls = pa.nulls(len(ids), pa.float64())
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
         columns = [
@@ -49,7 +45,7 @@ class DescriptorWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait."""
+        """Write the rows that are still in memory."""
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
             self._waiting = []
@@ -57,11 +53,11 @@ class DescriptorWriter:
 
 @contextmanager
 def open_descriptor_writer(path: Path, dimensions: int) -> Iterator[DescriptorWriter]:
-    """Yield a writer of vectors with `dimensions` numbers; the file appears at `path` when the block ends well."""
+    """Yield a writer of vectors with `dimensions` numbers; the file appears at `path` if the block raises nothing."""
     vector = pa.list_(pa.float32(), dimensions)
     names = [("id", pa.string()), ("pane", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
     schema = pa.schema([*names, ("vector", vector)])
-    # Vectors never repeat; a dictionary of them would cost three times the time, and half as much again on disk.
+    # Vectors do not repeat: a dictionary of them would take three times as long, and half as much space again.
     options = {"compression": "zstd", "use_dictionary": ["id", "pane"]}
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         descriptors = DescriptorWriter(writer, schema)

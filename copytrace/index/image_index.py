@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from configs.images import ImageSettings
+from copytrace.arrays import Floats
 from copytrace.features.descriptors import Descriptor, model_label
 from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path, receipt_path
@@ -46,7 +46,7 @@ class Descriptors:
 
     ids: tuple[str, ...]
     panes: tuple[str, ...]
-    vectors: NDArray[np.float32]
+    vectors: Floats
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,7 +81,7 @@ class ImageIndex(MediaIndex):
 def image_provenance(
     settings: ImageSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
-    """Return everything that decides what an index of this role holds, and nothing else."""
+    """Return everything that decides the content of an index of this role, and nothing else."""
     local = settings.local.model_dump()
     names = ["reference_points"] if role == "references" else ["query_points", "crop_points", "stretched_points"]
     provenance: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Describing a shard of images: pasted pictures, descriptors and points."""
+"""Steps that fill an index of images: plan it; per shard, find pasted pictures, and describe images."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from copytrace.storage import read_table, write_table
 
 T = TypeVar("T")
 
-WORKING_SIDE = 1024  # short side in pixels to which larger images are decoded; no step looks closer
-BOXES_KEPT = 16
+WORKING_SIDE = 1024  # pixels; images are decoded to this short side at most, and no step needs more
+BOXES_KEPT = 16  # of each query
 SMALLEST_CROP = 8  # pixels
 
 OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
@@ -78,7 +78,7 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
     rows: list[tuple[object, ...]] = []
     with step.run(len(planned.items), "images") as work:
         if detector is not None:
-            for item, boxes in _load_ahead(
+            for item, boxes in _load_in_threads(
                 planned.items, lambda item: detector.detect(_decode(item, settings).pixels), settings
             ):
                 work.advance()
@@ -89,7 +89,7 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
 
 
 def read_overlays(path: Path) -> dict[str, list[Box]]:
-    """Return the boxes of each image that has some, best first."""
+    """Return the boxes of each image that has any, best first."""
     boxes: dict[str, list[Box]] = {}
     for row in read_table(path, schema=OVERLAY_SCHEMA).to_pylist():
         boxes.setdefault(row.pop("id"), []).append(Box(**row))
@@ -122,7 +122,7 @@ def _description(root: Path, role: Role, shard: Shard) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class _DescribedImage:
-    """The views of one image, ready for the network and for the local branches."""
+    """What one image gives: pictures of its panes for the network, and views with their points."""
 
     item: MediaItem
     panes: list[str]
@@ -149,9 +149,9 @@ def _describe(
     batch_size = settings.descriptor.batch_size
 
     def load(item: MediaItem) -> _DescribedImage:
-        return _views_of(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
+        return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
 
-    for item, image in _load_ahead(items, load, settings):
+    for item, image in _load_in_threads(items, load, settings):
         work.advance()
         if isinstance(image, MediaError):
             failures.append(Failure(item.id, item.path, "decode", str(image)))
@@ -171,7 +171,7 @@ def _describe(
     return failures
 
 
-def _views_of(
+def _read_image(
     item: MediaItem, boxes: Sequence[Box], input_size: int, settings: ImageSettings, role: Role
 ) -> _DescribedImage:
     image = _decode(item, settings)
@@ -214,7 +214,7 @@ def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
     return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels)
 
 
-def _load_ahead(
+def _load_in_threads(
     items: Sequence[MediaItem], load: Callable[[MediaItem], T], settings: ImageSettings
 ) -> Iterator[tuple[MediaItem, T | MediaError]]:
     threads = settings.media.threads or usable_cores()

@@ -2,9 +2,9 @@
 
     INDEX/index.json          its provenance: kind of media, role, settings, digests of models
     INDEX/manifest.parquet    id, path, stamp and shard of every image or video in it
-    INDEX/failures.csv        what could not be read, or not to its end
-    INDEX/receipts/           a record per shard: what it cost, and what failed
-    INDEX/descriptors/, …     files per shard: what was computed
+    INDEX/failures.csv        the files that could not be read, or not to their end
+    INDEX/receipts/           the record of each shard, with its cost and its failures
+    INDEX/descriptors/, …     a file per shard: its content
 
 Shards never change. A file that changed is described again in a new shard, and its rows in the old one are ignored; a
 shard without current rows is deleted.
@@ -77,7 +77,7 @@ class MediaIndex:
         return sorted(identity for identity, (_, number) in self.items.items() if number == shard)
 
     def is_current(self, identity: str, shard: int) -> bool:
-        """Return whether a shard's rows of an image or video still count."""
+        """Return whether this shard has the current rows of an image or video."""
         return identity in self.items and self.items[identity][1] == shard
 
 
@@ -87,7 +87,7 @@ def descriptors_path(root: Path, number: int) -> Path:
 
 
 def receipt_path(root: Path, number: int) -> Path:
-    """Return the record of a shard: what it cost, and what could not be read."""
+    """Return the path of a shard's record, which has its cost and its failures."""
     return root / "receipts" / f"{number:05}.json"
 
 
@@ -104,7 +104,7 @@ def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
 
 
 def check_model(index: MediaIndex, model: str) -> None:
-    """Raise `ModelMismatchError` unless the descriptors of `index` are by `model`."""
+    """Raise `ModelMismatchError` unless `model` made the descriptors of `index`."""
     if index.provenance["descriptor"] != model:
         raise ModelMismatchError(
             f"{index.root} was described by {index.provenance['descriptor']}, and the rest by {model}; "
@@ -117,7 +117,7 @@ def is_index(root: Path) -> bool:
     try:
         return (root / "index.json").is_file() and (root / "manifest.parquet").is_file()
     except StorageError:
-        return False  # `root` may be media; listing them reports why they cannot be reached
+        return False  # `root` may be a place of media; listing them says why it cannot be reached
 
 
 def read_provenance(root: Path) -> dict[str, Any] | None:

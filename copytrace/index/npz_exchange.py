@@ -1,4 +1,4 @@
-"""Descriptors of videos to and from the Video Similarity Challenge's .npz files."""
+"""Export and import of descriptors of videos as .npz files of the Video Similarity Challenge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from copytrace.arrays import Times
 from copytrace.errors import InputError
 from copytrace.index.build import IndexPlan, Shard, write_index
 from copytrace.index.descriptor_files import open_descriptor_writer
@@ -22,9 +23,9 @@ from copytrace.storage import digest_of_file, write_table
 
 
 def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
-    """Write the descriptors of an index, those of panes too if `panes`, and return the number of rows.
+    """Write the descriptors of an index, with `panes` those of panes too, and return the number of rows.
 
-    The file holds a row per frame or pane: the challenge's own files have whole frames only. It is made in memory.
+    The file has a row per frame or pane; the challenge's own files have whole frames only. It is built in memory.
     Raises `InputError` for an index without frames.
     """
     ids: list[str] = []
@@ -42,13 +43,13 @@ def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
 
 
 def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: float | None = None) -> VideoIndex:
-    """Make an index at `root` of the descriptors in a file, made by what the user calls `model`, and return it.
+    """Write an index at `root` with the descriptors in a file, and return it.
 
-    Only indexes of one model are compared. `typical_noise` is how alike a frame and its nearest unrelated ones usually
-    are by it (a cosine), which scores among few videos need. Vectors are brought to unit length. Where a video has
-    several rows of one start, the first is the whole frame, and the others are its panes. Raises `InputError` as
-    `read_npz` does, for a file without rows or with a row that ends when it starts, and where `root` is anything but an
-    empty folder.
+    `model` is the user's name for what made the descriptors; only indexes of the same model are compared.
+    `typical_noise` is the usual cosine of a frame and its nearest unrelated ones by that model; scores among few videos
+    need it. Vectors are scaled to unit length. If a video has several rows with one start, the first is the whole frame,
+    and the others are its panes. Raises `InputError` as `read_npz` does, if the file has no rows or a row ends when it
+    starts, and if `root` exists and is not an empty folder.
     """
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise InputError(f"{root} is not an empty folder; import into a new one")
@@ -56,7 +57,7 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     _check_rows(npz, names, times)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
-    order = np.lexsort((times[:, 0], names))  # stable: rows of one start stay as they are filed
+    order = np.lexsort((times[:, 0], names))  # stable: rows of one start keep their order
     names, times, vectors = names[order], times[order], vectors[order]
     provenance = {
         "format": FORMAT,
@@ -82,7 +83,7 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     return VideoIndex.open(root)
 
 
-def _check_rows(npz: Path, names: NDArray[np.str_], times: NDArray[np.float64]) -> None:
+def _check_rows(npz: Path, names: NDArray[np.str_], times: Times) -> None:
     if not len(names):
         raise InputError(f"{npz} holds no rows; export some descriptors first")
     if len(instants := np.flatnonzero(times[:, 0] == times[:, 1])):
@@ -93,7 +94,7 @@ def _check_rows(npz: Path, names: NDArray[np.str_], times: NDArray[np.float64]) 
         )
 
 
-def _panes(names: NDArray[np.str_], starts: NDArray[np.float64]) -> list[str]:
-    """Name the rows of each video and start, given sorted: the whole frame, then its panes."""
+def _panes(names: NDArray[np.str_], starts: Times) -> list[str]:
+    """Return the panes of rows that are sorted by video and start: the whole frame, then pane0, pane1, …"""
     moments = zip(names.tolist(), starts.tolist(), strict=True)
     return [f"pane{number - 1}" if number else WHOLE for _, rows in groupby(moments) for number, _ in enumerate(rows)]

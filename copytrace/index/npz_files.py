@@ -1,7 +1,7 @@
-"""The Video Similarity Challenge's descriptor file: an .npz with a row per frame, to exchange with other systems.
+"""Descriptor files of the Video Similarity Challenge: an .npz with a row per frame, to exchange with other systems.
 
-`video_ids` (n,) text, sorted; `timestamps` (n,) or (n, 2) seconds, one time or a start and an end; `features` (n, d)
-float32. Nothing in such a file is ever unpickled, since that could run code.
+The arrays are `video_ids` (n,) text, sorted; `timestamps` (n,) or (n, 2) seconds, one time or a start and an end;
+`features` (n, d) float32. Nothing in such a file is ever unpickled, since that could run code.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
 from copytrace.storage import atomic_path, local_copy
 
 ARRAYS = ("video_ids", "timestamps", "features")
-LAST_FRAME_SECONDS = 1.0  # what the last frame of a video stands for where only times are given: 1 frame per second
+LAST_FRAME_SECONDS = 1.0  # duration of a video's last frame if only times are given, as at 1 frame per second
 
 _RESAVE = "resave it with np.savez(file, video_ids=ids.astype(str), timestamps=times, features=vectors)"
-
-Vectors = NDArray[np.float32]
 
 
 def write_npz(path: Path, ids: Sequence[str] | NDArray[Any], times: NDArray[Any], vectors: NDArray[Any]) -> Path:
     """Write the rows sorted by id, then by time, atomically, and return `path`; the same rows give the same bytes.
 
-    `ids` are the video of each row, (n,) str; `times` real (n,) or (n, 2), start and end, in seconds; `vectors` real
-    (n, d), written as float32. Raises InputError for shapes that do not fit, an empty id, an end before its start, and
-    values that are not finite.
+    `ids` (n,) str has the video of each row; `times` real (n,) or (n, 2) its time, or its start and end, in seconds;
+    `vectors` real (n, d) is written as float32. Raises `InputError` for shapes that do not fit, an empty id, an end
+    before its start, and values that are not finite.
     """
-    names, seconds, features = _checked(path, np.asarray(ids, dtype=np.str_), np.asarray(times), np.asarray(vectors))
+    names, seconds, features = _check_arrays(
+        path, np.asarray(ids, dtype=np.str_), np.asarray(times), np.asarray(vectors)
+    )
     order = np.lexsort((*np.atleast_2d(seconds.T)[::-1], names))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # numpy dates every member 1980, so the bytes tell nothing of the hour.
+        # numpy dates every member 1980, so the bytes do not depend on the time of writing.
         np.savez(file, video_ids=names[order], timestamps=seconds[order], features=features[order])
     return path
 
 
-def read_npz(path: Path) -> tuple[NDArray[np.str_], NDArray[np.float64], Vectors]:
-    """Return ids (n,) str, start and end of each row in seconds (n, 2) float64, and vectors (n, d) float32, as filed.
+def read_npz(path: Path) -> tuple[NDArray[np.str_], Times, Floats]:
+    """Return ids (n,) str, starts and ends in seconds (n, 2) float64, and vectors (n, d) float32, in the file's order.
 
-    Where the file has only a time per row, a row ends at the next later time of its video, the last one after
-    `LAST_FRAME_SECONDS`. Integer ids become text. Raises InputError for a file that is missing, no .npz, cut short or
-    pickled, and for arrays that are missing or that `write_npz` would refuse.
+    If the file has one time per row, a row ends at the next later time of its video, and the last row of a video after
+    `LAST_FRAME_SECONDS`. Integer ids become text. Raises `InputError` if the file is missing, not an .npz, cut short or
+    pickled, and if arrays are missing or `write_npz` would refuse them.
     """
     ids, times, vectors = _load(path)
     if ids.dtype.kind not in "Uiu":
         raise InputError(f"{path}: video_ids has the type {ids.dtype}, not text; {_RESAVE}")
-    names, seconds, features = _checked(path, ids.astype(np.str_), times, vectors)
+    names, seconds, features = _check_arrays(path, ids.astype(np.str_), times, vectors)
     if seconds.ndim == 1:
         seconds = np.stack([seconds, _ends(names, seconds)], axis=1)
     return names, seconds, features
@@ -85,9 +86,9 @@ def _is_pickled(members: zipfile.ZipFile, name: str) -> bool:
     return dtype.hasobject
 
 
-def _checked(
+def _check_arrays(
     path: Path, ids: NDArray[np.str_], times: NDArray[Any], vectors: NDArray[Any]
-) -> tuple[NDArray[np.str_], NDArray[np.float64], Vectors]:
+) -> tuple[NDArray[np.str_], Times, Floats]:
     rows = len(vectors) if vectors.ndim == 2 else -1
     if ids.shape != (rows,) or times.shape not in {(rows,), (rows, 2)} or vectors.shape[1] == 0:
         shapes = f"ids {ids.shape}, times {times.shape}, vectors {vectors.shape}"
@@ -110,8 +111,8 @@ def _checked(
     return ids, seconds, features
 
 
-def _ends(ids: NDArray[np.str_], starts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The next later start of the same video, whatever the order of the rows."""
+def _ends(ids: NDArray[np.str_], starts: Times) -> Times:
+    """Return the next later start in the same video of each row, whatever the order of the rows."""
     _, videos = np.unique(ids, return_inverse=True)
     frames, frame_of_row = np.unique(np.stack([videos, starts], axis=1), axis=0, return_inverse=True)
     ends = frames[:, 1] + LAST_FRAME_SECONDS

@@ -1,4 +1,4 @@
-"""Points on disk: `points/*.parquet`, a row per point, and `views/*.parquet`, a row per view they were found in."""
+"""Files of points: `points/*.parquet` has a row per point, `views/*.parquet` a row per view."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def write_points(points_path: Path, views_path: Path, views: Sequence[View]) -> 
     ]
     columns = [column.cast(field.type) for column, field in zip(columns, POINT_SCHEMA, strict=False)]
     for name in ("x", "y", "scale", "angle"):
-        columns.append(pa.array(_concatenated([getattr(view.points, name) for view in views], np.float32)))
-    flat = _concatenated([view.points.descriptor.ravel() for view in views], np.uint8)
+        columns.append(pa.array(_concatenate([getattr(view.points, name) for view in views], np.float32)))
+    flat = _concatenate([view.points.descriptor.ravel() for view in views], np.uint8)
     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), DIMENSIONS))
     described = [(v.id, v.name, v.points.width, v.points.height, *v.points.box, len(v.points)) for v in views]
     by_column = list(zip(*described, strict=True)) if described else [()] * len(VIEW_SCHEMA)
@@ -76,6 +76,6 @@ def read_points(points_path: Path, views_path: Path) -> Iterator[View]:
         start = part.stop
 
 
-def _concatenated(arrays: Iterable[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
+def _concatenate(arrays: Iterable[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
     parts = list(arrays)
     return np.concatenate(parts) if parts else np.zeros(0, dtype)

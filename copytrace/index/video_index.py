@@ -1,4 +1,4 @@
-"""An index of videos: descriptors of frames and panes, boxes of panes, and facts about each video."""
+"""An index of videos: descriptors of frames and panes, boxes of panes, and durations and sizes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
+from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
 from copytrace.features.descriptors import Descriptor, model_label
 from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path
 from copytrace.overlays.boxes import OverlayDetector
 from copytrace.storage import read_table
-
-Floats = NDArray[np.float32]
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(
@@ -44,7 +42,7 @@ class FrameDescriptors:
 
     ids: tuple[str, ...]
     panes: tuple[str, ...]
-    times: NDArray[np.float64]
+    times: Times
     vectors: Floats
 
     def part(self, rows: slice) -> FrameDescriptors:
@@ -73,7 +71,7 @@ class VideoFacts:
 def video_provenance(
     settings: VideoSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
-    """Return everything that decides what an index of this role holds, and nothing else."""
+    """Return everything that decides the content of an index of this role, and nothing else."""
     frames = settings.frames
     provenance: dict[str, Any] = {
         "format": FORMAT,
@@ -106,7 +104,7 @@ class VideoPaths:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex(MediaIndex):
-    """A finished index of videos; methods that read a shard raise `InputError` if its file is missing or damaged."""
+    """A finished index of videos; its methods raise `InputError` if a file of a shard is missing or damaged."""
 
     kind: ClassVar[MediaKind] = "videos"
 
@@ -118,7 +116,7 @@ class VideoIndex(MediaIndex):
         return FrameDescriptors(tuple(ids), tuple(panes), times, table_vectors(table))
 
     def vectors(self, shard: int) -> Floats:
-        """Return only the vectors that `frames` returns, in less time."""
+        """Return only the vectors of `frames(shard)`, in less time."""
         return table_vectors(self._current_rows(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
@@ -135,7 +133,7 @@ class VideoIndex(MediaIndex):
         return facts
 
     def pane_boxes(self, shard: int) -> pa.Table:
-        """Return where the panes of the current videos of a shard lie, with the columns of `PANE_SCHEMA`."""
+        """Return the boxes of the panes of a shard's current videos, with the columns of `PANE_SCHEMA`."""
         return self._current_rows(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
 
     def _current_rows(self, path: Path, shard: int, **options: Any) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Describing a shard of videos: descriptors of their frames, and of each pane of a query's frames."""
+"""Steps that fill an index of videos: plan it; per shard, describe frames and, of queries, their panes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
+from copytrace.arrays import Floats, Times
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, resize_for_descriptor
 from copytrace.features.ensemble import load_frame_descriptor
@@ -32,12 +33,12 @@ from copytrace.runtime.devices import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import write_table
 
-PARTS_AHEAD = 3  # panes of a window, per video that is being read; the network takes about a second for one
+PARTS_AHEAD = 3  # parts that wait for the network, per video; the network takes about a second for one
 
 
 @lru_cache(maxsize=4)
 def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
-    """Load the descriptor of frames and the overlay detector, once per process: shards come one after another."""
+    """Load the descriptor of frames and the overlay detector, once per process for all shards."""
     loaded = load_frame_descriptor(descriptor)
     return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
 
@@ -56,8 +57,8 @@ def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *,
 def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
     """Write the descriptors of a planned shard's frames and panes, and return its receipt, which lists damaged videos.
 
-    Threads decode, find panes and crop, window by window, while the network describes what is ready. Memory holds one
-    window of frames and a few of its panes per video that is being read, however long the video is. Raises
+    Threads decode, find panes and crop, window by window, while the network describes finished panes. Memory holds one
+    window of frames and a few panes for each video that is being read, however long it is. Raises
     `ModelMismatchError` if a model is not the one that the index was planned with.
     """
     planned, provenance = read_planned_shard(root, shard)
@@ -70,7 +71,7 @@ def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
     check_unchanged(root, "descriptor", provenance["descriptor"], now["descriptor"])
     check_unchanged(root, "pane finder", provenance.get("panes"), now.get("panes"))
     with step.run(len(planned.items), "videos") as work:
-        failures, damaged = _Describing(root, shard, descriptor, detector, settings, role).describe(planned.items, work)
+        failures, damaged = _VideoShard(root, shard, descriptor, detector, settings, role).describe(planned.items, work)
         work.notes["failures"] = [asdict(failure) for failure in failures]
         work.notes["damaged"] = [asdict(failure) for failure in damaged]
     return step.record
@@ -84,19 +85,19 @@ def _description(root: Path, role: Role, shard: Shard) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Pictures of one pane in successive frames, ready for the network: M rows.
+    """M pictures of one pane in successive frames, as the network takes them.
 
     `pictures` uint8 [M, S, S, 3]; `times` float64 [M, 2], seconds; `boxes` float32 [M, 4], shares of the frame.
     """
 
     pictures: NDArray[np.uint8]
     pane: str
-    times: NDArray[np.float64]
-    boxes: NDArray[np.float32]
+    times: Times
+    boxes: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class _Describing:
+class _VideoShard:
     """The description of one shard of videos."""
 
     root: Path
@@ -107,17 +108,17 @@ class _Describing:
     role: Role
 
     def describe(self, items: Sequence[MediaItem], work: StepRun) -> tuple[list[Failure], list[Failure]]:
-        """Write the shard, and return the videos that could not be read and those that were read only in part."""
+        """Write the shard; return the videos that could not be read, and those that were read only in part."""
         failures: list[Failure] = []
         damaged: list[Failure] = []
         facts: list[tuple[object, ...]] = []
         boxes: list[pa.Table] = []
         threads = min(self.settings.media.threads or usable_cores(), len(items))
-        # Each video has a thread of its own; only a lone one is decoded by several.
+        # Each video has its own thread; several threads decode only a shard of one video.
         codec_threads = 1 if threads > 1 else 0
 
         def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
-            return self._windows(item, codec_threads)
+            return self._read_video(item, codec_threads)
 
         paths = VideoPaths.of(self.root, self.number)
         with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
@@ -131,7 +132,7 @@ class _Describing:
                         self._write_descriptors(item, part, writer)
                         rows += len(part.times)
                         if self.role == "queries":
-                            boxes.append(_table_of_boxes(item, part))
+                            boxes.append(_box_table(item, part))
                 except MediaError as error:
                     reason = f"{error}; used up to there" if rows else str(error)
                     (damaged if rows else failures).append(Failure(item.id, item.path, "decode", reason))
@@ -140,8 +141,8 @@ class _Describing:
             write_table(paths.panes, pa.concat_tables([PANE_SCHEMA.empty_table(), *boxes]))
         return failures, damaged
 
-    def _windows(self, item: MediaItem, codec_threads: int) -> Iterator[VideoFacts | _Part]:
-        """Yield the facts about a video, and its windows. Raises `MediaError`, possibly after some of them."""
+    def _read_video(self, item: MediaItem, codec_threads: int) -> Iterator[VideoFacts | _Part]:
+        """Yield the facts about a video, then its parts. Raises `MediaError`, possibly after some of them."""
         rules = self.settings.frames
         side = rules.query_side if self.role == "queries" else max(rules.reference_side, self.descriptor.input_size)
         video = open_video(item.path, max_pixels=self.settings.media.max_pixels)
@@ -151,17 +152,17 @@ class _Describing:
         while error is None:
             window: list[Frame] = []
             try:
-                window.extend(islice(frames, rules.window))  # frames before the damage stay in the list
+                window.extend(islice(frames, rules.window))  # frames before the damage are in the list
             except MediaError as damage:
                 error = damage
             if window:
-                yield from self._parts(window)
+                yield from self._cut_panes(window)
             elif error is None:
                 return
         raise error
 
-    def _parts(self, frames: Sequence[Frame]) -> Iterator[_Part]:
-        for pane in self._panes_of(frames):
+    def _cut_panes(self, frames: Sequence[Frame]) -> Iterator[_Part]:
+        for pane in self._find_panes(frames):
             pictures, times, boxes = [], [], []
             for frame, box in zip(frames, pane.boxes, strict=True):
                 picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
@@ -172,7 +173,7 @@ class _Describing:
             if pictures:
                 yield _Part(np.stack(pictures), pane.name, np.array(times), np.array(boxes, np.float32))
 
-    def _panes_of(self, frames: Sequence[Frame]) -> list[Pane]:
+    def _find_panes(self, frames: Sequence[Frame]) -> list[Pane]:
         if self.role == "references":
             return [whole_pane(len(frames))]
         return find_panes([frame.pixels for frame in frames], self.settings.panes, detector=self.detector)
@@ -184,7 +185,7 @@ class _Describing:
         writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
 
 
-def _table_of_boxes(item: MediaItem, part: _Part) -> pa.Table:
+def _box_table(item: MediaItem, part: _Part) -> pa.Table:
     count = len(part.times)
     columns = [[item.id] * count, [part.pane] * count, part.times[:, 0], part.times[:, 1], *part.boxes.T]
     return pa.table(columns, schema=PANE_SCHEMA)

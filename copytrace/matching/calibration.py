@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 import models
+from copytrace.arrays import Doubles
 from copytrace.errors import ConfigError
 from copytrace.storage import resolve_path
-
-Matrix = NDArray[np.float64]
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
@@ -44,15 +42,15 @@ FEATURES = (
 class Calibration:
     """A logistic model over `FEATURES`; `weights` float64 [F] and `bias` apply to the features as they are."""
 
-    weights: Matrix
+    weights: Doubles
     bias: float
 
-    def probability(self, features: Matrix) -> NDArray[np.float64]:
+    def probability(self, features: Doubles) -> Doubles:
         """Return float64 [N] in 0..1 for features float64 [N, F]."""
         return probability(features @ self.weights + self.bias)
 
 
-def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+def probability(logit: Doubles) -> Doubles:
     """Return 1 / (1 + exp(−l)), with l growing only as a logarithm beyond ±`SURE_LOGIT`.
 
     So a score never claims more certainty than thousands of training pairs can show, and pairs with overwhelming
@@ -87,7 +85,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
         raise ConfigError(f"{path} is not a calibration of this version ({error}); fit one anew") from error
 
 
-def features_of(evidence: pd.DataFrame) -> Matrix:
+def features_of(evidence: pd.DataFrame) -> Doubles:
     """Return float64 [N, F]: the `FEATURES` of evidence rows, with all pairs of a query among them.
 
     Inliers count from what unrelated pairs reach by chance, and how well they agree and what they cover counts only
@@ -117,7 +115,7 @@ def features_of(evidence: pd.DataFrame) -> Matrix:
     return np.stack([columns[name] for name in FEATURES], axis=1)
 
 
-def _lead(values: NDArray[np.float64], query: pd.Series[str], rival: float) -> NDArray[np.float64]:
+def _lead(values: Doubles, query: pd.Series[str], rival: float) -> Doubles:
     """Return how far each value is above `rival` and above the greatest other one of the same query, at least 0."""
     frame = pd.DataFrame({"query": query.to_numpy(), "value": values})
     by_query = frame.groupby("query", sort=False)["value"]

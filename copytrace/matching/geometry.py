@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import VerificationSettings
-from copytrace.arrays import Floats
+from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.features.points import Points
 from copytrace.matching.ratio_test import ratio_matches
 from copytrace.search.local_recall import Variant
@@ -35,7 +35,7 @@ class Verification:
     inliers: int
     mirrored: bool
     negative: bool
-    transform: NDArray[np.float64] | None
+    transform: Doubles | None
     query_points: Floats
     reference_points: Floats
     coverage: float
@@ -69,7 +69,7 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
     )
 
 
-def largest_agreeing_set(here: Floats, there: Floats) -> NDArray[np.int64]:
+def largest_agreeing_set(here: Floats, there: Floats) -> Numbers:
     """Return the matches that agree with the similarity transform of the one match with which most agree.
 
     `here` and `there` are float32 [K, 4]: x, y, scale, angle. Deterministic: all K transforms are tried.
@@ -89,9 +89,7 @@ def largest_agreeing_set(here: Floats, there: Floats) -> NDArray[np.int64]:
     return np.flatnonzero(agree[agree.sum(axis=1).argmax()])
 
 
-def _inliers(
-    here: Floats, there: Floats, agreeing: NDArray[np.int64], settings: VerificationSettings
-) -> NDArray[np.int64]:
+def _inliers(here: Floats, there: Floats, agreeing: Numbers, settings: VerificationSettings) -> Numbers:
     """Return the numbers of the inlying matches, each position counted once; none when the transform is implausible."""
     if len(agreeing) >= FEWEST_FOR_AFFINE:
         source, target = there[agreeing, :2].astype(np.float64), here[agreeing, :2].astype(np.float64)
@@ -114,12 +112,12 @@ def _inliers(
     return agreeing
 
 
-def _within(here: Floats, there: Floats, transform: NDArray[Any], tolerance: float) -> NDArray[np.int64]:
+def _within(here: Floats, there: Floats, transform: NDArray[Any], tolerance: float) -> Numbers:
     off = here[:, :2] - (there[:, :2] @ transform[:, :2].T + transform[:, 2])
     return np.flatnonzero((off**2).sum(axis=1) < tolerance**2)
 
 
-def is_plausible(transform: NDArray[np.float64], settings: VerificationSettings) -> bool:
+def is_plausible(transform: Doubles, settings: VerificationSettings) -> bool:
     """Say whether the two scales of an affine [2, 3] are those of an edit that people make."""
     scales = np.linalg.svd(transform[:, :2], compute_uv=False)
     return bool(
@@ -129,7 +127,7 @@ def is_plausible(transform: NDArray[np.float64], settings: VerificationSettings)
     )
 
 
-def _least_squares(source: Floats, target: Floats) -> NDArray[np.float64] | None:
+def _least_squares(source: Floats, target: Floats) -> Doubles | None:
     if len(source) < FEWEST_FOR_AFFINE:
         return None
     design = np.concatenate([source, np.ones((len(source), 1), np.float32)], axis=1)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.features.points import MIRRORED_ORDER, Bytes, Points
 
 IMGFP_RATIO = 1.8  # of squared distances: 1.8·d1² < d2²
 _NO_SECOND = np.float32(2**31 - 1)
-
-Matches = NDArray[np.int64]
 
 
 def squared_distances(first: Bytes, second: Bytes) -> Floats:
@@ -21,7 +18,7 @@ def squared_distances(first: Bytes, second: Bytes) -> Floats:
     return np.asarray(np.maximum(distances, 0), np.float32)
 
 
-def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Matches:
+def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Numbers:
     """Return matches int64 [K, 2] of query and reference points whose distance is below `ratio` of the second's.
 
     Each reference point is matched at most once, by its nearest query point (Lowe 2004 §7.1).
@@ -66,7 +63,7 @@ def _imgfp_count(query: Points, reference: Points, descriptors: Bytes) -> int:
     return len(accepted)
 
 
-def _two_smallest(distances: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+def _two_smallest(distances: Floats) -> tuple[Numbers, Floats, Floats]:
     rows = np.arange(len(distances))
     nearest = distances.argmin(axis=1)
     first = distances[rows, nearest]

@@ -8,12 +8,12 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from copytrace.alignment.align import Pair, read_pairs
 from copytrace.alignment.merge import SEGMENT_SCHEMA
 from copytrace.alignment.pairs import compare_videos
 from copytrace.alignment.segments import Segment
+from copytrace.arrays import Floats, Times
 from copytrace.index.video_index import VideoIndex
 from copytrace.report.video_matches import PaneSegment, VideoMatch
 from copytrace.run_folder import VideoRunFolder
@@ -68,6 +68,6 @@ def _read_boxes(queries: VideoIndex, shard: int) -> Boxes:
     return boxes
 
 
-def _boxes_at(times: NDArray[np.float64], boxes: dict[float, Box]) -> NDArray[np.float32]:
+def _boxes_at(times: Times, boxes: dict[float, Box]) -> Floats:
     absent = (np.nan,) * 4
     return np.array([boxes.get(start, absent) for start in times[:, 0]], np.float32)

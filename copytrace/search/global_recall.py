@@ -1,4 +1,4 @@
-"""Global recall: the references whose descriptors are nearest to those of a query."""
+"""Global recall: search of the references whose descriptors are nearest to those of a query."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.panes.names import WHOLE
 
-Numbers = NDArray[np.int64]
 
-
-def nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple[Floats, Numbers]:
+def find_nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple[Floats, Numbers]:
     """Return the greatest cosines float32 [Q, K], greatest first, and rows int64 [Q, K] counted over all blocks.
 
     The search is exact. Blocks are float32 [N, D] and are read once, so memory holds one block however many references

@@ -1,4 +1,4 @@
-"""Candidate generation: each branch proposes pairs of a query and a reference that are worth comparing."""
+"""Candidates of image matching: each branch proposes pairs of a query and a reference for verification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.media_index import check_model, table_of_rows
 from copytrace.index.point_files import View
 from copytrace.run_folder import Branch, ImageRunFolder
-from copytrace.search.global_recall import nearest, panes_for_global_branch
+from copytrace.search.global_recall import find_nearest, panes_for_global_branch
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
@@ -32,7 +32,7 @@ from copytrace.search.score_normalization import noise_level
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, resolve_path, write_table
 
-POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time: 2 GB where the search is exact
+POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def recall_images(
 ) -> Path:
     """Write the candidates of one branch, sorted by query and then best first, and return the file.
 
-    An image is never its own candidate. Raises `ModelMismatchError` for indexes that other models made.
+    An image is never its own candidate. Raises `ModelMismatchError` if other models made the indexes.
     """
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     noise = ImageIndex.open(resolve_path(settings.global_.noise)) if settings.global_.noise else None
@@ -90,7 +90,7 @@ def recall_images(
 
 
 def read_candidates(paths: Sequence[Path], queries: Sequence[str]) -> list[Candidate]:
-    """Return the candidates that several branches have for some of the queries."""
+    """Return the candidates of some of the queries from the files of several branches."""
     of_these = pc.field("query_id").isin(pa.array(queries, pa.string()))
     tables = [read_table(path, schema=CANDIDATE_SCHEMA, filters=of_these) for path in paths]
     rows = pa.concat_tables(tables).to_pylist()
@@ -101,20 +101,20 @@ def _global_candidates(
     queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
 ) -> Iterator[Candidate]:
     reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
-    # One more than asked for, because an image may meet itself; more where the references serve as noise.
+    # Two more than needed: the image itself may be found, and the nearest one is skipped where references are noise.
     averaged = settings.normalization_neighbours
     wanted = max(settings.references_per_query, averaged) + 2
     typical = queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
-        similarity, rows = nearest(
+        similarity, rows = find_nearest(
             panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
         )
         if noise is None:
             level = noise_level(similarity, averaged, typical=typical, skip=1)
         else:
             blocks = (noise.descriptors(s).vectors for s in noise.shards)
-            to_noise, _ = nearest(panes.vectors, blocks, averaged)
+            to_noise, _ = find_nearest(panes.vectors, blocks, averaged)
             level = noise_level(to_noise, averaged, typical=typical)
         best: dict[tuple[str, str], Candidate] = {}
         for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
@@ -158,7 +158,7 @@ def _local_candidates(
     proposed: dict[str, list[LocalCandidate]] = {}
     nearest: dict[str, list[NearestReferences]] = {}
     for segment in group_shards(references):
-        # By id, so that an index that grew bit by bit gives the candidates of one built at once.
+        # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
         index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
         numbers = {references.items[image][0].path: number for number, image in enumerate(index.ids)}
@@ -184,7 +184,7 @@ def _local_candidates(
 
 @dataclass(frozen=True, slots=True)
 class _BranchQueries:
-    """The views of each query that belong to a branch: the crops, or all the others."""
+    """The views of each query for one branch: the crops, or all other views."""
 
     branch: Branch
     queries: ImageIndex
@@ -195,7 +195,7 @@ class _BranchQueries:
 
 
 def group_shards(references: ImageIndex) -> Iterator[list[int]]:
-    """Cut the shards into runs of at most POINTS_PER_SEGMENT points."""
+    """Yield runs of consecutive shards that together have at most `POINTS_PER_SEGMENT` points."""
     run: list[int] = []
     points = 0
     for shard in references.shards:
@@ -212,7 +212,7 @@ def group_shards(references: ImageIndex) -> Iterator[list[int]]:
 def _recall(
     index: PointIndex, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
 ) -> tuple[str, list[LocalCandidate] | NearestReferences]:
-    """Search one query; `numbers` gives each reference's number in `index` by its path."""
+    """Return a query and what recall finds for it; `numbers` has each reference's number in `index` by its path."""
     if not views:
         return "", []
     query = views[0].id

@@ -1,7 +1,7 @@
-"""Local recall: which references do a query's points vote for?
+"""Local recall: the references that a query's points vote for.
 
-`vote` is imgFp's rule. `hough` is ours: a vote counts with others that ask for the same place, size and rotation, as
-in Lowe 2004 §7.3 and the weak geometric consistency of Jégou et al. 2008: a few right votes outweigh many stray ones.
+The rule `vote` is imgFp's. The rule `hough` adds up only votes that agree in position, size and rotation, as in Lowe
+2004 §7.3 and the weak geometric consistency of Jégou et al. 2008, so that a few right votes outweigh many stray ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import LocalSettings
-from copytrace.arrays import Floats
+from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
 from copytrace.index.point_files import View
 from copytrace.search.point_index import PointIndex
@@ -27,7 +27,7 @@ _SCALE_RANGE = 32
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to read a view's points: as they are, mirrored, as a colour negative, or both."""
+    """A way to read a view's points: as they are, mirrored, with inverted colors, or both."""
 
     mirrored: bool
     negative: bool
@@ -38,7 +38,7 @@ class Variant:
         return self.mirrored + 2 * self.negative
 
     def read(self, geometry: Floats, descriptors: Bytes) -> tuple[Floats, Bytes]:
-        """Return geometry float32 [N, 4] and descriptors uint8 [N, 128] as they would be of the unedited picture."""
+        """Return geometry float32 [N, 4] and descriptors uint8 [N, 128] as if the picture had not been edited so."""
         geometry = geometry.copy()
         if self.mirrored:
             descriptors = descriptors[:, MIRRORED_ORDER]
@@ -55,7 +55,7 @@ VARIANTS = tuple(Variant(mirrored, negative) for negative in (False, True) for m
 
 @dataclass(frozen=True, slots=True)
 class LocalCandidate:
-    """A reference that a query's points vote for, and in which view and variant they do."""
+    """A reference that a query's points vote for, with the view and the variant that got the votes."""
 
     query_id: str
     reference_id: str
@@ -65,7 +65,7 @@ class LocalCandidate:
 
 
 def enabled_variants(settings: LocalSettings) -> tuple[Variant, ...]:
-    """Return the variants that the settings ask for, the plain one first."""
+    """Return the variants that the settings enable, the plain one first."""
     return tuple(
         variant
         for variant in VARIANTS
@@ -78,7 +78,7 @@ def recall_by_hough(
 ) -> list[LocalCandidate]:
     """Return the best references of one query by agreeing votes over all its views and variants, best first.
 
-    `allowed` bool [R] leaves references out (the query itself, where queries and references are the same folder).
+    `allowed` bool [R] excludes references: the query itself, if queries and references are the same folder.
     """
     best = np.zeros(len(index.ids))
     found_in = np.zeros((len(index.ids), 2), np.int32)
@@ -99,12 +99,12 @@ def recall_by_hough(
     ]
 
 
-def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> NDArray[np.float64]:
-    """Return float64 [R]: for each reference the largest sum of votes that agree on where it lies in the query.
+def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> Doubles:
+    """Return for each reference the largest sum of votes that agree on its place in the query, float64 [R].
 
-    Each query point votes once for the reference of each of its nearest points, the more the nearer that point is
-    than the first one left out. A vote's scale, rotation and place of the reference's centre fall into bins, two per
-    dimension.
+    Each query point votes for the references of its `neighbours` nearest points, once for each. A vote weighs more, the
+    nearer its point is compared with the next point after these. Its scale, its rotation and the center of the
+    reference in the query fall into two bins per dimension.
     """
     if len(descriptors) == 0 or len(index.image) == 0:
         return np.zeros(len(index.ids))
@@ -114,10 +114,10 @@ def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbo
     scale = here[:, 2] / there[:, 2]
     rotation = (here[:, 3] - there[:, 3]) % (2 * np.pi)
     cosine, sine = np.cos(rotation) * scale, np.sin(rotation) * scale
-    arm = index.centre[reference] - there[:, :2]
-    centre_x = here[:, 0] + cosine * arm[:, 0] - sine * arm[:, 1]
-    centre_y = here[:, 1] + sine * arm[:, 0] + cosine * arm[:, 1]
-    bins = np.concatenate(list(_bins(reference.astype(np.int64), np.log2(scale), rotation, centre_x, centre_y)))
+    arm = index.center[reference] - there[:, :2]
+    center_x = here[:, 0] + cosine * arm[:, 0] - sine * arm[:, 1]
+    center_y = here[:, 1] + sine * arm[:, 0] + cosine * arm[:, 1]
+    bins = np.concatenate(list(_bins(reference.astype(np.int64), np.log2(scale), rotation, center_x, center_y)))
     distinct, place = np.unique(bins, return_inverse=True)
     sums = np.bincount(place, np.tile(weight, len(bins) // max(len(weight), 1)), minlength=len(distinct))
     votes = np.zeros(len(index.ids))
@@ -125,24 +125,20 @@ def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbo
     return votes
 
 
-def _votes(
-    index: PointIndex, descriptors: Bytes, neighbours: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def _votes(index: PointIndex, descriptors: Bytes, neighbours: int) -> tuple[Doubles, Numbers, Numbers]:
     found, points = index.search(descriptors, neighbours + 1)
     distances = found.astype(np.float64)
-    # Where no point is left out, its distance is the greatest there is, and every vote counts in full.
+    # If there is no further point, faiss gives the greatest distance, and every vote counts in full.
     weight = 1 - distances[:, :-1] / (distances[:, -1:] + 1e-6)
     query_point, rank = np.nonzero((points[:, :-1] >= 0) & (weight > SMALLEST_WEIGHT))
     reference_point = points[query_point, rank]
     pairs = query_point * len(index.ids) + index.image[reference_point]
-    _, first = np.unique(pairs, return_index=True)  # repeated patterns: one vote per query point and reference
+    _, first = np.unique(pairs, return_index=True)  # of repeated patterns, one vote per query point and reference
     query_point, rank, reference_point = query_point[first], rank[first], reference_point[first]
     return weight[query_point, rank], query_point, reference_point
 
 
-def _bins(
-    reference: NDArray[np.int64], log_scale: Floats, rotation: Floats, x: Floats, y: Floats
-) -> Iterator[NDArray[np.int64]]:
+def _bins(reference: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
     turn = rotation / (2 * np.pi) * ROTATION_BINS
     for scale_bin in _two_nearest(log_scale):
         size = POSITION_BIN * 2.0 ** (scale_bin + 0.5)
@@ -153,14 +149,14 @@ def _bins(
                     yield (head * _POSITION_RANGE + x_bin % _POSITION_RANGE) * _POSITION_RANGE + y_bin % _POSITION_RANGE
 
 
-def _two_nearest(value: Floats) -> Iterable[NDArray[np.int64]]:
+def _two_nearest(value: Floats) -> Iterable[Numbers]:
     lower = np.floor(value - 0.5).astype(np.int64)
     return lower, lower + 1
 
 
 @dataclass(frozen=True, slots=True)
 class NearestReferences:
-    """Of each of P query points the nearest reference's id [P] and squared distance float32 [P]; None and ∞ if none."""
+    """The nearest reference of each of P query points: ids [P], squared distances float32 [P]; None and ∞ if none."""
 
     distances: Floats
     ids: NDArray[np.object_]
@@ -169,12 +165,12 @@ class NearestReferences:
 def nearest_references(
     view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
 ) -> NearestReferences:
-    """Find for each point of a view the nearest reference point of `index`; infinitely far where none is allowed."""
+    """Find the reference point nearest to each point of a view; `allowed` bool [R] excludes references."""
     count = len(view.points)
     distances, ids = np.full(count, np.inf, np.float32), np.full(count, None, object)
     if count == 0 or len(index.image) == 0:
         return NearestReferences(distances, ids)
-    # Where references are left out, their points are passed over: a query's own are always its nearest.
+    # A query's own points are always its nearest, so further ones are searched if a reference is excluded.
     found, points = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
     usable = points >= 0 if allowed is None else (points >= 0) & allowed[index.image[points]]
     hit = np.flatnonzero(usable.any(axis=1))
@@ -187,8 +183,8 @@ def nearest_references(
 def accept_votes(view: View, parts: Sequence[NearestReferences], settings: LocalSettings) -> list[LocalCandidate]:
     """Count a view's votes over all parts of the references, and accept at most one reference (imgFp's rule).
 
-    Accepted are more than `min_votes` votes that are also more than the second's (more than `min_votes_alone` when only
-    one reference was hit), with a mean squared distance below `max_mean_distance`.
+    The first reference is accepted if it has more votes than `min_votes` and than the second one, or, if only one has
+    votes, more than `min_votes_alone`, and if their mean squared distance is below `max_mean_distance`.
     """
     distances = np.stack([part.distances for part in parts])
     nearest = distances.argmin(axis=0) if len(view.points) else np.zeros(0, np.int64)

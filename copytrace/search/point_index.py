@@ -1,4 +1,4 @@
-"""Nearest reference points of query points, by faiss: inverted lists of uint8 vectors, or all of them."""
+"""Search of the reference points nearest to query points, by faiss: in inverted lists, or in all points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import CopytraceError
 from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.index.point_files import View
@@ -20,29 +20,29 @@ except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclud
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
 TRAINING_POINTS_PER_LIST = 64
-SMALLEST_WITH_LISTS = 4_000  # below, looking at every point is as quick
-QUERIES_FOR_BLAS = 20
+SMALLEST_WITH_LISTS = 4_000  # points; with fewer, comparing with all of them is as fast
+QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 SEED = 1234
 
 
 @dataclass(frozen=True, slots=True)
 class PointIndex:
-    """Reference points ready to be searched.
+    """An index in which reference points are searched.
 
-    `image` int32 [N]: number of the reference that each point is of; `geometry` float32 [N, 4]: x, y, scale in
-    short sides, angle; `centre` float32 [R, 2]: the middle of each reference, in short sides; `ids`: the references.
+    `image` int32 [N] is the number of the reference of each point. `geometry` float32 [N, 4] has x, y, scale and
+    angle; `center` float32 [R, 2] is the center of each reference. Lengths are in short sides of the reference.
     """
 
     index: faiss.Index
     image: NDArray[np.int32]
     geometry: Floats
-    centre: Floats
+    center: Floats
     ids: tuple[str, ...]
 
-    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, NDArray[np.int64]]:
+    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, Numbers]:
         """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K].
 
-        Where there are fewer than K points, numbers are −1 and distances the greatest float32, as faiss has them.
+        Where there are fewer than K points, numbers are −1, and distances the greatest float32, as in faiss.
         """
         if not len(self.image):
             shape = (len(descriptors), neighbours)
@@ -52,7 +52,7 @@ class PointIndex:
 
 
 def build_point_index(references: Sequence[View], *, exact: bool, lists_searched: int) -> PointIndex:
-    """Index the points of `references`, one view each; on one machine the same, whatever the threads."""
+    """Build an index of the points of references, one view each. On one machine, it does not depend on threads."""
     descriptors = np.concatenate(
         [np.zeros((0, DIMENSIONS), np.uint8), *(view.points.descriptor for view in references)]
     )
@@ -61,27 +61,25 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
     return PointIndex(
         index=_build(descriptors, exact=exact, lists_searched=lists_searched),
         image=np.repeat(np.arange(len(references), dtype=np.int32), counts),
-        geometry=np.concatenate(
-            [np.zeros((0, 4), np.float32), *(view.points.relative_geometry() for view in references)]
-        ),
-        centre=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
+        geometry=np.concatenate([np.zeros((0, 4), np.float32), *(view.points.relative_geometry() for view in references)]),
+        center=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
         ids=tuple(view.id for view in references),
     )
 
 
 def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
     index: Any
-    # faiss compares fewer than 1,000 queries of 128 numbers one by one, which takes fifteen times as long. Distances
-    # stay exact: sums of squared bytes fit into a float32.
+    # By default, faiss compares fewer than 1,000 queries of 128 numbers one by one, which takes fifteen times as long.
+    # Distances stay exact: sums of squared bytes fit into a float32.
     faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
     if exact or len(descriptors) < SMALLEST_WITH_LISTS:
         index = faiss.IndexFlatL2(DIMENSIONS)
     else:
         kind = faiss.ScalarQuantizer.QT_8bit_direct
-        # Comparing with √N centres and with the points of a few lists of √N then cost about the same.
+        # With about √N lists, comparing with their centers costs about as much as comparing with the points of a few.
         lists = 1 << round(np.log2(2 * len(descriptors) ** 0.5))
         coarse = faiss.IndexFlatL2(DIMENSIONS)
-        # Not by residual, faiss's default: bytes cannot hold what is negative, and distances would be nonsense.
+        # Without residuals, which are faiss's default: bytes cannot hold negative numbers.
         index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2, False)
         index.cp.niter, index.cp.seed = 8, SEED
         index.nprobe = lists_searched

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from copytrace.arrays import Floats
 
 UNKNOWN_NOISE = 0.3  # typical noise of a model whose file does not state it
 
 
-def noise_level(
-    cosines: NDArray[np.float32], neighbours: int, *, typical: float | None, skip: int = 0
-) -> NDArray[np.float32]:
+def noise_level(cosines: Floats, neighbours: int, *, typical: float | None, skip: int = 0) -> Floats:
     """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise, after leaving out the first `skip`.
 
     The ISC 2021 baseline and VSC 2022 subtract this level, as SSCD does (`weight[first,last]`). Where the references

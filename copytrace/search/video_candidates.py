@@ -1,12 +1,10 @@
-"""Which references a query video is compared with in full: those whose frames are nearest to its own."""
+"""Candidates of query videos: the references whose frames are most similar to theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.frame_index import MOST_NEIGHBOURS, FrameSearch, build_frame_search
+from copytrace.search.frame_search import VideoFrameSearch, load_frame_search
 from copytrace.search.score_normalization import noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import digest_of, read_table, resolve_path, write_table
+from copytrace.storage import read_table, resolve_path, write_table
 
-Floats = NDArray[np.float32]
-Numbers = NDArray[np.int64]
-
-QUERY_ROWS = 8192  # query frames searched at a time, if videos end there: each time, all references are read
+QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -47,74 +43,15 @@ BEST_FIRST = [
 NOISE_SCHEMA = pa.schema([("id", pa.string()), ("level", pa.float32())])
 
 
-@dataclass(frozen=True, slots=True)
-class SearchedReferences:
-    """The reference frames, and which video each is of: `video` int32 [N], a number in `ids`."""
-
-    search: FrameSearch
-    ids: tuple[str, ...]
-    video: NDArray[np.int32]
-
-    def nearest_of_others(
-        self, queries: Floats, own: NDArray[np.int32], neighbours: int
-    ) -> tuple[Floats, NDArray[np.int32]]:
-        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
-
-        `own` int32 [Q] is the video that each query frame is of, −1 if that is none of these; its frames are left out.
-        Where there are fewer than K, cosines are −inf and videos −1.
-        """
-        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
-        asked = max(neighbours, min(neighbours + int(rows_of_own), MOST_NEIGHBOURS))
-        cosines, rows = self.search.nearest(queries, asked)
-        videos = np.full(rows.shape, -1, np.int32)
-        videos[rows >= 0] = self.video[rows[rows >= 0]]
-        videos[videos == own[:, None]] = -1
-        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
-        videos = np.take_along_axis(videos, kept, axis=1)
-        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
-
-
-def load_frame_search(references: VideoIndex, settings: FrameSearchSettings) -> SearchedReferences:
-    """Make the frames of all references searchable.
-
-    The last two are kept while the process lasts, for the next shard of queries: with inverted lists, to make one takes
-    longer than to search it, and the memory that `ListFrameSearch` says.
-    """
-    # The fingerprint alone would not do: an index that was made again may have the same videos in other shards.
-    state = digest_of(references.fingerprint, sorted((i, shard) for i, (_, shard) in references.items.items()))
-    with _MAKING:
-        return _search_made_of(references.root, state, settings.index == "exact", settings.lists_searched)
-
-
-_MAKING = Lock()  # so that threads that match shards side by side wait for one, not each make their own
-
-
-@lru_cache(maxsize=2)  # of references and of noise
-def _search_made_of(root: Path, state: str, exact: bool, lists_searched: int) -> SearchedReferences:
-    references = VideoIndex.open(root)  # not a parameter, because `state` is what tells one index there from another
-    names: list[str] = []
-    counts: list[int] = []
-    for shard in references.shards:
-        for identity, count in references.frame_counts(shard):
-            names.append(identity)
-            counts.append(count)
-
-    def blocks() -> Iterator[Floats]:
-        return (references.vectors(shard) for shard in references.shards)
-
-    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
-    return SearchedReferences(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
-
-
 def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
     """Write the candidates of a shard of queries, best first, with the noise level of each query frame.
 
     A frame's score is its cosine minus `normalization_weight` times its noise level: the mean of its highest cosines
     to frames that it was certainly not copied from (score normalization, VSC 2022). A video is never its own candidate,
-    nor noise for itself. Returns the file of the candidates.
+    nor its own noise. Returns the file of the candidates.
 
-    Raises `ModelMismatchError` for indexes that other models made, and `InputError` for a noise index that shares an
-    id with the references: its videos could be the copied ones.
+    Raises `ModelMismatchError` if other models made the indexes, and `InputError` if the noise index shares an id with
+    the references, since its videos could then be the copied ones.
     """
     rules = settings.search
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
@@ -124,7 +61,8 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     if noise:
         _check_disjoint(noise, reference_index)
     path, noise_path = folder.candidates(shard), folder.noise(shard)
-    # A video that was removed and added again lies in another shard, though the index has its old fingerprint again.
+    # The ids of the shard count too: a video that was removed and added again lies in another shard of an index with
+    # the same fingerprint.
     indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
     step = Step.of(
         "search frames", path, noise_path, made_from=[shard, query_index.ids_in(shard), indexes, rules.model_dump()]
@@ -135,7 +73,7 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     search = _ShardSearch.of(frames, query_index, reference_index, noise, rules)
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
     with step.run(len(frames.ids), "frames") as work:
-        for video_rows in _whole_videos(frames, QUERY_ROWS):
+        for video_rows in _cut_at_videos(frames, QUERY_ROWS):
             level, hits = search.hits(video_rows, work)
             levels.append(level)
             candidates.append(_rank(frames.part(video_rows), level, hits, search.references.ids, rules))
@@ -146,11 +84,14 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
 
 @dataclass(frozen=True, slots=True)
 class _ShardSearch:
-    """The search of a shard's query frames; `own_reference` and `own_noise` int32 [N] number the frame's own video."""
+    """The search of a shard's query frames.
+
+    `own_reference` and `own_noise` int32 [N] are the position of each frame's own video in `references` and `noise`.
+    """
 
     frames: FrameDescriptors
-    references: SearchedReferences
-    noise: SearchedReferences | None
+    references: VideoFrameSearch
+    noise: VideoFrameSearch | None
     own_reference: NDArray[np.int32]
     own_noise: NDArray[np.int32] | None
     typical: float | None
@@ -178,7 +119,7 @@ class _ShardSearch:
         )
 
     def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void]]:
-        """Return the noise level of each frame of some whole videos, and their hits."""
+        """Return the noise level of each frame of `video_rows`, which are whole videos, and the hits of the frames."""
         levels, hits = [], []
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
             rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
@@ -197,7 +138,7 @@ class _ShardSearch:
         if self.noise and self.own_noise is not None:
             to_noise, _ = self.noise.nearest_of_others(self.frames.vectors[rows], self.own_noise[rows], neighbours)
             return noise_level(to_noise, neighbours, typical=self.typical)
-        level = noise_level(_without_nearest_video(cosines, videos), neighbours, typical=self.typical)
+        level = noise_level(_drop_nearest_video(cosines, videos), neighbours, typical=self.typical)
         # Among few references, the nearest frames do not show how similar unrelated ones can be.
         return level if self.typical is None else np.maximum(level, np.float32(self.typical))
 
@@ -220,7 +161,7 @@ _HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)
 def best_per_video(scores: Floats, videos: NDArray[np.int32]) -> NDArray[np.void]:
     """Return the best hit of each query frame in each video: `frame`, `video`, `score`, sorted by frame and video.
 
-    `scores` float32 [Q, K] and `videos` [Q, K] are those of the nearest frames; video −1 is none.
+    `scores` float32 [Q, K] and `videos` int32 [Q, K] are those of the nearest frames; video −1 means none.
     """
     frame, column = np.nonzero(videos >= 0)
     video, score = videos[frame, column], scores[frame, column]
@@ -232,8 +173,8 @@ def best_per_video(scores: Floats, videos: NDArray[np.int32]) -> NDArray[np.void
     return hits
 
 
-def _without_nearest_video(cosines: Floats, videos: NDArray[np.int32]) -> Floats:
-    """Keep the hits of other videos than the nearest, which may be the copied one; greatest first as before."""
+def _drop_nearest_video(cosines: Floats, videos: NDArray[np.int32]) -> Floats:
+    """Return cosines, greatest first, without those to the nearest video, which may be the copied one."""
     kept = np.where(videos == videos[:, :1], np.float32(-np.inf), cosines)
     return -np.sort(-kept, axis=1)
 
@@ -241,7 +182,7 @@ def _without_nearest_video(cosines: Floats, videos: NDArray[np.int32]) -> Floats
 def _own_videos(
     frames: FrameDescriptors, queries: VideoIndex, references: VideoIndex, ids: Sequence[str]
 ) -> NDArray[np.int32]:
-    """Return the number in `ids` of the very video that each frame is of, int32 [N]; −1 for none."""
+    """Return the position in `ids` of the video that each frame comes from, int32 [N]; −1 if it is not there."""
     numbers = {references.items[identity][0].path: number for number, identity in enumerate(ids)}
     own = np.full(len(frames.ids), -1, np.int32)
     for identity, rows in frames.rows_of_videos().items():
@@ -253,12 +194,12 @@ def _check_disjoint(noise: VideoIndex, references: VideoIndex) -> None:
     if shared := noise.items.keys() & references.items.keys():
         raise InputError(
             f"search.noise={noise.root} and the references share {len(shared):,} ids, for instance {min(shared)}; "
-            "noise must be videos that no query was copied from (if it is, index it by a manifest with other ids)"
+            "noise must be videos that no query was copied from (if they are, index them from a table with other ids)"
         )
 
 
-def _whole_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
-    """Cut the frames where a video ends, into parts of `rows` rows or, for the last video of each, somewhat more."""
+def _cut_at_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
+    """Cut the frames into parts that end with a video; each but the last has `rows` rows or somewhat more."""
     start = stop = 0
     for video in frames.rows_of_videos().values():
         stop = video.stop
@@ -276,11 +217,11 @@ def _rank(
     references: Sequence[str],
     settings: FrameSearchSettings,
 ) -> pa.Table:
-    """Score each pair by its hits, and keep the best of each query: rows of `CANDIDATE_SCHEMA`."""
+    """Return a table of the best pairs of each query, scored by their hits, with the columns of `CANDIDATE_SCHEMA`."""
     if not len(hits):
         return CANDIDATE_SCHEMA.empty_table()
     query_names, query = np.unique(np.array(frames.ids, object), return_inverse=True)
-    # Panes of one moment are one chance: the best of them counts.
+    # Of the panes of one moment, only the best counts.
     moment = np.unique(np.stack([query, frames.times[:, 0]], 1), axis=0, return_inverse=True)[1].ravel()
     at, pair = moment[hits["frame"]], query[hits["frame"]] * len(references) + hits["video"]
     order = np.lexsort((-hits["score"], at, pair))
@@ -304,7 +245,7 @@ def _rank(
 
 
 def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
-    """Score each run: its best hit, or the mean of its best few, where hits below 0 or missing count 0."""
+    """Return the score of each run: its best hit, or the mean of its best few; negative and missing hits count 0."""
     if settings.aggregate == "best":
         return scores[starts]
     counted = np.where(_rank_in_run(starts) < settings.robust_frames, np.maximum(scores, 0), 0)
@@ -312,7 +253,7 @@ def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchS
 
 
 def _run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Say of each row whether it differs from the one before in any column."""
+    """Return whether each row differs from the one before in any column."""
     starts = np.ones(len(columns[0]), bool)
     starts[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
     return starts

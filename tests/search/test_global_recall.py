@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from copytrace.search.global_recall import nearest, panes_for_global_branch
+from copytrace.search.global_recall import find_nearest, panes_for_global_branch
 from copytrace.search.score_normalization import noise_level
 
 Floats = NDArray[np.float32]
@@ -32,7 +32,7 @@ def blocks_of(vectors: Floats, cuts: list[int]) -> list[Floats]:
 def test_blocks_give_what_sorting_everything_gives(
     queries: Floats, references: Floats, cuts: list[int], neighbours: int
 ) -> None:
-    cosines, rows = nearest(queries, blocks_of(references, cuts), neighbours)
+    cosines, rows = find_nearest(queries, blocks_of(references, cuts), neighbours)
     assert cosines.shape == rows.shape == (len(queries), neighbours)
     for query, found, numbers in zip(queries, cosines, rows, strict=True):
         all_cosines = (references @ query).tolist()
@@ -43,7 +43,7 @@ def test_blocks_give_what_sorting_everything_gives(
 
 
 def test_without_references_nothing_is_near() -> None:
-    cosines, rows = nearest(np.ones((2, 3), np.float32), [], 2)
+    cosines, rows = find_nearest(np.ones((2, 3), np.float32), [], 2)
     assert cosines.tolist() == [[-np.inf] * 2] * 2
     assert rows.tolist() == [[-1, -1]] * 2
 

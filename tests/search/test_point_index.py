@@ -53,7 +53,7 @@ def test_points_know_their_reference_and_where_they_are(view_of: MakeView, rando
     assert index.ids == ("a", "none", "b")
     assert index.image.tolist() == [0, 2, 2]
     np.testing.assert_allclose(index.geometry[0], [0.5, 0.25, 0.04, 1])
-    np.testing.assert_allclose(index.centre, 0.5)
+    np.testing.assert_allclose(index.center, 0.5)
     _, points = index.search(views[2].points.descriptor, 1)
     assert points[:, 0].tolist() == [1, 2]
 
@@ -62,7 +62,7 @@ def test_the_centre_of_a_wide_reference_is_told_in_short_sides(
     points_of: Callable[..., object], random_descriptors: Descriptors
 ) -> None:
     wide = View("wide", "whole", points_of([[5, 5, 2, 0]], random_descriptors(1, 0), width=300, height=100))
-    assert build_point_index([wide], exact=True, lists_searched=1).centre.tolist() == [[1.5, 0.5]]
+    assert build_point_index([wide], exact=True, lists_searched=1).center.tolist() == [[1.5, 0.5]]
 
 
 @pytest.mark.parametrize("exact", [True, False])

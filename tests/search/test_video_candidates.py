@@ -15,12 +15,11 @@ from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.frame_index import ListFrameSearch
+from copytrace.search.frame_search import ListFrameSearch, load_frame_search
 from copytrace.search.score_normalization import noise_level
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
     best_per_video,
-    load_frame_search,
     read_noise_levels,
     read_video_candidates,
     search_frames,

@@ -1,0 +1,199 @@
+"""Search of the reference frames nearest to each query frame: by comparing with all of them, or by inverted lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.videos import FrameSearchSettings
+from copytrace.arrays import Floats, Numbers
+from copytrace.errors import CopytraceError
+from copytrace.index.video_index import VideoIndex
+from copytrace.storage import digest_of
+
+try:
+    import faiss
+except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
+    raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
+
+BLOCK_ROWS = 1 << 17  # reference frames compared at a time: 128 MiB of 256 numbers
+MAX_NEIGHBORS = 2048  # faiss on a GPU finds no more
+QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
+BLAS_BLOCK_ROWS = 4096  # reference frames per matrix product; faiss's own 1024 takes half as long again
+TRAINING_ROWS_PER_LIST = 64
+SMALLEST_WITH_LISTS = 10_000  # frames; with fewer, comparing with all of them is as fast
+SEED = 1234
+
+
+class FrameSearch(Protocol):
+    """A search of reference frames, which are numbered in the order of their blocks."""
+
+    def nearest(self, queries: Floats, neighbours: int) -> tuple[Floats, Numbers]:
+        """Return the greatest cosines float32 [Q, K], greatest first, and frame numbers int64 [Q, K].
+
+        Where there are fewer than K frames, cosines are −inf and numbers −1.
+        """
+
+
+class ExactFrameSearch:
+    """A search that compares with every reference frame; it calls `blocks` for each search.
+
+    Memory holds `BLOCK_ROWS` frames and one block that `blocks` yields, however many frames there are.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterable[Floats]]) -> None:
+        self._blocks = blocks
+
+    def nearest(self, queries: Floats, neighbours: int) -> tuple[Floats, Numbers]:
+        """See `FrameSearch`."""
+        # Otherwise faiss compares short vectors one by one, at a fraction of the speed.
+        faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
+        faiss.cvar.distance_compute_blas_database_bs = BLAS_BLOCK_ROWS
+        # One for each search: searches may run in several threads, which must not share these resources.
+        gpu = faiss.StandardGpuResources() if getattr(faiss, "get_num_gpus", int)() else None
+        queries = np.ascontiguousarray(queries, np.float32)
+        best = np.full((len(queries), neighbours), -np.inf, np.float32)
+        rows = np.full((len(queries), neighbours), -1, np.int64)
+        start = 0
+        for block in _join_blocks(self._blocks(), BLOCK_ROWS):
+            found, numbers = _search_block(queries, block, min(neighbours, len(block)), gpu)
+            together = np.concatenate([best, found], axis=1)
+            order = np.argsort(-together, axis=1, kind="stable")[:, :neighbours]
+            best = np.take_along_axis(together, order, axis=1)
+            rows = np.take_along_axis(np.concatenate([rows, numbers + start], axis=1), order, axis=1)
+            start += len(block)
+        return best, rows
+
+
+class ListFrameSearch:
+    """A search of inverted lists of half-precision vectors: the `lists_searched` lists nearest to each query frame.
+
+    It takes 2·D + 8 bytes of memory per frame, on the CPU. Building it takes as long as searching thousands of frames.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterable[Floats]], count: int, *, lists_searched: int) -> None:
+        # With about √N lists, comparing with their centers costs about as much as comparing with the frames of a few.
+        lists = 1 << round(np.log2(2 * count**0.5))
+        sample = _sample(blocks(), count, lists * TRAINING_ROWS_PER_LIST)
+        coarse = faiss.IndexFlatIP(sample.shape[1])
+        kind = faiss.ScalarQuantizer.QT_fp16
+        index: Any = faiss.IndexIVFScalarQuantizer(
+            coarse, sample.shape[1], lists, kind, faiss.METRIC_INNER_PRODUCT, False
+        )
+        index.cp.niter, index.cp.seed, index.cp.spherical = 10, SEED, True
+        index.nprobe = min(lists_searched, lists)
+        index.train(sample)
+        for block in _join_blocks(blocks(), BLOCK_ROWS):
+            index.add(block)
+        self._index = index
+
+    def nearest(self, queries: Floats, neighbours: int) -> tuple[Floats, Numbers]:
+        """See `FrameSearch`; frames in lists that are not searched are missed."""
+        found, rows = self._index.search(np.ascontiguousarray(queries, np.float32), neighbours)
+        return np.where(rows < 0, np.float32(-np.inf), found), rows
+
+
+def build_frame_search(
+    blocks: Callable[[], Iterable[Floats]], count: int, *, exact: bool, lists_searched: int
+) -> FrameSearch:
+    """Return a search of `count` frames, which `blocks()` yields as float32 [N, D], each time in the same order.
+
+    It has inverted lists, unless `exact` is set or comparing with so few frames is as fast.
+    """
+    if exact or count < SMALLEST_WITH_LISTS:
+        return ExactFrameSearch(blocks)
+    return ListFrameSearch(blocks, count, lists_searched=lists_searched)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrameSearch:
+    """A search of the frames of videos: `video` int32 [N] is the position in `ids` of the video of each frame."""
+
+    search: FrameSearch
+    ids: tuple[str, ...]
+    video: NDArray[np.int32]
+
+    def nearest_of_others(
+        self, queries: Floats, own: NDArray[np.int32], neighbours: int
+    ) -> tuple[Floats, NDArray[np.int32]]:
+        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
+
+        `own` int32 [Q] is the video of each query frame, whose frames are left out; −1 if it is not among `ids`. Where
+        there are fewer than K frames, cosines are −inf and videos −1.
+        """
+        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
+        requested = max(neighbours, min(neighbours + int(rows_of_own), MAX_NEIGHBORS))
+        cosines, rows = self.search.nearest(queries, requested)
+        videos = np.full(rows.shape, -1, np.int32)
+        videos[rows >= 0] = self.video[rows[rows >= 0]]
+        videos[videos == own[:, None]] = -1
+        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
+        videos = np.take_along_axis(videos, kept, axis=1)
+        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
+
+
+def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> VideoFrameSearch:
+    """Return a search of the frames of an index.
+
+    The two that were used last stay in memory, for the next shard of queries: inverted lists take longer to build than
+    to search. `ListFrameSearch` says how much memory they need.
+    """
+    # The fingerprint is not enough: an index that was built again may have the same videos in other shards.
+    state = digest_of(videos.fingerprint, sorted((i, shard) for i, (_, shard) in videos.items.items()))
+    with _BUILD_LOCK:
+        return _build_video_search(videos.root, state, settings.index == "exact", settings.lists_searched)
+
+
+_BUILD_LOCK = Lock()  # threads that match shards side by side share one search instead of building one each
+
+
+@lru_cache(maxsize=2)  # one of references and one of noise
+def _build_video_search(root: Path, state: str, exact: bool, lists_searched: int) -> VideoFrameSearch:
+    videos = VideoIndex.open(root)  # not a parameter, because `state` is what identifies its content
+    names: list[str] = []
+    counts: list[int] = []
+    for shard in videos.shards:
+        for identity, count in videos.frame_counts(shard):
+            names.append(identity)
+            counts.append(count)
+
+    def blocks() -> Iterator[Floats]:
+        return (videos.vectors(shard) for shard in videos.shards)
+
+    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
+    return VideoFrameSearch(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
+
+
+def _search_block(queries: Floats, block: Floats, neighbours: int, gpu: Any) -> tuple[Floats, Numbers]:
+    block = np.ascontiguousarray(block, np.float32)
+    search: Any = partial(faiss.knn_gpu, gpu) if gpu else faiss.knn
+    found: tuple[Floats, Numbers] = search(queries, block, neighbours, metric=faiss.METRIC_INNER_PRODUCT)
+    return found
+
+
+def _join_blocks(blocks: Iterable[Floats], rows: int) -> Iterator[Floats]:
+    """Join consecutive blocks until each has `rows` rows or more."""
+    waiting: list[Floats] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= rows:
+            yield np.concatenate(waiting)
+            waiting = []
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
+
+
+def _sample(blocks: Iterable[Floats], count: int, wanted: int) -> Floats:
+    """Return rows at even distances: at least `wanted` of the `count` rows, or all if there are fewer."""
+    step, start, chosen = max(count // wanted, 1), 0, []
+    for block in blocks:
+        chosen.append(block[-start % step :: step])
+        start += len(block)
+    return np.concatenate(chosen)
