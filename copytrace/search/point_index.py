@@ -61,7 +61,9 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
     return PointIndex(
         index=_build(descriptors, exact=exact, lists_searched=lists_searched),
         image=np.repeat(np.arange(len(references), dtype=np.int32), counts),
-        geometry=np.concatenate([np.zeros((0, 4), np.float32), *(view.points.relative_geometry() for view in references)]),
+        geometry=np.concatenate(
+            [np.zeros((0, 4), np.float32), *(view.points.relative_geometry() for view in references)]
+        ),
         center=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
         ids=tuple(view.id for view in references),
     )
