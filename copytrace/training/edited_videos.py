@@ -30,14 +30,14 @@ from copytrace.training.synthetic_matrices import LENGTHS, draw_segments
 COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end")
 
 _SIZES = ((320, 240), (426, 240), (240, 320), (288, 288))
-_QUANTISERS = (3, 14)
+_QUANTIZERS = (3, 14)
 _MEDIAN_SECONDS, _SECONDS_SPREAD, _SECONDS = 28.0, 0.45, (8.0, 75.0)
-_LATER_SECONDS = (8.0, 20.0)  # of what is added for a second reference
-_SHORTEST_SOURCE = 5.0  # seconds: what the shortest copy takes at twice the speed, and some more
-# Chances. Of the 1,929 queries of VSC2022's training set that copy anything, 18 % copy several references.
+_LATER_SECONDS = (8.0, 20.0)  # added for a second reference
+_SHORTEST_SOURCE = 5.0  # seconds that the shortest copy needs at twice the speed, with a margin
+# Probabilities. Of the 1,929 queries of VSC2022's training set that copy anything, 18 % copy several references.
 _SECOND_REFERENCE, _COPIED_PANE = 0.18, 0.2
 _COMMON_LOOK, _UNEDITED, _CROPPED, _SPLIT, _FOUR = 0.4, 0.1, 0.25, 0.25, 0.35
-_LEAST_KEPT = 0.45  # of each side, of a crop
+_LEAST_KEPT = 0.45  # of each side in a crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ class Query:
     id: str
     width: int
     height: int
-    quantiser: int
+    quantizer: int
     scenes: tuple[Scene, ...]
     copies: tuple[CopiedSegment, ...]
     edits: set[str] = field(default_factory=set)  # filled by the scenes while they are written
 
     def write(self, folder: Path) -> None:
         """Write `folder/ID.mp4`."""
-        write_video(self._pictures(), folder / f"{self.id}.mp4", rate=RATE, quantizer=self.quantiser)
+        write_video(self._pictures(), folder / f"{self.id}.mp4", rate=RATE, quantizer=self.quantizer)
 
     def _pictures(self) -> Iterator[np.ndarray]:
         for scene in self.scenes:
@@ -159,7 +159,7 @@ class _Director:
     def direct(self, plan: PlannedQuery) -> Query:
         rng = np.random.default_rng(plan.seed)
         width, height = _SIZES[int(rng.integers(len(_SIZES)))]
-        quantiser = int(rng.integers(_QUANTISERS[0], _QUANTISERS[1] + 1))
+        quantizer = int(rng.integers(_QUANTIZERS[0], _QUANTIZERS[1] + 1))
         seconds = float(np.clip(_MEDIAN_SECONDS * np.exp(rng.normal(0, _SECONDS_SPREAD)), *_SECONDS))
         takes = self._draw_takes(rng, plan.reference_id, seconds) if plan.reference_id else []
         if takes and rng.random() < _SECOND_REFERENCE:
@@ -183,7 +183,7 @@ class _Director:
                 scenes.append(scene)
                 copies += more
             end = take.end
-        return Query(plan.query_id, width, height, quantiser, tuple(scenes), tuple(copies))
+        return Query(plan.query_id, width, height, quantizer, tuple(scenes), tuple(copies))
 
     def _draw_takes(self, rng: np.random.Generator, reference: str, seconds: float) -> list[_Take]:
         """Draw the stretches of a reference to copy, and the positions in the query that show them."""
