@@ -22,10 +22,10 @@ def test_written_pictures_come_back_at_their_rate(tmp_path: Path) -> None:
     assert [frame.pixels.mean() for frame in frames] == pytest.approx(GREYS, abs=3)
 
 
-def test_a_coarser_quantiser_takes_less_room_and_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_a_coarser_quantizer_takes_less_room_and_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
     noise = [np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8) for number in range(6)]
-    for name, quantiser in (("fine", 3), ("again", 3), ("coarse", 20)):
-        write_video(noise, tmp_path / name, rate=5, quantizer=quantiser)
+    for name, quantizer in (("fine", 3), ("again", 3), ("coarse", 20)):
+        write_video(noise, tmp_path / name, rate=5, quantizer=quantizer)
     assert (tmp_path / "fine").read_bytes() == (tmp_path / "again").read_bytes()
     assert (tmp_path / "coarse").stat().st_size < (tmp_path / "fine").stat().st_size / 2
 
