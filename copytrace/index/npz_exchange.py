@@ -47,9 +47,9 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
 
     `model` is the user's name for what made the descriptors; only indexes of the same model are compared.
     `typical_noise` is the usual cosine of a frame and its nearest unrelated ones by that model; scores among few videos
-    need it. Vectors are scaled to unit length. If a video has several rows with one start, the first is the whole frame,
-    and the others are its panes. Raises `InputError` as `read_npz` does, if the file has no rows or a row ends when it
-    starts, and if `root` exists and is not an empty folder.
+    need it. Vectors are scaled to unit length. If a video has several rows with one start, the first is the whole
+    frame, and the others are its panes. Raises `InputError` as `read_npz` does, if the file has no rows or a row ends
+    when it starts, and if `root` exists and is not an empty folder.
     """
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise InputError(f"{root} is not an empty folder; import into a new one")
