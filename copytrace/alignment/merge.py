@@ -1,4 +1,4 @@
-"""Merging the segments of all shards into one table."""
+"""Merging of the segments of all shards into one table."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BEST_FIRST = [("score", "descending")] + [
 def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> Path:
     """Write `segments.parquet` and `segments.csv`, best first, and return the former.
 
-    Where queries and references share files, the pairs (a, b) and (b, a) are one, and the one with the better score
-    stays. Files that an earlier run left of shards that no longer exist are deleted.
+    If queries and references share files, only the better of the pairs (a, b) and (b, a) is kept. Files that an earlier
+    run left behind for shards that no longer exist are deleted.
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     shards = query_index.shards

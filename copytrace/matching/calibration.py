@@ -16,11 +16,11 @@ from copytrace.storage import resolve_path
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
-# What the best of 210 unrelated references reaches, by the median of 263 edited photos that have no original there.
+# Medians over 263 edited photos of what the best of 210 unrelated references reaches.
 RIVAL_INLIERS = 3
 RIVAL_LOG_INLIERS = float(np.log1p(RIVAL_INLIERS))
 RIVAL_LOG_VOTES = float(np.log1p(2.8))
-RIVAL_SIMILARITY = 0.099  # score-normalised cosine
+RIVAL_SIMILARITY = 0.099  # score-normalized cosine
 
 SURE_LOGIT = 5.0  # a probability of 0.9933
 
@@ -40,7 +40,7 @@ FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A logistic model over `FEATURES`; `weights` float64 [F] and `bias` apply to the features as they are."""
+    """A logistic model over `FEATURES`; `weights` float64 [F] and `bias` apply to features that are not scaled."""
 
     weights: Doubles
     bias: float
@@ -51,22 +51,22 @@ class Calibration:
 
 
 def probability(logit: Doubles) -> Doubles:
-    """Return 1 / (1 + exp(−l)), with l growing only as a logarithm beyond ±`SURE_LOGIT`.
+    """Return 1 / (1 + exp(−l)), where l grows only logarithmically beyond ±`SURE_LOGIT`.
 
-    So a score never claims more certainty than thousands of training pairs can show, and pairs with overwhelming
-    evidence keep their order instead of all rounding to 1.
+    So a score claims no more certainty than thousands of training pairs can show, and pairs with overwhelming evidence
+    keep their order instead of all being rounded to 1.
     """
     beyond = np.log1p(np.maximum(np.abs(logit) - SURE_LOGIT, 0))
     return np.asarray(1 / (1 + np.exp(-np.sign(logit) * (np.minimum(np.abs(logit), SURE_LOGIT) + beyond))))
 
 
 def calibration_file(name: str) -> Path:
-    """Return the calibration file that the setting `merge.calibration` names: "shipped", a path or `s3://…`."""
+    """Return the calibration file for a value of `merge.calibration`: "shipped", a path or `s3://…`."""
     return SHIPPED if name == "shipped" else resolve_path(name)
 
 
 def load_calibration(name: str = "shipped") -> Calibration:
-    """Read a calibration file: JSON with `features`, `weights`, `bias`. Raises `ConfigError` when it does not fit."""
+    """Read a calibration file: JSON with `weights` and `bias`. Raises `ConfigError` if it cannot be used."""
     path = calibration_file(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -82,18 +82,20 @@ def load_calibration(name: str = "shipped") -> Calibration:
     except OSError as error:
         raise ConfigError(f"cannot read the calibration file {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a calibration of this version ({error}); fit one anew") from error
+        raise ConfigError(
+            f"{path} is not a calibration of this version ({error}); fit a new one with copytrace calibrate"
+        ) from error
 
 
 def features_of(evidence: pd.DataFrame) -> Doubles:
-    """Return float64 [N, F]: the `FEATURES` of evidence rows, with all pairs of a query among them.
+    """Return the `FEATURES` of evidence rows, float64 [N, F]; the rows must include all pairs of each query.
 
-    Inliers count from what unrelated pairs reach by chance, and how well they agree and what they cover counts only
-    beyond that: two points always agree.
+    Inliers count only beyond the number that unrelated pairs reach by chance. Below it, agreement and coverage are 0,
+    because two points always agree.
 
     A lead compares a pair with the best other reference of the same query: many weak matches with one reference mean
-    more when no other has nearly as many. It is counted from at least what the best of many unrelated references
-    reaches, because a small collection has no such rival to show; and it never falls below 0.
+    more if no other has nearly as many. The rival is at least as good as the best of many unrelated references, since a
+    small collection may not have such a rival. A lead is never negative.
     """
     inliers = np.log1p(evidence["inliers"].to_numpy(np.float64))
     votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
@@ -116,7 +118,7 @@ def features_of(evidence: pd.DataFrame) -> Doubles:
 
 
 def _lead(values: Doubles, query: pd.Series[str], rival: float) -> Doubles:
-    """Return how far each value is above `rival` and above the greatest other one of the same query, at least 0."""
+    """Return how far each value exceeds both `rival` and the greatest other value of its query; at least 0."""
     frame = pd.DataFrame({"query": query.to_numpy(), "value": values})
     by_query = frame.groupby("query", sort=False)["value"]
     greatest = by_query.transform("max").to_numpy()

@@ -1,4 +1,4 @@
-"""Scoring: everything that is measured of each candidate pair, from cached points, a row per pair."""
+"""Evidence: everything that is measured of each candidate pair, from the points in the indexes; a row per pair."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from copytrace.search.local_recall import VARIANTS, enabled_variants
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
-POINTS_SHOWN = 60
+POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
 _FLOATS = pa.list_(pa.float32())
 EVIDENCE_SCHEMA = pa.schema(
@@ -56,7 +56,7 @@ EVIDENCE_SCHEMA = pa.schema(
 
 @dataclass
 class _Pair:
-    """The candidates of one pair, and the views and variants in which they are worth comparing."""
+    """A pair, and what the branches propose for it."""
 
     query_id: str
     reference_id: str
@@ -66,14 +66,14 @@ class _Pair:
         return max((c for c in self.candidates if c.branch == branch), key=lambda c: c.score, default=None)
 
     def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
-        """The variant that the votes were for; and, because a descriptor says nothing of it, plain and mirrored."""
+        """Return the views and variants to compare: those that got votes; for a descriptor, plain and mirrored ones."""
         tried: dict[tuple[str, int], None] = {}
-        unturned = [v.number for v in enabled_variants(settings.local) if not v.negative]
+        without_negatives = [v.number for v in enabled_variants(settings.local) if not v.negative]
         for candidate in self.candidates:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
             else:
-                tried |= {(view, number): None for view in {WHOLE, candidate.view} for number in unturned}
+                tried |= {(view, number): None for view in {WHOLE, candidate.view} for number in without_negatives}
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 
@@ -92,7 +92,7 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
         for image, group in groupby(query_index.views(shard), key=lambda view: view.id)
     }
     rows: list[dict[str, Any]] = []
-    # One thread of linear algebra per pair: pairs are small, and many of them run side by side.
+    # Linear algebra takes one thread per pair: pairs are small, and many are compared at the same time.
     with (
         step.run(sum(map(len, pairs.values())), "pairs") as work,
         threadpool_limits(1),
@@ -165,7 +165,7 @@ def _geometric_evidence(view: View, found: Verification) -> dict[str, Any]:
 
 
 def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dict[str, Any]:
-    """Count matches once per branch in which the pair was recalled, each on that branch's own view of the query."""
+    """Return imgFp's counts of matches: one per branch that proposed the pair, on the branch's view of the query."""
     counted: dict[str, tuple[int, bool]] = {}
     matches: list[int] = []
     for candidate in sorted(pair.candidates, key=lambda c: c.branch):

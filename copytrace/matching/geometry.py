@@ -1,4 +1,4 @@
-"""Does one transform explain the matches of a pair? Hypotheses from single matches, then OpenCV's USAC."""
+"""Geometric verification: fit one transform to the matches of a pair, by single matches and then OpenCV's USAC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from copytrace.features.points import Points
 from copytrace.matching.ratio_test import ratio_matches
 from copytrace.search.local_recall import Variant
 
-# A match's own scale and rotation give a whole transform (Philbin et al. 2007); those that agree this loosely go on.
+# The scale and rotation of one match give a whole transform (Philbin et al. 2007); matches that agree with it within
+# these bounds are passed to USAC.
 LOOSE_TOLERANCE = 0.15  # of the short side
 LOOSE_OCTAVES = 1.0
 LOOSE_RADIANS = np.pi / 4
@@ -24,11 +25,11 @@ FEWEST_FOR_AFFINE = 4
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the geometry of one pair says.
+    """The result of the geometric verification of one pair.
 
-    `transform` is float64 [2, 3], reference to query, both in shares of the whole image's width and height, or None;
-    `query_points` and `reference_points` float32 [inliers, 2] in the same shares; `coverage` the share of the reference
-    that the inliers' convex hull covers; `agreement` the share of ratio-test matches that are inliers.
+    `transform` is None or float64 [2, 3], from reference to query, both in shares of the whole image's width and
+    height. `query_points` and `reference_points` are the inliers, float32 [inliers, 2], in the same shares. `coverage`
+    is the share of the reference within their convex hull, `agreement` the share of ratio-test matches that are inliers.
     """
 
     ratio_matches: int
@@ -70,9 +71,9 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
 
 
 def largest_agreeing_set(here: Floats, there: Floats) -> Numbers:
-    """Return the matches that agree with the similarity transform of the one match with which most agree.
+    """Return the largest set of matches that agree with the similarity transform of one of them, int64 [M].
 
-    `here` and `there` are float32 [K, 4]: x, y, scale, angle. Deterministic: all K transforms are tried.
+    `here` and `there` are float32 [K, 4]: x, y, scale, angle. All K transforms are tried, so nothing is random.
     """
     if len(here) == 0:
         return np.zeros(0, np.int64)
@@ -90,7 +91,7 @@ def largest_agreeing_set(here: Floats, there: Floats) -> Numbers:
 
 
 def _inliers(here: Floats, there: Floats, agreeing: Numbers, settings: VerificationSettings) -> Numbers:
-    """Return the numbers of the inlying matches, each position counted once; none when the transform is implausible."""
+    """Return the rows of the inliers, one for each position; none if the transform is implausible."""
     if len(agreeing) >= FEWEST_FOR_AFFINE:
         source, target = there[agreeing, :2].astype(np.float64), here[agreeing, :2].astype(np.float64)
         transform, _ = cv2.estimateAffine2D(
@@ -99,12 +100,12 @@ def _inliers(here: Floats, there: Floats, agreeing: Numbers, settings: Verificat
         if transform is None or not is_plausible(np.asarray(transform, np.float64), settings):
             return np.zeros(0, np.int64)
         agreeing = _within(here, there, transform, settings.tolerance)
-        # USAC's transform is that of a sample; one fitted to all its inliers often explains a few matches more.
+        # USAC's transform is that of a sample; one that is fitted to all its inliers often has a few more inliers.
         refined = _least_squares(there[agreeing, :2], here[agreeing, :2])
         if refined is not None and is_plausible(refined, settings):
             again = _within(here, there, refined, settings.tolerance)
             agreeing = again if len(again) > len(agreeing) else agreeing
-    # A pattern found several times at one place is one piece of evidence.
+    # Several matches at one position are one piece of evidence.
     places = np.concatenate([np.rint(here[agreeing, :2] * 150), np.rint(there[agreeing, :2] * 150)], axis=1)
     for side in (slice(0, 2), slice(2, 4)):
         _, first = np.unique(places[:, side], axis=0, return_index=True)
@@ -118,7 +119,7 @@ def _within(here: Floats, there: Floats, transform: NDArray[Any], tolerance: flo
 
 
 def is_plausible(transform: Doubles, settings: VerificationSettings) -> bool:
-    """Say whether the two scales of an affine [2, 3] are those of an edit that people make."""
+    """Return whether people may edit a picture so: whether the two scales of an affine [2, 3] are within the bounds."""
     scales = np.linalg.svd(transform[:, :2], compute_uv=False)
     return bool(
         scales[1] > 1 / settings.max_scale

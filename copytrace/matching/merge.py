@@ -1,4 +1,4 @@
-"""Merging: one score per pair from the evidence of all branches, and the tables of matches."""
+"""Merging: the score of each pair from its evidence, and the tables of matches."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CSV_COLUMNS = (
 
 
 def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
-    """Write `matches.parquet` and `matches.csv`, best first, ties by ids; return the former.
+    """Write `matches.parquet` and `matches.csv`, best first and then by ids; return the former.
 
-    Where queries and references share files, the pairs (a, b) and (b, a) are one, and the better score stays. Files
-    that an earlier run left of shards that no longer exist are deleted.
+    If queries and references share files, only the better of the pairs (a, b) and (b, a) is kept. Files that an earlier
+    run left behind for shards that no longer exist are deleted.
     """
     if settings.merge.rule == "calibrated":
-        load_calibration(settings.merge.calibration)  # raises one line for a bad file
+        load_calibration(settings.merge.calibration)  # raises early if the file cannot be used
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     shards, rules = query_index.shards, settings.merge
     remove_stale_shards(folder.evidence(0).parent, shards)
@@ -54,7 +54,7 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
         pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")
         pairs = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)
         table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
-        write_csv(csv, _for_csv(table))
+        write_csv(csv, _csv_table(table))
         write_table(parquet, table.replace_schema_metadata(None))
     return parquet
 
@@ -78,7 +78,7 @@ def _drop_reversed_duplicates(
     return pairs[~key.duplicated()]
 
 
-def _for_csv(table: pa.Table) -> pa.Table:
+def _csv_table(table: pa.Table) -> pa.Table:
     columns = {}
     for name in CSV_COLUMNS:
         column = table.column(name)

@@ -1,4 +1,4 @@
-"""Which points of two pictures are each other's match: ratio tests on uint8 root-SIFT descriptors."""
+"""Matches of the points of two pictures, by ratio tests of uint8 root-SIFT descriptors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def squared_distances(first: Bytes, second: Bytes) -> Floats:
 
 
 def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Numbers:
-    """Return matches int64 [K, 2] of query and reference points whose distance is below `ratio` of the second's.
+    """Return matches int64 [K, 2]: rows of query and reference points that are nearer than `ratio` times the second.
 
     Each reference point is matched at most once, by its nearest query point (Lowe 2004 §7.1).
     """
@@ -35,10 +35,11 @@ def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Numbers:
 
 
 def imgfp_score(query: Points, reference: Points) -> tuple[int, bool]:
-    """Return imgFp's number of matches, and whether it is that of the mirrored reference.
+    """Return imgFp's number of matches, and whether it counts those of the mirrored reference.
 
-    Each reference point's nearest query point passes when 1.8·d1² < d2². A match whose rounded position, on either
-    side, is taken already is not counted; it replaces the one that took it when it is not farther (`match_score.cpp`).
+    A reference point matches its nearest query point if 1.8·d1² < d2². Of matches that share a
+    rounded position in either picture, one counts: a later one replaces an earlier one unless it is farther
+    (`match_score.cpp`).
     """
     plain = _imgfp_count(query, reference, reference.descriptor)
     mirrored = _imgfp_count(query, reference, reference.descriptor[:, MIRRORED_ORDER])

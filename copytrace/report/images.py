@@ -1,4 +1,4 @@
-"""The HTML page of image matches: one file, no external request, made for people who decide about copies."""
+"""The HTML page of image matches: one file without external requests, for people who decide about copies."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ COLUMNS = (
     *("ratio_matches", "inliers", "mirrored", "transform", "query_points", "reference_points", "crop_box"),
 )
 BEST_FIRST = [("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")]
-# Marks travel as whole thousandths of a picture's side: finer than a pixel of a thumbnail, and short in the page.
+# Marks are whole thousandths of a picture's side: finer than a pixel of a thumbnail, and short in the page.
 MARK_UNITS = 1000
-# A degenerate transform may send the outline far away; beyond this many picture sides nothing of it is visible anyway.
+# A degenerate transform may move the outline far away; farther than this many picture sides, nothing is visible.
 FARTHEST_MARK = 50
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a picture goes: its number among the page's pictures, or None and the reason; and width over height."""
+    """A place for a picture: its number among the page's pictures, or None and the reason; its width over height."""
 
     number: int | None
     ratio: float = 4 / 3
@@ -64,7 +64,7 @@ class _Card:
 
 
 def report_images(queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
-    """Write `report.html`, unless the page there shows these very matches, and return it."""
+    """Write `report.html`, unless the existing page shows the same matches, and return it."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     failures, threshold = len(read_failures(folder.failures)), settings.merge.threshold
     record = folder.work / "report.json"
@@ -113,9 +113,9 @@ def write_image_report(
     row major, from reference to query; it, the points (x0, y0, x1, y1, …) and `crop_box` (x0, y0, x1, y1) are in
     0..1 of width and height. `paths` gives the file of each id, by side; a file that can no longer be read is shown as
     a placeholder. `summary` is shown at the top; its `score_kind` says whether scores are a "probability" (0..1, the
-    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others go under a fold;
-    None draws no line. The page shows at most `max_matches` pairs, the best; thumbnails are at most `picture_side`
-    pixels on their longer side.
+    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others are folded away; if
+    it is None, no pair is. The page shows the best `max_matches` pairs; thumbnails are at most `picture_side` pixels on
+    their longer side.
 
     Raises `InputError` if `matches` is not such a file, and `ConfigError` if an option is out of range.
     """
@@ -142,7 +142,7 @@ class _WrongTableError(Exception):
 
 
 def _select_from(file: pq.ParquetFile, threshold: float | None, max_matches: int) -> Selection:
-    """Read batch by batch, so that millions of pairs take no more memory than the best of them."""
+    """Return the best pairs, read batch by batch, so that millions of pairs take little memory."""
     missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
     if missing:
         raise _WrongTableError(f"no column {', '.join(missing)}")
@@ -215,7 +215,7 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _marks(row: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return what is drawn over the pictures, by name, in thousandths; what a pair lacks is left out."""
+    """Return the marks drawn over the pictures, by name, in `MARK_UNITS`; marks that a pair lacks are left out."""
     query, reference = row["query_points"] or [], row["reference_points"] or []
     shared = min(len(query), len(reference)) // 2 * 2
     marks = {

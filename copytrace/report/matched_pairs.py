@@ -19,7 +19,7 @@ from copytrace.report.video_matches import PaneSegment, VideoMatch
 from copytrace.run_folder import VideoRunFolder
 from copytrace.storage import read_table
 
-MIN_SCORE_SHOWN = 0.01  # of a pair's second and further segments; the tables have all of them
+MIN_SCORE_SHOWN = 0.01  # least score of a pair's second and further segments; the tables have all segments
 
 Box = tuple[float, float, float, float]
 Boxes = dict[tuple[str, str], dict[float, Box]]  # by video and pane, then by second
@@ -27,7 +27,7 @@ Boxes = dict[tuple[str, str], dict[float, Box]]  # by video and pane, then by se
 
 @dataclass(frozen=True, slots=True)
 class MatchedPairs:
-    """Pairs with their segments, best first, each with the pane that shows it."""
+    """Pairs with their segments, best first; each segment has the pane that shows it."""
 
     segments: dict[Pair, list[tuple[Segment, str]]]
 

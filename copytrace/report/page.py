@@ -1,4 +1,4 @@
-"""What the pages of matches share: how scores and summaries read, and how a template becomes a file."""
+"""The page of a report: texts of scores and summaries, and the template that becomes a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows: the `{name}_report.html.j2` template with one `{name}_card.html.j2` per card.
+    """The content of a page: the `{name}_report.html.j2` template with one `{name}_card.html.j2` per card.
 
     `pictures` are base64 of WebP, and cards refer to them by their number. `top_score` is the upper end of the score
     slider. `extra` holds variables that only one of the templates uses.
@@ -74,7 +74,7 @@ class Page:
 
 
 def score_kind(summary: Mapping[str, object]) -> ScoreKind:
-    """Return what the scores of the page are. Raises ConfigError if `score_kind` is neither kind."""
+    """Return the kind of the page's scores. Raises `ConfigError` if `score_kind` is neither kind."""
     kind = summary.get("score_kind", "probability")
     if kind == "probability" or kind == "points":  # noqa: PLR1714 -- mypy narrows to a Literal only this way
         return kind
@@ -84,7 +84,7 @@ def score_kind(summary: Mapping[str, object]) -> ScoreKind:
 def score_text(score: float, kind: ScoreKind) -> str:
     """Return a score as a percentage or, if it counts points, as a number."""
     if kind == "probability":
-        return "> 99.9%" if 0.9995 <= score < 1 else f"{score:.1%}"  # never a certainty that rounding made up
+        return "> 99.9%" if 0.9995 <= score < 1 else f"{score:.1%}"  # rounding must not look like certainty
     return f"{score:,.0f}" if float(score).is_integer() else f"{score:,.1f}"
 
 
@@ -98,7 +98,7 @@ def _headline_counts(summary: Mapping[str, object], selection: Selection) -> dic
 
 
 def _summary_details(summary: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten what the headline does not show into (label, value), in the order given."""
+    """Return what the headline does not show as pairs of label and value, in the order given."""
     details: list[tuple[str, str]] = []
     for name, value in summary.items():
         if not prefix and (name in HEADLINE_COUNTS or name == "score_kind"):

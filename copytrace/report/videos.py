@@ -1,4 +1,4 @@
-"""The HTML page of video matches: what was copied from where, second by second, in one file."""
+"""The HTML page of video matches: one file that shows which seconds were copied from where."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from copytrace.run_folder import VideoRunFolder
 from copytrace.step import VERSION, Step, fingerprint_of
 from copytrace.summary import count_pairs
 
-PLAIN_SPEEDS = (0.97, 1.03)  # ends that are right to a fraction of a second tell no speed finer than this
+PLAIN_SPEEDS = (0.97, 1.03)  # ends are right to a fraction of a second, so finer differences mean nothing
 TRACK_HEIGHT, LANE_HEIGHT = 18, 7  # pixels, at least
-MATRIX_SHAPES = (1.35, 2.4)  # least and largest width over height: beyond, the axes are no longer of one scale
+MATRIX_SHAPES = (1.35, 2.4)  # least and largest width over height; beyond these, the axes differ in scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class VideoPageLimits:
 
 
 def report_videos(queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
-    """Write `report.html`, unless the page there shows these very segments, and return it."""
+    """Write `report.html`, unless the existing page shows the same segments, and return it."""
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     failures, threshold = len(read_failures(folder.failures)), settings.alignment.threshold
     record = folder.work / "report.json"
@@ -134,10 +134,10 @@ def write_video_report(
     `matches` is read once, and memory holds only the best `limits.max_matches`, which the page shows. `paths` gives the
     file of each id, by side; a file that can no longer be read is shown as a placeholder. Links to files are relative
     to the page, so a folder that holds both can be moved. `summary` is shown at the top; its `pairs`, `copies` and
-    `queries_with_copies` are the totals where `matches` are only a part. Pairs that score `threshold` or more are
-    marked as copies, and the others go under a fold; None draws no line.
+    `queries_with_copies` are the totals if `matches` are only a part. Pairs that score `threshold` or more are marked
+    as copies, and the others are folded away; if it is None, no pair is.
     """
-    selection = _with_totals(select_best(matches, threshold, limits.max_matches), summary)
+    selection = _take_totals(select_best(matches, threshold, limits.max_matches), summary)
     pictures = PairPictures(selection.rows, paths, limits.max_strips, limits.frame_side, out)
     cards = [_card(pair, pictures, threshold) for pair in selection.rows]
     extra = {"shades": ", ".join(f"rgb{shade}" for shade in SHADES)}
@@ -145,8 +145,8 @@ def write_video_report(
     return page.write(out)
 
 
-def _with_totals(selection: Selection, summary: Mapping[str, object]) -> Selection:
-    """Return the selection with the counts of the summary, which knows the pairs that were never made a match."""
+def _take_totals(selection: Selection, summary: Mapping[str, object]) -> Selection:
+    """Return the selection with the counts of the summary, which also covers pairs that are not among the matches."""
 
     def total(name: str, counted: int) -> int:
         return value if isinstance(value := summary.get(name), int) else counted
@@ -188,7 +188,7 @@ def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None)
 
 
 def _stretches(spans: Sequence[tuple[float, float]], axis: TimeAxis, link: str | None) -> list[_Stretch]:
-    """Return the bars of a timeline; where several overlap, as panes of one query do, they share its height."""
+    """Return the bars of a timeline; bars that overlap, as panes of one query do, share its height."""
     rows = assign_lanes(spans)
     height = 100 / (max(rows, default=0) + 1)
     return [
@@ -221,7 +221,7 @@ def _row(found: PaneSegment, query: _Stretch, reference: _Stretch, film: Film | 
 
 
 def _traits(rows: Sequence[_Row]) -> list[str]:
-    """Return what may be asked of a pair, in the words of the template's filter."""
+    """Return the traits of a pair by which the page filters, in the template's words."""
     traits = {
         "reversed": any(row.reversed for row in rows),
         "speed": any(not row.is_plain_speed for row in rows),

@@ -132,7 +132,7 @@ def test_a_missing_calibration_says_what_to_give(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_calibration_of_this_version_says_to_fit_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "c.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"c\.json is not a calibration of this version .*; fit one anew"):
+    with pytest.raises(ConfigError, match=r"c\.json is not a calibration of this version .*; fit a new one"):
         load_calibration(str(tmp_path / "c.json"))
 
 
