@@ -18,6 +18,7 @@ def write_clip(path, seconds, size=(64, 48), *, turned=0, codec="mpeg4", gop=12)
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=RATE, width=size[0], height=size[1], pix_fmt="yuv420p")
         stream.codec_context.gop_size = gop
+        stream.codec_context.qmin = stream.codec_context.qmax = 2  # so fine that a level stays what it is, or nearly
         if turned:
             stream.set_display_rotation(turned)
         for number in range(seconds * RATE):

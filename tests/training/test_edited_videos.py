@@ -98,9 +98,9 @@ def test_another_seed_gives_other_queries(
 def test_a_stretch_shows_the_seconds_that_it_says(videos: list[MediaItem], speed: float) -> None:
     stretch = stretch_of(videos[0], first=10, count=30, speed=speed)
     assert stretch.seconds == pytest.approx((speed, 4 * speed))
-    shown = [int(np.rint((picture[-1, -1, 1] - 20) / 2)) for picture in stretch.pictures()]
-    expected = [int((10 + number + 0.5) * speed) for number in range(30)]
-    assert np.abs(np.array(shown) - expected).max() <= 1
+    shown = [int(picture[-1, -1, 1]) for picture in stretch.pictures()]
+    expected = [20 + 2 * int((10 + number + 0.5) * speed) for number in range(30)]
+    assert np.abs(np.array(shown) - expected).max() <= 4  # a picture is two levels, and a codec rounds by as many
 
 
 def test_a_stretch_past_the_end_goes_on_with_the_last_picture(donors: list[MediaItem]) -> None:
