@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +39,21 @@ SMALL_POINTS = PointSettings(
 )
 
 
+CACHES = pytest.StashKey[str]()
 OF_ONE_PROCESS = Path(__file__).parent / "integration"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give all worker processes, and what they start, one cache in place of the user's: before they import anything."""
+    if not hasattr(config, "workerinput"):
+        caches = config.stash[CACHES] = tempfile.mkdtemp(prefix="copytrace-tests-")
+        os.environ |= {"XDG_CACHE_HOME": caches, "COPYTRACE_CACHE": str(Path(caches) / "copytrace")}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that cache."""
+    if caches := config.stash.get(CACHES, None):
+        shutil.rmtree(caches, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,15 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache of all tests, in place of the user's: its networks are exported once for all worker processes."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COPYTRACE_CACHE", str(folder / "cache"))
-        yield folder / "cache"
+@pytest.fixture(scope="session")
+def shared_cache() -> Path:
+    """The folder where the networks lie that this run has exported."""
+    return Path(os.environ["COPYTRACE_CACHE"])
 
 
 class GridDescriptor:

@@ -8,26 +8,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from tasks.service.mlflow_server import MlflowServer
-from tasks.service.ports import free_ports
+from tasks.service.ports import Ports, free_ports
 from tasks.service.seaweedfs import SeaweedFS
+from tasks.service.stack import Stack
 
 SECONDS_TO_START = 400  # on a machine that is busy besides
 
 
-@pytest.fixture(scope="module")
-def stack_folder() -> Iterator[Path]:
-    """A folder for a `Stack`, that is removed afterwards.
+@pytest.fixture(scope="package")
+def stack() -> Iterator[Stack]:
+    """All servers, the deployments of prefect.yaml, and a worker of the pool `cpu`, for all tests that need them.
 
     As root, PostgreSQL is another user, and cannot get through pytest's own folders.
     """
     folder = Path(tempfile.mkdtemp(prefix="copytrace-stack-"))
     folder.chmod(0o711)
-    yield folder
+    with Stack(folder, ports=Ports.free()) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="package")
+def prefect(stack: Stack) -> Iterator[SyncPrefectClient]:
+    """A client of the stack's Prefect server."""
+    url = stack.environment["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
 
 
 @pytest.fixture(scope="package")

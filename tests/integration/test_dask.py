@@ -19,12 +19,18 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
 
+from configs.images import ImageSettings
 from configs.runner import Runner
+from configs.videos import VideoSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.images import match_images as match_images_by_library
 from copytrace.runtime.devices import usable_cores
+from copytrace.videos import match_videos as match_videos_by_library
+from flows.index_images import index_images
 from flows.index_videos import index_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
+from flows.parameters import flow_settings
 from tasks import dask_cluster
 from tasks.runners import run_on
 from tasks.step_task import step_task
@@ -69,31 +75,41 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     }
 
 
-def test_dask_writes_the_same_images_bytes_as_threads(cluster: Runner, images: dict[str, str], tmp_path: Path) -> None:
-    match_images(**images, out=str(tmp_path / "threads"), overrides=IMAGES)
-    match_images(**images, out=str(tmp_path / "dask"), overrides=IMAGES, runner=cluster)
-    by_threads, by_dask = bytes_of(tmp_path / "threads"), bytes_of(tmp_path / "dask")
-    assert {"matches.csv", "matches.parquet", "work/evidence/00001.parquet"} <= by_threads.keys()
-    assert b'"flipped","chelsea"' in by_threads["matches.csv"]
-    assert by_dask == by_threads
+def test_an_index_made_by_dask_and_searched_by_dask_gives_the_bytes_of_the_library_over_folders(
+    cluster: Runner, images: dict[str, str], tmp_path: Path
+) -> None:
+    by_library, by_dask = tmp_path / "library", tmp_path / "dask"
+    match_images_by_library(**images, out=by_library, settings=flow_settings(ImageSettings, "cpu", IMAGES))
+    index = index_images(images["references"], str(tmp_path / "index"), overrides=IMAGES, runner=cluster)
+    match_images(images["queries"], index, str(by_dask), overrides=IMAGES, runner=cluster)
+    assert not (by_dask / "work" / "references").exists()
+    expected, found = bytes_of(by_library), bytes_of(by_dask)
+    assert {"matches.csv", "matches.parquet", "work/evidence/00001.parquet"} <= found.keys()
+    assert b'"flipped","chelsea"' in expected["matches.csv"]
+    assert {name for name in expected.keys() - found.keys() if not name.startswith("work/references")} == set()
+    assert {name: expected[name] for name in found} == found
+    of_index = bytes_of(by_library / "work" / "references")
+    assert {name: of_index[name] for name in bytes_of(Path(index))} == bytes_of(Path(index))
 
 
-def test_dask_writes_the_same_video_bytes_as_threads_and_goes_on_with_what_those_began(
+def test_dask_writes_the_same_video_bytes_as_the_library_and_goes_on_with_what_that_began(
     cluster: Runner, video_sides: Path, tmp_path: Path
 ) -> None:
     sides = {side: str(video_sides / side) for side in ("queries", "references")}
-    match_videos(**sides, out=str(tmp_path / "threads"), overrides=VIDEOS)
+    by_library, by_dask = tmp_path / "library", tmp_path / "dask"
+    match_videos_by_library(**sides, out=by_library, settings=flow_settings(VideoSettings, "cpu", VIDEOS))
     index = index_videos(sides["references"], str(tmp_path / "index"), overrides=VIDEOS, runner=cluster)
-    match_videos(sides["queries"], index, str(tmp_path / "dask"), overrides=VIDEOS, runner=cluster)
-    by_threads, by_dask = bytes_of(tmp_path / "threads"), bytes_of(tmp_path / "dask")
-    assert by_threads["segments.csv"].count(b"\n") > 1
-    assert {name: by_threads[name] for name in by_dask} == by_dask
-    of_index = bytes_of(tmp_path / "threads" / "work" / "references")
+    match_videos(sides["queries"], index, str(by_dask), overrides=VIDEOS, runner=cluster)
+    assert not (by_dask / "work" / "references").exists()
+    expected, found = bytes_of(by_library), bytes_of(by_dask)
+    assert expected["segments.csv"].count(b"\n") > 1
+    assert {name: expected[name] for name in found} == found
+    of_index = bytes_of(by_library / "work" / "references")
     assert {name: of_index[name] for name in bytes_of(Path(index))} == bytes_of(Path(index))
 
-    (tmp_path / "threads" / "work" / "segments" / "00001.parquet").unlink()
-    match_videos(**sides, out=str(tmp_path / "threads"), overrides=VIDEOS, runner=cluster)
-    assert bytes_of(tmp_path / "threads") == by_threads
+    (by_library / "work" / "segments" / "00001.parquet").unlink()
+    match_videos(**sides, out=str(by_library), overrides=VIDEOS, runner=cluster)
+    assert bytes_of(by_library) == expected
 
 
 @step_task("note {shard}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,17 @@ RUN: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without a run."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return MlflowClient(uri)
@@ -103,6 +113,18 @@ def test_a_flow_run_that_is_tried_again_stays_one_mlflow_run_that_says_where_it_
 
 def test_another_flow_run_is_another_mlflow_run(prefect_server: str, store: MlflowClient, tmp_path: Path) -> None:
     assert match_again(str(tmp_path))[0] != match_again(str(tmp_path))[0]
+
+
+def test_a_tracking_server_that_fails_does_not_fail_the_run(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nosuchstore://anywhere")
+
+    @flow
+    def track_once() -> str | None:
+        return track(tmp_path, "match-images", RUN)
+
+    assert track_once() is None
 
 
 def test_a_training_says_the_same_and_so_does_the_version_that_it_registers(

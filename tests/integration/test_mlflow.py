@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -25,7 +26,7 @@ from copytrace.training.log import append_history
 from tasks import registry_commands
 from tasks.experiment import MlflowLog, TrainingRun, open_run
 from tasks.mlflow_store import ServerUnavailableError, TrackingError
-from tasks.promotion import promote, rollback
+from tasks.promotion import Promotion, promote, rollback
 from tasks.registry import download, register
 
 ROOT = Path(__file__).parents[2]
@@ -249,40 +250,73 @@ def test_weights_must_be_safetensors(server: mlflow.MlflowClient, tmp_path: Path
         register(run, name, [tmp_path / "model.pt"], {}, score="micro_ap")
 
 
+@dataclass(frozen=True)
+class Promotions:
+    """Four versions of a model that were promoted one after the other: what was decided, and who was champion then."""
+
+    name: str
+    decisions: dict[int, Promotion]
+    champions: dict[int, str]
+
+
+@pytest.fixture(scope="module")
+def promotions(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promotions]:
+    """The second is hardly better, the third has other validation photos, and the fourth is better."""
+    root, name = tmp_path_factory.mktemp("promotions"), f"copytrace-{uuid4().hex[:8]}"
+    figures = [(0.8, "photos-a"), (0.805, "photos-a"), (0.99, "photos-b"), (0.85, "photos-a")]
+    client, decisions, champions = mlflow.MlflowClient(mlflow_server), {}, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+        for number, (micro_ap, digest) in enumerate(figures, start=1):
+            assert trained(root / str(number), name, micro_ap, digest=digest) == number
+            named = number if number < 4 else None
+            decisions[number] = promote(name, named, min_improvement=0.01)
+            champions[number] = champion_of(client, name)
+        yield Promotions(name, decisions, champions)
+
+
+def champion_of(client: mlflow.MlflowClient, name: str) -> str:
+    return str(client.get_model_version_by_alias(name, "champion").version)
+
+
 def test_only_a_better_version_on_the_same_validation_set_takes_the_place_of_the_champion(
-    server: mlflow.MlflowClient, tmp_path: Path, name: str
+    promotions: Promotions,
 ) -> None:
-    for number, (micro_ap, digest) in enumerate(
-        [(0.8, "photos-a"), (0.805, "photos-a"), (0.99, "photos-b"), (0.85, "photos-a")], start=1
-    ):
-        assert trained(tmp_path / str(number), name, micro_ap, digest=digest) == number
+    decisions = promotions.decisions
+    assert {number: decision.promoted for number, decision in decisions.items()} == {
+        1: True,
+        2: False,
+        3: False,
+        4: True,
+    }
+    assert promotions.champions == {1: "1", 2: "1", 3: "1", 4: "4"}
+    assert decisions[2].champion_before == 1
+    assert "0.8050 against 0.8000" in decisions[2].reason
+    assert "another set (photos-b)" in decisions[3].reason
 
-    def champion() -> str:
-        return str(server.get_model_version_by_alias(name, "champion").version)
 
-    assert promote(name, 1, min_improvement=0.01).promoted
-    refused = promote(name, 2, min_improvement=0.01)
-    assert (refused.promoted, refused.champion_before, champion()) == (False, 1, "1")
-    assert "0.8050 against 0.8000" in refused.reason
-    elsewhere = promote(name, 3)
-    assert (elsewhere.promoted, champion()) == (False, "1")
-    assert "another set (photos-b)" in elsewhere.reason
-    assert promote(name, min_improvement=0.01).version == 4
-    assert champion() == "4"
-    assert promote(name, 4, min_improvement=0.5).reason == "it is the champion already"
-
-    evidence = {number: server.get_model_version(name, str(number)).tags for number in (1, 2, 4)}
+def test_a_decision_is_written_on_the_version(server: mlflow.MlflowClient, promotions: Promotions) -> None:
+    evidence = {number: server.get_model_version(promotions.name, str(number)).tags for number in (1, 2, 4)}
     assert [evidence[number]["promotion"] for number in (1, 2, 4)] == ["promoted", "refused", "promoted"]
     assert [evidence[number]["champion_before"] for number in (1, 2, 4)] == ["", "1", "1"]
     assert (evidence[4]["promotion.figure"], evidence[4]["promotion.champion_figure"]) == ("0.85", "0.8")
     assert evidence[2]["validation_status"] == "rejected"
     assert evidence[2]["promotion.when"]
 
-    forced = promote(name, 3, force=True)
-    assert (forced.promoted, champion()) == (True, "3")
-    assert rollback(name).version == 4
-    assert rollback(name).version == 1
-    assert champion() == "1"
+
+def test_the_newest_version_is_meant_where_none_is_named(server: mlflow.MlflowClient, promotions: Promotions) -> None:
+    assert promotions.decisions[4].version == 4
+    assert promote(promotions.name, 4, min_improvement=0.5).reason == "it is the champion already"
+
+
+def test_a_version_can_be_forced_and_champions_rolled_back_to_the_first(
+    server: mlflow.MlflowClient, promotions: Promotions
+) -> None:
+    name = promotions.name
+    assert promote(name, 3, force=True).promoted
+    assert champion_of(server, name) == "3"
+    assert [rollback(name).version for _ in range(2)] == [4, 1]
+    assert champion_of(server, name) == "1"
     with pytest.raises(InputError, match="no champion before"):
         rollback(name)
     assert server.get_model_version(name, "3").tags["promotion"] == "rolled back"

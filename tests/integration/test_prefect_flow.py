@@ -1,16 +1,11 @@
-"""The flows on real Prefect servers: one for all tests in this process, and one with a worker of its own."""
+"""The flow of images on a real Prefect server."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,16 +16,13 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TaskRun
 
 from configs.images import ImageSettings
 from copytrace.images import match_images as match_without_prefect
-from flows.index_images import index_images
 from flows.match_images import match_images
 from flows.parameters import flow_settings
-from tasks.step_task import RETRY_DELAYS
 
-ROOT = Path(__file__).parents[2]
-SECONDS_TO_START = 500
 POINTS = {"short_side": 120, "max_points": 150}
 OVERRIDES: dict[str, Any] = {
     "media": {"shard_size": 2},
@@ -64,23 +56,40 @@ def run(prefect_server: str, sides: dict[str, str], tmp_path_factory: pytest.Tem
     return out, flow_run_of(match_images(**sides, out=str(out), overrides=OVERRIDES, return_state=True))
 
 
+@pytest.fixture(scope="module")
+def again(
+    run: tuple[Path, UUID], sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], UUID, Path]:
+    """A second run into the same folder, tracked: the bytes that the first one left, its own id, and the store."""
+    out, root = run[0], tmp_path_factory.mktemp("tracking")
+    before = {name: (out / name).read_bytes() for name in ("matches.csv", "matches.parquet", "report.html")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        state = match_images(**sides, out=str(out), overrides=OVERRIDES, return_state=True)
+    return before, flow_run_of(state), root
+
+
 def flow_run_of(state: Any) -> UUID:
     assert state.is_completed(), state.message
     identity: UUID = state.state_details.flow_run_id
     return identity
 
 
-def tasks_of(flow_run: UUID, last: str = "track") -> dict[str, str]:
-    """Return state by name of the task runs, once the server, which hears of them by events, knows the last."""
+def task_runs_of(flow_run: UUID, last: str) -> dict[str, TaskRun]:
+    """Return the task runs by name, once the server, which hears of them by events, knows how the last one ended."""
     deadline = time.monotonic() + 500
     with get_client(sync_client=True) as client:
         while True:
             only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
-            runs = client.read_task_runs(flow_run_filter=only)
-            states = {run.name: run.state_name or "" for run in runs}
-            if states.get(last) == "Completed" or time.monotonic() > deadline:
-                return states
+            runs = {run.name: run for run in client.read_task_runs(flow_run_filter=only)}
+            over = last in runs and runs[last].state_name in {"Completed", "Failed"}
+            if over or time.monotonic() > deadline:
+                return runs
             time.sleep(0.2)
+
+
+def tasks_of(flow_run: UUID, last: str = "track") -> dict[str, str]:
+    return {name: run.state_name or "" for name, run in task_runs_of(flow_run, last).items()}
 
 
 def test_the_flow_and_the_library_write_the_same_bytes(
@@ -101,14 +110,14 @@ def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
     assert tasks_of(run[1]) == dict.fromkeys(stages, "Completed")
 
 
-def test_a_rerun_describes_nothing_and_leaves_the_same_bytes(run: tuple[Path, UUID], sides: dict[str, str]) -> None:
-    out, _ = run
-    before = {path: path.read_bytes() for path in (out / "matches.csv", out / "matches.parquet", out / "report.html")}
-    again = flow_run_of(match_images(**sides, out=str(out), overrides=OVERRIDES, return_state=True))
-    tasks = tasks_of(again)
+def test_a_rerun_describes_nothing_and_leaves_the_same_bytes(
+    run: tuple[Path, UUID], again: tuple[dict[str, bytes], UUID, Path]
+) -> None:
+    before, second, _ = again
+    tasks = tasks_of(second)
     assert "recall local" in tasks
     assert not [name for name in tasks if name.startswith(("describe", "preprocess"))]
-    assert {path: path.read_bytes() for path in before} == before
+    assert {name: (run[0] / name).read_bytes() for name in before} == before
 
 
 def test_the_run_leaves_tables_progress_and_a_link_to_the_report(run: tuple[Path, UUID]) -> None:
@@ -131,32 +140,20 @@ def read_artifact(key: str) -> Any:
     return found
 
 
-def test_an_index_takes_the_place_of_the_references(
-    run: tuple[Path, UUID], sides: dict[str, str], tmp_path: Path
-) -> None:
-    index = index_images(sides["references"], str(tmp_path / "index"), overrides=OVERRIDES)
-    match_images(sides["queries"], index, str(tmp_path / "out"), overrides=OVERRIDES)
-    assert (tmp_path / "out" / "matches.csv").read_bytes() == (run[0] / "matches.csv").read_bytes()
-    assert not (tmp_path / "out" / "work" / "references").exists()
-
-
 def test_what_the_user_can_mend_fails_at_once_and_is_said_in_the_state(
     prefect_server: str, sides: dict[str, str], tmp_path: Path
 ) -> None:
-    begin = time.monotonic()
     state: Any = match_images("missing", sides["references"], str(tmp_path), overrides=OVERRIDES, return_state=True)
     assert state.is_failed()
     assert "InputError: " in state.message
     assert "missing" in state.message
-    assert time.monotonic() - begin < sum(RETRY_DELAYS), "it must not be tried again"
+    ingest = task_runs_of(state.state_details.flow_run_id, "ingest queries")["ingest queries"]
+    assert (ingest.state_name, ingest.run_count) == ("Failed", 1), "it must not be tried again"
 
 
-def test_a_run_is_tracked_where_mlflow_is_asked_for(
-    run: tuple[Path, UUID], sides: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    flow_run = flow_run_of(match_images(**sides, out=str(run[0]), overrides=OVERRIDES, return_state=True))
+def test_a_run_is_tracked_where_mlflow_is_asked_for(again: tuple[dict[str, bytes], UUID, Path]) -> None:
+    _, flow_run, root = again
+    store = f"sqlite:///{root / 'mlflow.db'}"
 
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("match-images")
@@ -169,102 +166,21 @@ def test_a_run_is_tracked_where_mlflow_is_asked_for(
     assert tracked.data.metrics["stages.recall_local.seconds"] > 0
     files = {file.path for file in client.list_artifacts(tracked.info.run_id)}
     assert files == {"run.json", "matches.csv", "report.html"}
-    assert Path(tracked.info.artifact_uri.removeprefix("file://")).is_relative_to(tmp_path / "mlartifacts")
+    assert Path(tracked.info.artifact_uri.removeprefix("file://")).is_relative_to(root / "mlartifacts")
     assert read_artifact("mlflow-run").flow_run_id == flow_run
 
 
-def test_a_tracking_server_that_fails_does_not_fail_the_run(
-    run: tuple[Path, UUID], sides: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_the_user_ends_the_command_of_a_flow_with_its_message_and_no_traceback(
+    prefect_server: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nosuchstore://anywhere")
-    assert flow_run_of(match_images(**sides, out=str(run[0]), overrides=OVERRIDES, return_state=True))
-
-
-@pytest.fixture
-def prefect(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """A server on a free port with the deployments of the project and a worker for the pool `cpu`.
-
-    Yields a function that runs a command of Prefect against it.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    env |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*command: str) -> None:
-        log = (tmp_path / f"{command[0]}.log").open("wb")
-        # A session of its own, so that what it starts can be ended with it.
-        started.append(
-            subprocess.Popen(
-                prefect_command(*command), cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
-            )
-        )
-
-    def call(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            prefect_command("--no-prompt", *command),
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-
-    try:
-        start("server", "start", "--host", "127.0.0.1", "--port", port)
-        wait_until_healthy(f"http://127.0.0.1:{port}/api/health")
-        for pool in ("cpu", "gpu-a100"):
-            assert call("work-pool", "create", pool, "--type", "process").returncode == 0
-        deployed = call("deploy", "--all")
-        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-        start("worker", "start", "--pool", "cpu", "--limit", "1")
-        yield call
-    finally:
-        for process in reversed(started):
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def prefect_command(*command: str) -> list[str]:
-    return [sys.executable, "-m", "prefect", *command]
-
-
-def wait_until_healthy(url: str) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"no server at {url} after {SECONDS_TO_START} s")
-
-
-def test_a_deployment_runs_on_a_worker_and_refuses_bad_parameters(
-    prefect: Callable[..., subprocess.CompletedProcess[str]], sides: Mapping[str, str], tmp_path: Path
-) -> None:
-    given = {**sides, "out": str(tmp_path / "out"), "overrides": OVERRIDES}
-
-    def params(values: Mapping[str, Any]) -> list[str]:
-        return ["--params", json.dumps(values)]
-
-    refused = prefect("deployment", "run", "match-images/cpu", *params(given | {"preset": "fast"}))
-    assert refused.returncode != 0
-    assert "fast" in refused.stdout + refused.stderr
-    wrong = {"local": {"neighbours": 0}}
-    refused = prefect("deployment", "run", "match-images/cpu", *params(given | {"overrides": wrong}))
-    assert refused.returncode != 0
-    assert "overrides.local.neighbours" in "".join((refused.stdout + refused.stderr).split())
-    assert "match-images" not in prefect("flow-run", "ls").stdout
-
-    done = prefect("deployment", "run", "match-images/cpu", *params(given), "--watch")
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert b'"flipped","chelsea"' in (tmp_path / "out" / "matches.csv").read_bytes()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": prefect_server}
+    command = [sys.executable, "-m", "flows.index_images", "missing", "--out", "index"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=kept | own, capture_output=True, text=True, check=False, timeout=400
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert any(line.startswith("copytrace: ") and "missing" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
+    assert len(lines) < 15

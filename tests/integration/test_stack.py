@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import cv2
+import psutil
 import pytest
 import s3fs
 from mlflow import MlflowClient
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
     LogFilter,
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.exceptions import PrefectHTTPStatusError
 
-from tasks.service.ports import Ports
+from tasks.registry import download
+from tasks.service.server_process import ServerError
 from tasks.service.stack import Stack
 from tasks.service.worker import Worker
 
@@ -62,15 +63,29 @@ class Service:
         return f"s3://{self.stack.bucket}/{path}"
 
     def start(self, deployment: str, **parameters: Any) -> FlowRun:
-        """Ask for a run as a person does, and return it as it is when it was accepted."""
-        done = self._command("deployment", "run", deployment, "--params", json.dumps(parameters))
-        assert done.returncode == 0, done.stdout + done.stderr
-        [newest] = self.prefect.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
-        return newest
+        """Ask for a run, and return it as it is when it was accepted."""
+        found = self.prefect.read_deployment_by_name(deployment)
+        return self.prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+    def ask(self, deployment: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
+        """Ask for a run as a person does, on the command line."""
+        return subprocess.run(
+            [sys.executable, "-m", "prefect", "deployment", "run", deployment, "--params", json.dumps(parameters)],
+            cwd=PROJECT,
+            env={**os.environ, **self.stack.environment, "PREFECT_CLI_PROMPT": "false"},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
 
     def run(self, deployment: str, **parameters: Any) -> FlowRun:
         """Run a deployment to its end, which must be a good one."""
-        ended = self.wait(self.start(deployment, **parameters).id)
+        return self.finish(self.start(deployment, **parameters))
+
+    def finish(self, started: FlowRun) -> FlowRun:
+        """Wait for the end of a run, which must be a good one."""
+        ended = self.wait(started.id)
         assert ended.state is not None and ended.state.is_completed(), f"{ended.state}\n{self.logs_of(ended.id)}"
         return ended
 
@@ -83,15 +98,6 @@ class Service:
             assert time.monotonic() < deadline, f"{run.state}\n{self.logs_of(flow_run)}"
             time.sleep(0.3)
         return run
-
-    def tasks_of(self, flow_run: UUID, last: str = "track") -> set[str]:
-        """Names of the task runs, once the server, which hears of them by events, knows the last."""
-        only, deadline = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])), time.monotonic() + 60
-        while True:
-            runs = {run.name: run.state_name for run in self.prefect.read_task_runs(flow_run_filter=only)}
-            if runs.get(last) == "Completed" or time.monotonic() > deadline:
-                return set(runs)
-            time.sleep(0.3)
 
     def artifacts_of(self, flow_run: UUID) -> dict[str, str]:
         """What the run shows on its page, by key."""
@@ -110,34 +116,18 @@ class Service:
         [found] = client.search_runs([group.experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run}'")
         return found
 
-    def _command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "prefect", *words],
-            cwd=PROJECT,
-            env={**os.environ, **self.stack.environment, "PREFECT_CLI_PROMPT": "false"},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-
 
 @pytest.fixture(scope="module")
-def service(stack_folder: Path) -> Iterator[Service]:
-    """All servers, the deployments of prefect.yaml, and a worker of the pool `cpu`."""
-    with Stack(stack_folder, ports=Ports.free()) as stack:
-        store = s3fs.S3FileSystem(
-            key=stack.environment["AWS_ACCESS_KEY_ID"],
-            secret=stack.environment["AWS_SECRET_ACCESS_KEY"],
-            endpoint_url=stack.environment["AWS_ENDPOINT_URL"],
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        with (
-            temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}),
-            get_client(sync_client=True) as prefect,
-        ):
-            yield Service(stack, store, prefect)
+def service(stack: Stack, prefect: SyncPrefectClient) -> Service:
+    """The stack as its users reach it."""
+    store = s3fs.S3FileSystem(
+        key=stack.environment["AWS_ACCESS_KEY_ID"],
+        secret=stack.environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=stack.environment["AWS_ENDPOINT_URL"],
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    return Service(stack, store, prefect)
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +159,12 @@ def media(service: Service, photos: Mapping[str, Any], video_sides: Path) -> dic
 
 @pytest.fixture(scope="module")
 def images_run(service: Service, media: dict[str, dict[str, str]]) -> FlowRun:
-    """A first run of match-images, from S3 into S3."""
-    return service.run("match-images/cpu", **media["photos"], out=service.at("out/images"), overrides=IMAGES)
+    """A run of match-images by two processes of Dask, from S3 into S3, asked for on the command line."""
+    asked = {**media["photos"], "out": service.at("out/images"), "overrides": IMAGES}
+    done = service.ask("match-images/cpu", **asked, runner={"kind": "dask", "workers": 2})
+    assert done.returncode == 0, done.stdout + done.stderr
+    [newest] = service.prefect.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    return service.finish(newest)
 
 
 def test_images_in_s3_are_matched_by_a_deployment_and_results_lie_in_s3(service: Service, images_run: FlowRun) -> None:
@@ -202,36 +196,19 @@ def test_both_servers_link_to_each_other_and_to_the_outputs(service: Service, im
         assert len(tags["git_commit"]) == 40
 
 
-def test_a_second_run_describes_nothing_and_leaves_the_same_bytes(
-    service: Service, media: dict[str, dict[str, str]], images_run: FlowRun
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"preset": "fast"}, "fast"), ({"overrides": {"local": {"neighbours": 0}}}, "overrides.local.neighbours")],
+)
+def test_bad_parameters_are_refused_by_name_when_a_run_is_asked_for(
+    service: Service, media: dict[str, dict[str, str]], images_run: FlowRun, wrong: dict[str, Any], told: str
 ) -> None:
-    files = [service.at(f"out/images/{name}") for name in ("matches.csv", "matches.parquet", "report.html")]
-    before = [service.store.cat_file(file) for file in files]
-    again = service.run("match-images/cpu", **media["photos"], out=service.at("out/images"), overrides=IMAGES)
-    tasks = service.tasks_of(again.id)
-    assert "recall local" in tasks
-    assert not [name for name in tasks if name.startswith(("describe", "preprocess"))]
-    assert [service.store.cat_file(file) for file in files] == before
-
-
-def test_an_index_in_s3_takes_the_place_of_references_and_dask_that_of_threads(
-    service: Service, media: dict[str, dict[str, str]], images_run: FlowRun
-) -> None:
-    index = service.at("indexes/photos")
-    service.run("index-images/cpu", references=media["photos"]["references"], out=index, overrides=IMAGES)
-    done = service.run(
-        "match-images/cpu",
-        queries=media["photos"]["queries"],
-        references=index,
-        out=service.at("out/indexed"),
-        overrides=IMAGES,
-        runner={"kind": "dask", "workers": 2},
-    )
-    tasks = service.tasks_of(done.id)
-    assert {name for name in tasks if name.startswith("describe")} == {f"describe queries {n:05}" for n in (0, 1)}
-    for name in ("matches.csv", "matches.parquet"):
-        written = service.store.cat_file(service.at(f"out/indexed/{name}"))
-        assert written == service.store.cat_file(service.at(f"out/images/{name}"))
+    known = {run.id for run in service.prefect.read_flow_runs(limit=100)}
+    given = {**media["photos"], "out": service.at("out/refused"), "overrides": IMAGES}
+    with pytest.raises(PrefectHTTPStatusError) as refused:
+        service.start("match-images/cpu", **{**given, **wrong})
+    assert told in refused.value.response.text
+    assert {run.id for run in service.prefect.read_flow_runs(limit=100)} == known
 
 
 def test_videos_in_s3_are_matched_by_a_deployment(service: Service, media: dict[str, dict[str, str]]) -> None:
@@ -260,13 +237,8 @@ def test_a_training_in_s3_registers_a_version_and_makes_it_the_champion(
     kept = service.store.find(service.at("mlflow"))
     assert any(path.endswith("descriptor.safetensors") for path in kept)
 
-    matched = service.run(
-        "match-images/cpu",
-        **media["photos"],
-        out=service.at("out/champion"),
-        overrides={**IMAGES, "descriptor": {"model": "models:/copytrace-descriptor@champion"}},
-    )
-    assert service.tracked(matched.id, "match-images").data.metrics["counts.queries"] == 3
+    weights = download("models:/copytrace-descriptor@champion") / "descriptor.safetensors"
+    assert weights.read_bytes() == service.store.cat_file(f"{out}/descriptor.safetensors")
 
 
 def test_a_run_whose_worker_is_killed_crashes_and_a_new_one_takes_over_what_was_done(
@@ -316,3 +288,16 @@ def test_no_key_is_in_any_log_parameter_or_output(service: Service, images_run: 
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout
     assert len(read) > 50
     assert not [name for name, content in {**read, "ps": processes}.items() if any(key in content for key in secrets)]
+
+
+def test_when_a_server_dies_it_is_named_and_the_rest_stops_without_leaving_a_process(stack: Stack) -> None:
+    """The last of all tests of the stack, which it ends."""
+    family = psutil.Process().children(recursive=True)
+    [server] = [one for one in family if "mlflow" in one.cmdline() and "server" in one.cmdline()]
+    server.send_signal(signal.SIGKILL)
+    with pytest.raises(ServerError, match=r"MLflow ended with exit code -9; see .*/logs/mlflow\.log"):
+        stack.watch(every=0.2)
+    stack.stop()
+    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not list(stack.logs.glob("*.pid"))
+    assert list((stack.folder / "objects").glob("*.dat"))
