@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import VerificationSettings
-from copytrace.features.points import Floats, Points
+from copytrace.arrays import Floats
+from copytrace.features.points import Points
 from copytrace.matching.ratio_test import ratio_matches
 from copytrace.search.local_recall import Variant
 

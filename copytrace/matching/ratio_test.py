@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.features.points import MIRRORED_ORDER, Bytes, Floats, Points
+from copytrace.arrays import Floats
+from copytrace.features.points import MIRRORED_ORDER, Bytes, Points
 
 IMGFP_RATIO = 1.8  # of squared distances: 1.8·d1² < d2²
 _NO_SECOND = np.float32(2**31 - 1)

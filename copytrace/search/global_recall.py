@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.features.points import Floats
+from copytrace.arrays import Floats
 
 Numbers = NDArray[np.int64]
 

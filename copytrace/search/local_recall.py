@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import LocalSettings
-from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes, Floats
+from copytrace.arrays import Floats
+from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
 from copytrace.index.point_files import View
 from copytrace.search.point_index import PointIndex
 

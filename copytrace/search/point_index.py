@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from copytrace.arrays import Floats
 from copytrace.errors import CopytraceError
-from copytrace.features.points import DIMENSIONS, Bytes, Floats
+from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.index.point_files import View
 
 try:
