@@ -54,10 +54,7 @@ def test_several_models_can_be_named_on_the_command_line() -> None:
     ("overrides", "message"),
     [
         (["frames.per_second=0"], r"frames\.per_second=0: input should be greater than 0"),
-        (
-            ["alignment.aligner=dtw"],
-            r"alignment\.aligner='dtw': input should be 'network', 'hough' or 'dyn",
-        ),
+        (["alignment.aligner=dtw"], r"aligner='dtw': input should be 'network', 'hough' or 'dynamic_programming'"),
         (["local.neighbours=3"], r"there is no setting local"),
         (["panes.max_panes=-1"], r"panes\.max_panes=-1: input should be greater than or equal to 0"),
     ],
