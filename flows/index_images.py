@@ -13,7 +13,7 @@ from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from copytrace import images
 from copytrace.cli import options
 from flows.parameters import Media, Out, Overrides, Preset, flow_settings, parameters_from_cli
-from flows.terminal import RunnerOption, parse_runner, terminal_session
+from flows.terminal import parse_runner, terminal_session
 from tasks.artifacts import show_outputs
 from tasks.image_steps import IMAGE_STEPS
 from tasks.runners import run_on
@@ -46,7 +46,7 @@ def main(
     overrides: options.Overrides = None,
     preset: options.Preset = "cpu",
     config: options.Config = None,
-    runner: RunnerOption = "threads",
+    runner: options.Runner = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with terminal_session():

@@ -13,7 +13,7 @@ from configs.videos import VideoSettings
 from copytrace import videos
 from copytrace.cli import options
 from flows.parameters import Media, Out, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
-from flows.terminal import RunnerOption, parse_runner, terminal_session
+from flows.terminal import parse_runner, terminal_session
 from tasks.artifacts import show_outputs
 from tasks.runners import run_on
 from tasks.video_steps import VIDEO_STEPS
@@ -46,7 +46,7 @@ def main(
     overrides: options.Overrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
-    runner: RunnerOption = "threads",
+    runner: options.Runner = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with terminal_session():

@@ -27,15 +27,15 @@ Photos = Annotated[
 ]
 
 
-class LabelledRun(BaseModel):
+class LabeledRun(BaseModel):
     """A finished run of match-videos and what of it is true."""
 
     run: str = Field(min_length=1, description="folder that match-videos wrote")
     ground_truth: str = Field(min_length=1, description="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end")
 
 
-LabelledRuns = Annotated[
-    list[LabelledRun], Field(min_length=1, description="what to learn from; runs of several descriptors are best")
+LabeledRuns = Annotated[
+    list[LabeledRun], Field(min_length=1, description="what to learn from; runs of several descriptors are best")
 ]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
 VideoPreset = Annotated[Literal["cpu", "a100", "vsc22"], Field(description="settings to start from")]

@@ -7,9 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import temporary_settings
 from pydantic import ValidationError
@@ -19,14 +17,6 @@ from configs.runner import Runner
 from copytrace.cli.errors import USER_ERRORS, exit_on_user_errors
 
 SETTINGS_FILE = Path(__file__).parents[1] / "prefect.toml"
-
-RunnerOption = Annotated[
-    str,
-    typer.Option(
-        help="What works on the shards: threads, threads:2 (two shards at once), dask:2 (two processes), or the "
-        "address of a Dask scheduler."
-    ),
-]
 
 
 def parse_runner(text: str) -> Runner:

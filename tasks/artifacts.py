@@ -24,13 +24,13 @@ def log_plan(shards: Sequence[int], arguments: Mapping[str, Any]) -> None:
 
 def link_image_report(page: Path, arguments: Mapping[str, Any]) -> None:
     """Link to the page of image matches."""
-    create_link_artifact(uri_of(page), "report.html", key="match-images-report", description="Matches side by side")
+    create_link_artifact(file_uri(page), "report.html", key="match-images-report", description="Matches side by side")
 
 
 def link_video_report(page: Path, arguments: Mapping[str, Any]) -> None:
     """Link to the page of video matches."""
     create_link_artifact(
-        uri_of(page), "report.html", key="match-videos-report", description="Copied segments, frame by frame"
+        file_uri(page), "report.html", key="match-videos-report", description="Copied segments, frame by frame"
     )
 
 
@@ -44,7 +44,7 @@ def show_video_summary(run: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
     _show_tables("match-videos", run, arguments["folder"].segments.with_suffix(".csv"), SEGMENT_COLUMNS)
 
 
-def uri_of(path: Path) -> str:
+def file_uri(path: Path) -> str:
     """Return `file:///…` for a local path, and for a place in a store its own URI."""
     return redact(str(path)) if as_stored_path(path) else path.resolve().as_uri()
 
@@ -52,7 +52,7 @@ def uri_of(path: Path) -> str:
 def show_outputs(out: Path, flow: str) -> None:
     """List the files that lie in the folder `out`, with how to come by them, as the artifact `FLOW-outputs`."""
     files = sorted(file.name for file in out.iterdir() if file.suffix and not file.name.startswith("."))
-    folder = uri_of(out)
+    folder = file_uri(out)
     if as_stored_path(out):
         # A browser opens no s3://, and a signed link would hand out access.
         lines = [f"In `{folder}/`:", *(f"- `{folder}/{name}`" for name in files)]

@@ -18,7 +18,7 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.runtime.devices import CORES, usable_cores
 
 SECONDS_TO_CONNECT = 10
-THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 @contextmanager
@@ -33,8 +33,10 @@ def dask_workers(runner: Runner) -> Iterator[TaskRunner[Any]]:
     from distributed import KilledWorker  # noqa: PLC0415
 
     with ExitStack() as stack:
-        stack.enter_context(_server_of_this_run())
-        task_runner = stack.enter_context(_connected(runner.address) if runner.address else _local(runner.workers))
+        stack.enter_context(_share_flow_server())
+        task_runner = stack.enter_context(
+            _connect_cluster(runner.address) if runner.address else _start_cluster(runner.workers)
+        )
         try:
             yield task_runner
         except KilledWorker as error:
@@ -45,7 +47,7 @@ def dask_workers(runner: Runner) -> Iterator[TaskRunner[Any]]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[TaskRunner[Any]]:
+def _connect_cluster(address: str) -> Iterator[TaskRunner[Any]]:
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
     with DaskTaskRunner(address=address, client_kwargs={"timeout": SECONDS_TO_CONNECT}) as task_runner:
@@ -66,33 +68,33 @@ def _connected(address: str) -> Iterator[TaskRunner[Any]]:
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[TaskRunner[Any]]:
+def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
     import dask  # noqa: PLC0415
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
     share = max(1, usable_cores() // workers)
     # Set before a process starts: libraries size their thread pools when they are loaded.
-    environment = dict.fromkeys((CORES, *THREADS_OF_LIBRARIES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
+    environment = dict.fromkeys((CORES, *THREAD_VARIABLES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
     cluster = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         DaskTaskRunner(cluster_kwargs=cluster) as task_runner,
     ):
-        _tell_from(logging.WARNING)
+        _set_log_level(logging.WARNING)
         try:
             yield task_runner
         finally:
-            _tell_from(logging.ERROR)  # a process with large libraries takes longer to end than Dask's four seconds
+            _set_log_level(logging.ERROR)  # a process with large libraries takes longer to end than Dask's four seconds
 
 
-def _tell_from(level: int) -> None:
+def _set_log_level(level: int) -> None:
     # Dask tells of every process and connection.
     for name in ("distributed", "distributed.nanny"):
         logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
-def _server_of_this_run() -> Iterator[None]:
+def _share_flow_server() -> Iterator[None]:
     # Without PREFECT_API_URL, Prefect starts a server for each process: the workers must all find that of the flow.
     run = FlowRunContext.get()
     if run is None or PREFECT_API_URL.value():

@@ -24,7 +24,7 @@ from prefect.runtime import flow_run
 from copytrace.object_store import redact
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
-from tasks.mlflow_links import describe_run, link_from_flow_run
+from tasks.mlflow_links import link_from_flow_run, log_run_settings
 from tasks.mlflow_store import connect, entity_name, experiment_id, mlflow_errors, run_link, tracking_uri
 
 RECEIPT = "mlflow.json"
@@ -43,12 +43,12 @@ class MlflowLog:
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
         """Log the figures of an epoch, with the epoch as step; what fails is sent again when the run ends."""
-        with _warned_of(f"the figures of epoch {epoch} were not tracked; the end of the run sends them again"):
-            _send(connect(self.uri), self.run_id, values, epoch)
+        with _warn_on_error(f"the figures of epoch {epoch} were not tracked; the end of the run sends them again"):
+            _send_metrics(connect(self.uri), self.run_id, values, epoch)
 
     def picture(self, name: str, pixels: NDArray[np.uint8], epoch: int) -> None:
         """Log a picture, RGB uint8 [H, W, 3]; MLflow shows those of one name side by side, with a slider of epochs."""
-        with _warned_of(f"the picture {name} of epoch {epoch} was not tracked"):
+        with _warn_on_error(f"the picture {name} of epoch {epoch} was not tracked"):
             connect(self.uri).log_image(self.run_id, pixels, key=entity_name(name), step=epoch)
 
 
@@ -91,7 +91,7 @@ class TrainingRun:
             client.set_tag(self.id, tag, digest)
 
     def __enter__(self) -> Self:
-        with _warned_of("the load of the machine is not tracked"):
+        with _warn_on_error("the load of the machine is not tracked"):
             self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
                 self.id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=self.uri
             )
@@ -104,9 +104,9 @@ class TrainingRun:
         if self._monitor:
             self._monitor.finish()
         again = f"the same command with {self.out} does it again"
-        with _warned_of(f"some epochs were not tracked; {again}"):
-            _send_missing(connect(self.uri), self.id, self.out / "history.jsonl")
-        with _warned_of(f"MLflow was not told that the run ended; {again}"):
+        with _warn_on_error(f"some epochs were not tracked; {again}"):
+            _send_missing_metrics(connect(self.uri), self.id, self.out / "history.jsonl")
+        with _warn_on_error(f"MLflow was not told that the run ended; {again}"):
             client = connect(self.uri)
             if error:
                 client.set_tag(self.id, "error", f"{type(error).__name__}: {error}"[:1000])
@@ -125,7 +125,7 @@ def open_run(
     uri = tracking_uri()
     client = connect(uri)
     with mlflow_errors(uri):
-        run = _earlier_run(client, uri, out)
+        run = _find_earlier_run(client, uri, out)
         attempt = 1
         if run is None:
             group = experiment_id(client, uri, experiment)
@@ -135,13 +135,13 @@ def open_run(
         else:
             attempt = int(run.data.tags.get("attempts", 1)) + 1
             client.update_run(run.info.run_id, status="RUNNING")
-            _send_missing(client, run.info.run_id, out / "history.jsonl")
-        describe_run(client, run, settings, {**(tags or {}), "attempts": str(attempt)})
+            _send_missing_metrics(client, run.info.run_id, out / "history.jsonl")
+        log_run_settings(client, run, settings, {**(tags or {}), "attempts": str(attempt)})
     link_from_flow_run(uri, run)
     return TrainingRun(uri, run.info.experiment_id, run.info.run_id, out)
 
 
-def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
+def _find_earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
     if not (out / RECEIPT).exists():
         return None
     receipt = json.loads((out / RECEIPT).read_text())
@@ -160,19 +160,19 @@ def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
     return run
 
 
-def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:
+def _send_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:
     now = int(time.time() * 1000)
     client.log_batch(run_id, [Metric(entity_name(name), float(value), now, epoch) for name, value in values.items()])
 
 
-def _send_missing(client: MlflowClient, run_id: str, history: Path) -> None:
+def _send_missing_metrics(client: MlflowClient, run_id: str, history: Path) -> None:
     logged: dict[str, set[int]] = {}
     for line in read_history(history):
         epoch = line.pop("epoch")
         for name in line.keys() - logged.keys():
             logged[name] = {metric.step for metric in client.get_metric_history(run_id, entity_name(name))}
         if missing := {name: value for name, value in line.items() if epoch not in logged[name]}:
-            _send(client, run_id, missing, epoch)
+            _send_metrics(client, run_id, missing, epoch)
 
 
 def _status(error: BaseException | None) -> str:
@@ -183,7 +183,7 @@ def _status(error: BaseException | None) -> str:
 
 
 @contextmanager
-def _warned_of(consequence: str) -> Iterator[None]:
+def _warn_on_error(consequence: str) -> Iterator[None]:
     """Turn any error in the block into a warning."""
     try:
         yield

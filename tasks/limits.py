@@ -31,7 +31,7 @@ GPU = "copytrace-gpu"
 CPU = "copytrace-cpu"
 """One slot per stage that may use the cores at a time."""
 
-WORTH_TELLING = 1.0
+LOGGED_WAIT = 1.0
 """Seconds of waiting for a slot."""
 
 
@@ -74,20 +74,20 @@ def training_slots(settings: DescriptorTraining | OverlayTraining | AlignerTrain
 @contextmanager
 def hold_slots(slots: Slots) -> Iterator[None]:
     """Hold slots in the block; a server without that limit, or no task run at all, holds nobody up."""
-    most = _size_of(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
+    most = _limit_size(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
     if not most:
         yield
         return
     begin = time.monotonic()
     # Work of hours goes on when the server could not be told in time that the slot is still in use.
     with concurrency(slots.limit, min(slots.count, most), strict=False, raise_on_lease_renewal_failure=False):
-        if (waited := time.monotonic() - begin) > WORTH_TELLING:
+        if (waited := time.monotonic() - begin) > LOGGED_WAIT:
             get_run_logger().info("waited %.0f s for a slot of %s", waited, slots.limit)
         yield
 
 
 @lru_cache
-def _size_of(limit: str, server: str) -> int:
+def _limit_size(limit: str, server: str) -> int:
     """Slots of a limit on that server, 0 without one; asked once per process, as Prefect warns of each missing one."""
     with get_client(sync_client=True) as client:
         try:

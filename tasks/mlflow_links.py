@@ -26,9 +26,9 @@ PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python
 FLOW_RUN = "prefect.flow_run_id"
 
 
-def tags_of_origin() -> dict[str, str]:
+def origin_tags() -> dict[str, str]:
     """Return the tags that say where an MLflow run comes from: code, libraries, machine, flow run and deployment."""
-    tags = {"host": platform.node(), **_code()}
+    tags = {"host": platform.node(), **_code_tags()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             tags[f"version.{package}"] = version(package)
@@ -40,7 +40,7 @@ def tags_of_origin() -> dict[str, str]:
     return tags
 
 
-def run_of_this_flow_run(client: MlflowClient, experiment: str) -> Run | None:
+def find_run(client: MlflowClient, experiment: str) -> Run | None:
     """Return the MLflow run that an earlier attempt of the present flow run has begun in the experiment of that id."""
     if not flow_run.id:
         return None
@@ -48,15 +48,15 @@ def run_of_this_flow_run(client: MlflowClient, experiment: str) -> Run | None:
     return found[0] if found else None
 
 
-def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    """Log settings, which may be nested, as parameters, and `tags` with those of `tags_of_origin`.
+def log_run_settings(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Log settings, which may be nested, as parameters, and `tags` with those of `origin_tags`.
 
     MLflow never changes a parameter: one that has changed since an earlier attempt becomes a tag `changed.NAME`.
     """
     given = {name: str(value) for name, value in flatten(settings).items()}
     known = run.data.params
     changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
-    all_tags = resolve_tags({**tags_of_origin(), **tags})
+    all_tags = resolve_tags({**origin_tags(), **tags})
     client.log_batch(
         run.info.run_id,
         params=[Param(name, text) for name, text in given.items() if name not in known],
@@ -72,7 +72,7 @@ def link_from_flow_run(uri: str, run: Run) -> None:
         create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {redact(uri)}")
 
 
-def _code() -> dict[str, str]:
+def _code_tags() -> dict[str, str]:
     git = shutil.which("git")
     # An installed package has no repository of its own, and must not name the one that it happens to lie in.
     if git is None or not (ROOT / ".git").exists():

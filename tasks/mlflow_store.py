@@ -43,7 +43,7 @@ def tracking_uri() -> str:
     return f"sqlite:///{data / 'copytrace' / 'mlflow.db'}"
 
 
-def database_of(uri: str) -> Path | None:
+def database_file(uri: str) -> Path | None:
     """Return the database file that a tracking URI names, or None if it is not one."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
@@ -64,7 +64,7 @@ def connect(uri: str) -> MlflowClient:
 @cache
 def _client(uri: str) -> MlflowClient:
     client = MlflowClient(uri)
-    if database := database_of(uri):
+    if database := database_file(uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         # The first question makes the tables: two processes that make them at once would both fail.
         with FileLock(f"{database}.lock"):
@@ -91,7 +91,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     # With a database file, MLflow would put artifacts into the current folder; they belong beside the database.
-    database = database_of(uri)
+    database = database_file(uri)
     beside = (database.parent / "mlartifacts" / name).as_uri() if database else None
     return str(client.create_experiment(name, artifact_location=beside))
 
@@ -100,7 +100,7 @@ def run_link(uri: str, experiment: str, run_id: str) -> str:
     """Return the page of a run on its server, or the file that it is in."""
     if uri.startswith("http"):
         return f"{redact(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-    database = database_of(uri)
+    database = database_file(uri)
     return database.as_uri() if database else redact(uri)
 
 

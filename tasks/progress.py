@@ -38,9 +38,9 @@ class ArtifactProgress:
     def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
         """Open a step of `total` units; one that fails leaves its artifact where it stood."""
         title = f"{name} {self._detail}".strip()
-        log = get_run_logger() if _within_a_run() else logger
+        log = get_run_logger() if _is_in_run() else logger
         begin = time.monotonic()
-        with _shown(title, f"{total:,} {unit}") as artifact:
+        with _open_artifact(title, f"{total:,} {unit}") as artifact:
             step = _ArtifactStep(artifact, total)
             yield step
             step.close()
@@ -84,8 +84,8 @@ class _ArtifactStep:
 
 
 @contextmanager
-def _shown(title: str, description: str) -> Iterator[_Artifact | None]:
-    if not _within_a_run():
+def _open_artifact(title: str, description: str) -> Iterator[_Artifact | None]:
+    if not _is_in_run():
         yield None
         return
     key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -96,5 +96,5 @@ def _shown(title: str, description: str) -> Iterator[_Artifact | None]:
         yield _Artifact(client, identity)
 
 
-def _within_a_run() -> bool:
+def _is_in_run() -> bool:
     return TaskRunContext.get() is not None or FlowRunContext.get() is not None

@@ -11,14 +11,14 @@ from mlflow.entities.model_registry import ModelVersion
 
 from copytrace.errors import InputError
 from tasks.mlflow_store import mlflow_errors
-from tasks.registry import CHAMPION, aliases_of, find_version, newest_versions, open_registry
+from tasks.registry import CHAMPION, find_version, newest_versions, open_registry, read_aliases
 
 PREVIOUS = "previous"
 """Alias of the version that a rollback returns to."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValidatedVersion:
     """A version with the figure that decides, larger being better, and the digest of what it was validated on."""
 
     version: int
@@ -54,9 +54,9 @@ def promote(
     """
     client, uri = open_registry()
     with mlflow_errors(uri):
-        chosen, champion = find_version(client, name, version), _champion(client, name)
+        chosen, champion = find_version(client, name, version), _find_champion(client, name)
         metric = metric or chosen.tags.get("score", "")
-        candidate, holder = _measured(chosen, metric), _measured(champion, metric) if champion else None
+        candidate, holder = _read_validation(chosen, metric), _read_validation(champion, metric) if champion else None
         if holder and holder.version == candidate.version:
             return Promotion(name, candidate.version, True, "it is the champion already", holder.version)
         if candidate.figure is None and not force:
@@ -82,11 +82,13 @@ def promote(
         # First the tags: an attempt that dies in between is decided again, and comes to the same end.
         _tag(client, name, candidate.version, evidence)
         if promoted:
-            _crown(client, name, candidate.version, before)
+            _set_champion(client, name, candidate.version, before)
     return Promotion(name, candidate.version, promoted, reason, before)
 
 
-def decide(candidate: Measured, champion: Measured | None, *, min_improvement: float) -> tuple[bool, str]:
+def decide(
+    candidate: ValidatedVersion, champion: ValidatedVersion | None, *, min_improvement: float
+) -> tuple[bool, str]:
     """Return whether the candidate becomes the champion, and why."""
     if champion is None:
         return True, "there was no champion"
@@ -114,7 +116,7 @@ def rollback(name: str) -> Promotion:
     """
     client, uri = open_registry()
     with mlflow_errors(uri):
-        aliases = aliases_of(client, name)
+        aliases = read_aliases(client, name)
         if not {CHAMPION, PREVIOUS} <= aliases.keys():
             raise InputError(
                 f"{name} has no champion before the present one to go back to; "
@@ -124,14 +126,14 @@ def rollback(name: str) -> Promotion:
         there = {str(version.version) for version in newest_versions(client, name)}
         earlier = find_version(client, name, target).tags.get("champion_before", "")
         reason = f"version {champion} was rolled back to version {target}"
-        told = {"promotion.reason": reason, "promotion.when": _now()}
-        _tag(client, name, champion, {"promotion": "rolled back", "validation_status": "rejected", **told})
-        _tag(client, name, target, {"promotion": "restored", "validation_status": "approved", **told})
-        _crown(client, name, target, int(earlier) if earlier in there else None)
+        evidence = {"promotion.reason": reason, "promotion.when": _now()}
+        _tag(client, name, champion, {"promotion": "rolled back", "validation_status": "rejected", **evidence})
+        _tag(client, name, target, {"promotion": "restored", "validation_status": "approved", **evidence})
+        _set_champion(client, name, target, int(earlier) if earlier in there else None)
     return Promotion(name, target, True, reason, champion)
 
 
-def listed(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
+def list_versions(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
     """Return the versions, newest first, with their aliases, of every model whose name is like `pattern` (% is any).
 
     Raises `InputError` when nothing was ever registered, and `TrackingError`.
@@ -140,28 +142,28 @@ def listed(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
     found = []
     with mlflow_errors(uri):
         for model in client.search_registered_models(f"name LIKE '{pattern}'"):
-            aliases = aliases_of(client, model.name)
+            aliases = read_aliases(client, model.name)
             for version in newest_versions(client, model.name):
                 own = sorted(alias for alias, target in aliases.items() if target == int(version.version))
                 found.append((version, own))
     return found
 
 
-def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
-    return find_version(client, name, CHAMPION) if CHAMPION in aliases_of(client, name) else None
+def _find_champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    return find_version(client, name, CHAMPION) if CHAMPION in read_aliases(client, name) else None
 
 
-def _measured(version: ModelVersion, metric: str) -> Measured:
+def _read_validation(version: ModelVersion, metric: str) -> ValidatedVersion:
     figure = version.tags.get(f"validation.{metric}")
     digest = version.tags.get("validation_digest", "")
-    return Measured(int(version.version), None if figure is None else float(figure), digest)
+    return ValidatedVersion(int(version.version), None if figure is None else float(figure), digest)
 
 
-def _crown(client: MlflowClient, name: str, version: int, before: int | None) -> None:
+def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
     # The champion last: until then another attempt finds everything as it was.
     if before:
         client.set_registered_model_alias(name, PREVIOUS, str(before))
-    elif PREVIOUS in aliases_of(client, name):
+    elif PREVIOUS in read_aliases(client, name):
         client.delete_registered_model_alias(name, PREVIOUS)
     client.set_registered_model_alias(name, CHAMPION, str(version))
 

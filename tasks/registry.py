@@ -21,7 +21,7 @@ from copytrace.errors import InputError
 from copytrace.object_store import redact
 from copytrace.runtime.model_sources import cache_folder
 from copytrace.storage import digest_of, digest_of_file, local_copy
-from tasks.mlflow_store import connect, database_of, entity_name, mlflow_errors, tracking_uri
+from tasks.mlflow_store import connect, database_file, entity_name, mlflow_errors, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.experiment import TrainingRun
@@ -71,8 +71,8 @@ def register(
         evidence = {tag: known[tag] for tag in _COPIED_TAGS if tag in known}
         evidence |= {f"validation.{metric}": repr(float(value)) for metric, value in metrics.items()}
         evidence |= {"score": score, "weights_digest": digest, "mlflow_run_id": run.id, **(tags or {})}
-        model = _logged_model(client, run, name, files, metrics, evidence)
-        return _new_version(client, run, name, model, evidence, files)
+        model = _log_model(client, run, name, files, metrics, evidence)
+        return _create_version(client, run, name, model, evidence, files)
 
 
 def download(uri: str) -> Path:
@@ -90,7 +90,7 @@ def download(uri: str) -> Path:
     client, store = open_registry()
     with mlflow_errors(store):
         if parts["id"]:
-            location = _location_of(client, parts["id"])
+            location = _model_location(client, parts["id"])
         else:
             version = find_version(client, parts["name"], parts["alias"] or int(parts["version"]))
             location = client.get_model_version_download_uri(version.name, str(version.version))
@@ -106,7 +106,7 @@ def download(uri: str) -> Path:
 def open_registry() -> tuple[MlflowClient, str]:
     """Return a client of the registry and its URI. Raises `InputError` where nothing was ever registered."""
     uri = tracking_uri()
-    database = database_of(uri)
+    database = database_file(uri)
     if database and not database.exists():
         raise InputError(
             f"no model is registered yet: there is no {database}; train one, or set MLFLOW_TRACKING_URI to your server"
@@ -114,14 +114,14 @@ def open_registry() -> tuple[MlflowClient, str]:
     return connect(uri), uri
 
 
-def find_version(client: MlflowClient, name: str, wanted: int | str | None) -> ModelVersion:
+def find_version(client: MlflowClient, name: str, selector: int | str | None) -> ModelVersion:
     """Return a version by its number or alias, or the latest. Raises `InputError` if there is none."""
-    aliases, newest = aliases_of(client, name), newest_versions(client, name)
+    aliases, newest = read_aliases(client, name), newest_versions(client, name)
     latest = int(newest[0].version) if newest else None
-    number = aliases.get(wanted) if isinstance(wanted, str) else wanted or latest
-    if isinstance(wanted, str) and number is None:
-        advice = f"run `copytrace promote {name} {latest or 'VERSION'}`" if wanted == CHAMPION else "set it in MLflow"
-        raise InputError(f"no version of {name} is its @{wanted} yet; {advice}, or name a version: models:/{name}/1")
+    number = aliases.get(selector) if isinstance(selector, str) else selector or latest
+    if isinstance(selector, str) and number is None:
+        advice = f"run `copytrace promote {name} {latest or 'VERSION'}`" if selector == CHAMPION else "set it in MLflow"
+        raise InputError(f"no version of {name} is its @{selector} yet; {advice}, or name a version: models:/{name}/1")
     try:
         return client.get_model_version(name, str(number))
     except MlflowException as error:
@@ -135,7 +135,7 @@ def newest_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return list(client.search_model_versions(f"name = '{name}'", 200, ["version_number DESC"]))
 
 
-def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
     """Return the version behind every alias of a model. Raises `InputError` if there is no such model."""
     try:
         aliases: Mapping[str, str | int] = client.get_registered_model(name).aliases
@@ -148,7 +148,7 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in aliases.items()}
 
 
-def _logged_model(
+def _log_model(
     client: MlflowClient,
     run: TrainingRun,
     name: str,
@@ -176,7 +176,7 @@ def _logged_model(
     return client.finalize_logged_model(identity, "READY")
 
 
-def _new_version(
+def _create_version(
     client: MlflowClient,
     run: TrainingRun,
     name: str,
@@ -204,7 +204,7 @@ def _new_version(
     return int(version.version)
 
 
-def _location_of(client: MlflowClient, model_id: str) -> str:
+def _model_location(client: MlflowClient, model_id: str) -> str:
     try:
         location: str = client.get_logged_model(model_id).artifact_location
     except MlflowException as error:

@@ -46,9 +46,9 @@ def models(
 
     from copytrace.object_store import redact  # noqa: PLC0415
     from tasks.mlflow_store import tracking_uri  # noqa: PLC0415
-    from tasks.promotion import listed  # noqa: PLC0415
+    from tasks.promotion import list_versions  # noqa: PLC0415
 
-    where, versions = redact(tracking_uri()), listed(name)
+    where, versions = redact(tracking_uri()), list_versions(name)
     if not versions:
         typer.echo(f"no model like {name} is registered in MLflow at {where}")
         return

@@ -57,11 +57,11 @@ def open_access() -> None:
     Raises `ConfigError` when there is no such block.
     """
     if name := os.environ.get(BLOCK):
-        _open(name)
+        _load_access(name)
 
 
 @lru_cache
-def _open(name: str) -> None:
+def _load_access(name: str) -> None:
     try:
         access: Any = S3Access.load(name)
     except ValueError as error:  # Prefect's way to say that there is none

@@ -41,17 +41,17 @@ def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
 def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric  # noqa: PLC0415
 
-    from tasks.mlflow_links import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
+    from tasks.mlflow_links import find_run, link_from_flow_run, log_run_settings, origin_tags  # noqa: PLC0415
     from tasks.mlflow_store import connect, experiment_id  # noqa: PLC0415
 
     client = connect(uri)
     group = experiment_id(client, uri, experiment)
     # The tags at once: they are how another attempt finds the run.
-    entry = run_of_this_flow_run(client, group) or client.create_run(
-        group, run_name=flow_run.name, tags=tags_of_origin()
-    )
+    entry = find_run(client, group) or client.create_run(group, run_name=flow_run.name, tags=origin_tags())
     identity: str = entry.info.run_id
-    describe_run(client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()})
+    log_run_settings(
+        client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()}
+    )
     # Names of steps have blanks: "stages.describe_queries.seconds".
     figures = {name.replace(" ", "_"): value for name, value in flatten(_figures(run)).items()}
     metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in figures.items()]

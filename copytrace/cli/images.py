@@ -31,7 +31,7 @@ def match_images(
 
     begin = time.perf_counter()
     run = match(queries, references, out, settings, TerminalProgress())
-    _tell(run, resolve_path(out), time.perf_counter() - begin)
+    _print_summary(run, resolve_path(out), time.perf_counter() - begin)
 
 
 def index_images(
@@ -72,7 +72,7 @@ def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> 
     return load_settings(ImageSettings, preset, config, overrides or [])
 
 
-def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
+def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
     counts = run["counts"]
     typer.echo(
         f"{counts['copies']:,} copies among {counts['queries']:,} queries and {counts['references']:,} references"

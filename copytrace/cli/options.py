@@ -27,3 +27,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, such as global.references_per_query=5.")
 ]
 MinImprovement = Annotated[float, typer.Option(min=0, help="By how much it must validate better than the champion.")]
+Runner = Annotated[
+    str,
+    typer.Option(
+        help="What works on the shards: threads, threads:2 (two shards at once), dask:2 (two processes), or the "
+        "address of a Dask scheduler."
+    ),
+]

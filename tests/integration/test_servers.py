@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def stack(stack_folder: Path) -> Iterator[Stack]:
     """The stack, as the user's for the length of this module."""
-    with Stack(stack_folder, ports=Ports.free()) as running, pytest.MonkeyPatch.context() as patch:
+    with Stack(stack_folder, ports=Ports.pick_free()) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         yield running

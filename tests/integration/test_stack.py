@@ -125,7 +125,7 @@ class Service:
 @pytest.fixture(scope="module")
 def service(stack_folder: Path) -> Iterator[Service]:
     """All servers, the deployments of prefect.yaml, and a worker of the pool `cpu`."""
-    with Stack(stack_folder, ports=Ports.free()) as stack:
+    with Stack(stack_folder, ports=Ports.pick_free()) as stack:
         store = s3fs.S3FileSystem(
             key=stack.environment["AWS_ACCESS_KEY_ID"],
             secret=stack.environment["AWS_SECRET_ACCESS_KEY"],
