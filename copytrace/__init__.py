@@ -1,4 +1,4 @@
-"""Copytrace finds copies: which reference an upload was taken from, and of a video, which seconds.
+"""Copytrace finds which reference an upload was copied from and, for videos, which seconds.
 
 import copytrace
 
@@ -19,7 +19,7 @@ __all__ = ["index_images", "index_videos", "match_images", "match_videos"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the matching machinery only when it is asked for: the command line must start at once."""
+    """Import the matching functions on first use, so that the command line starts quickly."""
     if name in __all__:
         module = "copytrace.images" if name.endswith("images") else "copytrace.videos"
         return getattr(import_module(module), name)

@@ -1,8 +1,8 @@
-"""What can go wrong, by who can mend it. Every message says what was wrong, where, and what to do."""
+"""Errors of Copytrace. Every message says what is wrong, where, and what to do."""
 
 
 class CopytraceError(Exception):
-    """Base of every error that Copytrace raises on purpose; its text is meant for the user."""
+    """Base of every error that Copytrace raises on purpose; its text is written for the user."""
 
 
 class InputError(CopytraceError):
@@ -26,4 +26,4 @@ class TooManyFailuresError(CopytraceError):
 
 
 class ModelMismatchError(CopytraceError):
-    """Features made by one model or setting were about to be compared with those of another."""
+    """Features made by different models or settings must not be compared."""

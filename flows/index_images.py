@@ -1,4 +1,4 @@
-"""Describe a collection of references once, so that many runs of match-images can search it."""
+"""Flow that describes a collection of reference images once, for many runs of match-images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def index_images(
     overrides: Overrides = {},  # noqa: B006
     runner: Runner = ONE_SHARD_AT_A_TIME,
 ) -> str:
-    """Describe the references into the index folder `out`, or bring it up to date, and return it.
+    """Describe the references into the index folder `out`, or update an existing index, and return the folder.
 
     Steps: ingest, describe (shards), finish.
 
@@ -42,7 +42,7 @@ def index_images(
 
 def main(
     references: Annotated[str, options.Images],
-    out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     overrides: options.Overrides = None,
     preset: options.Preset = "cpu",
     config: options.Config = None,

@@ -1,4 +1,4 @@
-"""Match images: which of the references were the queries copied from."""
+"""Flow that finds the references from which query images were copied."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def match_images(
 ) -> dict[str, Any]:
     """Write tables and a report of the matches into the folder `out`, and return the content of `run.json`.
 
-    Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards), finish,
-    recall (branches), score (shards of queries), merge, report, summarize.
+    Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards),
+    finish (queries, references), recall (branches), score (shards of queries), merge, report, summarize. The report is left out if
+    `report.max_matches` is 0. The run is then tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_images` raises, and `SettingsError`.
     """

@@ -1,4 +1,4 @@
-"""Match videos: which seconds of which references do the queries show."""
+"""Flow that finds which seconds of which references the query videos show."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def match_videos(
 ) -> dict[str, Any]:
     """Write tables and a report of the copied segments into the folder `out`, and return the content of `run.json`.
 
-    Steps: check, ingest (queries, references), describe (shards), finish, search (shards of queries),
-    align (shards of queries), merge, report, summarize.
+    Steps: check, ingest (queries, references), describe (shards), finish (queries, references),
+    search (shards of queries), align (shards of queries), merge, report, summarize. The report is left out if `report.max_matches` is 0.
+    The run is then tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_videos` raises, and `SettingsError`.
     """

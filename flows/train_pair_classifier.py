@@ -1,4 +1,4 @@
-"""Train the pair classifier, register it, and make it the champion if it is better."""
+"""Flow that trains the pair classifier, registers it, and makes it the champion if it is better."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train_pair_classifier(
     overrides: PairOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
-    """Train on `runs` in the folder `out`, and return which version came out and whether it is the champion.
+    """Train on `runs` in the folder `out`, and return the registered version and whether it became the champion.
 
     Raises what `copytrace.training.pair_classifier.train_pair_classifier` raises, `SettingsError`, and `TrackingError`.
     """

@@ -1,4 +1,4 @@
-"""Dask: worker processes on this machine, or those of a scheduler elsewhere, that take shards through their stages."""
+"""Dask: workers on this machine, or of a scheduler elsewhere, that run the steps of shards."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @contextmanager
 def dask_workers(runner: Runner) -> Iterator[TaskRunner[Any]]:
-    """Start a cluster of `runner.workers` processes with the first shard, or connect to the scheduler at its address.
+    """Start a cluster of `runner.workers` processes, or connect to the scheduler at `runner.address`.
 
-    Each process works on one shard at a time, with its share of the cores. Raises `ConfigError` without prefect-dask,
-    or where no scheduler answers, and `CopytraceError` for a shard that one worker after another dies of.
+    Each local process works on one shard at a time, with its share of the cores. Raises `ConfigError` if prefect-dask
+    is missing or no scheduler answers, and `CopytraceError` if several workers in a row die of the same shard.
     """
     if find_spec("prefect_dask") is None:
         raise ConfigError("prefect-dask is not installed; pip install 'copytrace[dask]', or use runner.kind: threads")
@@ -58,10 +58,10 @@ def _connect_cluster(address: str) -> Iterator[TaskRunner[Any]]:
                 f"no Dask scheduler answers at {address}; start `dask scheduler` there, or use runner.kind: threads"
             ) from error
         if not workers:
-            get_run_logger().warning("the Dask scheduler at %s has no workers yet; shards wait for some", address)
+            get_run_logger().warning("the Dask scheduler at %s has no workers yet; shards wait for the first", address)
         if crowded := sorted(worker for worker, threads in workers.items() if threads > 1):
             get_run_logger().warning(
-                "%s works on several shards at once, with the memory of all; `dask worker --nthreads 1` on one",
+                "%s works on several shards at once and needs memory for each; `dask worker --nthreads 1` avoids that",
                 crowded[0],
             )
         yield task_runner
@@ -73,7 +73,7 @@ def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
     share = max(1, usable_cores() // workers)
-    # Set before a process starts: libraries size their thread pools when they are loaded.
+    # These must be set before a process starts, because libraries size their thread pools when they are loaded.
     environment = dict.fromkeys((CORES, *THREAD_VARIABLES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
     cluster = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with (
@@ -84,18 +84,18 @@ def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
         try:
             yield task_runner
         finally:
-            _set_log_level(logging.ERROR)  # a process with large libraries takes longer to end than Dask's four seconds
+            _set_log_level(logging.ERROR)  # ending processes with large libraries takes longer than Dask's four seconds
 
 
 def _set_log_level(level: int) -> None:
-    # Dask tells of every process and connection.
+    # Dask logs every process and connection.
     for name in ("distributed", "distributed.nanny"):
         logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
 def _share_flow_server() -> Iterator[None]:
-    # Without PREFECT_API_URL, Prefect starts a server for each process: the workers must all find that of the flow.
+    # Without PREFECT_API_URL, each process would start its own server; the workers must use that of the flow.
     run = FlowRunContext.get()
     if run is None or PREFECT_API_URL.value():
         yield

@@ -1,4 +1,4 @@
-"""Which version of a model is the champion: only one that validates better takes its place, and there is a way back."""
+"""Promotion of model versions: one that validates better becomes the champion; a rollback restores the last one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True)
 class ValidatedVersion:
-    """A version with the figure that decides, larger being better, and the digest of what it was validated on."""
+    """A model version with its validation figure, larger being better, and the digest of its validation set."""
 
     version: int
     figure: float | None
@@ -28,7 +28,7 @@ class ValidatedVersion:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of an attempt to make a version the champion, and why."""
+    """The outcome of an attempt to make a version the champion, and its reason."""
 
     name: str
     version: int
@@ -47,10 +47,10 @@ def promote(
 ) -> Promotion:
     """Make a version (None: the latest) the champion if it validates better than the champion does.
 
-    It must beat the champion's `metric` (None: what the version's training calls its score) by at least
-    `min_improvement`, on the same validation set; `force` moves the alias regardless. Either way the version gets
-    tags that say what was decided, when, and on which figures. Raises `InputError` for an unknown model or version,
-    or one without the figure, and `TrackingError`.
+    It must beat the champion's `metric` (None: the score of the version's training) by at least `min_improvement`, on
+    the same validation set; `force` moves the alias regardless. In either case tags of the version record the decision,
+    its time and the figures. Raises `InputError` for an unknown model or version, or for a version without the figure,
+    and `TrackingError`.
     """
     client, uri = open_registry()
     with mlflow_errors(uri):
@@ -79,7 +79,7 @@ def promote(
             "champion_before": str(before or ""),
             "validation_status": "approved" if promoted else "rejected",
         }
-        # First the tags: an attempt that dies in between is decided again, and comes to the same end.
+        # The tags come first: an attempt that dies before the alias moves is repeated with the same outcome.
         _tag(client, name, candidate.version, evidence)
         if promoted:
             _set_champion(client, name, candidate.version, before)
@@ -100,7 +100,7 @@ def decide(
             f"it was validated on another set ({candidate.validation_digest or 'unknown'}) than the champion, version "
             f"{champion.version} ({champion.validation_digest or 'unknown'}), so their figures do not compare"
         )
-    # Rounded, as 0.3 - 0.2 is a little less than 0.1.
+    # Rounded, because 0.3 - 0.2 is slightly less than 0.1 in floating point.
     gain = round(candidate.figure - champion.figure, 9)
     better = gain > 0 and gain >= min_improvement
     return better, (
@@ -110,7 +110,7 @@ def decide(
 
 
 def rollback(name: str) -> Promotion:
-    """Make the champion's predecessor the champion again; another call goes one further back.
+    """Make the champion's predecessor the champion again; another call goes back one more version.
 
     Raises `InputError` when there is none, and `TrackingError`.
     """
@@ -134,9 +134,9 @@ def rollback(name: str) -> Promotion:
 
 
 def list_versions(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
-    """Return the versions, newest first, with their aliases, of every model whose name is like `pattern` (% is any).
+    """Return all versions of the models whose names match `pattern` (% stands for any text), with their aliases.
 
-    Raises `InputError` when nothing was ever registered, and `TrackingError`.
+    The newest versions of a model come first. Raises `InputError` if no model was ever registered, and `TrackingError`.
     """
     client, uri = open_registry()
     found = []
@@ -160,7 +160,7 @@ def _read_validation(version: ModelVersion, metric: str) -> ValidatedVersion:
 
 
 def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
-    # The champion last: until then another attempt finds everything as it was.
+    # The champion is set last, so that a repeated attempt still finds the old one.
     if before:
         client.set_registered_model_alias(name, PREVIOUS, str(before))
     elif PREVIOUS in read_aliases(client, name):

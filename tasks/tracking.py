@@ -1,4 +1,4 @@
-"""Tracking: the run's settings, figures and files in MLflow, where somebody wants them there."""
+"""Optional tracking of a matching run in MLflow: its settings, figures and files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 
 @step_task("track")
 def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
-    """Log a finished run to MLflow and return its id there; without MLFLOW_TRACKING_URI do nothing.
+    """Log a finished run to MLflow and return the id of its MLflow run; without MLFLOW_TRACKING_URI, do nothing.
 
-    However often a flow run is tried again, it is one run there. The results lie in `out` already, so a tracking server
-    that fails costs a warning and no more.
+    All attempts of a flow run share one MLflow run. If tracking fails, only a warning is logged, because the results
+    lie in `out` already.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return None
-    # MLflow takes seconds to import, and most runs do without.
+    # MLflow takes seconds to import, and most runs do not need it.
     from tasks.mlflow_store import TrackingError, mlflow_errors  # noqa: PLC0415
 
     try:
@@ -46,7 +46,7 @@ def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
 
     client = connect(uri)
     group = experiment_id(client, uri, experiment)
-    # The tags at once: they are how another attempt finds the run.
+    # The tags are set at creation, because another attempt finds the run by them.
     entry = find_run(client, group) or client.create_run(group, run_name=flow_run.name, tags=origin_tags())
     identity: str = entry.info.run_id
     log_run_settings(

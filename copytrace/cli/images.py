@@ -36,7 +36,7 @@ def match_images(
 
 def index_images(
     references: Annotated[str, Images],
-    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; an existing index is updated.")],
     overrides: Overrides = None,
     preset: Preset = "cpu",
     config: Config = None,
@@ -85,7 +85,7 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
 
 
 def print_failures(path: Path) -> None:
-    """Say how many files could not be read, if any."""
+    """Print how many files could not be read, if any."""
     from copytrace.media.failures import read_failures  # noqa: PLC0415
 
     failures = len(read_failures(path))
