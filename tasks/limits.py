@@ -1,7 +1,7 @@
 """Limits on how many steps use the GPUs, or the CPU cores, at once, over all runs of a Prefect server.
 
 The server counts slots in two global concurrency limits, which `copytrace setup` creates. A step holds its slot only
-while it works, so the GPU is free for another run while one run decodes images, finds points or scores pairs.
+while it works, so the GPU is free for another run while one run finds overlays, recalls or scores pairs.
 """
 
 from __future__ import annotations
