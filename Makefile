@@ -1,12 +1,12 @@
-# Copytrace: every command sets up what it needs the first time, and skips that afterwards.
+# Copytrace: every command sets up what it needs the first time and skips that afterwards.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-# Where `make stack` keeps data, logs and keys.
+# Folder of the data, logs and keys of `make stack`.
 STACK ?= stack
-# Processes that tests run in; each takes a core, and up to 3 GB.
+# Number of test processes; each takes a core and up to 3 GB.
 TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,15 +70,15 @@ $(TOOLS)/.installed: locks/tools.txt
 licenses: $(INSTALLED) ## list the licenses of all locked packages in locks/LICENSES.md; refuse GPL and AGPL
 	@$(BIN)/python -m tools.licenses
 
-sbom: $(INSTALLED) $(TOOLS)/.installed ## write build/sbom.json: what is installed, in CycloneDX's form
+sbom: $(INSTALLED) $(TOOLS)/.installed ## write build/sbom.json, a CycloneDX list of the installed packages
 	@$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application \
 	  --output-reproducible --of JSON --output-file build/sbom.json && echo build/sbom.json
 
-audit: $(TOOLS)/.installed ## look the locked versions up among known vulnerabilities; fails where the database is out of reach
+audit: $(TOOLS)/.installed ## check the locked versions for known vulnerabilities; fails if the database cannot be reached
 	@for lock in $(sort $(foreach extras,$(LOCKED),locks/$(subst $(comma),-,$(extras)).txt)) locks/tools.txt; do \
 	  echo "== $$lock"; $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement $$lock; done
 
-demo: $(INSTALLED) ## match edited copies of sample photographs and videos, through the Prefect flows
+demo: $(INSTALLED) ## match edited copies of sample photographs and videos with the Prefect flows
 	@$(BIN)/python -m flows.demo --out demo
 
 stack: $(INSTALLED) postgresql ## start all servers and workers on this machine, without Docker, until Ctrl-C
@@ -93,7 +93,7 @@ postgresql:
 	    >/dev/null 2>&1 || true; fi
 
 # The report's pages are looked at in a real browser. Without one those tests are skipped, and say so.
-test: $(INSTALLED) ## run all checks, and all tests but those of test-stack
+test: $(INSTALLED) ## run all checks, and all tests except those of test-stack
 	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
 	    && command -v apt-get >/dev/null; then \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } \
@@ -104,12 +104,12 @@ test: $(INSTALLED) ## run all checks, and all tests but those of test-stack
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadgroup $(addprefix --ignore=,$(OF_ALL_SERVERS))
 
-test-stack: $(INSTALLED) postgresql ## run the tests that start all servers: some ten minutes
+test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
 bench: $(INSTALLED) ## measure speed and accuracy against named peers
 	@for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
-clean: ## remove what was built, the demo and the environment
+clean: ## remove build files, the demo and the environment
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""The errors that Copytrace raises on purpose. Each message says what was wrong, where, and what to do."""
+"""Errors of Copytrace. Every message says what is wrong, where, and what to do."""
 
 
 class CopytraceError(Exception):
-    """Base of all these errors; its text is meant for the user."""
+    """Base of every error that Copytrace raises on purpose; its text is written for the user."""
 
 
 class InputError(CopytraceError):
@@ -26,4 +26,4 @@ class TooManyFailuresError(CopytraceError):
 
 
 class ModelMismatchError(CopytraceError):
-    """Descriptors or points of one model or setting would be compared with those of another."""
+    """Features made by different models or settings must not be compared."""

@@ -1,4 +1,4 @@
-"""The demo: edited copies of sample photographs and of sample footage, found again by the matching flows."""
+"""Demo: the matching flows find edited copies of sample photographs and sample videos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAME_SEGMENT_IOU = 0.5
 
 
 def main(out: Annotated[Path, typer.Option(help="Folder for the media and the results.")] = Path("demo")) -> None:
-    """Make edited copies of real photographs and footage, find what each was made from, and say how many were found."""
+    """Make edited copies of real photographs and videos, match them, and print how many were found."""
     with terminal_session(logging.WARNING):
         demo_images(out / "photos", out / "results")
         demo_videos(out / "videos", out / "video-results")
@@ -32,7 +32,7 @@ def main(out: Annotated[Path, typer.Option(help="Folder for the media and the re
 def demo_images(photos: Path, results: Path) -> None:
     """Match edited copies of sample photographs."""
     truth, matches = photos / "ground_truth.csv", results / "matches.csv"
-    # The ground truth is written last: a set that has it is whole, and its matches need no second run.
+    # The ground truth is written last, so a set that has it is complete.
     if not truth.exists():
         typer.echo("Making edited copies of sample photographs …")
         write_demo_set(photos)
@@ -50,10 +50,10 @@ def demo_images(photos: Path, results: Path) -> None:
 
 
 def demo_videos(videos: Path, results: Path) -> None:
-    """Match videos that show parts of sample footage."""
+    """Match videos that show parts of sample videos."""
     truth, segments = videos / "ground_truth.csv", results / "segments.csv"
     if not truth.exists():
-        typer.echo("Making videos that copy from sample footage …")
+        typer.echo("Making videos that copy parts of sample videos …")
         write_demo_videos(videos)
     typer.echo("Matching them by the flow match-videos …")
     begin = time.perf_counter()
@@ -69,7 +69,7 @@ def demo_videos(videos: Path, results: Path) -> None:
 
 
 def count_found(truth: Path, matches: Path, threshold: float) -> tuple[int, int, int]:
-    """Return how many true pairs score at or above the threshold, how many others do, and how many pairs are true."""
+    """Return how many true pairs score at least `threshold`, how many others do, and how many true pairs there are."""
     table = read_ground_truth(truth)
     true = {pair for pair in zip(table.queries, table.references, strict=True) if pair[1]}
     scored = read_predictions(matches)
@@ -79,9 +79,10 @@ def count_found(truth: Path, matches: Path, threshold: float) -> tuple[int, int,
 
 
 def count_found_segments(truth: Path, segments: Path, threshold: float) -> tuple[int, int, int]:
-    """Return how many true segments a called one overlaps well, how many called ones are wrong, and how many are true.
+    """Return how many true segments were found, how many predicted ones are wrong, and how many true ones there are.
 
-    Called are segments that score `threshold` or more; wrong are those of a pair that has no true segment.
+    Predicted segments count if they score at least `threshold`. A true segment is found if one of its pair overlaps it
+    with an IoU of at least `SAME_SEGMENT_IOU`; a predicted segment is wrong if its pair has no true segment.
     """
     true, _ = read_true_segments(truth)
     predicted = read_predicted_segments(segments)

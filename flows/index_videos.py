@@ -1,4 +1,4 @@
-"""Describe a collection of reference videos once, so that many runs of match-videos can search it."""
+"""Flow that describes a collection of reference videos once, for many runs of match-videos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.videos import VideoSettings
 from copytrace import videos
 from copytrace.cli import options
 from flows.parameters import Media, Out, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
-from flows.terminal import RunnerOption, parse_runner, terminal_session
+from flows.terminal import parse_runner, terminal_session
 from tasks.artifacts import show_outputs
 from tasks.runners import run_on
 from tasks.video_steps import VIDEO_STEPS
@@ -27,7 +27,7 @@ def index_videos(
     overrides: VideoOverrides = {},  # noqa: B006
     runner: Runner = ONE_SHARD_AT_A_TIME,
 ) -> str:
-    """Describe the references into the index folder `out`, or bring it up to date, and return it.
+    """Describe the references into the index folder `out`, or update an existing index, and return the folder.
 
     Steps: ingest, describe (shards), finish.
 
@@ -42,11 +42,11 @@ def index_videos(
 
 def main(
     references: Annotated[str, options.Videos],
-    out: Annotated[Path, typer.Option(help="Folder of the index; one that exists is brought up to date.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     overrides: options.Overrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
-    runner: RunnerOption = "threads",
+    runner: options.Runner = "threads",
 ) -> None:
     """Describe REFERENCES once, as a Prefect flow."""
     with terminal_session():

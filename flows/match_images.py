@@ -1,4 +1,4 @@
-"""Match images: which of the references were the queries copied from."""
+"""Flow that finds the references from which query images were copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.runner import ONE_SHARD_AT_A_TIME, Runner
 from copytrace import images
 from copytrace.cli import options
 from flows.parameters import Media, Out, Overrides, Preset, References, flow_settings, parameters_from_cli
-from flows.terminal import RunnerOption, parse_runner, terminal_session
+from flows.terminal import parse_runner, terminal_session
 from tasks.artifacts import show_outputs
 from tasks.image_steps import IMAGE_STEPS
 from tasks.runners import run_on
@@ -32,8 +32,9 @@ def match_images(
 ) -> dict[str, Any]:
     """Write tables and a report of the matches into the folder `out`, and return the content of `run.json`.
 
-    Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards), finish,
-    recall (branches), score (shards of queries), merge, report, summarize.
+    Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards),
+    finish (queries, references), recall (branches), score (shards of queries), merge, report, summarize.
+    There is no report if `report.max_matches` is 0. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_images` raises, and `SettingsError`.
     """
@@ -52,7 +53,7 @@ def main(
     overrides: options.Overrides = None,
     preset: options.Preset = "cpu",
     config: options.Config = None,
-    runner: RunnerOption = "threads",
+    runner: options.Runner = "threads",
 ) -> None:
     """Find which REFERENCES the QUERIES were copied from, as a Prefect flow."""
     with terminal_session():

@@ -1,4 +1,4 @@
-"""Match videos: which seconds of which references do the queries show."""
+"""Flow that finds which seconds of which references the query videos show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.videos import VideoSettings
 from copytrace import videos
 from copytrace.cli import options
 from flows.parameters import Media, Out, References, VideoOverrides, VideoPreset, flow_settings, parameters_from_cli
-from flows.terminal import RunnerOption, parse_runner, terminal_session
+from flows.terminal import parse_runner, terminal_session
 from tasks.artifacts import show_outputs
 from tasks.runners import run_on
 from tasks.storage_access import resolve_path
@@ -32,8 +32,9 @@ def match_videos(
 ) -> dict[str, Any]:
     """Write tables and a report of the copied segments into the folder `out`, and return the content of `run.json`.
 
-    Steps: check, ingest (queries, references), describe (shards), finish, search (shards of queries),
-    align (shards of queries), merge, report, summarize.
+    Steps: check, ingest (queries, references), describe (shards), finish (queries, references),
+    search (shards of queries), align (shards of queries), merge, report, summarize.
+    There is no report if `report.max_matches` is 0. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_videos` raises, and `SettingsError`.
     """
@@ -52,7 +53,7 @@ def main(
     overrides: options.Overrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
-    runner: RunnerOption = "threads",
+    runner: options.Runner = "threads",
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show, as a Prefect flow."""
     with terminal_session():

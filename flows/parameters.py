@@ -1,4 +1,4 @@
-"""Parameters that flows share, and what the server and its forms know of them before a run exists."""
+"""Parameters that flows share, with the schemas by which the server validates them and shows its forms."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ Media = Annotated[str, Field(min_length=1, description="folder, glob, file, URI,
 References = Annotated[
     str, Field(min_length=1, description="the same, or an index made by index-images or index-videos")
 ]
-Out = Annotated[str, Field(min_length=1, description="folder that the run writes into, and goes on from")]
+Out = Annotated[str, Field(min_length=1, description="folder of the results; a second run into it continues the first")]
 Photos = Annotated[
-    str, Field(min_length=1, description="what to learn from: folder, glob, URI, or CSV/Parquet manifest")
+    str, Field(min_length=1, description="photos to learn from: folder, glob, URI, or CSV/Parquet manifest")
 ]
 
 
-class LabelledRun(BaseModel):
-    """A finished run of match-videos and what of it is true."""
+class LabeledRun(BaseModel):
+    """A finished run of match-videos and its ground truth."""
 
     run: str = Field(min_length=1, description="folder that match-videos wrote")
     ground_truth: str = Field(min_length=1, description="CSV query_id,ref_id,query_start,query_end,ref_start,ref_end")
 
 
-LabelledRuns = Annotated[
-    list[LabelledRun], Field(min_length=1, description="what to learn from; runs of several descriptors are best")
+LabeledRuns = Annotated[
+    list[LabeledRun], Field(min_length=1, description="runs to learn from, best of several descriptors")
 ]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
 VideoPreset = Annotated[Literal["cpu", "a100", "vsc22"], Field(description="settings to start from")]
 TrainingPreset = Annotated[Literal["cpu", "a100"], Field(description="settings to start from")]
-MinImprovement = Annotated[float, Field(ge=0, description="by how much it must validate better than the champion")]
+MinImprovement = Annotated[float, Field(ge=0, description="improvement over the champion that is required")]
 
 S = TypeVar("S", bound=Settings)
 
 
 class _WithoutDefaults(GenerateJsonSchema):
-    """A form must not fill in the schema's defaults: sent back, they would undo the preset."""
+    """A schema without defaults: a form would fill them in and send them back, which would override the preset."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
 
 
 def _inline(node: Any, definitions: Mapping[str, Any]) -> Any:
-    # References from within a parameter's schema would point outside it.
+    # A reference within a parameter's schema would point outside of that schema.
     if isinstance(node, list):
         return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
@@ -79,24 +79,24 @@ Overrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(ImageSett
 
 
 def flow_settings(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
-    """Return the settings that a run's parameters ask for. Raises `SettingsError` for those that make no sense."""
+    """Return the settings that a run's parameters describe. Raises `SettingsError` if they are invalid."""
     values = [f"{name}={json.dumps(value)}" for name, value in flatten(overrides).items() if value is not None]
     return load_settings(schema, preset, overrides=values)
 
 
 class FlowParameters(TypedDict):
-    """The parameters that say how, beside those that say what."""
+    """The parameters of a flow that choose its settings."""
 
-    preset: Any  # a name that the flow's own parameter allows; settings_of refuses others
+    preset: Any  # one of the names that the flow's own parameter allows
     overrides: dict[str, Any]
 
 
 def parameters_from_cli(
     schema: type[Settings], preset: str, config: Path | None, overrides: Sequence[str] | None
 ) -> FlowParameters:
-    """Return as parameters what a command line asks for: the run shows what its settings file changed in the preset.
+    """Return a command line's settings as parameters of a flow: the preset, and every value that differs from it.
 
-    Raises `SettingsError` for what makes no sense.
+    Raises `SettingsError` if the settings are invalid.
     """
     settings = load_settings(schema, preset, config, overrides or ())
     changed = _difference(load_settings(schema, preset).model_dump(mode="json"), settings.model_dump(mode="json"))

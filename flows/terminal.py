@@ -1,4 +1,4 @@
-"""Flows started by hand: the project's Prefect settings from whatever folder, and errors of one line."""
+"""Flows at a terminal: the project's Prefect settings apply in every folder, and user errors are one line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import temporary_settings
 from pydantic import ValidationError
@@ -20,17 +18,9 @@ from copytrace.cli.errors import USER_ERRORS, exit_on_user_errors
 
 SETTINGS_FILE = Path(__file__).parents[1] / "prefect.toml"
 
-RunnerOption = Annotated[
-    str,
-    typer.Option(
-        help="What works on the shards: threads, threads:2 (two shards at once), dask:2 (two processes), or the "
-        "address of a Dask scheduler."
-    ),
-]
-
 
 def parse_runner(text: str) -> Runner:
-    """Return the runner that `--runner` asks for. Raises `SettingsError` for what is none."""
+    """Return the runner that `--runner` describes. Raises `SettingsError` if the text is invalid."""
     try:
         return Runner.parse(text)
     except ValidationError as error:
@@ -41,10 +31,10 @@ def parse_runner(text: str) -> Runner:
 
 @contextmanager
 def terminal_session(level: int = logging.INFO) -> Iterator[None]:
-    """Run flows in the block as a person at a terminal wants them; exit with code 1 after an error of their own.
+    """Run flows in the block for a user at a terminal; after a user error, print one line and exit with code 1.
 
-    Prefect reads `prefect.toml` in the current folder only; here it holds everywhere, below what the user has set.
-    Records under `level` are not shown, nor the tracebacks of errors that the user can mend: the API keeps both.
+    Prefect reads `prefect.toml` in the current folder only; here its settings apply in every folder, unless the user
+    has set others. The console shows no log records below `level` and no tracebacks of user errors; the API keeps both.
     """
     defaults = flatten(tomllib.loads(SETTINGS_FILE.read_text())) if SETTINGS_FILE.exists() else {}
     _quiet(level)
@@ -53,11 +43,11 @@ def terminal_session(level: int = logging.INFO) -> Iterator[None]:
 
 
 def _quiet(level: int) -> None:
-    # For the rest of the process: Prefect still speaks when it exits.
-    def worth_showing(record: logging.LogRecord) -> bool:
+    # The filter stays for the rest of the process, because Prefect still logs when it exits.
+    def is_shown(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         return record.levelno >= level and not isinstance(error, USER_ERRORS)
 
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
-            handler.addFilter(worth_showing)
+            handler.addFilter(is_shown)

@@ -1,4 +1,4 @@
-"""Train the aligner, register it, and make it the champion if it is better."""
+"""Flow that trains the aligner, registers it, and makes it the champion if it is better."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from copytrace.cli import options
 from copytrace.cli.training import Runs, parse_runs
 from flows.parameters import (
     AlignerOverrides,
-    LabelledRun,
-    LabelledRuns,
+    LabeledRun,
+    LabeledRuns,
     MinImprovement,
     Out,
     TrainingPreset,
@@ -28,13 +28,13 @@ from tasks.train import ALIGNER, promote, train
 
 @flow(name="train-aligner", flow_run_name="train the aligner into {out}")
 def train_aligner(
-    runs: LabelledRuns,
+    runs: LabeledRuns,
     out: Out,
     preset: TrainingPreset = "cpu",
     overrides: AlignerOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
-    """Train on `runs` in the folder `out`, and return which version came out and whether it is the champion.
+    """Train on `runs` in the folder `out`, and return the registered version and whether it became the champion.
 
     Raises what `copytrace.training.aligner.train_aligner` raises, `SettingsError`, and `TrackingError`.
     """
@@ -55,8 +55,8 @@ def main(
     with terminal_session():
         pairs, overrides = parse_runs(runs)
         chosen = parameters_from_cli(AlignerTraining, preset, config, overrides)
-        labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
-        done = train_aligner(labelled, str(out), **chosen, min_improvement=min_improvement)
+        labeled = [LabeledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
+        done = train_aligner(labeled, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
 
 

@@ -1,4 +1,4 @@
-"""Train the global descriptor, register it, and make it the champion if it is better."""
+"""Flow that trains the global descriptor, registers it, and makes it the champion if it is better."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_descriptor(
     overrides: DescriptorOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
-    """Train on `photos` in the folder `out`, and return which version came out and whether it is the champion.
+    """Train on `photos` in the folder `out`, and return the registered version and whether it became the champion.
 
     Raises what `copytrace.training.descriptor.train_descriptor` raises, `SettingsError`, and `TrackingError`.
     """

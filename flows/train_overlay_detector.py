@@ -1,4 +1,4 @@
-"""Train the overlay detector, register it, and make it the champion if it is better."""
+"""Flow that trains the overlay detector, registers it, and makes it the champion if it is better."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_overlay_detector(
     overrides: OverlayOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
-    """Train on `photos` in the folder `out`, and return which version came out and whether it is the champion.
+    """Train on `photos` in the folder `out`, and return the registered version and whether it became the champion.
 
     Raises what `copytrace.training.overlay.train_overlay_detector` raises, `SettingsError`, and `TrackingError`.
     """

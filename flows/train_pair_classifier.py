@@ -1,4 +1,4 @@
-"""Train the pair classifier, register it, and make it the champion if it is better."""
+"""Flow that trains the pair classifier, registers it, and makes it the champion if it is better."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from configs.training import PairTraining
 from copytrace.cli import options
 from copytrace.cli.training import Runs, parse_runs
 from flows.parameters import (
-    LabelledRun,
-    LabelledRuns,
+    LabeledRun,
+    LabeledRuns,
     MinImprovement,
     Out,
     PairOverrides,
@@ -28,13 +28,13 @@ from tasks.train import PAIR_CLASSIFIER, promote, train
 
 @flow(name="train-pair-classifier", flow_run_name="train the pair classifier into {out}")
 def train_pair_classifier(
-    runs: LabelledRuns,
+    runs: LabeledRuns,
     out: Out,
     preset: TrainingPreset = "cpu",
     overrides: PairOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
-    """Train on `runs` in the folder `out`, and return which version came out and whether it is the champion.
+    """Train on `runs` in the folder `out`, and return the registered version and whether it became the champion.
 
     Raises what `copytrace.training.pair_classifier.train_pair_classifier` raises, `SettingsError`, and `TrackingError`.
     """
@@ -56,8 +56,8 @@ def main(
     with terminal_session():
         pairs, overrides = parse_runs(runs)
         chosen = parameters_from_cli(PairTraining, preset, config, overrides)
-        labelled = [LabelledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
-        done = train_pair_classifier(labelled, str(out), **chosen, min_improvement=min_improvement)
+        labeled = [LabeledRun(run=str(run), ground_truth=str(truth)) for run, truth in pairs]
+        done = train_pair_classifier(labeled, str(out), **chosen, min_improvement=min_improvement)
         typer.echo(f"{done['name']} version {done['version']}: {done['reason']}")
 
 

@@ -1,4 +1,4 @@
-"""Artifacts: what Prefect's pages show of a run beside its progress."""
+"""Artifacts that Prefect's UI shows for a run: links, tables and lists of files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def log_plan(shards: Sequence[int], arguments: Mapping[str, Any]) -> None:
 
 def link_image_report(page: Path, arguments: Mapping[str, Any]) -> None:
     """Link to the page of image matches."""
-    create_link_artifact(uri_of(page), "report.html", key="match-images-report", description="Matches side by side")
+    create_link_artifact(file_uri(page), "report.html", key="match-images-report", description="Matches side by side")
 
 
 def link_video_report(page: Path, arguments: Mapping[str, Any]) -> None:
     """Link to the page of video matches."""
     create_link_artifact(
-        uri_of(page), "report.html", key="match-videos-report", description="Copied segments, frame by frame"
+        file_uri(page), "report.html", key="match-videos-report", description="Copied segments, frame by frame"
     )
 
 
@@ -44,26 +44,26 @@ def show_video_summary(run: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
     _show_tables("match-videos", run, arguments["folder"].segments.with_suffix(".csv"), SEGMENT_COLUMNS)
 
 
-def uri_of(path: Path) -> str:
-    """Return `file:///…` for a local path, and for a place in a store its own URI."""
+def file_uri(path: Path) -> str:
+    """Return the URI of a path: `file:///…` if it is local, otherwise that of the store."""
     return redact(str(path)) if as_stored_path(path) else path.resolve().as_uri()
 
 
 def show_outputs(out: Path, flow: str) -> None:
-    """List the files that lie in the folder `out`, with how to come by them, as the artifact `FLOW-outputs`."""
+    """List the files in the folder `out`, with links or a download command, as the artifact `FLOW-outputs`."""
     files = sorted(file.name for file in out.iterdir() if file.suffix and not file.name.startswith("."))
-    folder = uri_of(out)
+    folder = file_uri(out)
     if as_stored_path(out):
-        # A browser opens no s3://, and a signed link would hand out access.
+        # Browsers cannot open s3://, and a signed link would give access to everybody.
         lines = [f"In `{folder}/`:", *(f"- `{folder}/{name}`" for name in files)]
-        lines += ["", "All of it, to this machine:", f"```\naws s3 cp --recursive {folder}/ {out.name}/\n```"]
+        lines += ["", "To copy all of them to this machine:", f"```\naws s3 cp --recursive {folder}/ {out.name}/\n```"]
     else:
         lines = [f"In `{out.resolve()}`:", *(f"- [{name}]({folder}/{name})" for name in files)]
     create_markdown_artifact("\n".join(lines), key=f"{flow}-outputs", description=f"What the run wrote into {folder}")
 
 
 def top_rows(csv: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the first rows of a table that is sorted by score, with the columns worth a glance."""
+    """Return the given columns of the first `TOP_ROWS` rows of a table that is sorted by score."""
     options = pyarrow.csv.ConvertOptions(include_columns=list(columns))
     with csv.open("rb") as file:
         rows: list[dict[str, Any]] = pyarrow.csv.read_csv(file, convert_options=options).slice(0, TOP_ROWS).to_pylist()
@@ -75,5 +75,5 @@ def _show_tables(flow: str, run: Mapping[str, Any], csv: Path, columns: Sequence
     costs = [{"what": name, "count": cost["count"], "seconds": cost["seconds"]} for name, cost in run["stages"].items()]
     create_table_artifact(counts + costs, key=f"{flow}-summary", description=f"Counts and seconds of {csv.parent}")
     create_table_artifact(
-        top_rows(csv, columns), key=f"{flow}-top-matches", description=f"The best {TOP_ROWS} at most; all are in {csv}"
+        top_rows(csv, columns), key=f"{flow}-top-matches", description=f"At most the best {TOP_ROWS}; all are in {csv}"
     )

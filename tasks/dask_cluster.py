@@ -1,4 +1,4 @@
-"""Dask: worker processes on this machine, or those of a scheduler elsewhere, that take shards through their stages."""
+"""Dask: workers on this machine, or of a scheduler elsewhere, that run the steps of shards."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.runtime.devices import CORES, usable_cores
 
 SECONDS_TO_CONNECT = 10
-THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 @contextmanager
 def dask_workers(runner: Runner) -> Iterator[TaskRunner[Any]]:
-    """Start a cluster of `runner.workers` processes with the first shard, or connect to the scheduler at its address.
+    """Start a cluster of `runner.workers` processes, or connect to the scheduler at `runner.address`.
 
-    Each process works on one shard at a time, with its share of the cores. Raises `ConfigError` without prefect-dask,
-    or where no scheduler answers, and `CopytraceError` for a shard that one worker after another dies of.
+    Each local process works on one shard at a time, with its share of the cores. Raises `ConfigError` if prefect-dask
+    is missing or no scheduler answers, and `CopytraceError` if several workers in a row die of the same shard.
     """
     if find_spec("prefect_dask") is None:
         raise ConfigError("prefect-dask is not installed; pip install 'copytrace[dask]', or use runner.kind: threads")
     from distributed import KilledWorker  # noqa: PLC0415
 
     with ExitStack() as stack:
-        stack.enter_context(_server_of_this_run())
-        task_runner = stack.enter_context(_connected(runner.address) if runner.address else _local(runner.workers))
+        stack.enter_context(_share_flow_server())
+        task_runner = stack.enter_context(
+            _connect_cluster(runner.address) if runner.address else _start_cluster(runner.workers)
+        )
         try:
             yield task_runner
         except KilledWorker as error:
@@ -45,7 +47,7 @@ def dask_workers(runner: Runner) -> Iterator[TaskRunner[Any]]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[TaskRunner[Any]]:
+def _connect_cluster(address: str) -> Iterator[TaskRunner[Any]]:
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
     with DaskTaskRunner(address=address, client_kwargs={"timeout": SECONDS_TO_CONNECT}) as task_runner:
@@ -56,44 +58,44 @@ def _connected(address: str) -> Iterator[TaskRunner[Any]]:
                 f"no Dask scheduler answers at {address}; start `dask scheduler` there, or use runner.kind: threads"
             ) from error
         if not workers:
-            get_run_logger().warning("the Dask scheduler at %s has no workers yet; shards wait for some", address)
+            get_run_logger().warning("the Dask scheduler at %s has no workers yet; shards wait for the first", address)
         if crowded := sorted(worker for worker, threads in workers.items() if threads > 1):
             get_run_logger().warning(
-                "%s works on several shards at once, with the memory of all; `dask worker --nthreads 1` on one",
+                "%s works on several shards at once and needs memory for each; `dask worker --nthreads 1` avoids that",
                 crowded[0],
             )
         yield task_runner
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[TaskRunner[Any]]:
+def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
     import dask  # noqa: PLC0415
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
     share = max(1, usable_cores() // workers)
-    # Set before a process starts: libraries size their thread pools when they are loaded.
-    environment = dict.fromkeys((CORES, *THREADS_OF_LIBRARIES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
+    # These must be set before a process starts, because libraries size their thread pools when they are loaded.
+    environment = dict.fromkeys((CORES, *THREAD_VARIABLES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
     cluster = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         DaskTaskRunner(cluster_kwargs=cluster) as task_runner,
     ):
-        _tell_from(logging.WARNING)
+        _set_log_level(logging.WARNING)
         try:
             yield task_runner
         finally:
-            _tell_from(logging.ERROR)  # a process with large libraries takes longer to end than Dask's four seconds
+            _set_log_level(logging.ERROR)  # ending processes with large libraries takes longer than Dask's four seconds
 
 
-def _tell_from(level: int) -> None:
-    # Dask tells of every process and connection.
+def _set_log_level(level: int) -> None:
+    # Dask logs every process and connection.
     for name in ("distributed", "distributed.nanny"):
         logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
-def _server_of_this_run() -> Iterator[None]:
-    # Without PREFECT_API_URL, Prefect starts a server for each process: the workers must all find that of the flow.
+def _share_flow_server() -> Iterator[None]:
+    # Without PREFECT_API_URL, each process would start its own server; the workers must use that of the flow.
     run = FlowRunContext.get()
     if run is None or PREFECT_API_URL.value():
         yield

@@ -1,4 +1,4 @@
-"""A training run in MLflow: settings, data, figures, pictures. However often a run dies, it stays one MLflow run."""
+"""A training run in MLflow, with its settings, data, metrics and images; a resumed training continues the same run."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from prefect.runtime import flow_run
 from copytrace.object_store import redact
 from copytrace.storage import write_json
 from copytrace.training.log import read_history
-from tasks.mlflow_links import describe_run, link_from_flow_run
+from tasks.mlflow_links import link_from_flow_run, log_run_settings
 from tasks.mlflow_store import connect, entity_name, experiment_id, mlflow_errors, run_link, tracking_uri
 
 RECEIPT = "mlflow.json"
 SECONDS_BETWEEN_SAMPLES = 30
-"""Of the machine's load. MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
+"""Interval of sampling the machine's load; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MlflowLog:
-    """A `copytrace.training.log.TrainingLog` that tells an MLflow run; it pickles, and never stops a training."""
+    """A `copytrace.training.log.TrainingLog` that logs to an MLflow run. It can be pickled, and never raises."""
 
     uri: str
     run_id: str
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
-        """Log the figures of an epoch, with the epoch as step; what fails is sent again when the run ends."""
-        with _warned_of(f"the figures of epoch {epoch} were not tracked; the end of the run sends them again"):
-            _send(connect(self.uri), self.run_id, values, epoch)
+        """Log the metrics of an epoch; those that fail are sent again when the run ends."""
+        with _warn_on_error(f"the figures of epoch {epoch} were not tracked; the end of the run sends them again"):
+            _send_metrics(connect(self.uri), self.run_id, values, epoch)
 
     def picture(self, name: str, pixels: NDArray[np.uint8], epoch: int) -> None:
-        """Log a picture, RGB uint8 [H, W, 3]; MLflow shows those of one name side by side, with a slider of epochs."""
-        with _warned_of(f"the picture {name} of epoch {epoch} was not tracked"):
+        """Log an image, RGB uint8 [H, W, 3]; MLflow shows the images of one name with a slider over epochs."""
+        with _warn_on_error(f"the picture {name} of epoch {epoch} was not tracked"):
             connect(self.uri).log_image(self.run_id, pixels, key=entity_name(name), step=epoch)
 
 
 class TrainingRun:
-    """An MLflow run that is under way; as a context manager it ends FINISHED, FAILED or, when cancelled, KILLED.
+    """An active MLflow run; as a context manager it ends as FINISHED, FAILED or, if cancelled, KILLED.
 
-    While it is entered, the load of the machine is sampled: CPU, memory, disk, network, and GPUs where
-    `nvidia-ml-py` is installed.
+    Within the block, the machine's load is sampled: CPU, memory, disk, network and, if `nvidia-ml-py` is installed,
+    GPUs.
     """
 
     def __init__(self, uri: str, experiment: str, run_id: str, out: Path) -> None:
@@ -65,18 +65,18 @@ class TrainingRun:
 
     @property
     def log(self) -> MlflowLog:
-        """What the training is given to tell its figures and pictures to."""
+        """The log that the training writes its metrics and images to."""
         return MlflowLog(self.uri, self.id)
 
     @property
     def link(self) -> str:
-        """The run's page on the server, or the database file that it is in."""
+        """The run's page on the server, or the database file that contains it."""
         return run_link(self.uri, self.experiment, self.id)
 
     def log_dataset(
         self, source: str, digest: str, context: Literal["training", "validation"], *, of: str = "photos"
     ) -> None:
-        """Say what is learned from, or validated on: what it is `of`, where it is, and a digest of which that are.
+        """Log the training or validation set: its content (`of`), its source, and the digest of its items.
 
         The digest also becomes the tag `dataset_digest` or `validation_digest`. Raises `TrackingError`.
         """
@@ -91,7 +91,7 @@ class TrainingRun:
             client.set_tag(self.id, tag, digest)
 
     def __enter__(self) -> Self:
-        with _warned_of("the load of the machine is not tracked"):
+        with _warn_on_error("the load of the machine is not tracked"):
             self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
                 self.id, SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=self.uri
             )
@@ -103,10 +103,10 @@ class TrainingRun:
     ) -> None:
         if self._monitor:
             self._monitor.finish()
-        again = f"the same command with {self.out} does it again"
-        with _warned_of(f"some epochs were not tracked; {again}"):
-            _send_missing(connect(self.uri), self.id, self.out / "history.jsonl")
-        with _warned_of(f"MLflow was not told that the run ended; {again}"):
+        retry = f"run the same command with {self.out} to send them"
+        with _warn_on_error(f"some epochs were not tracked; {retry}"):
+            _send_missing_metrics(connect(self.uri), self.id, self.out / "history.jsonl")
+        with _warn_on_error(f"the end of the run was not tracked; run the same command with {self.out} to track it"):
             client = connect(self.uri)
             if error:
                 client.set_tag(self.id, "error", f"{type(error).__name__}: {error}"[:1000])
@@ -116,32 +116,32 @@ class TrainingRun:
 def open_run(
     out: Path, experiment: str, settings: Mapping[str, Any], tags: Mapping[str, str] | None = None
 ) -> TrainingRun:
-    """Start a run, or go on with the one that an earlier attempt in the folder `out` started in the same store.
+    """Start an MLflow run, or continue the one that an earlier attempt in the folder `out` started in the same store.
 
     The store is `MLFLOW_TRACKING_URI`, by default a database in the user's data folder. `settings`, which may be
-    nested, become parameters; one that has changed since the first attempt becomes a tag `changed.NAME`, as MLflow
-    never changes a parameter. Raises `TrackingError` when MLflow cannot be used: nothing is lost yet.
+    nested, become parameters. MLflow does not allow a parameter to change, so one that differs from an earlier attempt
+    becomes a tag `changed.NAME`. Raises `TrackingError` if MLflow cannot be used.
     """
     uri = tracking_uri()
     client = connect(uri)
     with mlflow_errors(uri):
-        run = _earlier_run(client, uri, out)
+        run = _find_earlier_run(client, uri, out)
         attempt = 1
         if run is None:
             group = experiment_id(client, uri, experiment)
             run = client.create_run(group, run_name=flow_run.name or out.name)
-            # At once, so that whatever happens next happens to this run.
+            # Written at once, so that another attempt finds this run, whatever happens next.
             write_json(out / RECEIPT, {"uri": redact(uri), "experiment": experiment, "run_id": run.info.run_id})
         else:
             attempt = int(run.data.tags.get("attempts", 1)) + 1
             client.update_run(run.info.run_id, status="RUNNING")
-            _send_missing(client, run.info.run_id, out / "history.jsonl")
-        describe_run(client, run, settings, {**(tags or {}), "attempts": str(attempt)})
+            _send_missing_metrics(client, run.info.run_id, out / "history.jsonl")
+        log_run_settings(client, run, settings, {**(tags or {}), "attempts": str(attempt)})
     link_from_flow_run(uri, run)
     return TrainingRun(uri, run.info.experiment_id, run.info.run_id, out)
 
 
-def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
+def _find_earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
     if not (out / RECEIPT).exists():
         return None
     receipt = json.loads((out / RECEIPT).read_text())
@@ -155,37 +155,37 @@ def _earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
             raise
         run = None
     if run is None or run.info.lifecycle_stage != "active":
-        logger.warning("the MLflow run %s of %s was deleted; it goes on as a new one", receipt["run_id"], out)
+        logger.warning("the MLflow run %s of %s was deleted; a new one continues it", receipt["run_id"], out)
         return None
     return run
 
 
-def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:
+def _send_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], epoch: int) -> None:
     now = int(time.time() * 1000)
     client.log_batch(run_id, [Metric(entity_name(name), float(value), now, epoch) for name, value in values.items()])
 
 
-def _send_missing(client: MlflowClient, run_id: str, history: Path) -> None:
+def _send_missing_metrics(client: MlflowClient, run_id: str, history: Path) -> None:
     logged: dict[str, set[int]] = {}
     for line in read_history(history):
         epoch = line.pop("epoch")
         for name in line.keys() - logged.keys():
             logged[name] = {metric.step for metric in client.get_metric_history(run_id, entity_name(name))}
         if missing := {name: value for name, value in line.items() if epoch not in logged[name]}:
-            _send(client, run_id, missing, epoch)
+            _send_metrics(client, run_id, missing, epoch)
 
 
 def _status(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
-    # Signals, Ctrl-C and what Prefect raises when it ends a flow run are no Exceptions.
+    # Signals, Ctrl-C and the errors by which Prefect ends a flow run are not subclasses of Exception.
     return "FAILED" if isinstance(error, Exception) and not isinstance(error, CancelledRun) else "KILLED"
 
 
 @contextmanager
-def _warned_of(consequence: str) -> Iterator[None]:
-    """Turn any error in the block into a warning."""
+def _warn_on_error(consequence: str) -> Iterator[None]:
+    """Log any error in the block as a warning."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - hours of training are not lost because they could not be told of
+    except Exception as error:  # noqa: BLE001 - failed tracking must not end a training
         logger.warning("%s: %s", consequence, str(error).partition("\n")[0])

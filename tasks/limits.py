@@ -1,7 +1,7 @@
-"""Limits: how many stages use a GPU, or the cores, at once, over all the runs of a Prefect server.
+"""Limits on how many steps use the GPUs, or the CPU cores, at once, over all runs of a Prefect server.
 
-The server counts in two global concurrency limits, which `copytrace setup` makes. A stage holds a slot only while it
-works, so one run's decoding, points and scores never keep the GPU from another run.
+The server counts slots in two global concurrency limits, which `copytrace setup` creates. A step holds its slot only
+while it works, so the GPU is free for another run while one run finds overlays, recalls or scores pairs.
 """
 
 from __future__ import annotations
@@ -29,66 +29,69 @@ GPU = "copytrace-gpu"
 """One slot per GPU."""
 
 CPU = "copytrace-cpu"
-"""One slot per stage that may use the cores at a time."""
+"""One slot per step that may use the CPU cores at once."""
 
-WORTH_TELLING = 1.0
-"""Seconds of waiting for a slot."""
+LOGGED_WAIT = 1.0
+"""Seconds of waiting for a slot from which on the wait is logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """So many slots of a limit."""
+    """A number of slots of a limit."""
 
     limit: str
     count: int = 1
 
 
 SlotRule = Callable[[Any], Slots]
-"""Says from a stage's settings which slots it needs."""
+"""Function that returns the slots that a step with these settings needs."""
 
 
 def cpu_slots(settings: object) -> Slots:
-    """Slots of a stage that never needs a GPU for long.
+    """Return the slots of a step that hardly uses a GPU.
 
-    Among them is the detector of pasted pictures: it looks at one at a time, and a GPU idles while they are decoded.
+    Overlay detection is such a step: it takes one image at a time, and a GPU idles while images are decoded.
     """
     return Slots(CPU)
 
 
 def descriptor_slots(settings: ImageSettings | VideoSettings) -> Slots:
-    """Slots of a stage that describes."""
+    """Return the slots of a step that runs the descriptor."""
     return Slots(GPU if uses_cuda(settings.descriptor.backend, settings.descriptor.device) else CPU)
 
 
 def aligner_slots(settings: VideoSettings) -> Slots:
-    """Slots of a stage that aligns: networks run where the descriptor does, lines are sought on the CPU."""
+    """Return the slots of alignment: networks run on the descriptor's device, line detectors on the CPU."""
     networks = settings.alignment.aligner == "network" or settings.alignment.pair_filter != "none"
     return descriptor_slots(settings) if networks else Slots(CPU)
 
 
 def training_slots(settings: DescriptorTraining | OverlayTraining | AlignerTraining | PairTraining) -> Slots:
-    """Slots of a training: as many GPUs as it trains on."""
+    """Return the slots of a training: one per GPU that it uses."""
     return Slots(GPU, settings.loop.devices) if uses_cuda("torch", settings.loop.device) else Slots(CPU)
 
 
 @contextmanager
 def hold_slots(slots: Slots) -> Iterator[None]:
-    """Hold slots in the block; a server without that limit, or no task run at all, holds nobody up."""
-    most = _size_of(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
+    """Hold slots in the block; outside of a task run, or if the server has no such limit, do nothing."""
+    most = _limit_size(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
     if not most:
         yield
         return
     begin = time.monotonic()
-    # Work of hours goes on when the server could not be told in time that the slot is still in use.
+    # A lease that could not be renewed in time must not end hours of work.
     with concurrency(slots.limit, min(slots.count, most), strict=False, raise_on_lease_renewal_failure=False):
-        if (waited := time.monotonic() - begin) > WORTH_TELLING:
+        if (waited := time.monotonic() - begin) > LOGGED_WAIT:
             get_run_logger().info("waited %.0f s for a slot of %s", waited, slots.limit)
         yield
 
 
 @lru_cache
-def _size_of(limit: str, server: str) -> int:
-    """Slots of a limit on that server, 0 without one; asked once per process, as Prefect warns of each missing one."""
+def _limit_size(limit: str, server: str) -> int:
+    """Return the number of slots of a limit on that server, 0 if there is none.
+
+    The result is cached, because Prefect logs a warning for each request of a missing limit.
+    """
     with get_client(sync_client=True) as client:
         try:
             found = client.read_global_concurrency_limit_by_name(limit)

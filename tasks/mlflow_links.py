@@ -1,4 +1,4 @@
-"""Links between MLflow and Prefect: each MLflow run says where it comes from, each flow run where it is tracked."""
+"""Links between MLflow and Prefect: tags of an MLflow run name its origin, and a flow run's page links to it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python
 FLOW_RUN = "prefect.flow_run_id"
 
 
-def tags_of_origin() -> dict[str, str]:
-    """Return the tags that say where an MLflow run comes from: code, libraries, machine, flow run and deployment."""
-    tags = {"host": platform.node(), **_code()}
+def origin_tags() -> dict[str, str]:
+    """Return tags for the origin of an MLflow run: code, libraries, machine, flow run and deployment."""
+    tags = {"host": platform.node(), **_code_tags()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             tags[f"version.{package}"] = version(package)
@@ -40,23 +40,24 @@ def tags_of_origin() -> dict[str, str]:
     return tags
 
 
-def run_of_this_flow_run(client: MlflowClient, experiment: str) -> Run | None:
-    """Return the MLflow run that an earlier attempt of the present flow run has begun in the experiment of that id."""
+def find_run(client: MlflowClient, experiment: str) -> Run | None:
+    """Return the MLflow run that an earlier attempt of this flow run created in the experiment with that id, if any."""
     if not flow_run.id:
         return None
     found = client.search_runs([experiment], f"tags.`{FLOW_RUN}` = '{flow_run.id}'", max_results=1)
     return found[0] if found else None
 
 
-def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    """Log settings, which may be nested, as parameters, and `tags` with those of `tags_of_origin`.
+def log_run_settings(client: MlflowClient, run: Run, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Log settings, which may be nested, as parameters, and add `tags` and the `origin_tags`.
 
-    MLflow never changes a parameter: one that has changed since an earlier attempt becomes a tag `changed.NAME`.
+    MLflow does not allow a parameter to change, so one that differs from an earlier attempt becomes a tag
+    `changed.NAME`.
     """
     given = {name: str(value) for name, value in flatten(settings).items()}
     known = run.data.params
     changed = {f"changed.{name}": text for name, text in given.items() if known.get(name, text) != text}
-    all_tags = resolve_tags({**tags_of_origin(), **tags})
+    all_tags = resolve_tags({**origin_tags(), **tags})
     client.log_batch(
         run.info.run_id,
         params=[Param(name, text) for name, text in given.items() if name not in known],
@@ -65,24 +66,24 @@ def describe_run(client: MlflowClient, run: Run, settings: Mapping[str, Any], ta
 
 
 def link_from_flow_run(uri: str, run: Run) -> None:
-    """Show the MLflow run on the page of the present flow run, if there is one."""
+    """Link to the MLflow run on the page of the current flow run, if there is one."""
     if flow_run.id:
         identity = run.info.run_id
         link = run_link(uri, run.info.experiment_id, identity)
         create_link_artifact(link, f"MLflow run {identity}", key="mlflow-run", description=f"Tracked at {redact(uri)}")
 
 
-def _code() -> dict[str, str]:
+def _code_tags() -> dict[str, str]:
     git = shutil.which("git")
-    # An installed package has no repository of its own, and must not name the one that it happens to lie in.
+    # An installed package has no repository; it may lie in a virtual environment inside another project's.
     if git is None or not (ROOT / ".git").exists():
         return {}
 
-    def answer(*question: str) -> str:
-        done = subprocess.run([git, *question], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    def ask_git(*arguments: str) -> str:
+        done = subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    if not (commit := answer("rev-parse", "HEAD")):
+    if not (commit := ask_git("rev-parse", "HEAD")):
         return {}
-    dirty = bool(answer("status", "--porcelain"))
+    dirty = bool(ask_git("status", "--porcelain"))
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(dirty).lower()}

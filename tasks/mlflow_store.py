@@ -1,4 +1,4 @@
-"""Where MLflow keeps what it is told: a server, or a database file of one's own; and errors of one line."""
+"""The MLflow store, a server or a local database file, and errors of MLflow in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from copytrace.errors import CopytraceError
 from copytrace.object_store import redact
 
-# MLflow would try for four minutes before it says that nobody answers; what the user has set holds.
+# By default, MLflow tries for four minutes to reach a server. Values that the user has set take precedence.
 DEFAULT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -28,11 +28,11 @@ DEFAULT_ENVIRONMENT = {
 
 
 class TrackingError(CopytraceError):
-    """MLflow could not do what it was asked."""
+    """A request to MLflow failed."""
 
 
 class ServerUnavailableError(TrackingError, ConnectionError):
-    """The MLflow server does not answer; as a `ConnectionError` it is worth another attempt (see `tasks.step_task`)."""
+    """The MLflow server does not answer. Being a `ConnectionError`, this is retried (see `tasks.step_task`)."""
 
 
 def tracking_uri() -> str:
@@ -43,15 +43,16 @@ def tracking_uri() -> str:
     return f"sqlite:///{data / 'copytrace' / 'mlflow.db'}"
 
 
-def database_of(uri: str) -> Path | None:
-    """Return the database file that a tracking URI names, or None if it is not one."""
+def database_file(uri: str) -> Path | None:
+    """Return the database file that a tracking URI names, or None if it names none."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client; a database file that does not exist is made. Raises `TrackingError`.
+    """Return a client; if the URI names a database file that does not exist, create it. Raises `TrackingError`.
 
-    A server that is down is found out by the first question, after about three seconds; ask within `mlflow_errors`.
+    Whether a server answers shows only at the first request, which fails after about three seconds. Make requests
+    within `mlflow_errors`.
     """
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -64,9 +65,9 @@ def connect(uri: str) -> MlflowClient:
 @cache
 def _client(uri: str) -> MlflowClient:
     client = MlflowClient(uri)
-    if database := database_of(uri):
+    if database := database_file(uri):
         database.parent.mkdir(parents=True, exist_ok=True)
-        # The first question makes the tables: two processes that make them at once would both fail.
+        # The first request creates the tables; two processes that create them at once would both fail.
         with FileLock(f"{database}.lock"):
             client.search_experiments(max_results=1)
     return client
@@ -74,11 +75,11 @@ def _client(uri: str) -> MlflowClient:
 
 @contextmanager
 def mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn errors of MLflow in the block into `TrackingError`, or `ServerUnavailableError` where nobody answers."""
+    """Raise errors of MLflow in the block as `TrackingError`, or as `ServerUnavailableError` if no server answers."""
     try:
         yield
     except MlflowException as error:
-        # The errors of requests are OSErrors.
+        # The errors of the library requests are OSErrors.
         if uri.startswith("http") and isinstance(error.__context__, OSError):
             raise ServerUnavailableError(
                 f"the MLflow server at {redact(uri)} does not answer; start it, or set MLFLOW_TRACKING_URI to another"
@@ -87,23 +88,23 @@ def mlflow_errors(uri: str) -> Iterator[None]:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, which is made if there is none of that name."""
+    """Return the id of the experiment with that name; if there is none, create it."""
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
-    # With a database file, MLflow would put artifacts into the current folder; they belong beside the database.
-    database = database_of(uri)
+    # With a database file, MLflow would store artifacts in the current folder instead of beside the database.
+    database = database_file(uri)
     beside = (database.parent / "mlartifacts" / name).as_uri() if database else None
     return str(client.create_experiment(name, artifact_location=beside))
 
 
 def run_link(uri: str, experiment: str, run_id: str) -> str:
-    """Return the page of a run on its server, or the file that it is in."""
+    """Return the URL of a run's page on its server, or the database file that contains it."""
     if uri.startswith("http"):
         return f"{redact(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-    database = database_of(uri)
+    database = database_file(uri)
     return database.as_uri() if database else redact(uri)
 
 
 def entity_name(name: str) -> str:
-    """Return a name that MLflow takes for a metric or a picture: `recall@0.5` becomes `recall_0.5`."""
+    """Return a name that MLflow accepts for a metric or an image: `recall@0.5` becomes `recall_0.5`."""
     return re.sub(r"[^\w\-. /:]", "_", name)

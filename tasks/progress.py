@@ -1,4 +1,4 @@
-"""Progress in Prefect: an artifact per long step that fills up in the UI, and a log line when the step is over."""
+"""Progress in Prefect: a progress artifact for each step, and a log line when the step has finished."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from prefect.logging import get_run_logger
 from copytrace.progress import StepProgress
 
 SECONDS_BETWEEN_UPDATES = 2.0
-"""An update is a request to the server and takes about 25 ms: at this distance, one per cent of the time."""
+"""An update is a request of about 25 ms to the server, so at this interval updates take about 1 % of the time."""
 
 logger = logging.getLogger(__name__)
 
 
 class ArtifactProgress:
-    """A listener that shows steps as progress artifacts such as `describe-references-00003`; outside a run, it logs.
+    """A listener that shows steps as progress artifacts such as `describe-references-00003`, and in the log.
 
-    `detail` distinguishes the task's shard from the others of the same step.
+    `detail` distinguishes the shards of a step.
     """
 
     def __init__(self, detail: str = "") -> None:
@@ -36,11 +36,11 @@ class ArtifactProgress:
 
     @contextmanager
     def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
-        """Open a step of `total` units; one that fails leaves its artifact where it stood."""
+        """Open a step of `total` units; if it fails, its artifact keeps the last percentage."""
         title = f"{name} {self._detail}".strip()
-        log = get_run_logger() if _within_a_run() else logger
+        log = get_run_logger() if _is_in_run() else logger
         begin = time.monotonic()
-        with _shown(title, f"{total:,} {unit}") as artifact:
+        with _open_artifact(title, f"{total:,} {unit}") as artifact:
             step = _ArtifactStep(artifact, total)
             yield step
             step.close()
@@ -58,7 +58,7 @@ class _Artifact:
         try:
             self._client.update_artifact(self._identity, ArtifactUpdate(data=percent))
         except httpx.HTTPError as error:
-            # Hours of work must not be lost because their progress cannot be shown.
+            # A failed update must not end hours of work.
             logger.warning("progress could not be shown: %s", error)
 
 
@@ -84,17 +84,17 @@ class _ArtifactStep:
 
 
 @contextmanager
-def _shown(title: str, description: str) -> Iterator[_Artifact | None]:
-    if not _within_a_run():
+def _open_artifact(title: str, description: str) -> Iterator[_Artifact | None]:
+    if not _is_in_run():
         yield None
         return
     key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     identity = create_progress_artifact(0.0, key=key, description=description)
     if not isinstance(identity, UUID):
-        raise TypeError("progress artifacts are made in synchronous tasks only")
+        raise TypeError("progress artifacts can be created in synchronous tasks only")
     with get_client(sync_client=True) as client:
         yield _Artifact(client, identity)
 
 
-def _within_a_run() -> bool:
+def _is_in_run() -> bool:
     return TaskRunContext.get() is not None or FlowRunContext.get() is not None

@@ -1,4 +1,4 @@
-"""Which version of a model is the champion: only one that validates better takes its place, and there is a way back."""
+"""Promotion of model versions: one that validates better becomes the champion; a rollback restores the last one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mlflow.entities.model_registry import ModelVersion
 
 from copytrace.errors import InputError
 from tasks.mlflow_store import mlflow_errors
-from tasks.registry import CHAMPION, aliases_of, find_version, newest_versions, open_registry
+from tasks.registry import CHAMPION, find_version, newest_versions, open_registry, read_aliases
 
 PREVIOUS = "previous"
 """Alias of the version that a rollback returns to."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A version with the figure that decides, larger being better, and the digest of what it was validated on."""
+class ValidatedVersion:
+    """A model version with its validation figure, larger being better, and the digest of its validation set."""
 
     version: int
     figure: float | None
@@ -28,7 +28,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of an attempt to make a version the champion, and why."""
+    """The outcome of an attempt to make a version the champion, and its reason."""
 
     name: str
     version: int
@@ -47,16 +47,16 @@ def promote(
 ) -> Promotion:
     """Make a version (None: the latest) the champion if it validates better than the champion does.
 
-    It must beat the champion's `metric` (None: what the version's training calls its score) by at least
-    `min_improvement`, on the same validation set; `force` moves the alias regardless. Either way the version gets
-    tags that say what was decided, when, and on which figures. Raises `InputError` for an unknown model or version,
-    or one without the figure, and `TrackingError`.
+    It must beat the champion's `metric` (None: the score of the version's training) by at least `min_improvement`, on
+    the same validation set; `force` moves the alias regardless. In either case tags of the version record the decision,
+    its time and the figures. Raises `InputError` for an unknown model or version, or for a version without the figure,
+    and `TrackingError`.
     """
     client, uri = open_registry()
     with mlflow_errors(uri):
-        chosen, champion = find_version(client, name, version), _champion(client, name)
+        chosen, champion = find_version(client, name, version), _find_champion(client, name)
         metric = metric or chosen.tags.get("score", "")
-        candidate, holder = _measured(chosen, metric), _measured(champion, metric) if champion else None
+        candidate, holder = _read_validation(chosen, metric), _read_validation(champion, metric) if champion else None
         if holder and holder.version == candidate.version:
             return Promotion(name, candidate.version, True, "it is the champion already", holder.version)
         if candidate.figure is None and not force:
@@ -79,14 +79,16 @@ def promote(
             "champion_before": str(before or ""),
             "validation_status": "approved" if promoted else "rejected",
         }
-        # First the tags: an attempt that dies in between is decided again, and comes to the same end.
+        # The tags come first: an attempt that dies before the alias moves is repeated with the same outcome.
         _tag(client, name, candidate.version, evidence)
         if promoted:
-            _crown(client, name, candidate.version, before)
+            _set_champion(client, name, candidate.version, before)
     return Promotion(name, candidate.version, promoted, reason, before)
 
 
-def decide(candidate: Measured, champion: Measured | None, *, min_improvement: float) -> tuple[bool, str]:
+def decide(
+    candidate: ValidatedVersion, champion: ValidatedVersion | None, *, min_improvement: float
+) -> tuple[bool, str]:
     """Return whether the candidate becomes the champion, and why."""
     if champion is None:
         return True, "there was no champion"
@@ -98,7 +100,7 @@ def decide(candidate: Measured, champion: Measured | None, *, min_improvement: f
             f"it was validated on another set ({candidate.validation_digest or 'unknown'}) than the champion, version "
             f"{champion.version} ({champion.validation_digest or 'unknown'}), so their figures do not compare"
         )
-    # Rounded, as 0.3 - 0.2 is a little less than 0.1.
+    # Rounded, because 0.3 - 0.2 is slightly less than 0.1 in floating point.
     gain = round(candidate.figure - champion.figure, 9)
     better = gain > 0 and gain >= min_improvement
     return better, (
@@ -108,13 +110,13 @@ def decide(candidate: Measured, champion: Measured | None, *, min_improvement: f
 
 
 def rollback(name: str) -> Promotion:
-    """Make the champion's predecessor the champion again; another call goes one further back.
+    """Make the champion's predecessor the champion again; another call goes back one more version.
 
     Raises `InputError` when there is none, and `TrackingError`.
     """
     client, uri = open_registry()
     with mlflow_errors(uri):
-        aliases = aliases_of(client, name)
+        aliases = read_aliases(client, name)
         if not {CHAMPION, PREVIOUS} <= aliases.keys():
             raise InputError(
                 f"{name} has no champion before the present one to go back to; "
@@ -124,44 +126,44 @@ def rollback(name: str) -> Promotion:
         there = {str(version.version) for version in newest_versions(client, name)}
         earlier = find_version(client, name, target).tags.get("champion_before", "")
         reason = f"version {champion} was rolled back to version {target}"
-        told = {"promotion.reason": reason, "promotion.when": _now()}
-        _tag(client, name, champion, {"promotion": "rolled back", "validation_status": "rejected", **told})
-        _tag(client, name, target, {"promotion": "restored", "validation_status": "approved", **told})
-        _crown(client, name, target, int(earlier) if earlier in there else None)
+        evidence = {"promotion.reason": reason, "promotion.when": _now()}
+        _tag(client, name, champion, {"promotion": "rolled back", "validation_status": "rejected", **evidence})
+        _tag(client, name, target, {"promotion": "restored", "validation_status": "approved", **evidence})
+        _set_champion(client, name, target, int(earlier) if earlier in there else None)
     return Promotion(name, target, True, reason, champion)
 
 
-def listed(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
-    """Return the versions, newest first, with their aliases, of every model whose name is like `pattern` (% is any).
+def list_versions(pattern: str) -> list[tuple[ModelVersion, list[str]]]:
+    """Return all versions of the models whose names match `pattern` (% stands for any text), with their aliases.
 
-    Raises `InputError` when nothing was ever registered, and `TrackingError`.
+    The newest versions of a model come first. Raises `InputError` if no model was ever registered, and `TrackingError`.
     """
     client, uri = open_registry()
     found = []
     with mlflow_errors(uri):
         for model in client.search_registered_models(f"name LIKE '{pattern}'"):
-            aliases = aliases_of(client, model.name)
+            aliases = read_aliases(client, model.name)
             for version in newest_versions(client, model.name):
                 own = sorted(alias for alias, target in aliases.items() if target == int(version.version))
                 found.append((version, own))
     return found
 
 
-def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
-    return find_version(client, name, CHAMPION) if CHAMPION in aliases_of(client, name) else None
+def _find_champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    return find_version(client, name, CHAMPION) if CHAMPION in read_aliases(client, name) else None
 
 
-def _measured(version: ModelVersion, metric: str) -> Measured:
+def _read_validation(version: ModelVersion, metric: str) -> ValidatedVersion:
     figure = version.tags.get(f"validation.{metric}")
     digest = version.tags.get("validation_digest", "")
-    return Measured(int(version.version), None if figure is None else float(figure), digest)
+    return ValidatedVersion(int(version.version), None if figure is None else float(figure), digest)
 
 
-def _crown(client: MlflowClient, name: str, version: int, before: int | None) -> None:
-    # The champion last: until then another attempt finds everything as it was.
+def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
+    # The champion is set last, so that a repeated attempt still finds the old one.
     if before:
         client.set_registered_model_alias(name, PREVIOUS, str(before))
-    elif PREVIOUS in aliases_of(client, name):
+    elif PREVIOUS in read_aliases(client, name):
         client.delete_registered_model_alias(name, PREVIOUS)
     client.set_registered_model_alias(name, CHAMPION, str(version))
 

@@ -1,4 +1,4 @@
-"""The model registry in MLflow: what training registers, and what matching downloads."""
+"""The model registry in MLflow: trainings register models, and matching downloads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from copytrace.errors import InputError
 from copytrace.object_store import redact
 from copytrace.runtime.model_sources import cache_folder
 from copytrace.storage import digest_of, digest_of_file, local_copy
-from tasks.mlflow_store import connect, database_of, entity_name, mlflow_errors, tracking_uri
+from tasks.mlflow_store import connect, database_file, entity_name, mlflow_errors, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.experiment import TrainingRun
@@ -53,9 +53,9 @@ def register(
 ) -> int:
     """Log the files of a trained model as a LoggedModel, register it under `name`, and return its version.
 
-    Of a run, the same weights (`*.safetensors`) are registered once, however often this is called. `metrics` are of
-    the validation, and `score` names the one that decides. They stand on the version as tags, with what the run says
-    of its data and its code; a README.md among the files becomes its description.
+    The same weights (`*.safetensors`) of a run are registered only once. `metrics` are validation figures, and `score`
+    names the one that decides promotions. They become tags of the version, as do the run's tags for its data and code.
+    A README.md among the files becomes the version's description.
 
     Raises `InputError` if no file is `*.safetensors`, and `TrackingError`.
     """
@@ -71,42 +71,42 @@ def register(
         evidence = {tag: known[tag] for tag in _COPIED_TAGS if tag in known}
         evidence |= {f"validation.{metric}": repr(float(value)) for metric, value in metrics.items()}
         evidence |= {"score": score, "weights_digest": digest, "mlflow_run_id": run.id, **(tags or {})}
-        model = _logged_model(client, run, name, files, metrics, evidence)
-        return _new_version(client, run, name, model, evidence, files)
+        model = _log_model(client, run, name, files, metrics, evidence)
+        return _create_version(client, run, name, model, evidence, files)
 
 
 def download(uri: str) -> Path:
     """Return a local folder with the files of `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/m-…`.
 
-    A version never changes, so it is downloaded once, into `cache_folder()`. Raises `InputError` for a URI of another
-    form or a model, version or alias that does not exist, and `TrackingError` when MLflow does not answer.
+    A version never changes, so it is downloaded only once, into `cache_folder()`. Raises `InputError` for a URI of
+    another form or for a model, version or alias that does not exist, and `TrackingError` if MLflow does not answer.
     """
     parts = _MODEL_URI.fullmatch(uri)
     if parts is None:
-        raise InputError(f"{uri!r} is no model; write models:/NAME@champion, models:/NAME/3 or models:/m-…")
+        raise InputError(f"{uri!r} is not a model URI; write models:/NAME@champion, models:/NAME/3 or models:/m-…")
     folder = cache_folder() / "registry" / (parts["id"] or "")
     if parts["id"] and folder.exists():
         return folder
     client, store = open_registry()
     with mlflow_errors(store):
         if parts["id"]:
-            location = _location_of(client, parts["id"])
+            location = _model_location(client, parts["id"])
         else:
             version = find_version(client, parts["name"], parts["alias"] or int(parts["version"]))
             location = client.get_model_version_download_uri(version.name, str(version.version))
             own = digest_of(redact(store), version.name, int(version.version))
             folder = folder / version.tags.get("model_id", f"{version.name}-{version.version}-{own}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # of the processes that find it missing, one downloads
+        with FileLock(f"{folder}.lock"):  # only one process downloads
             if not folder.exists():
                 _fetch(location, store, folder, uri)
     return folder
 
 
 def open_registry() -> tuple[MlflowClient, str]:
-    """Return a client of the registry and its URI. Raises `InputError` where nothing was ever registered."""
+    """Return a client of the registry and its URI. Raises `InputError` if no model was ever registered."""
     uri = tracking_uri()
-    database = database_of(uri)
+    database = database_file(uri)
     if database and not database.exists():
         raise InputError(
             f"no model is registered yet: there is no {database}; train one, or set MLFLOW_TRACKING_URI to your server"
@@ -114,14 +114,14 @@ def open_registry() -> tuple[MlflowClient, str]:
     return connect(uri), uri
 
 
-def find_version(client: MlflowClient, name: str, wanted: int | str | None) -> ModelVersion:
-    """Return a version by its number or alias, or the latest. Raises `InputError` if there is none."""
-    aliases, newest = aliases_of(client, name), newest_versions(client, name)
+def find_version(client: MlflowClient, name: str, selector: int | str | None) -> ModelVersion:
+    """Return a version by number or alias (None: the latest). Raises `InputError` if there is none."""
+    aliases, newest = read_aliases(client, name), newest_versions(client, name)
     latest = int(newest[0].version) if newest else None
-    number = aliases.get(wanted) if isinstance(wanted, str) else wanted or latest
-    if isinstance(wanted, str) and number is None:
-        advice = f"run `copytrace promote {name} {latest or 'VERSION'}`" if wanted == CHAMPION else "set it in MLflow"
-        raise InputError(f"no version of {name} is its @{wanted} yet; {advice}, or name a version: models:/{name}/1")
+    number = aliases.get(selector) if isinstance(selector, str) else selector or latest
+    if isinstance(selector, str) and number is None:
+        advice = f"run `copytrace promote {name} {latest or 'VERSION'}`" if selector == CHAMPION else "set it in MLflow"
+        raise InputError(f"no version of {name} is its @{selector} yet; {advice}, or name a version: models:/{name}/1")
     try:
         return client.get_model_version(name, str(number))
     except MlflowException as error:
@@ -135,8 +135,8 @@ def newest_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return list(client.search_model_versions(f"name = '{name}'", 200, ["version_number DESC"]))
 
 
-def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
-    """Return the version behind every alias of a model. Raises `InputError` if there is no such model."""
+def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Return the version number of every alias of a model. Raises `InputError` if there is no such model."""
     try:
         aliases: Mapping[str, str | int] = client.get_registered_model(name).aliases
     except MlflowException as error:
@@ -148,7 +148,7 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in aliases.items()}
 
 
-def _logged_model(
+def _log_model(
     client: MlflowClient,
     run: TrainingRun,
     name: str,
@@ -156,7 +156,7 @@ def _logged_model(
     metrics: Mapping[str, float],
     evidence: Mapping[str, str],
 ) -> LoggedModel:
-    """Return the run's LoggedModel of these weights; one that an earlier attempt has begun is finished."""
+    """Return the run's LoggedModel of these weights, created or completed if necessary."""
     same = f"source_run_id = '{run.id}' AND name = '{name}' AND tags.weights_digest = '{evidence['weights_digest']}'"
     found = client.search_logged_models([run.experiment], filter_string=same)
     model = found[0] if found else client.create_logged_model(run.experiment, name, run.id, dict(evidence))
@@ -176,7 +176,7 @@ def _logged_model(
     return client.finalize_logged_model(identity, "READY")
 
 
-def _new_version(
+def _create_version(
     client: MlflowClient,
     run: TrainingRun,
     name: str,
@@ -189,7 +189,7 @@ def _new_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # Without a server, MLflow 3.17 would look a models:/ URI up in its default store instead of this one.
+    # Without a server, MLflow 3.17 looks up a models:/ URI in its default store instead of this one.
     source = f"models:/{model.model_id}" if run.uri.startswith("http") else model.artifact_location
     card = next((file.read_text(encoding="utf-8") for file in files if file.name == CARD), None)
     version = client.create_model_version(
@@ -204,7 +204,7 @@ def _new_version(
     return int(version.version)
 
 
-def _location_of(client: MlflowClient, model_id: str) -> str:
+def _model_location(client: MlflowClient, model_id: str) -> str:
     try:
         location: str = client.get_logged_model(model_id).artifact_location
     except MlflowException as error:
@@ -220,4 +220,4 @@ def _fetch(location: str, store: str, folder: Path, uri: str) -> None:
         if any(found.iterdir()):
             found.rename(folder)
             return
-    raise InputError(f"the files of {uri} are gone from {redact(location)}; register the model anew")
+    raise InputError(f"the files of {uri} are gone from {redact(location)}; register the model again")

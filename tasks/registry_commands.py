@@ -1,4 +1,4 @@
-"""Commands of `copytrace` for the registry, plugged in by entry points; the library itself does not know MLflow."""
+"""Commands of `copytrace` for the model registry, added through entry points: the library does not depend on MLflow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ Name = Annotated[str, typer.Argument(help="Registered model, such as copytrace-d
 
 def promote(
     name: Name,
-    version: Annotated[int | None, typer.Argument(help="Its number; by default the latest.")] = None,
-    min_improvement: Annotated[float, typer.Option(min=0.0, help="By how much it must beat the champion.")] = 0.0,
-    metric: Annotated[str | None, typer.Option(help="Validation figure that decides; by default its score.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Promote it whatever the figures say.")] = False,
+    version: Annotated[int | None, typer.Argument(help="Version number; by default the latest.")] = None,
+    min_improvement: Annotated[
+        float, typer.Option(min=0.0, help="Improvement over the champion that is required.")
+    ] = 0.0,
+    metric: Annotated[
+        str | None, typer.Option(help="Validation figure that decides; by default the score of its training.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote regardless of the figures.")] = False,
 ) -> None:
-    """Make VERSION the @champion that matching loads, if it validates better than the present one."""
+    """Make VERSION the @champion that matching loads, if it validates better than the current one."""
     from tasks.promotion import promote as move  # noqa: PLC0415
 
     done = move(name, version, metric=metric, min_improvement=min_improvement, force=force)
@@ -29,7 +33,7 @@ def promote(
 
 
 def rollback(name: Name) -> None:
-    """Make the champion before the present one the @champion again."""
+    """Make the previous champion the @champion again."""
     from tasks.promotion import rollback as move  # noqa: PLC0415
 
     done = move(name)
@@ -39,16 +43,16 @@ def rollback(name: Name) -> None:
 def models(
     name: Annotated[str, typer.Argument(help="Registered model; % stands for any characters.")] = "copytrace-%",
 ) -> None:
-    """List the registered versions with their figures, the newest first."""
+    """List the registered versions with their figures, newest first."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from copytrace.object_store import redact  # noqa: PLC0415
     from tasks.mlflow_store import tracking_uri  # noqa: PLC0415
-    from tasks.promotion import listed  # noqa: PLC0415
+    from tasks.promotion import list_versions  # noqa: PLC0415
 
-    where, versions = redact(tracking_uri()), listed(name)
+    where, versions = redact(tracking_uri()), list_versions(name)
     if not versions:
         typer.echo(f"no model like {name} is registered in MLflow at {where}")
         return

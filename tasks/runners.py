@@ -1,4 +1,4 @@
-"""Prefect as the runner of a recipe: its steps are task runs, in threads of this process or on a Dask cluster."""
+"""Prefect as the runner of a recipe: each step is a task run, in this process or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tasks = Mapping[Callable[..., Any], Task[..., Any]]
 
 
 class PrefectRunner:
-    """Runs each step as the task that `tasks` has for it; a task runner that is started takes those of shards."""
+    """Runs each step as its task in `tasks`, and the steps of shards on a task runner that has been started."""
 
     def __init__(self, tasks: Tasks, task_runner: TaskRunner[Any]) -> None:
         self._tasks, self._task_runner = tasks, task_runner
@@ -34,9 +34,9 @@ class PrefectRunner:
         return result
 
     def run_shards(self, shards: Sequence[int], *steps: Callable[..., Any], **arguments: Any) -> None:
-        """Take each shard through the steps in order, and return when all shards are through.
+        """Run the steps in order for each shard, and return when all have finished.
 
-        Raises the first error of a step; leaving the block of `run_on` then drops what has not begun.
+        Raises the first error of a step; leaving the block of `run_on` then cancels the steps that have not begun.
         """
         futures: list[PrefectFuture[Any]] = []
         for shard in shards:
@@ -49,26 +49,26 @@ class PrefectRunner:
             try:
                 future.result()
             except UnfinishedRun:
-                continue  # not begun, as the step before it failed; that error is among the others
+                continue  # skipped after the failure of an earlier step, whose future raises the error
 
 
 @contextmanager
 def run_on(runner: RunnerSettings, tasks: Tasks) -> Iterator[PrefectRunner]:
     """Open the threads or the Dask cluster that `runner` describes, and yield a runner of recipes.
 
-    A task runner in a flow's decorator would be the same for all of its runs. On an error in the block, shards under
-    way are finished or given up, and no other shard begins. Raises `ConfigError` without prefect-dask, or if no
-    scheduler answers, and `CopytraceError` if workers die repeatedly.
+    It is opened here because a task runner in a flow's decorator would be shared by all of its runs. On an error in the
+    block, the shards in progress are finished or abandoned, and no other shard begins. Raises `ConfigError` if
+    prefect-dask is missing or no scheduler answers, and `CopytraceError` if workers die repeatedly.
     """
     open_access()
     if runner.kind == "dask":
-        # Optional, and it takes half a second to import.
+        # Dask is optional and takes half a second to import.
         from tasks.dask_cluster import dask_workers  # noqa: PLC0415
 
         with dask_workers(runner) as workers:
             yield PrefectRunner(tasks, workers)
         return
-    # Steps that overlap limit BLAS to one thread each, and the last would restore what an earlier one had set.
+    # Overlapping steps each limit BLAS to one thread, and may restore the limit of another step at their end.
     threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=runner.workers)
     with threadpool_limits(), threads:
         yield PrefectRunner(tasks, threads)

@@ -36,15 +36,15 @@ RETRY_DELAYS = [5.0, 30.0]
 
 _TRANSIENT_ERRORS = (
     *(ConnectionError, TimeoutError),
-    # What remains after s3fs has tried five times.
+    # Errors that s3fs raises after five attempts.
     *(S3ConnectionError, HTTPClientError, IncompleteRead, IncompleteReadError, ResponseParserError, ClientPayloadError),
     *(httpx.TransportError, ConcurrencySlotAcquisitionError),  # the Prefect server restarts
 )
 _TRANSIENT_ERRNOS = frozenset(
     {
-        # What a network file system answers while its server restarts.
+        # Errors of a network file system while its server restarts.
         *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
-        # s3fs turns 500 InternalError into this, 503 SlowDown into EBUSY, and codes that it does not know into EIO.
+        # s3fs maps 500 InternalError to EREMOTEIO, 503 SlowDown to EBUSY, and unknown codes to EIO.
         getattr(errno, "EREMOTEIO", errno.EIO),
     }
 )
@@ -77,7 +77,7 @@ def step_task(
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return a decorator that makes a step a Prefect task; see `StepTask`.
 
-    A step knows from its files what an earlier run has done, so Prefect's cache is off. Transient faults are retried.
+    Prefect's cache is off, because a step's record says whether it is done. Transient faults are retried.
     """
 
     def decorate(step: Callable[P, R]) -> Task[P, R]:
@@ -110,11 +110,11 @@ def step_task(
 
 @contextmanager
 def _gpu_memory_errors() -> Iterator[None]:
-    """Raise one line for GPU memory that even the smallest batch exceeds; the descriptor halves its batches first."""
+    """Raise `CopytraceError` if even the smallest batch exceeds the GPU's memory; descriptors halve batches first."""
     try:
         yield
     except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported here: many steps do without it
+        torch = sys.modules.get("torch")  # not imported here, because many steps do not need it
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         raise CopytraceError(
@@ -124,14 +124,16 @@ def _gpu_memory_errors() -> Iterator[None]:
 
 
 def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether a failed task is worth another attempt: network or disk failed, not the inputs or the code."""
+    """Return whether to retry a failed task: yes if the network or a disk failed, no if the inputs or the code did."""
     return is_transient(state.result(raise_on_failure=False))
 
 
 def is_transient(error: object) -> bool:
-    """Return whether an error may be gone when the same work is tried again."""
+    """Return whether another attempt may succeed."""
     if isinstance(error, CopytraceError) and error.__cause__:
-        return is_transient(error.__cause__)  # one line about an error underneath, such as a store that does not answer
+        return is_transient(
+            error.__cause__
+        )  # a one-line error whose cause decides, such as a store that does not answer
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == _TOO_MANY_REQUESTS or status >= _FIRST_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""Access to S3: the environment of the process gives it, or a Prefect block whose name the environment gives."""
+"""Access to S3, from the environment of the process or from a Prefect block that the environment names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from copytrace import storage
 from copytrace.errors import ConfigError
 
 BLOCK = "COPYTRACE_S3_BLOCK"
-"""Environment variable with the name of an `S3Access` block; without it, AWS_ACCESS_KEY_ID and its like hold."""
+"""Environment variable with the name of an `S3Access` block; without it, AWS_ACCESS_KEY_ID and the like apply."""
 
 
 class S3Access(Block):
-    """Where an object store is, and the keys to it, which the Prefect server keeps encrypted; they are never logged."""
+    """Endpoint and keys of an object store; the Prefect server stores the keys encrypted, and they are never logged."""
 
     _block_type_name = "S3 access"
     _block_type_slug = "s3-access"
@@ -30,7 +30,7 @@ class S3Access(Block):
     secret_access_key: SecretStr
 
     def open(self) -> None:
-        """Let every `s3://` of this process be read and written with these keys."""
+        """Use these keys for every `s3://` path of this process."""
         client = {"endpoint_url": self.endpoint_url, "region_name": self.region}
         fsspec.config.conf["s3"] = {
             "key": self.access_key_id.get_secret_value(),
@@ -40,31 +40,31 @@ class S3Access(Block):
 
 
 def resolve_path(place: str | Path) -> Path:
-    """Return a place that a run's parameters name as a path, and see to it that this process has access there."""
+    """Return the path that a parameter of a run names, after giving this process access to the store."""
     open_access()
     return storage.resolve_path(place)
 
 
 def require_writable(place: str | Path) -> Path:
-    """Return where a run is to write, having proved that it can; see `copytrace.storage.require_writable`."""
+    """Return the path that a run writes to, after checking that it is writable; see `copytrace.storage`."""
     open_access()
     return storage.require_writable(place)
 
 
 def open_access() -> None:
-    """Take the keys from the block that `COPYTRACE_S3_BLOCK` names, once per process; without it, do nothing.
+    """Load the keys from the block that `COPYTRACE_S3_BLOCK` names, once per process; without it, do nothing.
 
-    Raises `ConfigError` when there is no such block.
+    Raises `ConfigError` if there is no such block.
     """
     if name := os.environ.get(BLOCK):
-        _open(name)
+        _load_access(name)
 
 
 @lru_cache
-def _open(name: str) -> None:
+def _load_access(name: str) -> None:
     try:
         access: Any = S3Access.load(name)
-    except ValueError as error:  # Prefect's way to say that there is none
+    except ValueError as error:  # raised by Prefect if there is no such block
         raise ConfigError(
             f"{BLOCK} names {name!r}, and the Prefect server has no S3Access block of that name; "
             "make it on the server's page of blocks, of the type S3 access that `copytrace setup` adds, or give the "

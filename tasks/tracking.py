@@ -1,4 +1,4 @@
-"""Tracking: the run's settings, figures and files in MLflow, where somebody wants them there."""
+"""Optional tracking of a matching run in MLflow: its settings, figures and files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FILES = ("run.json", "matches.csv", "segments.csv", "report.html")
 
 @step_task("track")
 def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
-    """Log a finished run to MLflow and return its id there; without MLFLOW_TRACKING_URI do nothing.
+    """Log a finished run to MLflow and return the id of its MLflow run; without MLFLOW_TRACKING_URI, do nothing.
 
-    However often a flow run is tried again, it is one run there. The results lie in `out` already, so a tracking server
-    that fails costs a warning and no more.
+    All attempts of a flow run share one MLflow run. If tracking fails, only a warning is logged, because the results
+    lie in `out` already.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return None
-    # MLflow takes seconds to import, and most runs do without.
+    # MLflow takes seconds to import, and most runs do not need it.
     from tasks.mlflow_store import TrackingError, mlflow_errors  # noqa: PLC0415
 
     try:
@@ -41,17 +41,17 @@ def track(out: Path, experiment: str, run: dict[str, Any]) -> str | None:
 def _log(uri: str, out: Path, experiment: str, run: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric  # noqa: PLC0415
 
-    from tasks.mlflow_links import describe_run, link_from_flow_run, run_of_this_flow_run, tags_of_origin  # noqa: PLC0415
+    from tasks.mlflow_links import find_run, link_from_flow_run, log_run_settings, origin_tags  # noqa: PLC0415
     from tasks.mlflow_store import connect, experiment_id  # noqa: PLC0415
 
     client = connect(uri)
     group = experiment_id(client, uri, experiment)
-    # The tags at once: they are how another attempt finds the run.
-    entry = run_of_this_flow_run(client, group) or client.create_run(
-        group, run_name=flow_run.name, tags=tags_of_origin()
-    )
+    # The tags are set at creation, because another attempt finds the run by them.
+    entry = find_run(client, group) or client.create_run(group, run_name=flow_run.name, tags=origin_tags())
     identity: str = entry.info.run_id
-    describe_run(client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()})
+    log_run_settings(
+        client, entry, run["settings"], {f"version.{name}": text for name, text in run["versions"].items()}
+    )
     # Names of steps have blanks: "stages.describe_queries.seconds".
     figures = {name.replace(" ", "_"): value for name, value in flatten(_figures(run)).items()}
     metrics = [Metric(name, value, entry.info.start_time, 0) for name, value in figures.items()]

@@ -1,4 +1,4 @@
-"""The command line. It stays light: heavy libraries are imported by the commands that need them."""
+"""The command line. It starts quickly, because each command imports heavy libraries only when it needs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from copytrace.cli import images, training, videos
 from copytrace.cli.errors import report_errors
 
 COMMANDS = "copytrace.commands"
-"""Entry points of this group are commands that other packages add; each is a function with Typer's annotations."""
+"""Group of entry points through which packages add commands: functions with Typer's annotations."""
 
 app = typer.Typer(help="Find which reference an upload was copied from, and which seconds.", no_args_is_help=True)
 evaluate = typer.Typer(help="Measure matches against a ground truth.", no_args_is_help=True)

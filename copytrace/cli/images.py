@@ -31,12 +31,12 @@ def match_images(
 
     begin = time.perf_counter()
     run = match(queries, references, out, settings, TerminalProgress())
-    _tell(run, resolve_path(out), time.perf_counter() - begin)
+    _print_summary(run, resolve_path(out), time.perf_counter() - begin)
 
 
 def index_images(
     references: Annotated[str, Images],
-    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; an existing index is updated.")],
     overrides: Overrides = None,
     preset: Preset = "cpu",
     config: Config = None,
@@ -72,7 +72,7 @@ def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> 
     return load_settings(ImageSettings, preset, config, overrides or [])
 
 
-def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
+def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
     counts = run["counts"]
     typer.echo(
         f"{counts['copies']:,} copies among {counts['queries']:,} queries and {counts['references']:,} references"
@@ -85,7 +85,7 @@ def _tell(run: dict[str, Any], out: Path, seconds: float) -> None:
 
 
 def print_failures(path: Path) -> None:
-    """Say how many files could not be read, if any."""
+    """Print how many files could not be read, if any."""
     from copytrace.media.failures import read_failures  # noqa: PLC0415
 
     failures = len(read_failures(path))

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, with those of the flows."""
+"""Arguments and options that commands and flows share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MEDIA = "folder, glob, file, URI (s3://…), or CSV/Parquet manifest with colum
 Images = typer.Argument(help=f"Images: a {_MEDIA}")
 Videos = typer.Argument(help=f"Videos: a {_MEDIA}")
 Photos = typer.Argument(help=f"Photos to learn from: a {_MEDIA}")
-# Places are texts, not paths, as pathlib would make s3:/bucket of s3://bucket.
+# Places are strings, because pathlib would turn s3://bucket into s3:/bucket.
 TrainingFolder = typer.Option(
-    help="Folder or s3://… for weights, figures and checkpoints; a run that died goes on from it."
+    help="Folder or s3://… for weights, figures and checkpoints; a second run continues from it."
 )
 
 Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
@@ -22,8 +22,15 @@ VideoPreset = Annotated[
     str, typer.Option(help="cpu, a100, or vsc22 (the constants of the 2022 challenge's first place).")
 ]
 TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
-Config = Annotated[Path | None, typer.Option(help="A YAML file of settings, over the preset.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings that override the preset.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, such as global.references_per_query=5.")
 ]
-MinImprovement = Annotated[float, typer.Option(min=0, help="By how much it must validate better than the champion.")]
+MinImprovement = Annotated[float, typer.Option(min=0, help="Improvement over the champion that is required.")]
+Runner = Annotated[
+    str,
+    typer.Option(
+        help="Where the steps of shards run: threads, threads:2 (two shards at once), dask:2 (two processes), or the "
+        "address of a Dask scheduler."
+    ),
+]

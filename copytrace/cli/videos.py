@@ -47,7 +47,7 @@ def match_videos(
 
 def index_videos(
     references: Annotated[str, Videos],
-    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; one that exists is brought up to date.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the index; an existing index is updated.")],
     overrides: Overrides = None,
     preset: VideoPreset = "cpu",
     config: Config = None,
@@ -83,7 +83,7 @@ def evaluate_videos(
 def export_descriptors(
     index: Annotated[str, typer.Argument(help="An index made by index-videos, or a run's work/queries.")],
     out: Annotated[str, typer.Option(help="The .npz file to write.")],
-    panes: Annotated[bool, typer.Option(help="Also the panes of queries, as further rows.")] = False,
+    panes: Annotated[bool, typer.Option(help="Also write the panes of queries, as further rows.")] = False,
 ) -> None:
     """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
     from copytrace.index.npz_exchange import export_npz  # noqa: PLC0415
@@ -96,12 +96,17 @@ def export_descriptors(
 
 def import_descriptors(
     npz: Npz,
-    out: Annotated[str, typer.Option(help="Folder or s3://… of the index to make; match-videos takes it.")],
-    model: Annotated[str, typer.Option(help="What made them; only descriptors of one model are compared.")],
+    out: Annotated[str, typer.Option(help="Folder or s3://… of the new index, for match-videos.")],
+    model: Annotated[
+        str, typer.Option(help="Name of the model that made them; only descriptors of the same model are compared.")
+    ],
     typical_noise: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Mean cosine of a frame to its nearest unrelated ones.")
+        float | None,
+        typer.Option(min=-1, max=1, help="Mean cosine similarity of a frame to its nearest unrelated frames."),
     ] = None,
-    role: Annotated[Literal["queries", "references"], typer.Option(help="What they will be.")] = "references",
+    role: Annotated[
+        Literal["queries", "references"], typer.Option(help="Role of the videos in matching.")
+    ] = "references",
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
     from copytrace.index.npz_exchange import import_npz  # noqa: PLC0415
@@ -112,7 +117,7 @@ def import_descriptors(
 
 
 def fit_pca(
-    index: Annotated[str, typer.Argument(help="An index made by index-videos, of videos as yours are.")],
+    index: Annotated[str, typer.Argument(help="An index made by index-videos, of videos like yours.")],
     out: Annotated[str, typer.Option(help="The file to write; use it by descriptor.pca=FILE.")],
     dimensions: Annotated[int, typer.Option(min=1, help="Length of the shortened vectors.")] = 512,
 ) -> None:

@@ -1,1 +1,1 @@
-"""The servers that Copytrace works with: their start, their stop, and what Prefect's server must know before a run."""
+"""The servers that Copytrace uses: how they start and stop, and the set-up of Prefect's server."""

@@ -1,4 +1,4 @@
-"""A client of Prefect's server whose failures are one line."""
+"""A client of Prefect's server that reports failures in one line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tasks.service.setup import SetupError
 def connect_to_server() -> Iterator[SyncPrefectClient]:
     """Yield a client of the server at PREFECT_API_URL.
 
-    Raises `SetupError` where none is set, it does not answer, or it refuses.
+    Raises `SetupError` if that is not set, or if the server does not answer or refuses a request.
     """
     url = PREFECT_API_URL.value()
     if not url:
         raise SetupError(
             "PREFECT_API_URL is not set: start the servers with `make stack` and `source stack/environment`, "
-            "or export the address of yours, such as http://127.0.0.1:4200/api"
+            "or export the address of your server, such as http://127.0.0.1:4200/api"
         )
     try:
         with get_client(sync_client=True) as client:

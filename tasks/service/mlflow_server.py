@@ -1,4 +1,4 @@
-"""The MLflow server: runs and the model registry in a database, artifacts through it in a store behind it."""
+"""The MLflow server, which keeps runs and models in a database and passes artifacts on to an object store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.service.ports import HOST
-from tasks.service.server_process import ServerProcess, answers
+from tasks.service.server_process import ServerProcess, responds
 
 
 class MlflowServer(ServerProcess):
@@ -24,17 +24,17 @@ class MlflowServer(ServerProcess):
         log: Path | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """Neither `database` nor `artifacts` may hold a secret: both stand in the list of processes."""
+        """`database` and `artifacts` must not contain secrets: both appear in the list of processes."""
         self.uri = f"http://{HOST}:{port}"
         serving = ["--host", HOST, "--port", str(port), "--workers", "1"]
         stores = ["--backend-store-uri", database, "--artifacts-destination", artifacts]
-        # Jobs are for evaluations by language models; each of their queues would be a process.
+        # Jobs serve evaluations by language models, and each of their queues would be a process.
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         super().__init__(
             name="MLflow",
             command=[sys.executable, "-m", "mlflow", "server", *serving, *stores],
             log=log or folder / "mlflow.log",
-            healthy=lambda: answers(f"{self.uri}/health"),
+            is_healthy=lambda: responds(f"{self.uri}/health"),
             environment={**environment, **quiet},
             folder=folder,
         )

@@ -1,4 +1,4 @@
-"""Base job templates of the work pools: what a deployment may say of the process, container or pod of its runs."""
+"""Base job templates of the work pools: how the process, container or pod of a run can be configured."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ _HEARTBEAT: Template = {
 
 
 def process_template() -> Template:
-    """Return Prefect's own template for processes, with the heartbeats that `run_watch` counts on."""
-    return merged(ProcessWorker.get_default_base_job_template(), _HEARTBEAT)
+    """Return Prefect's own template for processes, with the heartbeats that `run_watch` needs."""
+    return merge_templates(ProcessWorker.get_default_base_job_template(), _HEARTBEAT)
 
 
 def container_template(name: str) -> Template:
-    """Return the template configs/work_pools/NAME.json, with the heartbeats that `run_watch` counts on."""
+    """Return the template configs/work_pools/NAME.json, with the heartbeats that `run_watch` needs."""
     text = files("configs").joinpath("work_pools", f"{name}.json").read_text(encoding="utf-8")
-    return merged(json.loads(text), _HEARTBEAT)
+    return merge_templates(json.loads(text), _HEARTBEAT)
 
 
-def updated(there: Mapping[str, Any], ours: Mapping[str, Any]) -> Template:
-    """Return the template `there` as `ours` has it, but for its defaults: those are what people set by hand."""
-    new, set_by_hand = merged(there, ours), there.get("variables", {}).get("properties", {})
+def update_template(there: Mapping[str, Any], ours: Mapping[str, Any]) -> Template:
+    """Return the template `there` updated to `ours`; defaults that people set by hand are kept."""
+    new, set_by_hand = merge_templates(there, ours), there.get("variables", {}).get("properties", {})
     properties = {
         name: {**variable, "default": set_by_hand[name]["default"]}
         if set_by_hand.get(name, {}).get("default") is not None
         else variable
         for name, variable in new["variables"]["properties"].items()
     }
-    return merged({**new, "variables": {**new["variables"], "properties": properties}}, _HEARTBEAT)
+    return merge_templates({**new, "variables": {**new["variables"], "properties": properties}}, _HEARTBEAT)
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Template:
-    """Return `base` with what `over` says, level by level; what only `base` has stays."""
+def merge_templates(base: Mapping[str, Any], over: Mapping[str, Any]) -> Template:
+    """Return `base` overridden by `over`, level by level."""
     both = dict(base)
     for name, value in over.items():
         under = both.get(name)
-        both[name] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        both[name] = (
+            merge_templates(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        )
     return both

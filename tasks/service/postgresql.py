@@ -1,4 +1,4 @@
-"""PostgreSQL: the databases of Prefect and MLflow, in a cluster of their own that only this stack uses."""
+"""PostgreSQL: the databases of Prefect and MLflow, in a cluster that only this stack uses."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import psycopg
 from psycopg import sql
 
 from tasks.service.ports import HOST
-from tasks.service.secrets import kept_secret, write_private
+from tasks.service.secrets import read_or_create_secret, write_private
 from tasks.service.server_process import ServerError, ServerProcess
 
 USER = "copytrace"
 DATABASES = ("prefect", "mlflow")
-# PostgreSQL does not run as root; Debian's package brings this user.
-_INSTEAD_OF_ROOT = "postgres"
-_MISSING = "there is no PostgreSQL here: apt-get install postgresql (Debian, Ubuntu), or put its programs on PATH"
+# PostgreSQL refuses to run as root; Debian's package creates this user.
+_UNPRIVILEGED_USER = "postgres"
+_NOT_INSTALLED = "there is no PostgreSQL here: apt-get install postgresql (Debian, Ubuntu), or put its programs on PATH"
 
 
 class PostgreSQL(ServerProcess):
     """A cluster with the databases `prefect` and `mlflow`, whose files lie in `data`.
 
-    Its password is made on the first start and stands in one file, `passfile`, which every client finds by PGPASSFILE:
-    so that no address, command or variable holds it.
+    The password is generated on the first start. Clients read it from `passfile`, which PGPASSFILE names, so that no
+    address, command or variable contains it.
     """
 
     def __init__(self, folder: Path, port: int, *, secrets: Path, log: Path) -> None:
-        user = _INSTEAD_OF_ROOT if os.geteuid() == 0 else None
-        if user and not _exists(user):
-            raise ServerError(_MISSING)
-        self.port, self._folder = port, _reachable(folder, user)
+        user = _UNPRIVILEGED_USER if os.geteuid() == 0 else None
+        if user and not _user_exists(user):
+            raise ServerError(_NOT_INSTALLED)
+        self.port, self._folder = port, _make_cluster_folder(folder, user)
         self.data = self._folder / "data"
-        self._password = kept_secret(secrets / "postgresql-password")
+        self._password = read_or_create_secret(secrets / "postgresql-password")
         self.passfile = write_private(secrets / "pgpass", f"{HOST}:{port}:*:{USER}:{self._password}\n")
-        self.environment_of_clients = {"PGPASSFILE": str(self.passfile)}
+        self.client_environment = {"PGPASSFILE": str(self.passfile)}
         self._programs = _programs(self.data)
         settings = {"listen_addresses": HOST, "port": str(port), "unix_socket_directories": ""}
         super().__init__(
@@ -49,29 +49,29 @@ class PostgreSQL(ServerProcess):
                 *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
             ],
             log=log,
-            healthy=self._accepts,
+            is_healthy=self._accepts_connections,
             environment={name: value for name, value in os.environ.items() if not name.startswith("PG")},
             folder=self._folder,
             user=user,
-            stop_signal=signal.SIGINT,  # its fast way: connections are cut, what was committed is kept
+            stop_signal=signal.SIGINT,  # fast shutdown: connections are closed, committed data are kept
         )
 
     def url(self, database: str, driver: str) -> str:
-        """Return SQLAlchemy's address of a database, without the password."""
+        """Return the SQLAlchemy URL of a database, without the password."""
         return f"postgresql+{driver}://{USER}@{HOST}:{self.port}/{database}"
 
     def shell(self, database: str) -> str:
-        """Return the command that opens a database, for one who has PGPASSFILE."""
+        """Return the command that opens a database in psql; it needs PGPASSFILE."""
         return f"psql -h {HOST} -p {self.port} -U {USER} {database}"
 
     def start(self) -> None:
-        """Make the cluster, the first time, and start it. Raises `ServerError`."""
+        """Create the cluster if there is none, and start the server. Raises `ServerError`."""
         if not self.data.exists():
             self._make_cluster()
         super().start()
 
     def wait(self, seconds: float = 60) -> None:
-        """Return once both databases are there. Raises `ServerError`."""
+        """Return once the server is healthy and both databases exist. Raises `ServerError`."""
         super().wait(seconds)
         with self._connect("postgres") as connection:
             known = {name for (name,) in connection.execute("select datname from pg_database")}
@@ -79,10 +79,10 @@ class PostgreSQL(ServerProcess):
                 if name not in known:
                     connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         with self._connect("prefect") as connection:
-            connection.execute("create extension if not exists pg_trgm")  # Prefect's searches need it
+            connection.execute("create extension if not exists pg_trgm")  # Prefect's search needs it
 
     def _make_cluster(self) -> None:
-        # Beside its place and then moved there, so that a cluster that was half made does not stay.
+        # Created beside its final place and then moved, so that no incomplete cluster remains.
         partial, password = self._folder / "data.part", self._folder / "password"
         owner = {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,18 +92,18 @@ class PostgreSQL(ServerProcess):
         command = [str(self._programs / "initdb"), "-D", str(partial), "-U", USER, "--auth=scram-sha-256"]
         command += [f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
         try:
-            made = subprocess.run(  # type: ignore[call-overload]  # noqa: S603 - commands are ours
+            made = subprocess.run(  # type: ignore[call-overload]  # noqa: S603 - our own command
                 command, cwd=self._folder, capture_output=True, text=True, check=False, **owner
             )
         except FileNotFoundError as error:
-            raise ServerError(_MISSING) from error
+            raise ServerError(_NOT_INSTALLED) from error
         finally:
             password.unlink()
         if made.returncode:
-            raise ServerError(f"PostgreSQL made no cluster in {partial}: {' '.join(made.stderr.split())}")
+            raise ServerError(f"PostgreSQL created no cluster in {partial}: {' '.join(made.stderr.split())}")
         partial.replace(self.data)
 
-    def _accepts(self) -> bool:
+    def _accepts_connections(self) -> bool:
         try:
             self._connect("postgres").close()
         except psycopg.OperationalError:
@@ -123,19 +123,19 @@ class PostgreSQL(ServerProcess):
 
 
 def _programs(data: Path) -> Path:
-    """Return the folder of PostgreSQL's programs: of the version that made the cluster, else the newest."""
+    """Return the folder of PostgreSQL's programs, of the version that created the cluster, or else of the newest."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
     version = data / "PG_VERSION"
     if version.exists():
-        wanted = version.read_text(encoding="ascii").strip()
-        installed = [path for path in installed if path.parts[-3] == wanted] or installed
+        needed = version.read_text(encoding="ascii").strip()
+        installed = [path for path in installed if path.parts[-3] == needed] or installed
     found = installed[-1] if installed else shutil.which("postgres")
     if not found:
-        raise ServerError(_MISSING)
+        raise ServerError(_NOT_INSTALLED)
     return Path(found).resolve().parent
 
 
-def _exists(user: str) -> bool:
+def _user_exists(user: str) -> bool:
     try:
         pwd.getpwnam(user)
     except KeyError:
@@ -143,8 +143,8 @@ def _exists(user: str) -> bool:
     return True
 
 
-def _reachable(folder: Path, user: str | None) -> Path:
-    """Return `folder`, made; or, where `user` cannot get through its parents, one in the home of that user."""
+def _make_cluster_folder(folder: Path, user: str | None) -> Path:
+    """Create `folder` and return it; if `user` cannot reach it, create one in the home of that user instead."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not user:
         return folder

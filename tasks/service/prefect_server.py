@@ -1,4 +1,4 @@
-"""Prefect's server: the API, the UI, and the services that start, count and end runs."""
+"""Prefect's server: the API, the UI, and the services that schedule, limit and end runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.service.ports import HOST
-from tasks.service.server_process import ServerProcess, answers
+from tasks.service.server_process import ServerProcess, responds
 
 
 class PrefectServer(ServerProcess):
@@ -17,7 +17,7 @@ class PrefectServer(ServerProcess):
     def __init__(
         self, folder: Path, port: int, database: str, *, log: Path, environment: Mapping[str, str] = os.environ
     ) -> None:
-        """`database` may hold no secret."""
+        """`database` must not contain a secret."""
         self.ui = f"http://{HOST}:{port}"
         self.url = f"{self.ui}/api"
         own = {
@@ -26,7 +26,7 @@ class PrefectServer(ServerProcess):
             "PREFECT_UI_API_URL": self.url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # As in prefect.toml, which only a server started in the project's folder reads.
+            # As in prefect.toml, which a server reads only if it is started in the project's folder.
             "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
         }
         super().__init__(
@@ -44,7 +44,7 @@ class PrefectServer(ServerProcess):
                 str(port),
             ],
             log=log,
-            healthy=lambda: answers(f"{self.url}/health"),
+            is_healthy=lambda: responds(f"{self.url}/health"),
             environment={**environment, **own},
             folder=folder,
         )

@@ -1,8 +1,9 @@
-"""Automations that end runs whose process is gone, for Prefect leaves those Running, and their slots taken.
+"""Automations that crash runs whose process has died: Prefect would leave them Running and keep their slots occupied.
 
-A worker that is stopped takes its runs with it and tells nobody. Each run says every `HEARTBEAT_SECONDS` that it lives,
-so a run that has been silent for three times as long is dead. What is watched are the runs of deployments that are
-tagged `copytrace`: their pools make them say it that often, and others may say it less often, or never.
+When a worker is killed, its runs die with it, and nothing reports that to the server. Each run sends a heartbeat every
+`HEARTBEAT_SECONDS`; one that has been silent for three times as long is considered dead. Only runs of deployments with
+the tag `copytrace` are watched, because their pools set this interval. Other runs may send heartbeats less often, or
+never.
 """
 
 from __future__ import annotations
@@ -16,38 +17,38 @@ from prefect.events.schemas.events import ResourceSpecification
 
 TAG = "copytrace"
 HEARTBEAT_SECONDS = 30
-"""As in prefect.toml, which runs outside of pools read; the least that Prefect allows."""
-SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS)
-BEGINNING = timedelta(minutes=30)
-"""A run may wait this long for its image, or for a node."""
+"""The shortest interval that Prefect allows; prefect.toml sets the same for runs outside of pools."""
+SILENCE_TIMEOUT = timedelta(seconds=3 * HEARTBEAT_SECONDS)
+START_TIMEOUT = timedelta(minutes=30)
+"""Time that a run may wait for its image or for a node."""
 
 _EVENT = "prefect.flow-run."
 
 
-def watches() -> tuple[AutomationCore, ...]:
-    """Return both automations: for runs that fell silent, and for runs that never began."""
+def run_automations() -> tuple[AutomationCore, ...]:
+    """Return two automations: one for runs that fell silent, one for runs that never began."""
     alive = {_EVENT + name for name in ("heartbeat", "Running", "Retrying")}
-    # A run's start comes after its first heartbeat. If only heartbeats began the wait, it would end it.
-    died = "its process is gone: nothing was heard of it for {} s. Run it again into the same folder, and it goes on"
+    # The event Running follows the first heartbeat. It must start the wait again, or it would end it for good.
+    died = "its process is gone: it sent no heartbeat for {} s. Run it again into the same folder to continue"
     return (
-        _watch(
+        _crash_automation(
             "copytrace: runs whose worker died",
-            f"Crashes a run that has not been heard of for {SILENCE.seconds} s, so that its slot is free again.",
+            f"Crashes a run that sent no heartbeat for {SILENCE_TIMEOUT.seconds} s, so that its slot becomes free.",
             alive,
-            SILENCE,
-            died.format(SILENCE.seconds),
+            SILENCE_TIMEOUT,
+            died.format(SILENCE_TIMEOUT.seconds),
         ),
-        _watch(
+        _crash_automation(
             "copytrace: runs that never began",
-            f"Crashes a run that a worker took and that did not begin within {BEGINNING.seconds // 60} min.",
+            f"Crashes a run that a worker took but that did not begin within {START_TIMEOUT.seconds // 60} min.",
             {_EVENT + name for name in ("Pending", "Submitting", "InfrastructurePending")},
-            BEGINNING,
-            f"a worker took it, and it did not begin within {BEGINNING.seconds // 60} min",
+            START_TIMEOUT,
+            f"a worker took it, and it did not begin within {START_TIMEOUT.seconds // 60} min",
         ),
     )
 
 
-def _watch(name: str, description: str, after: set[str], within: timedelta, message: str) -> AutomationCore:
+def _crash_automation(name: str, description: str, after: set[str], within: timedelta, message: str) -> AutomationCore:
     trigger = EventTrigger(
         match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
         match_related=ResourceSpecification.model_validate(

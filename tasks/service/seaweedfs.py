@@ -13,32 +13,32 @@ from botocore.exceptions import ClientError
 
 from copytrace.storage import write_json
 from tasks.service.ports import HOST, free_ports, is_free
-from tasks.service.secrets import kept_secret, write_private
-from tasks.service.server_process import ServerError, ServerProcess, answers
+from tasks.service.secrets import read_or_create_secret, write_private
+from tasks.service.server_process import ServerError, ServerProcess, responds
 
 REGION = "us-east-1"
 BUCKET = "copytrace"
-# Volumes are files that grow up to this; the default of 30 GB never gives space back on a small disk.
+# Volumes are files that grow up to this size; with the default of 30 GB, a small disk would never get space back.
 VOLUME_MEGABYTES = 1024
 
 
 class SeaweedFS(ServerProcess):
-    """An object store in `folder`, whose S3 listens at `endpoint`; its pair of keys is made on the first start."""
+    """An object store in `folder`, with its S3 API at `endpoint`; its keys are generated on the first start."""
 
     def __init__(self, folder: Path, port: int, *, secrets: Path | None = None, log: Path | None = None) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         secrets = secrets or folder / "secrets"
         self.endpoint, self.bucket = f"http://{HOST}:{port}", BUCKET
         self.access_key, self.secret_key = (
-            kept_secret(secrets / "s3-access-key"),
-            kept_secret(secrets / "s3-secret-key"),
+            read_or_create_secret(secrets / "s3-access-key"),
+            read_or_create_secret(secrets / "s3-secret-key"),
         )
-        self.environment_of_clients = {
+        self.client_environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,  # botocore reads this one only
+            "AWS_DEFAULT_REGION": REGION,  # the only one that botocore reads
         }
         keys = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "copytrace", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
@@ -47,13 +47,13 @@ class SeaweedFS(ServerProcess):
             name="SeaweedFS",
             command=_command(folder, port, config),
             log=log or folder / "seaweedfs.log",
-            healthy=lambda: answers(f"{self.endpoint}/healthz"),
+            is_healthy=lambda: responds(f"{self.endpoint}/healthz"),
             environment=os.environ,
             folder=folder,
         )
 
     def wait(self, seconds: float = 60) -> None:
-        """Return once it is healthy and has its bucket. Raises `ServerError`."""
+        """Return once the server is healthy and has its bucket. Raises `ServerError`."""
         super().wait(seconds)
         keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
         client = boto3.client("s3", endpoint_url=self.endpoint, region_name=REGION, **keys)
@@ -62,7 +62,7 @@ class SeaweedFS(ServerProcess):
         except (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
             return
         except ClientError as error:
-            raise ServerError(f"SeaweedFS made no bucket {self.bucket}: {error}; see {self.log}") from error
+            raise ServerError(f"SeaweedFS created no bucket {self.bucket}: {error}; see {self.log}") from error
 
 
 def _command(folder: Path, port: int, config: Path) -> list[str]:
@@ -76,13 +76,16 @@ def _command(folder: Path, port: int, config: Path) -> list[str]:
         *(weed, "server", f"-dir={folder}", f"-ip={HOST}", f"-ip.bind={HOST}"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *("-master.telemetry=false", f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}", "-volume.max=0"),
-        "-volume.preStopSeconds=0",  # nobody else has to learn that it goes
+        "-volume.preStopSeconds=0",  # there are no other servers to notify
         *("-s3", f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
 
 
 def _inner_ports(folder: Path) -> list[int]:
-    """Return where its parts find each other: as the last time if possible, for the master's state goes by its port."""
+    """Return the ports of master, volume and filer.
+
+    The previous ones are used if they are free, because the master's state depends on its port.
+    """
     kept = folder / "ports.json"
     ports: list[int] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
     if ports and all(is_free(port) and is_free(port + 10_000) for port in ports):

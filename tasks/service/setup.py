@@ -1,8 +1,7 @@
-"""What must be on Prefect's server before a run: pools, their queues, limits, and the watch over runs.
+"""Set-up of Prefect's server: the work pools, queues, limits, block types and automations that runs need.
 
-It is done in two steps, so that what would change can be seen first: `plan` compares what is wanted with what was
-found, and `apply` does it. What people have changed by hand is left: the defaults in a pool's template, queues, and
-limits that are not given anew.
+`plan_changes` compares the required resources with the server's state, and `apply_change` makes one change. Edits that
+people made by hand are kept: the defaults in a pool's template, the queues, and every limit that is not requested.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from prefect.client.schemas.actions import (
 from prefect.events.schemas.automations import Automation, AutomationCore
 
 from copytrace.errors import CopytraceError
-from tasks.service.pool_templates import Template, container_template, process_template, updated
-from tasks.service.run_watch import watches
+from tasks.service.pool_templates import Template, container_template, process_template, update_template
+from tasks.service.run_watch import run_automations
 from tasks.storage_access import S3Access
 
 CPU_POOL, GPU_POOL = "cpu", "gpu-a100"
@@ -31,30 +30,30 @@ KUBERNETES_POOL, DOCKER_POOL = "kubernetes-gpu", "docker-gpu"
 
 
 class SetupError(CopytraceError):
-    """The server does not answer, or has something of our names that is something else."""
+    """The server does not answer, or one of our names is taken by a resource of another type."""
 
 
 @dataclass(frozen=True)
-class Slots:
-    """How many at once; `asked` if that is what the user wants now, else it is only what to begin with."""
+class SlotCount:
+    """A number of slots; unless the user requested it, it is only the initial value."""
 
     count: int
-    asked: bool = False
+    is_requested: bool = False
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool; without `slots`, workers alone decide how much runs."""
+    """A work pool; without `slots`, only its workers limit how many runs it has at once."""
 
     name: str
     kind: str
     template: Template = field(hash=False)
-    slots: Slots | None = None
+    slots: SlotCount | None = None
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue of a pool: of lower `priority` number is served first."""
+    """A queue of a pool; the queue with the lowest `priority` number is served first."""
 
     pool: str
     name: str
@@ -67,54 +66,55 @@ class Limit:
     """A global concurrency limit."""
 
     name: str
-    slots: Slots
+    slots: SlotCount
 
 
 @dataclass(frozen=True)
 class BlockType:
-    """A kind of block, which people then fill in on the server's pages."""
+    """A type of block; people create blocks of it in Prefect's UI."""
 
     block: type[Block]
 
     @property
     def slug(self) -> str:
-        """What the server knows it by."""
+        """The block type's identifier on the server."""
         return self.block.get_block_type_slug()
 
 
-Thing = Pool | Queue | Limit | BlockType | AutomationCore
+Resource = Pool | Queue | Limit | BlockType | AutomationCore
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the server has of it now, by name."""
+class ServerState:
+    """The resources that the server has now, by name."""
 
     pools: dict[str, Pool] = field(default_factory=dict)
     queues: dict[tuple[str, str], Queue] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     blocks: set[str] = field(default_factory=set)
-    watches: dict[str, Automation] = field(default_factory=dict)
+    automations: dict[str, Automation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Step:
-    """One thing to make or to change, and in words which."""
+class Change:
+    """One resource to create or update, and its description in one line."""
 
     verb: Literal["create", "update"]
-    thing: Thing = field(hash=False)
+    resource: Resource = field(hash=False)
     line: str
 
 
-def wanted(
+def required_resources(
     *, gpus: int | None = None, cpus: int | None = None, kubernetes: bool = False, docker: bool = False
-) -> list[Thing]:
-    """Return all that the deployments count on.
+) -> list[Resource]:
+    """Return the resources that the deployments need.
 
-    `gpus` runs at once share the GPUs, and `cpus` stages the CPUs. Where they are not given, what is set up stays, or
-    it begins with one run, and a stage per core of this machine. Pools whose runs are containers are made on request.
+    At most `gpus` runs use the GPUs at once, and at most `cpus` steps the CPUs. A limit that is not given keeps the
+    server's value; on a new server it is one run, or one step per core of this machine. The pools whose runs are
+    containers are included on request.
     """
-    on_gpu = Slots(gpus or 1, asked=gpus is not None)
-    on_cpu = Slots(cpus or os.cpu_count() or 1, asked=cpus is not None)
+    on_gpu = SlotCount(gpus or 1, is_requested=gpus is not None)
+    on_cpu = SlotCount(cpus or os.cpu_count() or 1, is_requested=cpus is not None)
     pools = [Pool(CPU_POOL, "process", process_template()), Pool(GPU_POOL, "process", process_template(), on_gpu)]
     if kubernetes:
         pools.append(Pool(KUBERNETES_POOL, "kubernetes", container_template(KUBERNETES_POOL), on_gpu))
@@ -124,95 +124,102 @@ def wanted(
         queue for pool in pools for queue in (Queue(pool.name, "matching", 1), Queue(pool.name, "training", 2, 1))
     ]
     limits = [Limit("copytrace-gpu", on_gpu), Limit("copytrace-cpu", on_cpu)]
-    return [*pools, *queues, *limits, BlockType(S3Access), *watches()]
+    return [*pools, *queues, *limits, BlockType(S3Access), *run_automations()]
 
 
-def plan(things: list[Thing], found: Found) -> list[Step]:
-    """Return what is to be done for `things` to be there; nothing, where they are. Raises `SetupError`."""
-    steps = []
-    for thing in things:
-        match thing:
+def plan_changes(resources: list[Resource], state: ServerState) -> list[Change]:
+    """Return the changes after which the server has `resources`. Raises `SetupError`."""
+    changes = []
+    for resource in resources:
+        match resource:
             case Pool():
-                step = _pool_step(thing, found.pools.get(thing.name))
+                change = _pool_change(resource, state.pools.get(resource.name))
             case Queue():
-                known = (thing.pool, thing.name) in found.queues
-                step = None if known else Step("create", thing, f"queue {thing.name} of work pool {thing.pool}")
+                line = f"queue {resource.name} of work pool {resource.pool}"
+                exists = (resource.pool, resource.name) in state.queues
+                change = None if exists else Change("create", resource, line)
             case Limit():
-                step = _limit_step(thing, found.limits.get(thing.name))
+                change = _limit_change(resource, state.limits.get(resource.name))
             case BlockType():
-                step = None if thing.slug in found.blocks else Step("create", thing, f"block type {thing.slug}")
+                exists = resource.slug in state.blocks
+                change = None if exists else Change("create", resource, f"block type {resource.slug}")
             case AutomationCore():
-                step = _watch_step(thing, found.watches.get(thing.name))
-        steps += [step] if step else []
-    return steps
+                change = _automation_change(resource, state.automations.get(resource.name))
+        changes += [change] if change else []
+    return changes
 
 
-def _pool_step(pool: Pool, there: Pool | None) -> Step | None:
+def _pool_change(pool: Pool, there: Pool | None) -> Change | None:
     if there is None:
-        return Step("create", pool, f"work pool {pool.name} of type {pool.kind}")
+        return Change("create", pool, f"work pool {pool.name} of type {pool.kind}")
     if there.kind != pool.kind:
         raise SetupError(
             f"there is a work pool {pool.name} already, of type {there.kind} and not {pool.kind}: "
             f"prefect work-pool delete {pool.name}, and run this again"
         )
-    template, slots = updated(there.template, pool.template), _slots(pool.slots, there.slots)
+    template, slots = update_template(there.template, pool.template), _choose_slots(pool.slots, there.slots)
     changed = [part for part, new in (("template", template != there.template), ("limit", slots != there.slots)) if new]
     done = Pool(pool.name, pool.kind, template, slots)
-    return Step("update", done, f"{' and '.join(changed)} of work pool {pool.name}") if changed else None
+    return Change("update", done, f"{' and '.join(changed)} of work pool {pool.name}") if changed else None
 
 
-def _limit_step(limit: Limit, there: Limit | None) -> Step | None:
+def _limit_change(limit: Limit, there: Limit | None) -> Change | None:
     if there is None:
-        return Step("create", limit, f"limit {limit.name} of {limit.slots.count}")
-    if _slots(limit.slots, there.slots) == there.slots:
+        return Change("create", limit, f"limit {limit.name} of {limit.slots.count}")
+    if _choose_slots(limit.slots, there.slots) == there.slots:
         return None
-    return Step("update", limit, f"limit {limit.name} to {limit.slots.count}")
+    return Change("update", limit, f"limit {limit.name} to {limit.slots.count}")
 
 
-def _slots(slots: Slots | None, there: Slots | None) -> Slots | None:
-    return Slots(slots.count) if slots and slots.asked else there
+def _choose_slots(slots: SlotCount | None, there: SlotCount | None) -> SlotCount | None:
+    return SlotCount(slots.count) if slots and slots.is_requested else there
 
 
-def _watch_step(watch: AutomationCore, there: Automation | None) -> Step | None:
+def _automation_change(automation: AutomationCore, there: Automation | None) -> Change | None:
     if there is None:
-        return Step("create", watch, f"automation {watch.name!r}")
-    if (there.trigger, there.actions, there.description) == (watch.trigger, watch.actions, watch.description):
+        return Change("create", automation, f"automation {automation.name!r}")
+    if (there.trigger, there.actions, there.description) == (
+        automation.trigger,
+        automation.actions,
+        automation.description,
+    ):
         return None
-    kept = watch.model_copy(update={"enabled": there.enabled})
-    return Step("update", Automation(id=there.id, **dict(kept)), f"automation {watch.name!r}")
+    kept = automation.model_copy(update={"enabled": there.enabled})
+    return Change("update", Automation(id=there.id, **dict(kept)), f"automation {automation.name!r}")
 
 
-def find(client: SyncPrefectClient, things: list[Thing]) -> Found:
-    """Ask the server what it has under the names of `things`."""
+def read_server_state(client: SyncPrefectClient, resources: list[Resource]) -> ServerState:
+    """Return what the server has under the names of `resources`."""
     pools = {
-        pool.name: Pool(pool.name, pool.type, pool.base_job_template, _known(pool.concurrency_limit))
+        pool.name: Pool(pool.name, pool.type, pool.base_job_template, _slot_count(pool.concurrency_limit))
         for pool in client.read_work_pools()
     }
     queues = {
         (pool, queue.name): Queue(pool, queue.name, queue.priority or 0, queue.concurrency_limit)
-        for pool in {thing.pool for thing in things if isinstance(thing, Queue)} & pools.keys()
+        for pool in {resource.pool for resource in resources if isinstance(resource, Queue)} & pools.keys()
         for queue in client.read_work_queues(work_pool_name=pool)
     }
     limits = {
-        limit.name: Limit(limit.name, Slots(limit.limit)) for limit in client.read_global_concurrency_limits(limit=200)
+        limit.name: Limit(limit.name, SlotCount(limit.limit))
+        for limit in client.read_global_concurrency_limits(limit=200)
     }
-    found = {
-        watch.name: there[0]
-        for watch in things
-        if isinstance(watch, AutomationCore) and (there := client.read_automations_by_name(watch.name))
+    automations = {
+        resource.name: there[0]
+        for resource in resources
+        if isinstance(resource, AutomationCore) and (there := client.read_automations_by_name(resource.name))
     }
     blocks = {block.slug for block in client.read_block_types()}
-    return Found(pools, queues, limits, blocks, found)
+    return ServerState(pools, queues, limits, blocks, automations)
 
 
-def _known(limit: int | None) -> Slots | None:
-    return None if limit is None else Slots(limit)
+def _slot_count(limit: int | None) -> SlotCount | None:
+    return None if limit is None else SlotCount(limit)
 
 
-def apply(client: SyncPrefectClient, step: Step) -> None:
-    """Do one step."""
-    new = step.verb == "create"
-    match step.thing:
+def apply_change(client: SyncPrefectClient, change: Change) -> None:
+    """Create or update one resource on the server."""
+    new = change.verb == "create"
+    match change.resource:
         case Pool(name, kind, template, slots):
             values: dict[str, Any] = {
                 "base_job_template": template,
@@ -230,15 +237,15 @@ def apply(client: SyncPrefectClient, step: Step) -> None:
             client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots.count))
         case BlockType(block):
             block.register_type_and_schema()
-        case Automation(id=known) as watch:
-            client.update_automation(known, AutomationCore(**watch.model_dump(exclude={"id"})))
-        case AutomationCore() as watch:
-            client.create_automation(watch)
+        case Automation(id=identity) as automation:
+            client.update_automation(identity, AutomationCore(**automation.model_dump(exclude={"id"})))
+        case AutomationCore() as automation:
+            client.create_automation(automation)
 
 
-def set_up(client: SyncPrefectClient, things: list[Thing]) -> list[Step]:
-    """Make what of `things` is missing or differs, and return what that was. Raises `SetupError`."""
-    steps = plan(things, find(client, things))
-    for step in steps:
-        apply(client, step)
-    return steps
+def set_up(client: SyncPrefectClient, resources: list[Resource]) -> list[Change]:
+    """Create or update the resources that are missing or differ, and return the changes. Raises `SetupError`."""
+    changes = plan_changes(resources, read_server_state(client, resources))
+    for change in changes:
+        apply_change(client, change)
+    return changes

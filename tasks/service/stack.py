@@ -1,4 +1,4 @@
-"""All servers that Copytrace works with, on one machine, started and stopped in their order."""
+"""The stack: all servers that Copytrace uses, on one machine, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tasks.service.postgresql import PostgreSQL
 from tasks.service.prefect_server import PrefectServer
 from tasks.service.seaweedfs import SeaweedFS
 from tasks.service.secrets import write_private
-from tasks.service.server_process import PIDS, ServerError, ServerProcess, end_leftovers
-from tasks.service.setup import CPU_POOL, GPU_POOL, set_up, wanted
+from tasks.service.server_process import PID_SUFFIX, ServerError, ServerProcess, stop_leftovers
+from tasks.service.setup import CPU_POOL, GPU_POOL, required_resources, set_up
 from tasks.service.worker import Worker
 
 PROJECT = Path(__file__).parents[2]
@@ -34,8 +34,8 @@ SECONDS_TO_DEPLOY = 300
 class Stack:
     """PostgreSQL, an object store, Prefect's and MLflow's servers, the deployments, and a worker per pool.
 
-    Everything lies in `folder`, and a second start goes on with it. As a context manager the stack runs for the length
-    of the block; `environment` is what a client needs to find it, keys of the object store included.
+    All data lie in `folder`, and a second start continues from them. As a context manager, the stack runs for the
+    length of the block. `environment` holds the variables that a client needs, including the keys of the object store.
     """
 
     def __init__(
@@ -45,14 +45,19 @@ class Stack:
         ports: Ports | None = None,
         gpus: Sequence[str] = (),
         project: Path = PROJECT,
-        say: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Plan it and start nothing.
+        """Prepare the stack without starting anything.
 
-        Each of `gpus`, by the name that CUDA_VISIBLE_DEVICES has for it, gets a worker of its own. `project` is the
-        folder of prefect.yaml and the flows. `say` is told how far the start is.
+        Each of `gpus`, named as in CUDA_VISIBLE_DEVICES, gets its own worker. `project` is the folder of prefect.yaml
+        and the flows. `report` is called with a line about what is being started.
         """
-        self.folder, self.logs, self._project, self._say = folder.resolve(), folder.resolve() / "logs", project, say
+        self.folder, self.logs, self._project, self._report = (
+            folder.resolve(),
+            folder.resolve() / "logs",
+            project,
+            report,
+        )
         self._ports, self._gpus = ports, gpus
         self.bucket = ""
         self.environment: dict[str, str] = {}
@@ -61,10 +66,10 @@ class Stack:
         self._lock = FileLock(self.folder / "lock", timeout=0)
 
     def start(self) -> None:
-        """Start all of it, and return when it is ready. Raises `ServerError`, with no process left behind."""
+        """Start everything and return when it is ready. Raises `ServerError`, after stopping what was started."""
         if not (self._project / "prefect.yaml").exists():
             raise ServerError(f"there is no prefect.yaml in {self._project}: run this in the project")
-        # Others may pass through, to their own folder in it; what is in it is for its owner.
+        # The user that runs PostgreSQL must be able to enter the folder; all that lies in it is private to its owner.
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         for private in (self.logs, self.folder / "secrets"):
             private.mkdir(mode=0o700, exist_ok=True)
@@ -75,9 +80,9 @@ class Stack:
                 f"a stack runs in {self.folder} already: stop that one, or give another folder"
             ) from error
         try:
-            for record in sorted(self.logs.glob(f"*{PIDS}"), reverse=True):  # workers before what they work with
-                end_leftovers(record)
-            self._start(self._ports or Ports.usual())
+            for record in sorted(self.logs.glob(f"*{PID_SUFFIX}"), reverse=True):  # workers before the servers
+                stop_leftovers(record)
+            self._start(self._ports or Ports.pick_usual())
         except BaseException:
             self.stop()
             raise
@@ -88,22 +93,27 @@ class Stack:
             self.folder / "postgresql", ports.postgresql, secrets=secrets, log=self._log("postgresql")
         )
         store = SeaweedFS(self.folder / "objects", ports.s3, secrets=secrets, log=self._log("seaweedfs"))
-        self._begin(f"PostgreSQL, on {database.data}, and SeaweedFS", database, store)
-        inherited = {**os.environ, **database.environment_of_clients}
+        self._start_servers(f"PostgreSQL, on {database.data}, and SeaweedFS", database, store)
+        inherited = {**os.environ, **database.client_environment}
         prefect = PrefectServer(
-            *(self._made("prefect"), ports.prefect, database.url("prefect", "asyncpg")),
+            *(self._make_folder("prefect"), ports.prefect, database.url("prefect", "asyncpg")),
             log=self._log("prefect"),
             environment=inherited,
         )
         mlflow = MlflowServer(
-            *(self._made("mlflow"), ports.mlflow, database.url("mlflow", "psycopg"), f"s3://{store.bucket}/mlflow"),
+            *(
+                self._make_folder("mlflow"),
+                ports.mlflow,
+                database.url("mlflow", "psycopg"),
+                f"s3://{store.bucket}/mlflow",
+            ),
             log=self._log("mlflow"),
-            environment={**inherited, **store.environment_of_clients},
+            environment={**inherited, **store.client_environment},
         )
-        self._begin("the servers of Prefect and MLflow", prefect, mlflow)
+        self._start_servers("the servers of Prefect and MLflow", prefect, mlflow)
         self.bucket = store.bucket
         clients = {"PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.uri}
-        self.environment = {**clients, **store.environment_of_clients}
+        self.environment = {**clients, **store.client_environment}
         self.addresses = {
             "Prefect": prefect.ui,
             "MLflow": mlflow.uri,
@@ -112,45 +122,45 @@ class Stack:
         }
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
         write_private(self.folder / "environment", exports)
-        self._say("setting up pools, limits and the watch over runs; deploying the flows")
+        self._report("setting up pools, limits and automations; deploying the flows")
         with temporary_settings({PREFECT_API_URL: prefect.url}), get_client(sync_client=True) as client:
-            set_up(client, wanted(gpus=len(self._gpus) or None))
+            set_up(client, required_resources(gpus=len(self._gpus) or None))
         self._deploy()
         workers = [self._worker(CPU_POOL, {})]
         workers += [self._worker(GPU_POOL, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in self._gpus]
-        self._begin(" and ".join(worker.name for worker in workers), *workers)
-        self._say(f"ready after {time.monotonic() - began:.0f} s")
+        self._start_servers(" and ".join(worker.name for worker in workers), *workers)
+        self._report(f"ready after {time.monotonic() - began:.0f} s")
 
     def stop(self) -> None:
-        """Stop all of it: first who uses the servers, the databases last. What was stored stays."""
+        """Stop everything: workers first, databases last. Stored data stay."""
         for kind in (Worker, (PrefectServer, MlflowServer), ServerProcess):
-            going = [process for process in self.processes if isinstance(process, kind)]
-            for process in going:
-                process.tell_to_stop()
-            for process in going:
+            group = [process for process in self.processes if isinstance(process, kind)]
+            for process in group:
+                process.request_stop()
+            for process in group:
                 process.stop()
                 self.processes.remove(process)
         self._lock.release()
 
     def watch(self, every: float = 1.0) -> None:
-        """Stay until one of the servers has ended, and raise the `ServerError` that says which."""
+        """Wait until a server ends, and raise a `ServerError` that names it."""
         while True:
             for process in self.processes:
-                if process.code is not None:
-                    raise ServerError(process.obituary())
+                if process.exit_code is not None:
+                    raise ServerError(process.exit_message())
             time.sleep(every)
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start everything."""
         self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop it."""
+        """Stop everything."""
         self.stop()
 
-    def _begin(self, what: str, *servers: ServerProcess) -> None:
-        self._say(f"starting {what}")
+    def _start_servers(self, title: str, *servers: ServerProcess) -> None:
+        self._report(f"starting {title}")
         self.processes += servers
         for server in servers:
             server.start()
@@ -159,7 +169,7 @@ class Stack:
 
     def _worker(self, pool: str, own: Mapping[str, str]) -> Worker:
         name = "-".join([pool, *own.values()])
-        environment = {**os.environ, **self.environment, "PREFECT_HOME": str(self._made("prefect")), **own}
+        environment = {**os.environ, **self.environment, "PREFECT_HOME": str(self._make_folder("prefect")), **own}
         return Worker(name, pool, project=self._project, log=self._log(f"worker-{name}"), environment=environment)
 
     def _deploy(self) -> None:
@@ -182,14 +192,14 @@ class Stack:
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def _made(self, name: str) -> Path:
+    def _make_folder(self, name: str) -> Path:
         folder = self.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them: those it names, else all."""
+    """Return the GPUs of this machine, named as in CUDA_VISIBLE_DEVICES: those that it lists; if it is not set, all."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []

@@ -28,7 +28,7 @@ def stack() -> Iterator[Stack]:
     """
     folder = Path(tempfile.mkdtemp(prefix="copytrace-stack-"))
     folder.chmod(0o711)
-    with Stack(folder, ports=Ports.free()) as running, pytest.MonkeyPatch.context() as patch:
+    with Stack(folder, ports=Ports.pick_free()) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         yield running

@@ -26,9 +26,9 @@ SECONDS_TO_MEET = 500
 
 @pytest.fixture
 def no_limits(prefect_server: str) -> Iterator[None]:
-    limits._size_of.cache_clear()
+    limits._limit_size.cache_clear()
     yield
-    limits._size_of.cache_clear()
+    limits._limit_size.cache_clear()
 
 
 @pytest.fixture

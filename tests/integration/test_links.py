@@ -169,9 +169,9 @@ def test_the_best_matches_are_read_wherever_they_lie(out: Path) -> None:
 @pytest.fixture
 def no_access(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fsspec.config, "conf", {})
-    storage_access._open.cache_clear()
+    storage_access._load_access.cache_clear()
     yield
-    storage_access._open.cache_clear()
+    storage_access._load_access.cache_clear()
 
 
 @pytest.mark.usefixtures("prefect_server", "no_access")

@@ -12,7 +12,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from tasks.service.run_watch import TAG
-from tasks.service.setup import Pool, Queue, wanted
+from tasks.service.setup import Pool, Queue, required_resources
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -24,7 +24,7 @@ FLOWS = (
     *("index_images", "index_videos", "match_images", "match_videos"),
     *("train_aligner", "train_descriptor", "train_overlay_detector", "train_pair_classifier"),
 )
-MADE = wanted(kubernetes=True, docker=True)
+MADE = required_resources(kubernetes=True, docker=True)
 POOLS = {thing.name: thing for thing in MADE if isinstance(thing, Pool)}
 QUEUES = {(thing.pool, thing.name) for thing in MADE if isinstance(thing, Queue)}
 

@@ -12,7 +12,13 @@ from prefect.client.orchestration import PrefectClient
 from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
 
-from tasks.service.pool_templates import Template, container_template, merged, process_template, updated
+from tasks.service.pool_templates import (
+    Template,
+    container_template,
+    merge_templates,
+    process_template,
+    update_template,
+)
 from tasks.service.run_watch import HEARTBEAT_SECONDS
 
 TEMPLATES = {
@@ -94,7 +100,7 @@ def test_an_update_brings_what_is_new_and_leaves_the_defaults_that_were_set_by_h
     properties = ours["variables"]["properties"]
     other_node = {**properties["node_selector"], "default": {"pool": "a100"}, "description": "as it was"}
     there = {**ours, "variables": {**ours["variables"], "properties": {"node_selector": other_node}}}
-    new = updated(there, ours)
+    new = update_template(there, ours)
     assert new["variables"]["properties"]["node_selector"] == {
         **properties["node_selector"],
         "default": {"pool": "a100"},
@@ -104,5 +110,5 @@ def test_an_update_brings_what_is_new_and_leaves_the_defaults_that_were_set_by_h
 
 def test_merging_changes_what_is_said_and_leaves_the_rest() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
-    assert merged(base, {"a": {"c": [3]}, "e": 4}) == {"a": {"b": 1, "c": [3]}, "d": 3, "e": 4}
+    assert merge_templates(base, {"a": {"c": [3]}, "e": 4}) == {"a": {"b": 1, "c": [3]}, "d": 3, "e": 4}
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 3}

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from tasks.service.ports import Ports, free_ports, is_free
-from tasks.service.secrets import kept_secret, write_private
+from tasks.service.secrets import read_or_create_secret, write_private
 
 
 def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
@@ -17,7 +17,7 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
             pass  # another program has it: just as well
         else:
             taken.listen()
-        usual = Ports.usual()
+        usual = Ports.pick_usual()
     assert usual.mlflow != 5000
     assert is_free(usual.mlflow)
 
@@ -30,11 +30,11 @@ def test_free_ports_differ_and_so_do_those_beside_them() -> None:
 
 def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     file = tmp_path / "secrets" / "key"
-    secret = kept_secret(file)
+    secret = read_or_create_secret(file)
     assert len(secret) == 32
     assert secret.isalnum()
-    assert kept_secret(file) == secret
-    assert kept_secret(tmp_path / "secrets" / "other") != secret
+    assert read_or_create_secret(file) == secret
+    assert read_or_create_secret(tmp_path / "secrets" / "other") != secret
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
 

@@ -13,10 +13,10 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 
-from tasks.service.run_watch import HEARTBEAT_SECONDS, TAG, watches
+from tasks.service.run_watch import HEARTBEAT_SECONDS, TAG, run_automations
 
 ROOT = Path(__file__).parents[2]
-DIED, NEVER_BEGAN = watches()
+DIED, NEVER_BEGAN = run_automations()
 
 
 def server_trigger(watch: AutomationCore) -> ServerTrigger:

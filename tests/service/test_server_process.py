@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tasks.service.ports import free_ports
-from tasks.service.server_process import SECONDS_TO_STOP, ServerError, ServerProcess, answers
+from tasks.service.server_process import SECONDS_TO_STOP, ServerError, ServerProcess, responds
 
 SERVER = """
     import http.server, pathlib, subprocess, sys
@@ -30,7 +30,7 @@ def server(folder: Path, code: str = SERVER) -> ServerProcess:
         name="the test server",
         command=[sys.executable, "-c", dedent(code), str(port)],
         log=folder / "server.log",
-        healthy=lambda: answers(f"http://127.0.0.1:{port}/"),
+        is_healthy=lambda: responds(f"http://127.0.0.1:{port}/"),
         environment=os.environ,
         folder=folder,
     )
@@ -42,11 +42,11 @@ def is_gone(pid: int) -> bool:
 
 def test_it_is_healthy_in_the_block_and_gone_after_it_with_what_it_started(tmp_path: Path) -> None:
     with server(tmp_path) as running:
-        assert running.healthy()
-        assert running.code is None
+        assert running.is_healthy()
+        assert running.exit_code is None
         child = int((tmp_path / "child").read_text())
         assert not is_gone(child)
-    assert not running.healthy()
+    assert not running.is_healthy()
     assert is_gone(child)
 
 

@@ -8,34 +8,45 @@ import pytest
 from prefect.events.schemas.automations import Automation, AutomationCore
 
 from tasks import limits
-from tasks.service.pool_templates import merged
-from tasks.service.setup import BlockType, Found, Limit, Pool, Queue, SetupError, Slots, Thing, plan, wanted
+from tasks.service.pool_templates import merge_templates
+from tasks.service.setup import (
+    BlockType,
+    Limit,
+    Pool,
+    Queue,
+    Resource,
+    ServerState,
+    SetupError,
+    SlotCount,
+    plan_changes,
+    required_resources,
+)
 
 
-def having(things: list[Thing]) -> Found:
+def having(things: list[Resource]) -> ServerState:
     """What a server has after all of `things` were made on it."""
-    found = Found()
+    found = ServerState()
     for thing in things:
         match thing:
             case Pool(name, kind, template, slots):
-                found.pools[name] = Pool(name, kind, template, slots and Slots(slots.count))
+                found.pools[name] = Pool(name, kind, template, slots and SlotCount(slots.count))
             case Queue(pool, name):
                 found.queues[pool, name] = thing
             case Limit(name, slots):
-                found.limits[name] = Limit(name, Slots(slots.count))
+                found.limits[name] = Limit(name, SlotCount(slots.count))
             case BlockType():
                 found.blocks.add(thing.slug)
             case AutomationCore(name=name):
-                found.watches[name] = Automation(id=uuid4(), **thing.model_dump())
+                found.automations[name] = Automation(id=uuid4(), **thing.model_dump())
     return found
 
 
-def lines(things: list[Thing], found: Found) -> list[str]:
-    return [f"{step.verb} {step.line}" for step in plan(things, found)]
+def lines(things: list[Resource], found: ServerState) -> list[str]:
+    return [f"{change.verb} {change.line}" for change in plan_changes(things, found)]
 
 
 def test_an_empty_server_gets_all_of_it_pools_before_their_queues() -> None:
-    assert lines(wanted(cpus=8), Found()) == [
+    assert lines(required_resources(cpus=8), ServerState()) == [
         "create work pool cpu of type process",
         "create work pool gpu-a100 of type process",
         "create queue matching of work pool cpu",
@@ -51,66 +62,69 @@ def test_an_empty_server_gets_all_of_it_pools_before_their_queues() -> None:
 
 
 def test_a_second_time_there_is_nothing_to_do() -> None:
-    for things in (wanted(), wanted(gpus=4, cpus=8, kubernetes=True, docker=True)):
+    for things in (required_resources(), required_resources(gpus=4, cpus=8, kubernetes=True, docker=True)):
         assert lines(things, having(things)) == []
 
 
 def test_a_limit_that_is_given_is_set_and_one_that_is_not_stays() -> None:
-    there = having(wanted(gpus=4, cpus=8))
-    assert lines(wanted(), there) == []
-    assert lines(wanted(gpus=2), there) == ["update limit of work pool gpu-a100", "update limit copytrace-gpu to 2"]
+    there = having(required_resources(gpus=4, cpus=8))
+    assert lines(required_resources(), there) == []
+    assert lines(required_resources(gpus=2), there) == [
+        "update limit of work pool gpu-a100",
+        "update limit copytrace-gpu to 2",
+    ]
 
 
 def test_pools_of_containers_are_made_on_request_with_as_many_gpus() -> None:
-    things = wanted(gpus=4, kubernetes=True, docker=True)
-    steps = plan(things, having(wanted(gpus=4)))
-    assert {step.thing.name: step.thing.slots for step in steps if isinstance(step.thing, Pool)} == {
-        "kubernetes-gpu": Slots(4, asked=True),
-        "docker-gpu": Slots(4, asked=True),
+    things = required_resources(gpus=4, kubernetes=True, docker=True)
+    changes = plan_changes(things, having(required_resources(gpus=4)))
+    assert {change.resource.name: change.resource.slots for change in changes if isinstance(change.resource, Pool)} == {
+        "kubernetes-gpu": SlotCount(4, is_requested=True),
+        "docker-gpu": SlotCount(4, is_requested=True),
     }
 
 
 def test_a_template_that_changed_is_updated_and_keeps_what_was_added_by_hand() -> None:
-    things, there = wanted(), having(wanted())
+    things, there = required_resources(), having(required_resources())
     by_hand = {"variables": {"properties": {"working_dir": {"default": "/srv/copytrace"}}}}
-    chosen = merged(there.pools["cpu"].template, by_hand)
+    chosen = merge_templates(there.pools["cpu"].template, by_hand)
     there.pools["cpu"] = Pool("cpu", "process", chosen)
     assert lines(things, there) == []
 
     rare = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "180"}
     older = {"job_configuration": {"command": "none"}, "variables": {"properties": {"env": {"default": rare}}}}
-    there.pools["cpu"] = Pool("cpu", "process", merged(chosen, older))
-    [step] = plan(things, there)
-    assert step.line == "template of work pool cpu"
-    assert isinstance(step.thing, Pool)
-    assert step.thing.template == chosen
+    there.pools["cpu"] = Pool("cpu", "process", merge_templates(chosen, older))
+    [change] = plan_changes(things, there)
+    assert change.line == "template of work pool cpu"
+    assert isinstance(change.resource, Pool)
+    assert change.resource.template == chosen
 
 
 def test_queues_that_were_changed_by_hand_stay_so() -> None:
-    there = having(wanted())
+    there = having(required_resources())
     there.queues["cpu", "training"] = Queue("cpu", "training", 7, limit=3)
-    assert lines(wanted(), there) == []
+    assert lines(required_resources(), there) == []
 
 
 def test_an_automation_that_was_paused_stays_so_and_one_that_watches_otherwise_is_updated() -> None:
-    things, there = wanted(), having(wanted())
-    [name, _] = there.watches
-    paused = there.watches[name].model_copy(update={"enabled": False})
-    there.watches[name] = paused
+    things, there = required_resources(), having(required_resources())
+    [name, _] = there.automations
+    paused = there.automations[name].model_copy(update={"enabled": False})
+    there.automations[name] = paused
     assert lines(things, there) == []
 
-    there.watches[name] = paused.model_copy(update={"description": "as it was"})
-    [step] = plan(things, there)
-    assert isinstance(step.thing, Automation)
-    assert (step.thing.id, step.thing.enabled) == (paused.id, False)
+    there.automations[name] = paused.model_copy(update={"description": "as it was"})
+    [change] = plan_changes(things, there)
+    assert isinstance(change.resource, Automation)
+    assert (change.resource.id, change.resource.enabled) == (paused.id, False)
 
 
 def test_a_pool_of_another_type_under_our_name_is_an_error_that_says_the_cure() -> None:
-    there = having(wanted())
+    there = having(required_resources())
     there.pools["cpu"] = Pool("cpu", "docker", {})
     with pytest.raises(SetupError, match="of type docker and not process: prefect work-pool delete cpu"):
-        plan(wanted(), there)
+        plan_changes(required_resources(), there)
 
 
-def test_the_limits_are_those_that_stages_take_slots_of() -> None:
-    assert {thing.name for thing in wanted() if isinstance(thing, Limit)} == {limits.GPU, limits.CPU}
+def test_the_limits_are_those_that_steps_take_slots_of() -> None:
+    assert {thing.name for thing in required_resources() if isinstance(thing, Limit)} == {limits.GPU, limits.CPU}
