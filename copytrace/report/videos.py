@@ -133,7 +133,7 @@ def write_video_report(
     file of each id, by side; a file that can no longer be read is shown as a placeholder. Links to files are relative
     to the page, so a folder that holds both can be moved. `summary` is shown at the top; its `pairs`, `copies` and
     `queries_with_copies` are the totals if `matches` are only a part. Pairs that score `threshold` or more are marked
-    as copies, and the others are folded away; if it is None, no pair is.
+    as copies, and the others are folded away; None marks and folds nothing.
     """
     selection = _take_totals(select_best(matches, threshold, limits.max_matches), summary)
     pictures = PairPictures(selection.rows, paths, limits.max_strips, limits.frame_side, out)
