@@ -75,7 +75,7 @@ class _Card:
 
 @dataclass(frozen=True, slots=True)
 class VideoPageLimits:
-    """How much a page shows: pairs, segments of a pair with film strips, and pixels of a frame's longer side."""
+    """Limits of a page: pairs, segments of a pair with film strips, and pixels of a frame's longer side."""
 
     max_matches: int = 300
     max_strips: int = 6
@@ -176,7 +176,7 @@ def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None)
         score_text=score_text(pair.score, "probability"),
         bar=round(100 * min(max(pair.score, 0.0), 1.0), 1),
         is_copy=threshold is not None and pair.score >= threshold,
-        copied=_length_text(_covered(spans["query"])),
+        copied=_length_text(_covered_seconds(spans["query"])),
         traits=_traits(rows),
         rows=rows,
         track_height=max([TRACK_HEIGHT, *(round(LANE_HEIGHT * 100 / bar.height) for bar in (*query, *reference))]),
@@ -229,7 +229,7 @@ def _traits(rows: Sequence[_Row]) -> list[str]:
     return [name for name, has in traits.items() if has]
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
+def _covered_seconds(spans: Sequence[tuple[float, float]]) -> float:
     """Return the seconds that lie in at least one span."""
     seconds, reached = 0.0, -math.inf
     for start, end in sorted(spans):
