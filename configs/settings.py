@@ -14,7 +14,7 @@ class Settings(BaseModel):
 
 
 class MediaSettings(Settings):
-    """How files are found and decoded."""
+    """Reading of files, and the shards in which they are processed."""
 
     max_failure_rate: float = Field(
         0.5, ge=0, le=1, description="share of files that may fail; if more cannot be read, the run stops"

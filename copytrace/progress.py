@@ -56,9 +56,9 @@ class SharedProgress:
         self._begun += 1
         self._units += total
         if self._shown is None:
-            self._shown = self._stack.enter_context(self._progress.step(name, self._expected(), unit))
+            self._shown = self._stack.enter_context(self._progress.step(name, self._expected_total(), unit))
         else:
-            self._shown.resize(self._expected())
+            self._shown.resize(self._expected_total())
         yield self._shown
 
     def __enter__(self) -> SharedProgress:
@@ -69,7 +69,7 @@ class SharedProgress:
             self._shown.resize(self._units)  # shards that were done already opened no step
         self._stack.close()
 
-    def _expected(self) -> int:
+    def _expected_total(self) -> int:
         unseen = max(self._shards - self._begun, 0)
         return self._units + unseen * self._units // self._begun
 

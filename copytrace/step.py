@@ -46,7 +46,7 @@ class Step:
         return cls(name, outputs, digest_of(VERSION, *made_from), record or outputs[0].with_suffix(".json"))
 
     def is_done(self) -> bool:
-        """Return whether an earlier run wrote these very outputs."""
+        """Return whether an earlier run wrote the outputs as they are."""
         entry = read_record(self.record)
         return entry.get("fingerprint") == self.fingerprint and entry.get("bytes") == self._sizes()
 

@@ -122,7 +122,7 @@ def _description(root: Path, role: Role, shard: Shard) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class _DescribedImage:
-    """What one image gives: pictures of its panes for the network, and views with their points."""
+    """An image with the pictures of its panes, for the network, and the points of its views."""
 
     item: MediaItem
     panes: list[str]

@@ -29,7 +29,7 @@ class Verification:
 
     `transform` is None or float64 [2, 3], from reference to query, both in shares of the whole image's width and
     height. `query_points` and `reference_points` are the inliers, float32 [inliers, 2], in the same shares. `coverage`
-    is the share of the reference within their convex hull, `agreement` the share of ratio-test matches that are inliers.
+    is the share of the reference within their convex hull, `agreement` their share of the matches.
     """
 
     ratio_matches: int

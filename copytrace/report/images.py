@@ -113,9 +113,9 @@ def write_image_report(
     row major, from reference to query; it, the points (x0, y0, x1, y1, …) and `crop_box` (x0, y0, x1, y1) are in
     0..1 of width and height. `paths` gives the file of each id, by side; a file that can no longer be read is shown as
     a placeholder. `summary` is shown at the top; its `score_kind` says whether scores are a "probability" (0..1, the
-    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others are folded away; if
-    it is None, no pair is. The page shows the best `max_matches` pairs; thumbnails are at most `picture_side` pixels on
-    their longer side.
+    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others are folded
+    away; None marks and folds nothing. The page shows the best `max_matches` pairs; thumbnails are at most
+    `picture_side` pixels on their longer side.
 
     Raises `InputError` if `matches` is not such a file, and `ConfigError` if an option is out of range.
     """

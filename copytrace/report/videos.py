@@ -75,7 +75,7 @@ class _Card:
 
 @dataclass(frozen=True, slots=True)
 class VideoPageLimits:
-    """How much a page shows: pairs, segments of a pair with film strips, and pixels of a frame's longer side."""
+    """Limits of a page: pairs, segments of a pair with film strips, and pixels of a frame's longer side."""
 
     max_matches: int = 300
     max_strips: int = 6
@@ -135,7 +135,7 @@ def write_video_report(
     file of each id, by side; a file that can no longer be read is shown as a placeholder. Links to files are relative
     to the page, so a folder that holds both can be moved. `summary` is shown at the top; its `pairs`, `copies` and
     `queries_with_copies` are the totals if `matches` are only a part. Pairs that score `threshold` or more are marked
-    as copies, and the others are folded away; if it is None, no pair is.
+    as copies, and the others are folded away; None marks and folds nothing.
     """
     selection = _take_totals(select_best(matches, threshold, limits.max_matches), summary)
     pictures = PairPictures(selection.rows, paths, limits.max_strips, limits.frame_side, out)
@@ -178,7 +178,7 @@ def _card(pair: CondensedMatch, pictures: PairPictures, threshold: float | None)
         score_text=score_text(pair.score, "probability"),
         bar=round(100 * min(max(pair.score, 0.0), 1.0), 1),
         is_copy=threshold is not None and pair.score >= threshold,
-        copied=_length_text(_covered(spans["query"])),
+        copied=_length_text(_covered_seconds(spans["query"])),
         traits=_traits(rows),
         rows=rows,
         track_height=max([TRACK_HEIGHT, *(round(LANE_HEIGHT * 100 / bar.height) for bar in (*query, *reference))]),
@@ -231,7 +231,7 @@ def _traits(rows: Sequence[_Row]) -> list[str]:
     return [name for name, has in traits.items() if has]
 
 
-def _covered(spans: Sequence[tuple[float, float]]) -> float:
+def _covered_seconds(spans: Sequence[tuple[float, float]]) -> float:
     """Return the seconds that lie in at least one span."""
     seconds, reached = 0.0, -math.inf
     for start, end in sorted(spans):

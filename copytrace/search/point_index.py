@@ -87,13 +87,13 @@ def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
         index.nprobe = lists_searched
         step = max(len(descriptors) // (lists * TRAINING_POINTS_PER_LIST), 1)
         index.train(descriptors[::step].astype(np.float32))
-    index = _on_gpus(index)
+    index = _move_to_gpus(index)
     for start in range(0, len(descriptors), 1 << 18):
         index.add(descriptors[start : start + (1 << 18)].astype(np.float32))
     return index
 
 
-def _on_gpus(index: Any) -> Any:
+def _move_to_gpus(index: Any) -> Any:
     if getattr(faiss, "get_num_gpus", int)() == 0:
         return index
     options = faiss.GpuMultipleClonerOptions()
