@@ -43,7 +43,7 @@ def prefect_server() -> Iterator[str]:
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """An S3 server with an empty bucket `copytrace`: `.endpoint`, `.access_key`, `.secret_key`, `.bucket`.
 
-    `.environment_of_clients` is what botocore, s3fs and MLflow read of it.
+    `.client_environment` is what botocore, s3fs and MLflow read of it.
     """
     [port] = free_ports(1)
     with SeaweedFS(tmp_path_factory.mktemp("object-store"), port) as server:

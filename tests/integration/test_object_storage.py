@@ -38,7 +38,7 @@ WRITTEN_ANEW = {"plan", "manifest", "index", "failures", "run"}  # by every run,
 def store(object_store: SeaweedFS) -> Iterator[str]:
     """The URI of an empty bucket, its keys and endpoint in the environment, as a worker has them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in object_store.environment_of_clients.items():
+        for name, value in object_store.client_environment.items():
             patch.setenv(name, value)
         forget_stores()
         yield f"s3://{object_store.bucket}"
