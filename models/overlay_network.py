@@ -300,7 +300,7 @@ def build_overlay(config: OverlayConfig) -> OverlayNetwork:
         backbone: Any = timm.create_model(config.architecture, pretrained=False, features_only=True, out_indices=levels)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{config.architecture} has no feature maps at strides {STRIDES}; give another model of timm ({error})"
+            f"{config.architecture} gives no feature maps at strides {STRIDES}; give another model of timm ({error})"
         ) from error
     channels = backbone.feature_info.channels()
     return OverlayNetwork(backbone, channels, config)
