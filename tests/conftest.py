@@ -56,12 +56,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(caches, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Give each file to one worker process, and all files that share servers to the same one."""
-    for item in items:
-        group = "servers" if item.path.is_relative_to(OF_ONE_PROCESS) else item.path.relative_to(OF_ONE_PROCESS.parent)
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    group = "servers" if item.path.is_relative_to(OF_ONE_PROCESS) else item.path.relative_to(OF_ONE_PROCESS.parent)
+    item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 @pytest.fixture(scope="session")
