@@ -102,7 +102,7 @@ test: $(INSTALLED) ## run all checks, and all tests except those of test-stack
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadgroup $(addprefix --ignore=,$(OF_ALL_SERVERS))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile $(addprefix --ignore=,$(OF_ALL_SERVERS))
 
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)

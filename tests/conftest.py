@@ -40,7 +40,6 @@ SMALL_POINTS = PointSettings(
 
 
 CACHES = pytest.StashKey[str]()
-OF_ONE_PROCESS = Path(__file__).parent / "integration"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,12 +53,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove that cache."""
     if caches := config.stash.get(CACHES, None):
         shutil.rmtree(caches, ignore_errors=True)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give each file to one worker process, and all files that share servers to the same one."""
-    group = "servers" if item.path.is_relative_to(OF_ONE_PROCESS) else item.path.relative_to(OF_ONE_PROCESS.parent)
-    item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 @pytest.fixture(scope="session")
