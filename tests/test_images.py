@@ -71,6 +71,9 @@ class Interruption:
         if self.described > 2:
             raise KeyboardInterrupt
 
+    def resize(self, total: int) -> None:
+        pass
+
 
 def test_an_interrupted_run_goes_on_and_gives_the_bytes_of_one_that_was_not(
     sides: tuple[Path, Path], tmp_path: Path

@@ -73,7 +73,7 @@ def test_a_trained_model_describes_alike_by_onnx_and_torch(photos):
 
 def test_a_trained_model_tells_its_name_and_sizes(model):
     found = load_descriptor(str(model), backend="torch", device="cpu")
-    assert (found.name, found.dimensions, found.input_size) == ("small", 24, SIZE)
+    assert (found.name, found.dimensions, found.input_size) == ("descriptor", 24, SIZE)
 
 
 def test_another_input_size_is_another_model(model):

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from configs.videos import VideoSettings
 from copytrace.cli import app
 from copytrace.errors import CopytraceError, InputError, StorageError
 from copytrace.images import index_images, match_images
-from copytrace.progress import SilentProgress, Stage
+from copytrace.progress import SilentProgress, StepProgress
 from copytrace.storage import remove_tree, resolve_path, write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
@@ -122,7 +123,7 @@ def test_a_second_run_in_a_store_does_nothing(media: str, image_run: Path) -> No
 
 def test_an_interrupted_run_in_a_store_goes_on(media: str, image_run: Path) -> None:
     class Interrupted(SilentProgress):
-        def step(self, name: str, total: int, unit: str = "") -> Stage:
+        def step(self, name: str, total: int, unit: str = "") -> AbstractContextManager[StepProgress]:
             if name == "score pairs":
                 raise KeyboardInterrupt
             return super().step(name, total, unit)

@@ -161,7 +161,9 @@ def test_training_lowers_the_loss_far_below_chance_and_finds_more(tmp_path: Path
     assert share_found(trainee.network) < 0.75
     trainee.train()
     loop, device = trainee.settings.loop, torch.device("cpu")
-    fit(trainee, InOtherLight(), lambda _: {"score": 0.0}, loop, tmp_path, score="score", stamp="run", device=device)
+    fit(
+        trainee, InOtherLight(), lambda _: {"score": 0.0}, loop, TrainingContext(tmp_path, "run", device), score="score"
+    )
     assert share_found(trainee.network) > 0.8
     # A network that cannot tell photos apart gets the logarithm of a positive among 22 negatives, 3.1.
     assert read_history(tmp_path / "history.jsonl")[-1]["info_nce"] < 0.3 * math.log(23)

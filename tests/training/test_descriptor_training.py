@@ -63,7 +63,7 @@ def test_the_file_that_training_leaves_describes_as_the_trained_network_does(
     out, _ = trained
     backbone = timm_backbone(ARCHITECTURE)
     kept = DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD, projection=nn.Linear(256, 16)).eval()
-    kept.load_state_dict(torch.load(out / "checkpoint.pt", weights_only=True)["place"]["best"]["network"])
+    kept.load_state_dict(torch.load(out / "checkpoint.pt", weights_only=True)["position"]["best"]["network"])
     found = load_descriptor(str(out), backend="torch", device="cpu")
     assert (found.dimensions, found.input_size) == (16, 48)
     np.testing.assert_allclose(found.describe(validation.copies), describe(kept, validation.copies), atol=3e-3)
@@ -187,7 +187,7 @@ def test_a_random_start_freezes_nothing(
     trained: tuple[Path, Pictures], split: PhotoSplit, settings_of: Settings
 ) -> None:
     before = initial_network(settings_of(), split).backbone.state_dict()
-    after = torch.load(trained[0] / "checkpoint.pt", weights_only=True)["trainee"]
+    after = torch.load(trained[0] / "checkpoint.pt", weights_only=True)["module"]
     assert not torch.equal(after["network.backbone.conv_stem.weight"], before["conv_stem.weight"])
 
 

@@ -109,7 +109,7 @@ class Counted:
         self.total = self.done = 0
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Counted]:
+    def step(self, name: str, total: int, unit: str) -> Iterator[Counted]:
         self.total, self.done = total, 0
         yield self
 
