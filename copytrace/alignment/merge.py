@@ -42,12 +42,13 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
     step = Step.of("merge", parquet, csv, made_from=[fingerprints], record=folder.work / "merge.json")
     if step.is_done():
         return parquet
-    with step.run(len(parts), "shards"):
+    with step.run(len(parts), "shards") as work:
         tables = [read_table(part, schema=SEGMENT_SCHEMA) for part in parts]
         table = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).sort_by(BEST_FIRST)
         table = _drop_reversed_duplicates(table, query_index.paths, reference_index.paths)
         write_csv(csv, _round(table))
         write_table(parquet, table)
+        work.advance(len(parts))
     return parquet
 
 

@@ -47,7 +47,7 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
     step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
     if step.is_done():
         return parquet
-    with step.run(len(evidence), "shards"):
+    with step.run(len(evidence), "shards") as work:
         parts = [_score(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), rules) for path in evidence]
         empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
         pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
@@ -56,6 +56,7 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
         table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
         write_csv(csv, _csv_table(table))
         write_table(parquet, table.replace_schema_metadata(None))
+        work.advance(len(evidence))
     return parquet
 
 

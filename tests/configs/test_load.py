@@ -31,8 +31,9 @@ def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path
     assert settings.loop.warmup_epochs == preset.loop.warmup_epochs != DescriptorTraining().loop.warmup_epochs
 
 
-def test_the_preset_of_image_matching_is_what_load_settings_reads() -> None:
-    assert load_settings(ImageSettings, "imgfp") == load_settings(ImageSettings, "imgfp")
+def test_the_preset_imgfp_adds_up_its_own_counts() -> None:
+    settings = load_settings(ImageSettings, "imgfp")
+    assert (settings.verification.rule, settings.merge.rule, settings.merge.threshold) == ("imgfp", "sum", 34)
 
 
 def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:
