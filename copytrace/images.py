@@ -14,13 +14,10 @@ from typing import Any
 
 from configs.images import ImageSettings
 from copytrace.features.descriptors import model_label
-from copytrace.index.build import finish_index
-from copytrace.index.image_index import ImageIndex
-from copytrace.index.image_shards import describe_images, find_overlays, load_image_models, plan_images
-from copytrace.index.media_index import check_model, shards_of
-from copytrace.matching.calibration import load_calibration
+from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
+from copytrace.index.media_index import check_model, finish_index, shards_of
 from copytrace.matching.evidence import score_pairs
-from copytrace.matching.merge import merge_matches
+from copytrace.matching.merge import load_calibration, merge_matches
 from copytrace.progress import Progress
 from copytrace.report.images import report_images
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunInput

@@ -17,10 +17,8 @@ from copytrace.alignment.align import align_pairs
 from copytrace.alignment.load import load_aligner
 from copytrace.alignment.merge import merge_segments
 from copytrace.features.descriptors import model_label
-from copytrace.index.build import finish_index
-from copytrace.index.media_index import check_model, shards_of
-from copytrace.index.video_index import VideoIndex
-from copytrace.index.video_shards import describe_videos, load_video_models, plan_videos
+from copytrace.index.media_index import check_model, finish_index, shards_of
+from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos
 from copytrace.media.failures import write_failures
 from copytrace.progress import Progress
 from copytrace.report.videos import report_videos

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from copytrace.alignment.align import align_pairs
 from copytrace.alignment.merge import merge_segments
-from copytrace.index.build import finish_index
-from copytrace.index.video_shards import describe_videos, plan_videos
+from copytrace.index.media_index import finish_index
+from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.report.videos import report_videos
 from copytrace.search.video_candidates import search_frames
 from copytrace.summary import summarize_videos

@@ -19,11 +19,10 @@ from skimage import data
 
 from configs.images import ImageSettings, PointSettings
 from copytrace.features.points import Points
-from copytrace.index import image_shards, video_shards
-from copytrace.index.build import finish_index
+from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.media_index import Role
-from copytrace.index.point_files import View
+from copytrace.index.media_index import Role, finish_index
+from copytrace.index.shard_files import View
 from copytrace.training.sample_videos import sample_clips, write_demo_videos
 
 # A busy machine is no failure.
@@ -216,8 +215,8 @@ def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
 def use_grid_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let indexes be described by `GridDescriptor`, without an overlay detector."""
     models = (GridDescriptor(), None)
-    monkeypatch.setattr(image_shards, "load_image_models", lambda descriptor, detector: models)
-    monkeypatch.setattr(video_shards, "load_video_models", lambda descriptor, detector: models)
+    monkeypatch.setattr(image_index, "load_image_models", lambda descriptor, detector: models)
+    monkeypatch.setattr(video_index, "load_video_models", lambda descriptor, detector: models)
 
 
 @pytest.fixture
@@ -227,11 +226,11 @@ def build_index(use_grid_descriptor: None) -> Callable[..., tuple[ImageIndex, li
     def build(
         source: Path | str, root: Path, role: Role, settings: ImageSettings, *, replace: bool = False
     ) -> tuple[ImageIndex, list[int]]:
-        planned = image_shards.plan_images(str(source), root, role, settings, replace=replace)
+        planned = image_index.plan_images(str(source), root, role, settings, replace=replace)
         for shard in planned:
             if role == "queries":
-                image_shards.find_overlays(root, shard, settings)
-            image_shards.describe_images(root, shard, settings)
+                image_index.find_overlays(root, shard, settings)
+            image_index.describe_images(root, shard, settings)
         finish_index(root, root / "failures.csv", [root], 1.0)
         return ImageIndex.open(root), planned
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings, OverlaySettings
 from copytrace.images import match_images
-from copytrace.index.build import finish_index
-from copytrace.index.image_index import ImageIndex
-from copytrace.index.image_shards import describe_images, find_overlays, plan_images
+from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
+from copytrace.index.media_index import finish_index
 from copytrace.progress import SilentProgress, StepProgress
 
 Pixels = NDArray[np.uint8]

@@ -1,26 +1,61 @@
-"""An index of images: descriptors, points and views of each shard."""
+"""An index of images: descriptors, points and views of each shard, and the steps that fill it.
+
+The steps plan it and then, per shard, find pasted pictures and describe images.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from configs.images import ImageSettings
+from configs.settings import DescriptorSettings
 from copytrace.arrays import Floats
-from copytrace.features.descriptors import Descriptor, model_label
-from copytrace.index.descriptor_files import table_vectors
-from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path, receipt_path
-from copytrace.index.point_files import View, read_points
-from copytrace.overlays.boxes import OverlayDetector
-from copytrace.storage import count_rows, read_table
+from copytrace.errors import MediaError
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
+from copytrace.features.points import Bytes, find_points
+from copytrace.index.media_index import (
+    MediaIndex,
+    MediaKind,
+    Role,
+    Shard,
+    check_unchanged,
+    descriptors_path,
+    plan_index,
+    read_planned_shard,
+    receipt_path,
+    table_of_rows,
+    write_plan,
+)
+from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
+from copytrace.media.decode import DecodedImage, decode_image
+from copytrace.media.failures import Failure
+from copytrace.media.ingest import MediaItem, list_media
+from copytrace.media.prefetch import prefetch
+from copytrace.overlays.boxes import Box, OverlayDetector, choose_crops
+from copytrace.overlays.load import load_overlay_detector
+from copytrace.panes.names import WHOLE
+from copytrace.runtime.devices import usable_cores
+from copytrace.step import Step, StepRun
+from copytrace.storage import count_rows, read_table, write_table
 
 FORMAT = 1
+
+T = TypeVar("T")
+
+WORKING_SIDE = 1024  # pixels; images are decoded to this short side at most, and no step needs more
+BOXES_KEPT = 16  # of each query
+SMALLEST_CROP = 8  # pixels
+
+OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +132,183 @@ def image_provenance(
         provenance["overlays"] = settings.overlay.model_dump() | {"digest": detector.digest if detector else "none"}
     as_read_back: dict[str, Any] = json.loads(json.dumps(provenance))
     return as_read_back
+
+
+@lru_cache(maxsize=4)
+def load_image_models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
+    """Load the descriptor and the overlay detector, once per process: shards come one after another."""
+    loaded = load_descriptor(
+        descriptor.model, backend=descriptor.backend, device=descriptor.device, input_size=descriptor.input_size
+    )
+    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
+
+
+def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
+    """List the images of `source`, plan the index at `root`, and return the numbers of the shards to describe.
+
+    Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
+    """
+    models = load_image_models(settings.descriptor, settings.overlay.detector)
+    provenance = image_provenance(settings, role, *models)
+    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+    write_plan(plan)
+    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
+
+
+def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
+    """Write the boxes of pictures pasted into the queries of a planned shard, best first, and return the file.
+
+    Unreadable images are skipped; `describe_images` reports them. Raises `ModelMismatchError` if the detector is not
+    the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    path = ShardPaths.of(root, shard).overlays
+    step = Step("preprocess queries", (path,), planned.fingerprint, path.with_suffix(".json"))
+    if step.is_done():
+        return path
+    _, detector = load_image_models(settings.descriptor, settings.overlay.detector)
+    check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
+    rows: list[tuple[object, ...]] = []
+    with step.run(len(planned.items), "images") as work:
+        if detector is not None:
+            for item, boxes in _load_in_threads(
+                planned.items, lambda item: detector.detect(_decode(item, settings).pixels), settings
+            ):
+                work.advance()
+                if not isinstance(boxes, MediaError):
+                    rows += [(item.id, box.x0, box.y0, box.x1, box.y1, box.confidence) for box in boxes[:BOXES_KEPT]]
+        write_table(path, table_of_rows(rows, OVERLAY_SCHEMA))
+    return path
+
+
+def read_overlays(path: Path) -> dict[str, list[Box]]:
+    """Return the boxes of each image that has any, best first."""
+    boxes: dict[str, list[Box]] = {}
+    for row in read_table(path, schema=OVERLAY_SCHEMA).to_pylist():
+        boxes.setdefault(row.pop("id"), []).append(Box(**row))
+    return boxes
+
+
+def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
+    """Write descriptors, points and views of a planned shard, and return its receipt, which lists unreadable images.
+
+    Raises `ModelMismatchError` if the descriptor is not the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    paths, role = ShardPaths.of(root, shard), provenance["role"]
+    step = _description(root, role, planned)
+    if step.is_done():
+        return paths.receipt
+    descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
+    check_unchanged(root, "descriptor", provenance["descriptor"], model_label(descriptor))
+    with step.run(len(planned.items), "images") as work:
+        failures = _describe(planned.items, paths, descriptor, settings, role, work)
+        work.notes["failures"] = [asdict(failure) for failure in failures]
+    return paths.receipt
+
+
+def _description(root: Path, role: Role, shard: Shard) -> Step:
+    paths = ShardPaths.of(root, shard.number)
+    outputs = (paths.points, paths.views, paths.descriptors)
+    return Step(f"describe {role}", outputs, shard.fingerprint, paths.receipt)
+
+
+@dataclass(frozen=True, slots=True)
+class _DescribedImage:
+    """An image with the pictures of its panes, for the network, and the points of its views."""
+
+    item: MediaItem
+    panes: list[str]
+    pictures: list[Bytes]
+    views: list[View]
+
+
+def _describe(
+    items: Sequence[MediaItem],
+    paths: ShardPaths,
+    descriptor: Descriptor,
+    settings: ImageSettings,
+    role: Role,
+    work: StepRun,
+) -> list[Failure]:
+    # Threads decode and find points while the network describes the previous batch.
+    overlays = read_overlays(paths.overlays) if role == "queries" and paths.overlays.exists() else {}
+    failures: list[Failure] = []
+    views: list[View] = []
+    ids: list[str] = []
+    panes: list[str] = []
+    vectors: list[np.ndarray] = []
+    pending: list[Bytes] = []
+    batch_size = settings.descriptor.batch_size
+
+    def load(item: MediaItem) -> _DescribedImage:
+        return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
+
+    for item, image in _load_in_threads(items, load, settings):
+        work.advance()
+        if isinstance(image, MediaError):
+            failures.append(Failure(item.id, item.path, "decode", str(image)))
+            continue
+        views += image.views
+        ids += [item.id] * len(image.panes)
+        panes += image.panes
+        pending += image.pictures
+        while len(pending) >= batch_size:
+            batch, pending = pending[:batch_size], pending[batch_size:]
+            vectors.append(descriptor.describe(np.stack(batch)))
+    if pending:
+        vectors.append(descriptor.describe(np.stack(pending)))
+    write_points(paths.points, paths.views, views)
+    with open_descriptor_writer(paths.descriptors, descriptor.dimensions) as writer:
+        writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
+    return failures
+
+
+def _read_image(
+    item: MediaItem, boxes: Sequence[Box], input_size: int, settings: ImageSettings, role: Role
+) -> _DescribedImage:
+    image = _decode(item, settings)
+    local = settings.local
+    if role == "references":
+        whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
+        return _DescribedImage(item, [WHOLE], [resize_for_descriptor(image.pixels, input_size)], [whole])
+    views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
+    for stretch in local.stretches:
+        points = find_points(image.pixels, local.stretched_points, stretch=stretch)
+        views.append(View(item.id, f"stretched{stretch:g}", points))
+    panes, pictures = [WHOLE], [resize_for_descriptor(image.pixels, input_size)]
+    for number, (box, crop) in enumerate(_crops(image, boxes, settings)):
+        name = f"crop{number}"
+        if box.confidence > settings.overlay.local_confidence:
+            corners = (box.x0, box.y0, box.x1, box.y1)
+            views.append(View(item.id, name, find_points(crop, local.crop_points, box=corners)))
+        if box.confidence > settings.overlay.global_confidence:
+            panes.append(name)
+            pictures.append(resize_for_descriptor(crop, input_size))
+    return _DescribedImage(item, panes, pictures, views)
+
+
+def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -> Iterator[tuple[Box, Bytes]]:
+    rules = settings.overlay
+    height, width = image.pixels.shape[:2]
+    for box in choose_crops(
+        boxes,
+        min_confidence=min(rules.global_confidence, rules.local_confidence),
+        max_area=rules.max_area,
+        max_aspect=rules.max_aspect,
+        limit=rules.max_crops,
+    ):
+        x0, y0, x1, y1 = box.to_pixels(width, height)
+        if min(x1 - x0, y1 - y0) >= SMALLEST_CROP:
+            yield box, np.ascontiguousarray(image.pixels[y0:y1, x0:x1])
+
+
+def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
+    return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels)
+
+
+def _load_in_threads(
+    items: Sequence[MediaItem], load: Callable[[MediaItem], T], settings: ImageSettings
+) -> Iterator[tuple[MediaItem, T | MediaError]]:
+    threads = settings.media.threads or usable_cores()
+    return prefetch(items, load, threads=threads, ahead=threads + settings.descriptor.batch_size)

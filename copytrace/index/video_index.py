@@ -1,25 +1,53 @@
-"""An index of videos: descriptors of frames and panes, boxes of panes, and durations and sizes."""
+"""An index of videos: descriptors of frames and panes, boxes of panes, durations and sizes; and the steps that fill it.
+
+The steps plan it and then, per shard, describe frames and, of queries, their panes.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from configs.videos import VideoSettings
+from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
-from copytrace.errors import InputError
-from copytrace.features.descriptors import Descriptor, model_label
-from copytrace.index.descriptor_files import table_vectors
-from copytrace.index.media_index import MediaIndex, MediaKind, Role, descriptors_path
+from copytrace.errors import InputError, MediaError
+from copytrace.features.descriptors import Descriptor, model_label, resize_for_descriptor
+from copytrace.features.ensemble import load_frame_descriptor
+from copytrace.index.media_index import (
+    MediaIndex,
+    MediaKind,
+    Role,
+    Shard,
+    check_unchanged,
+    descriptors_path,
+    plan_index,
+    read_planned_shard,
+    receipt_path,
+    table_of_rows,
+    write_plan,
+)
+from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
+from copytrace.media.failures import Failure
+from copytrace.media.frames import Frame, open_video
+from copytrace.media.ingest import MediaItem, list_media
+from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.boxes import OverlayDetector
-from copytrace.storage import read_table
+from copytrace.overlays.load import load_overlay_detector
+from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
+from copytrace.panes.names import WHOLE
+from copytrace.runtime.devices import usable_cores
+from copytrace.step import Step, StepRun
+from copytrace.storage import read_table, write_table
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(
@@ -31,6 +59,8 @@ PANE_SCHEMA = pa.schema(
         *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1")),
     ]
 )
+
+PARTS_AHEAD = 3  # parts that wait for the network, per video; the network takes about a second for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +177,158 @@ class VideoIndex(MediaIndex):
         if len(current) == len(there):
             return table
         return table.filter(pc.is_in(ids, pa.array(current, pa.string())))
+
+
+@lru_cache(maxsize=4)
+def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
+    """Load the descriptor of frames and the overlay detector, once per process for all shards."""
+    loaded = load_frame_descriptor(descriptor)
+    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
+
+
+def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *, replace: bool) -> list[int]:
+    """List the videos of `source`, plan the index at `root`, and return the numbers of the shards to describe.
+
+    Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
+    """
+    provenance = video_provenance(settings, role, *load_video_models(settings.descriptor, settings.panes.detector))
+    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+    write_plan(plan)
+    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
+
+
+def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
+    """Write the descriptors of a planned shard's frames and panes, and return its receipt, which lists damaged videos.
+
+    Threads decode, find panes and crop, window by window, while the network describes finished panes. Memory holds one
+    window of frames and a few panes for each video that is being read, however long it is. Raises
+    `ModelMismatchError` if a model is not the one that the index was planned with.
+    """
+    planned, provenance = read_planned_shard(root, shard)
+    role: Role = provenance["role"]
+    step = _description(root, role, planned)
+    if step.is_done():
+        return step.record
+    descriptor, detector = load_video_models(settings.descriptor, settings.panes.detector)
+    now = video_provenance(settings, role, descriptor, detector)
+    check_unchanged(root, "descriptor", provenance["descriptor"], now["descriptor"])
+    check_unchanged(root, "pane finder", provenance.get("panes"), now.get("panes"))
+    with step.run(len(planned.items), "videos") as work:
+        failures, damaged = _VideoShard(root, shard, descriptor, detector, settings, role).describe(planned.items, work)
+        work.notes["failures"] = [asdict(failure) for failure in failures]
+        work.notes["damaged"] = [asdict(failure) for failure in damaged]
+    return step.record
+
+
+def _description(root: Path, role: Role, shard: Shard) -> Step:
+    paths = VideoPaths.of(root, shard.number)
+    outputs = (descriptors_path(root, shard.number), paths.videos, paths.panes)
+    return Step(f"describe {role}", outputs, shard.fingerprint, receipt_path(root, shard.number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """M pictures of one pane in successive frames, as the network takes them.
+
+    `pictures` uint8 [M, S, S, 3]; `times` float64 [M, 2], seconds; `boxes` float32 [M, 4], shares of the frame.
+    """
+
+    pictures: NDArray[np.uint8]
+    pane: str
+    times: Times
+    boxes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _VideoShard:
+    """The description of one shard of videos."""
+
+    root: Path
+    number: int
+    descriptor: Descriptor
+    detector: OverlayDetector | None
+    settings: VideoSettings
+    role: Role
+
+    def describe(self, items: Sequence[MediaItem], work: StepRun) -> tuple[list[Failure], list[Failure]]:
+        """Write the shard; return the videos that could not be read, and those that were read only in part."""
+        failures: list[Failure] = []
+        damaged: list[Failure] = []
+        facts: list[tuple[object, ...]] = []
+        boxes: list[pa.Table] = []
+        threads = min(self.settings.media.threads or usable_cores(), len(items))
+        # Each video has its own thread; several threads decode only a shard of one video.
+        codec_threads = 1 if threads > 1 else 0
+
+        def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
+            return self._read_video(item, codec_threads)
+
+        paths = VideoPaths.of(self.root, self.number)
+        with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
+            for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
+                rows = 0
+                try:
+                    for part in parts:
+                        if isinstance(part, VideoFacts):
+                            facts.append((item.id, part.duration, part.width, part.height))
+                            continue
+                        self._write_descriptors(item, part, writer)
+                        rows += len(part.times)
+                        if self.role == "queries":
+                            boxes.append(_box_table(item, part))
+                except MediaError as error:
+                    reason = f"{error}; used up to there" if rows else str(error)
+                    (damaged if rows else failures).append(Failure(item.id, item.path, "decode", reason))
+                work.advance()
+            write_table(paths.videos, table_of_rows(facts, VIDEO_SCHEMA))
+            write_table(paths.panes, pa.concat_tables([PANE_SCHEMA.empty_table(), *boxes]))
+        return failures, damaged
+
+    def _read_video(self, item: MediaItem, codec_threads: int) -> Iterator[VideoFacts | _Part]:
+        """Yield the facts about a video, then its parts. Raises `MediaError`, possibly after some of them."""
+        rules = self.settings.frames
+        side = rules.query_side if self.role == "queries" else max(rules.reference_side, self.descriptor.input_size)
+        video = open_video(item.path, max_pixels=self.settings.media.max_pixels)
+        yield VideoFacts(video.info.duration, video.info.width, video.info.height)
+        frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
+        error: MediaError | None = None
+        while error is None:
+            window: list[Frame] = []
+            try:
+                window.extend(islice(frames, rules.window))  # frames before the damage are in the list
+            except MediaError as damage:
+                error = damage
+            if window:
+                yield from self._cut_panes(window)
+            elif error is None:
+                return
+        raise error
+
+    def _cut_panes(self, frames: Sequence[Frame]) -> Iterator[_Part]:
+        for pane in self._find_panes(frames):
+            pictures, times, boxes = [], [], []
+            for frame, box in zip(frames, pane.boxes, strict=True):
+                picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
+                if picture is not None:
+                    pictures.append(resize_for_descriptor(picture, self.descriptor.input_size))
+                    times.append((frame.start, frame.end))
+                    boxes.append(box)
+            if pictures:
+                yield _Part(np.stack(pictures), pane.name, np.array(times), np.array(boxes, np.float32))
+
+    def _find_panes(self, frames: Sequence[Frame]) -> list[Pane]:
+        if self.role == "references":
+            return [whole_pane(len(frames))]
+        return find_panes([frame.pixels for frame in frames], self.settings.panes, detector=self.detector)
+
+    def _write_descriptors(self, item: MediaItem, part: _Part, writer: DescriptorWriter) -> None:
+        count, batch_size = len(part.times), self.settings.descriptor.batch_size
+        batches = (part.pictures[start : start + batch_size] for start in range(0, count, batch_size))
+        vectors = np.concatenate([self.descriptor.describe(batch) for batch in batches])
+        writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
+
+
+def _box_table(item: MediaItem, part: _Part) -> pa.Table:
+    count = len(part.times)
+    columns = [[item.id] * count, [part.pane] * count, part.times[:, 0], part.times[:, 1], *part.boxes.T]
+    return pa.table(columns, schema=PANE_SCHEMA)

@@ -15,9 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from configs.images import ImageSettings
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.point_files import View
-from copytrace.matching.geometry import Verification, verify
-from copytrace.matching.ratio_test import imgfp_score
+from copytrace.index.shard_files import View
+from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime.devices import usable_cores

@@ -13,22 +13,24 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.media_index import check_model, table_of_rows
-from copytrace.index.point_files import View
+from copytrace.index.shard_files import View
+from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
-from copytrace.search.global_recall import find_nearest, panes_for_global_branch
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
+    PointIndex,
     accept_votes,
+    build_point_index,
     nearest_references,
     recall_by_hough,
 )
-from copytrace.search.point_index import PointIndex, build_point_index
-from copytrace.search.score_normalization import noise_level
+from copytrace.search.vector_search import find_nearest, noise_level
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, resolve_path, write_table
 
@@ -225,3 +227,11 @@ def _recall(
 
 def _is_itself(queries: ImageIndex, query: str, references: ImageIndex, reference: str) -> bool:
     return queries.items[query][0].path == references.items[reference][0].path
+
+
+def panes_for_global_branch(panes: Sequence[str], *, crop_replaces_whole: bool) -> NDArray[np.bool_]:
+    """Return which panes of a query are searched: all of them or, as in imgFp, the first crop instead of the whole."""
+    names = np.array(panes)
+    if crop_replaces_whole and "crop0" in panes:
+        return np.asarray(names == "crop0")
+    return np.asarray(names == WHOLE) if crop_replaces_whole else np.ones(len(names), bool)

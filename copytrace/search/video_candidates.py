@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,9 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.frame_search import VideoFrameSearch, load_frame_search
-from copytrace.search.score_normalization import noise_level
+from copytrace.search.vector_search import MAX_NEIGHBORS, FrameSearch, build_frame_search, noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, resolve_path, write_table
+from copytrace.storage import digest_of, read_table, resolve_path, write_table
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 
@@ -262,3 +263,62 @@ def _run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
 def _rank_in_run(starts: NDArray[np.bool_]) -> Numbers:
     """Number the rows of each run from 0."""
     return np.asarray(np.arange(len(starts)) - np.flatnonzero(starts)[np.cumsum(starts) - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrameSearch:
+    """A search of the frames of videos: `video` int32 [N] is the position in `ids` of the video of each frame."""
+
+    search: FrameSearch
+    ids: tuple[str, ...]
+    video: NDArray[np.int32]
+
+    def nearest_of_others(
+        self, queries: Floats, own: NDArray[np.int32], neighbours: int
+    ) -> tuple[Floats, NDArray[np.int32]]:
+        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
+
+        `own` int32 [Q] is the video of each query frame, whose frames are left out; −1 if it is not among `ids`. Where
+        there are fewer than K frames, cosines are −inf and videos −1.
+        """
+        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
+        requested = max(neighbours, min(neighbours + int(rows_of_own), MAX_NEIGHBORS))
+        cosines, rows = self.search.nearest(queries, requested)
+        videos = np.full(rows.shape, -1, np.int32)
+        videos[rows >= 0] = self.video[rows[rows >= 0]]
+        videos[videos == own[:, None]] = -1
+        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
+        videos = np.take_along_axis(videos, kept, axis=1)
+        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
+
+
+def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> VideoFrameSearch:
+    """Return a search of the frames of an index.
+
+    The two that were used last stay in memory, for the next shard of queries: inverted lists take longer to build than
+    to search. `ListFrameSearch` says how much memory they need.
+    """
+    # The fingerprint is not enough: an index that was built again may have the same videos in other shards.
+    state = digest_of(videos.fingerprint, sorted((i, shard) for i, (_, shard) in videos.items.items()))
+    with _BUILD_LOCK:
+        return _build_video_search(videos.root, state, settings.index == "exact", settings.lists_searched)
+
+
+_BUILD_LOCK = Lock()  # threads that match shards side by side share one search instead of building one each
+
+
+@lru_cache(maxsize=2)  # one of references and one of noise
+def _build_video_search(root: Path, state: str, exact: bool, lists_searched: int) -> VideoFrameSearch:
+    videos = VideoIndex.open(root)  # not a parameter, because `state` is what identifies its content
+    names: list[str] = []
+    counts: list[int] = []
+    for shard in videos.shards:
+        for identity, count in videos.frame_counts(shard):
+            names.append(identity)
+            counts.append(count)
+
+    def blocks() -> Iterator[Floats]:
+        return (videos.vectors(shard) for shard in videos.shards)
+
+    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
+    return VideoFrameSearch(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from copytrace.errors import InputError
-from copytrace.matching.calibration import FEATURES, features_of, probability
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
+from copytrace.matching.merge import FEATURES, features_of, probability
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import read_table, resolve_path, write_json

@@ -15,7 +15,7 @@ from prefect import Flow
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import images, videos
-from copytrace.index import image_shards, video_shards
+from copytrace.index import image_index, video_index
 from flows.index_images import index_images
 from flows.index_videos import index_videos
 from flows.match_images import match_images
@@ -63,8 +63,8 @@ def names_of(tasks: Tasks) -> list[str]:
 @pytest.fixture
 def grid_everywhere(use_grid_descriptor: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the checks, too, load `GridDescriptor`."""
-    monkeypatch.setattr(images, "load_image_models", image_shards.load_image_models)
-    monkeypatch.setattr(videos, "load_video_models", video_shards.load_video_models)
+    monkeypatch.setattr(images, "load_image_models", image_index.load_image_models)
+    monkeypatch.setattr(videos, "load_video_models", video_index.load_video_models)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from copytrace.index.descriptor_files import ROWS_PER_GROUP, open_descriptor_writer, table_vectors
+from copytrace.index.shard_files import ROWS_PER_GROUP, open_descriptor_writer, table_vectors
 
 
 def test_what_was_added_bit_by_bit_is_read_back_in_order(tmp_path: Path):

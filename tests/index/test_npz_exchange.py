@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.index.build import IndexPlan, write_index
+from copytrace.index.media_index import IndexPlan, write_index
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import VideoFacts, VideoIndex

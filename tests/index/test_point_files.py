@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from copytrace.features.points import Points
-from copytrace.index.point_files import POINT_SCHEMA, VIEW_SCHEMA, View, read_points, write_points
+from copytrace.index.shard_files import POINT_SCHEMA, VIEW_SCHEMA, View, read_points, write_points
 
 
 def random_view(image: str, name: str, count: int, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> View:

@@ -13,10 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.index.descriptor_files import table_vectors
 from copytrace.index.media_index import Role, descriptors_path
-from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths
-from copytrace.index.video_shards import describe_videos, plan_videos
+from copytrace.index.shard_files import table_vectors
+from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths, describe_videos, plan_videos
 from copytrace.media.failures import Failure
 
 Pixels = NDArray[np.uint8]
@@ -170,7 +169,7 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from configs.videos import VideoSettings
-from copytrace.index import video_shards
+from copytrace.index import video_index
 
 
 class Mean:
@@ -182,10 +181,10 @@ class Mean:
 
 
 settings = VideoSettings.model_validate({"panes": {"detector": "none"}, "media": {"threads": 1}})
-video_shards.load_video_models = lambda descriptor, detector: (Mean(), None)
+video_index.load_video_models = lambda descriptor, detector: (Mean(), None)
 source, root = sys.argv[1], Path(sys.argv[2])
-video_shards.plan_videos(source, root, "queries", settings, replace=False)
-receipt = json.loads(video_shards.describe_videos(root, 0, settings).read_text())
+video_index.plan_videos(source, root, "queries", settings, replace=False)
+receipt = json.loads(video_index.describe_videos(root, 0, settings).read_text())
 assert not receipt["failures"] and not receipt["damaged"], receipt
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copytrace.errors import ConfigError
-from copytrace.matching.calibration import FEATURES, Calibration, features_of, load_calibration
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
+from copytrace.matching.merge import FEATURES, Calibration, features_of, load_calibration
 from copytrace.storage import resolve_path, write_json
 
 GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}

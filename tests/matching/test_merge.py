@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from configs.images import ImageSettings, MergeSettings, VerificationSettings
 from copytrace.errors import ConfigError
 from copytrace.index.media_index import write_manifest
-from copytrace.matching.calibration import FEATURES
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge_matches
+from copytrace.matching.merge import CSV_COLUMNS, FEATURES, MATCH_SCHEMA, merge_matches
 from copytrace.media.ingest import MediaItem
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import digest_of, write_json, write_table

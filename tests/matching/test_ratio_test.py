@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from configs.images import PointSettings
 from copytrace.features.points import MIRRORED_ORDER, Points, find_points
-from copytrace.matching.ratio_test import imgfp_score, ratio_matches, squared_distances
+from copytrace.matching.verification import imgfp_score, ratio_matches, squared_distances
 from copytrace.media.decode import decode_image
 
 Bytes = NDArray[np.uint8]

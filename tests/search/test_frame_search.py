@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
-from copytrace.search.frame_search import (
+from copytrace.search.vector_search import (
     BLOCK_ROWS,
     SMALLEST_WITH_LISTS,
     ExactFrameSearch,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from copytrace.search.global_recall import find_nearest, panes_for_global_branch
-from copytrace.search.score_normalization import noise_level
+from copytrace.search.image_candidates import panes_for_global_branch
+from copytrace.search.vector_search import find_nearest, noise_level
 
 Floats = NDArray[np.float32]
 # Eighths, so that sums of products are exact and ties are real ties.

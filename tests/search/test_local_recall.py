@@ -8,17 +8,18 @@ from numpy.typing import NDArray
 
 from configs.images import LocalSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER
-from copytrace.index.point_files import View
+from copytrace.index.shard_files import View
 from copytrace.search.local_recall import (
     VARIANTS,
     LocalCandidate,
+    PointIndex,
     accept_votes,
+    build_point_index,
     enabled_variants,
     hough_votes,
     nearest_references,
     recall_by_hough,
 )
-from copytrace.search.point_index import PointIndex, build_point_index
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

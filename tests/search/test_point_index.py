@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copytrace.index.point_files import View
-from copytrace.search.point_index import SMALLEST_WITH_LISTS, PointIndex, build_point_index
+from copytrace.index.shard_files import View
+from copytrace.search.local_recall import SMALLEST_WITH_LISTS, PointIndex, build_point_index
 
 Bytes = NDArray[np.uint8]
 MakeView = Callable[..., View]

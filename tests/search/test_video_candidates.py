@@ -8,18 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.videos import FrameSearchSettings, VideoSettings
-from copytrace.index.build import IndexPlan, write_index
-from copytrace.index.descriptor_files import open_descriptor_writer
-from copytrace.index.media_index import Role, descriptors_path, write_manifest
+from copytrace.index.media_index import IndexPlan, Role, descriptors_path, write_index, write_manifest
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
+from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.frame_search import ListFrameSearch, load_frame_search
-from copytrace.search.score_normalization import noise_level
+from copytrace.search.vector_search import ListFrameSearch, noise_level
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
     best_per_video,
+    load_frame_search,
     read_noise_levels,
     read_video_candidates,
     search_frames,

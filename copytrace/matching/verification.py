@@ -1,4 +1,7 @@
-"""Geometric verification: fit one transform to the matches of a pair, by single matches and then OpenCV's USAC."""
+"""Verification of a pair: its points are matched by ratio tests, and one transform is fitted to the matches.
+
+The transform is found by single matches and then by OpenCV's USAC. Descriptors are uint8 root-SIFT.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from numpy.typing import NDArray
 
 from configs.images import VerificationSettings
 from copytrace.arrays import Doubles, Floats, Numbers
-from copytrace.features.points import Points
-from copytrace.matching.ratio_test import ratio_matches
+from copytrace.features.points import MIRRORED_ORDER, Bytes, Points
 from copytrace.search.local_recall import Variant
 
 # The scale and rotation of one match give a whole transform (Philbin et al. 2007); matches that agree with it within
@@ -21,6 +23,9 @@ LOOSE_TOLERANCE = 0.15  # of the short side
 LOOSE_OCTAVES = 1.0
 LOOSE_RADIANS = np.pi / 4
 FEWEST_FOR_AFFINE = 4
+
+IMGFP_RATIO = 1.8  # of squared distances: 1.8·d1² < d2²
+_NO_SECOND = np.float32(2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +139,64 @@ def _least_squares(source: Floats, target: Floats) -> Doubles | None:
     design = np.concatenate([source, np.ones((len(source), 1), np.float32)], axis=1)
     solution, _, rank, _ = np.linalg.lstsq(design.astype(np.float64), target.astype(np.float64), rcond=None)
     return solution.T if rank == 3 else None
+
+
+def squared_distances(first: Bytes, second: Bytes) -> Floats:
+    """Return the squared Euclidean distances float32 [N, M] between uint8 [N, 128] and uint8 [M, 128]; exact."""
+    a, b = first.astype(np.float32), second.astype(np.float32)
+    distances = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None, :] - 2 * (a @ b.T)
+    return np.asarray(np.maximum(distances, 0), np.float32)
+
+
+def ratio_matches(query: Bytes, reference: Bytes, ratio: float) -> Numbers:
+    """Return matches int64 [K, 2]: rows of query and reference points that are nearer than `ratio` times the second.
+
+    Each reference point is matched at most once, by its nearest query point (Lowe 2004 §7.1).
+    """
+    if len(query) == 0 or len(reference) == 0:
+        return np.zeros((0, 2), np.int64)
+    distances = squared_distances(query, reference)
+    nearest, first, second = _two_smallest(distances)
+    passed = np.flatnonzero(first < ratio**2 * second)
+    order = passed[np.argsort(first[passed], kind="stable")]
+    _, kept = np.unique(nearest[order], return_index=True)
+    rows = order[np.sort(kept)]
+    return np.stack([rows, nearest[rows]], axis=1)
+
+
+def imgfp_score(query: Points, reference: Points) -> tuple[int, bool]:
+    """Return imgFp's number of matches, and whether it counts those of the mirrored reference.
+
+    A reference point matches its nearest query point if 1.8·d1² < d2². Of matches that share a
+    rounded position in either picture, one counts: a later one replaces an earlier one unless it is farther
+    (`match_score.cpp`).
+    """
+    plain = _imgfp_count(query, reference, reference.descriptor)
+    mirrored = _imgfp_count(query, reference, reference.descriptor[:, MIRRORED_ORDER])
+    return max(plain, mirrored), mirrored > plain
+
+
+def _imgfp_count(query: Points, reference: Points, descriptors: Bytes) -> int:
+    if len(query) == 0 or len(reference) == 0:
+        return 0
+    nearest, first, second = _two_smallest(squared_distances(descriptors, query.descriptor))
+    passed = np.flatnonzero(first * IMGFP_RATIO < second)
+    there = np.stack([np.rint(reference.x), np.rint(reference.y)], axis=1)[passed].astype(int).tolist()
+    here = np.stack([np.rint(query.x), np.rint(query.y)], axis=1)[nearest[passed]].astype(int).tolist()
+    distances = first[passed].tolist()
+    accepted: list[tuple[list[int], list[int], float]] = []
+    for match in zip(there, here, distances, strict=True):
+        taken = next((n for n, old in enumerate(accepted) if old[0] == match[0] or old[1] == match[1]), None)
+        if taken is None:
+            accepted.append(match)
+        elif match[2] <= accepted[taken][2]:
+            accepted[taken] = match
+    return len(accepted)
+
+
+def _two_smallest(distances: Floats) -> tuple[Numbers, Floats, Floats]:
+    rows = np.arange(len(distances))
+    nearest = distances.argmin(axis=1)
+    first = distances[rows, nearest]
+    distances[rows, nearest] = _NO_SECOND
+    return nearest, first, distances.min(axis=1)

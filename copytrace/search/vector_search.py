@@ -1,22 +1,19 @@
-"""Search of the reference frames nearest to each query frame: by comparing with all of them, or by inverted lists."""
+"""Search of the reference vectors nearest to each query vector, and how similar unrelated ones are to it: its noise.
+
+References of images are compared in blocks of numpy. Frames of videos are many more: faiss compares with all of
+them, or searches inverted lists.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
-from threading import Lock
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from configs.videos import FrameSearchSettings
 from copytrace.arrays import Floats, Numbers
 from copytrace.errors import CopytraceError
-from copytrace.index.video_index import VideoIndex
-from copytrace.storage import digest_of
 
 try:
     import faiss
@@ -30,6 +27,8 @@ BLAS_BLOCK_ROWS = 4096  # reference frames per matrix product; faiss's own 1024 
 TRAINING_ROWS_PER_LIST = 64
 SMALLEST_WITH_LISTS = 10_000  # frames; with fewer, comparing with all of them is as fast
 SEED = 1234
+
+UNKNOWN_NOISE = 0.3  # typical noise of a model whose file does not state it
 
 
 class FrameSearch(Protocol):
@@ -112,63 +111,39 @@ def build_frame_search(
     return ListFrameSearch(blocks, count, lists_searched=lists_searched)
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFrameSearch:
-    """A search of the frames of videos: `video` int32 [N] is the position in `ids` of the video of each frame."""
+def find_nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple[Floats, Numbers]:
+    """Return the greatest cosines float32 [Q, K], greatest first, and rows int64 [Q, K] counted over all blocks.
 
-    search: FrameSearch
-    ids: tuple[str, ...]
-    video: NDArray[np.int32]
-
-    def nearest_of_others(
-        self, queries: Floats, own: NDArray[np.int32], neighbours: int
-    ) -> tuple[Floats, NDArray[np.int32]]:
-        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
-
-        `own` int32 [Q] is the video of each query frame, whose frames are left out; −1 if it is not among `ids`. Where
-        there are fewer than K frames, cosines are −inf and videos −1.
-        """
-        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
-        requested = max(neighbours, min(neighbours + int(rows_of_own), MAX_NEIGHBORS))
-        cosines, rows = self.search.nearest(queries, requested)
-        videos = np.full(rows.shape, -1, np.int32)
-        videos[rows >= 0] = self.video[rows[rows >= 0]]
-        videos[videos == own[:, None]] = -1
-        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
-        videos = np.take_along_axis(videos, kept, axis=1)
-        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
-
-
-def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> VideoFrameSearch:
-    """Return a search of the frames of an index.
-
-    The two that were used last stay in memory, for the next shard of queries: inverted lists take longer to build than
-    to search. `ListFrameSearch` says how much memory they need.
+    The search is exact. Blocks are float32 [N, D] and are read once, so memory holds one block however many references
+    there are. Where there are fewer than K references, cosines are −inf and rows −1.
     """
-    # The fingerprint is not enough: an index that was built again may have the same videos in other shards.
-    state = digest_of(videos.fingerprint, sorted((i, shard) for i, (_, shard) in videos.items.items()))
-    with _BUILD_LOCK:
-        return _build_video_search(videos.root, state, settings.index == "exact", settings.lists_searched)
+    best = np.full((len(queries), neighbours), -np.inf, np.float32)
+    rows = np.full((len(queries), neighbours), -1, np.int64)
+    start = 0
+    for block in blocks:
+        similarity = np.concatenate([best, queries @ block.T], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))
+        candidates = np.concatenate([rows, numbers], axis=1)
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :neighbours]
+        best = np.take_along_axis(similarity, order, axis=1)
+        rows = np.take_along_axis(candidates, order, axis=1)
+        start += len(block)
+    return best, rows
 
 
-_BUILD_LOCK = Lock()  # threads that match shards side by side share one search instead of building one each
+def noise_level(cosines: Floats, neighbours: int, *, typical: float | None, skip: int = 0) -> Floats:
+    """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise, after leaving out the first `skip`.
 
-
-@lru_cache(maxsize=2)  # one of references and one of noise
-def _build_video_search(root: Path, state: str, exact: bool, lists_searched: int) -> VideoFrameSearch:
-    videos = VideoIndex.open(root)  # not a parameter, because `state` is what identifies its content
-    names: list[str] = []
-    counts: list[int] = []
-    for shard in videos.shards:
-        for identity, count in videos.frame_counts(shard):
-            names.append(identity)
-            counts.append(count)
-
-    def blocks() -> Iterator[Floats]:
-        return (videos.vectors(shard) for shard in videos.shards)
-
-    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
-    return VideoFrameSearch(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
+    The ISC 2021 baseline and VSC 2022 subtract this level, as SSCD does (`weight[first,last]`). Where the references
+    themselves serve as noise, the nearest is skipped because it may be the copied one. `cosines` [Q, K] are sorted,
+    greatest first, and −inf stands for a missing neighbor. The `typical` level of the model stands in for missing
+    neighbors; None means `UNKNOWN_NOISE`.
+    """
+    level = UNKNOWN_NOISE if typical is None else typical
+    chosen = cosines[:, skip : skip + neighbours]
+    chosen = np.where(np.isfinite(chosen), chosen, np.float32(level))
+    missing = neighbours - chosen.shape[1]
+    return np.asarray((chosen.sum(axis=1) + missing * level) / max(neighbours, 1), np.float32)
 
 
 def _search_block(queries: Floats, block: Floats, neighbours: int, gpu: Any) -> tuple[Floats, Numbers]:

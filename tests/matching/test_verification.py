@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from configs.images import VerificationSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Points
-from copytrace.matching.geometry import (
+from copytrace.matching.verification import (
     LOOSE_OCTAVES,
     LOOSE_RADIANS,
     LOOSE_TOLERANCE,
