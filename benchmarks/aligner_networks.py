@@ -24,10 +24,9 @@ from benchmarks.alignment import pairs
 from copytrace.alignment.aligners import SimilarityMatrix, build_aligner
 from copytrace.alignment.network_aligner import NetworkAligner
 from copytrace.alignment.pair_filter import PairFilter
-from models.aligner_files import load_aligner_network, save_aligner
 from models.aligner_network import build_aligner_network
 from models.configs import HRNET_CANVAS, AlignerConfig, Backbone
-from models.pair_files import load_pair_classifier, save_pair_classifier
+from models.network_files import load_aligner_network, load_pair_classifier, save_aligner, save_pair_classifier
 from models.pair_network import build_pair_classifier
 
 Matrices = list[SimilarityMatrix]

@@ -14,10 +14,10 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from copytrace.features.descriptor_runtimes import OnnxDescriptor, descriptor_graph
-from copytrace.runtime.devices import usable_cores
+from copytrace.features.descriptors import OnnxDescriptor, descriptor_graph
+from copytrace.runtime import usable_cores
+from models.configs import efficientnet_lite0
 from models.export import DESCRIPTOR_OUTPUT, INPUT
-from models.pretrained import efficientnet_lite0
 
 
 def main() -> None:

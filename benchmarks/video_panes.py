@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from copytrace.overlays.load import load_overlay_detector
+from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.panes.find_panes import find_panes
 
 FRAMES, HEIGHT, WIDTH = 60, 1080, 1920

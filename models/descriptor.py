@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models.swin  # noqa: F401 - registers an architecture with timm
+from models.configs import GEM_POWER, DescriptorConfig
 from models.efficientnet_lite import load_backbone
-from models.pretrained import GEM_POWER, DescriptorConfig
 
 # Functions that load packaged weights into a backbone, by timm architecture.
 PRETRAINED_BACKBONES: dict[str, Callable[[Path], nn.Module]] = {"tf_efficientnet_lite0": load_backbone}

@@ -1,23 +1,187 @@
-"""A network as one safetensors file: its tensors, and in the header its kind, format and configuration."""
+"""Networks as safetensors files: each is written whole, and loaded in float32 and eval mode on the CPU.
+
+The header has the network's kind, format and configuration; `configs` reads it without torch.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
-from hashlib import file_digest
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any
 
 from models.atomic_file import write_atomically
-from models.pretrained import ModelFileError
+from models.configs import (
+    FORMAT,
+    HEADER_KEY,
+    Channels,
+    DescriptorHeader,
+    ModelFileError,
+    one_line,
+    read_aligner_config,
+    read_descriptor_header,
+    read_overlay_config,
+    read_pair_config,
+)
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-HEADER_KEY = "copytrace"
-FORMAT: Literal[1] = 1  # raise it when files of the present format can no longer be read
+    from models.aligner_network import HrnetAligner, LightAligner
+    from models.descriptor import DescriptorNetwork
+    from models.overlay_network import OverlayNetwork
+    from models.pair_network import PairNetwork
+
+
+def save_descriptor(
+    network: DescriptorNetwork,
+    path: Path,
+    *,
+    architecture: str,
+    input_size: int,
+    half: bool = True,
+    typical_noise: float | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `network` atomically and return `path`.
+
+    `architecture` is the name that its backbone was built by (see `timm_backbone`). `input_size` is the side in pixels
+    of the images to describe; if the weights depend on it, they are first resampled for that size. `typical_noise` is
+    the mean cosine of an image to its nearest unrelated ones. `notes` is JSON for the readers of the file. `half` is
+    that of `stored_tensors`. Raises `ValueError` for an architecture that timm does not know, and for weights that are
+    not finite.
+    """
+    import safetensors.torch  # here and below: reading a header must not import torch  # noqa: PLC0415
+    import timm  # noqa: PLC0415
+
+    from models.descriptor import is_resizable, resize_input  # noqa: PLC0415
+
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm has no architecture {architecture!r}; give the name that the backbone was built by")
+    if is_resizable(network.backbone):
+        network = copy.deepcopy(network)
+        resize_input(network.backbone, input_size)
+    header = DescriptorHeader(
+        architecture=architecture,
+        dimensions=network.dimensions,
+        input_size=input_size,
+        mean=_channels(network.mean),
+        std=_channels(network.std),
+        gem_power=network.pooling.power,
+        projection=network.projection is not None,
+        whitening=network.whitening is not None,
+        typical_noise=typical_noise,
+        notes=dict(notes or {}),
+    )
+    tensors = stored_tensors(network, half=half)
+    return write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: header.model_dump_json()}))
+
+
+def load_descriptor_file(path: Path, input_size: int | None = None) -> DescriptorNetwork:
+    """Return the network in `path`, in float32 and eval mode, on the CPU.
+
+    With an `input_size` other than the file's, timm resamples the position embeddings of architectures that have some.
+    Raises `ModelFileError` when the file is not a descriptor's, is cut short, holds other tensors than its architecture
+    has, or cannot take `input_size`.
+    """
+    import safetensors.torch  # noqa: PLC0415
+    from torch import nn  # noqa: PLC0415
+
+    from models.descriptor import DescriptorNetwork, resize_input, timm_backbone  # noqa: PLC0415
+
+    header = read_descriptor_header(path)
+    try:
+        backbone = timm_backbone(header.architecture, header.input_size)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = f"timm cannot build {header.architecture} for {header.input_size} pixels: {one_line(error)}"
+        raise ModelFileError(f"{path}: {reason}; train it again, or upgrade timm") from error
+    tensors = safetensors.torch.load_file(path)
+
+    def linear(name: str, wanted: bool) -> nn.Linear | None:
+        if not wanted:
+            return None
+        weight = tensors.get(f"{name}.weight")
+        if weight is None or weight.ndim != 2:
+            raise ModelFileError(f"{path} lacks {name}.weight; copy the file again, or train it again")
+        return nn.Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in tensors)
+
+    network = DescriptorNetwork(
+        backbone,
+        mean=header.mean,
+        std=header.std,
+        gem_power=header.gem_power,
+        projection=linear("projection", header.projection),
+        whitening=linear("whitening", header.whitening),
+    )
+    _check_tensors(path, header, tensors, network)
+    network.load_state_dict(tensors)
+    if input_size not in {None, header.input_size}:
+        try:
+            resize_input(backbone, input_size)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            reason = f"{header.architecture} was trained at {header.input_size} pixels and cannot take {input_size}"
+            raise ModelFileError(f"{path}: {reason}: {one_line(error)}; leave input_size out") from error
+    return network.eval()
+
+
+def save_overlay(network: OverlayNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write `network` as `save_network` does, and return `path`."""
+    return save_network(network, path, "overlay", asdict(network.config), notes)
+
+
+def load_overlay(path: Path, *, partly: bool = False) -> OverlayNetwork:
+    """Return the network that `save_overlay` wrote, float32, in eval mode, on the CPU.
+
+    With `partly`, layers that the file lacks, or has in another shape, keep their random weights. Raises
+    `ModelFileError` when the file is absent, cut short, or holds something else.
+    """
+    from models.overlay_network import build_overlay  # noqa: PLC0415
+
+    network = build_overlay(read_overlay_config(path))
+    fill_network(network, path, network.config.architecture, partly=partly)
+    return network.eval()
+
+
+def save_aligner(network: LightAligner | HrnetAligner, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write `network` atomically and return `path`; see `save_network`."""
+    return save_network(network, path, "aligner", asdict(network.config), notes)
+
+
+def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
+    """Return the network that `save_aligner` wrote, float32, in eval mode, on the CPU.
+
+    Raises `ModelFileError` when the file is absent, cut short, or holds something else.
+    """
+    from models.aligner_network import build_aligner_network  # here: a header must not import torch  # noqa: PLC0415
+
+    config = read_aligner_config(path)
+    network = build_aligner_network(config)
+    fill_network(network, path, config.backbone)
+    return network.eval()
+
+
+def save_pair_classifier(network: PairNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write `network` atomically and return `path`; see `save_network`."""
+    return save_network(network, path, "pair-classifier", asdict(network.config), notes)
+
+
+def load_pair_classifier(path: Path) -> PairNetwork:
+    """Return the network that `save_pair_classifier` wrote, float32, in eval mode, on the CPU.
+
+    Raises `ModelFileError` when the file is absent, cut short, or holds something else.
+    """
+    from models.pair_network import build_pair_classifier  # here: a header must not import torch  # noqa: PLC0415
+
+    config = read_pair_config(path)
+    try:
+        network = build_pair_classifier(config.architecture)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}, or upgrade timm") from error
+    fill_network(network, path, config.architecture)
+    return network.eval()
 
 
 def save_network(
@@ -53,35 +217,6 @@ def fill_network(network: nn.Module, path: Path, name: str, *, partly: bool = Fa
         raise ModelFileError(f"{path} does not fit {name}: {one_line(error)}; train it again") from error
 
 
-def read_header(path: Path, kind: str) -> dict[str, Any]:
-    """Return Copytrace's JSON in the header of the safetensors file of a model of that `kind`.
-
-    Raises `ModelFileError` when the file is absent, cut short, not safetensors, or of another kind or format.
-    """
-    cure = f"give a file that Copytrace's training of the {kind} wrote"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file: {one_line(error)}; {cure}") from error
-    try:
-        header = json.loads(metadata[HEADER_KEY])
-        found, version = header["kind"], header["format"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is a safetensors file, but not one of Copytrace; {cure}") from error
-    if found != kind:
-        raise ModelFileError(f"{path} holds a model of kind {found!r}, not {kind!r}; {cure}")
-    if version != FORMAT:
-        raise ModelFileError(f"{path} has format {version}, this version reads format {FORMAT}; upgrade copytrace")
-    return dict(header)
-
-
-def digest_of_network(path: Path) -> str:
-    """Return 16 hexadecimal digits that change with any byte of the file."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()[:16]
-
-
 def stored_tensors(network: nn.Module, *, half: bool = True) -> dict[str, Tensor]:
     """Return the tensors of `network` for its file: with `half`, filters and matrices as float16.
 
@@ -91,9 +226,31 @@ def stored_tensors(network: nn.Module, *, half: bool = True) -> dict[str, Tensor
     return {name: _stored(name, tensor, half) for name, tensor in network.state_dict().items()}
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's text on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+def _check_tensors(
+    path: Path, header: DescriptorHeader, tensors: Mapping[str, torch.Tensor], network: DescriptorNetwork
+) -> None:
+    expected = network.state_dict()
+    wrong = [
+        *(f"lacks {key}" for key in sorted(expected.keys() - tensors.keys())),
+        *(f"has {key}, unknown there" for key in sorted(tensors.keys() - expected.keys())),
+        *(
+            f"has {key} of shape {list(tensors[key].shape)} instead of {list(expected[key].shape)}"
+            for key in sorted(expected.keys() & tensors.keys())
+            if tensors[key].shape != expected[key].shape
+        ),
+    ]
+    if header.dimensions != network.dimensions:
+        wrong.append(f"gives {network.dimensions} dimensions instead of {header.dimensions}")
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ModelFileError(
+            f"{path} does not fit {header.architecture}: it {wrong[0]}{more}; copy the file again, or train it again"
+        )
+
+
+def _channels(constants: torch.Tensor) -> Channels:
+    red, green, blue = (round(value, 6) for value in constants.flatten().tolist())  # 0.485, not 0.48500001430511475
+    return red, green, blue
 
 
 def _fits(tensor: Tensor | None, own: Tensor) -> bool:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.pretrained import ModelFileError
+from models.configs import ModelFileError
 
 if TYPE_CHECKING:
-    from models.pretrained import DescriptorConfig
+    from models.configs import DescriptorConfig
 
 
 class ScriptedDescriptor(nn.Module):

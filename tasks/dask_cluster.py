@@ -15,7 +15,7 @@ from prefect.task_runners import TaskRunner
 
 from configs.runner import Runner
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.runtime.devices import CORES, usable_cores
+from copytrace.runtime import CORES, usable_cores
 
 SECONDS_TO_CONNECT = 10
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")

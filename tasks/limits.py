@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL
 from configs.images import ImageSettings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
-from copytrace.runtime.devices import uses_cuda
+from copytrace.runtime import uses_cuda
 
 GPU = "copytrace-gpu"
 """One slot per GPU."""

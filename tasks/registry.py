@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from copytrace.errors import InputError
 from copytrace.object_store import redact
-from copytrace.runtime.model_sources import cache_folder
+from copytrace.runtime import cache_folder
 from copytrace.storage import digest_of, digest_of_file, local_copy
 from tasks.mlflow_store import connect, database_file, entity_name, mlflow_errors, tracking_uri
 

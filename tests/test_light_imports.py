@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from copytrace.features.descriptors import load_descriptor
-from copytrace.runtime.model_sources import WEIGHTS
+from copytrace.runtime import WEIGHTS
 
 # What follows may import more than what went before.
 STEPS = {
@@ -26,16 +26,17 @@ STEPS = {
         {"skvideo", "skimage", "torch"},
     ),
     "reading the config of a descriptor": (
-        "from models.descriptor_files import read_config; assert read_config(WEIGHTS / 'descriptor.safetensors').name",
+        "from models.configs import read_descriptor_config as read\n"
+        "assert read(WEIGHTS / 'descriptor.safetensors').name",
         {"torch"},
     ),
     "reading the config of an aligner": (
-        "from models.aligner_files import read_aligner_config as read\n"
+        "from models.configs import read_aligner_config as read\n"
         "assert read(WEIGHTS / 'aligner.safetensors').multiple == 1",
         {"torch"},
     ),
     "reading the config of an overlay detector": (
-        "from models.overlay_files import read_overlay_config as read\n"
+        "from models.configs import read_overlay_config as read\n"
         "assert read(WEIGHTS / 'overlay.safetensors').input_size > 0",
         {"torch"},
     ),

@@ -19,7 +19,7 @@ from copytrace.arrays import Floats
 from copytrace.index.media_index import table_of_rows
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.runtime.devices import usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table

@@ -14,7 +14,7 @@ from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.model_sources import resolve_model
+from copytrace.runtime import resolve_model
 from copytrace.storage import digest_of_file
 
 _READINGS: dict[str, Callable[..., JointRules | Literal["vsc22"]]] = {

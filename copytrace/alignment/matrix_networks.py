@@ -10,10 +10,9 @@ import numpy as np
 
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
-from copytrace.runtime.onnx_cache import cached_graph
-from copytrace.runtime.sessions import open_session, torch_device
+from copytrace.runtime import cached_graph, open_session, torch_device
+from models.configs import digest_of_network
 from models.export import LOGITS, VALUES
-from models.network_files import digest_of_network
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,13 +20,10 @@ from copytrace.alignment.matrix_networks import Run, load_unchanged, onnx_runner
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend, uses_onnx
-from copytrace.runtime.model_sources import resolve_model
-from models.aligner_files import load_aligner_network, read_aligner_config
-from models.configs import AlignerConfig
+from copytrace.runtime import Backend, resolve_model, uses_onnx
+from models.configs import AlignerConfig, ModelFileError, digest_of_network, read_aligner_config
 from models.export import ALIGNER_GRAPH_VERSION, export_aligner
-from models.network_files import digest_of_network
-from models.pretrained import ModelFileError
+from models.network_files import load_aligner_network
 
 Floats = NDArray[np.float32]
 

@@ -12,12 +12,10 @@ from copytrace.alignment.matrix_networks import Run, load_unchanged, onnx_runner
 from copytrace.alignment.pair_canvas import pair_canvases
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import Backend, uses_onnx
-from copytrace.runtime.model_sources import resolve_model
+from copytrace.runtime import Backend, resolve_model, uses_onnx
+from models.configs import ModelFileError, digest_of_network, read_pair_config, read_threshold
 from models.export import PAIR_GRAPH_VERSION, export_pair_classifier
-from models.network_files import digest_of_network
-from models.pair_files import load_pair_classifier, read_pair_config, read_threshold
-from models.pretrained import ModelFileError
+from models.network_files import load_pair_classifier
 
 Floats = NDArray[np.float32]
 

@@ -190,7 +190,7 @@ def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
 def _edit(write: Callable[..., Path], sources: str, donors: str, out: str, plan: EditedSetPlan) -> None:
     from copytrace.media.ingest import list_media  # noqa: PLC0415
     from copytrace.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.runtime.devices import usable_cores  # noqa: PLC0415
+    from copytrace.runtime import usable_cores  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
     folder = write(

@@ -77,14 +77,12 @@ class Ensemble:
         return np.asarray(vectors / len(self._parts) ** 0.5, np.float32)
 
 
-def load_frame_descriptor(settings: FrameDescriptorSettings) -> Descriptor:
-    """Load the descriptor of frames, one model or an ensemble. Raises as `load_descriptor` and `read_projection` do."""
+def load_ensemble(settings: FrameDescriptorSettings) -> Ensemble:
+    """Load the models of `settings` as one descriptor. Raises as `load_descriptor` and `read_projection` do."""
     parts = [
         load_descriptor(model, backend=settings.backend, device=settings.device, input_size=settings.input_size)
         for model in (settings.model, *settings.also)
     ]
-    if len(parts) == 1 and settings.pca is None:
-        return parts[0]
     return Ensemble(parts, read_projection(resolve_path(settings.pca)) if settings.pca else None)
 
 

@@ -40,10 +40,9 @@ from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.failures import Failure
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch
-from copytrace.overlays.boxes import Box, OverlayDetector, choose_crops
-from copytrace.overlays.load import load_overlay_detector
+from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.panes.names import WHOLE
-from copytrace.runtime.devices import usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import count_rows, read_table, write_table
 

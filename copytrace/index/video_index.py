@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError, MediaError
-from copytrace.features.descriptors import Descriptor, model_label, resize_for_descriptor
-from copytrace.features.ensemble import load_frame_descriptor
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
+from copytrace.features.ensemble import load_ensemble
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
@@ -41,11 +41,10 @@ from copytrace.media.failures import Failure
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch_parts
-from copytrace.overlays.boxes import OverlayDetector
-from copytrace.overlays.load import load_overlay_detector
+from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
-from copytrace.runtime.devices import usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, write_table
 
@@ -181,9 +180,14 @@ class VideoIndex(MediaIndex):
 
 @lru_cache(maxsize=4)
 def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
-    """Load the descriptor of frames and the overlay detector, once per process for all shards."""
-    loaded = load_frame_descriptor(descriptor)
-    return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
+    """Load the descriptor of frames (a model or an ensemble) and the overlay detector, once per process."""
+    backend, device = descriptor.backend, descriptor.device
+    loaded: Descriptor
+    if descriptor.also or descriptor.pca is not None:
+        loaded = load_ensemble(descriptor)
+    else:
+        loaded = load_descriptor(descriptor.model, backend=backend, device=device, input_size=descriptor.input_size)
+    return loaded, load_overlay_detector(detector, backend=backend, device=device)
 
 
 def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *, replace: bool) -> list[int]:

@@ -19,7 +19,7 @@ from copytrace.index.shard_files import View
 from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
-from copytrace.runtime.devices import usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.search.image_candidates import Candidate, read_candidates
 from copytrace.search.local_recall import VARIANTS, enabled_variants
 from copytrace.step import Step, fingerprint_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from configs.videos import PaneSettings
 from copytrace.errors import InputError
-from copytrace.overlays.boxes import OverlayDetector
+from copytrace.overlays.detectors import OverlayDetector
 from copytrace.panes.inset_tracks import find_insets
 from copytrace.panes.maps import Floats, PaneMaps, measure_maps
 from copytrace.panes.names import WHOLE

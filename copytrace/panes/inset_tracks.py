@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.videos import PaneSettings
-from copytrace.overlays.boxes import Box, OverlayDetector
+from copytrace.overlays.detectors import Box, OverlayDetector
 from copytrace.panes.maps import Bytes, Floats
 
 SAME_INSET_IOU = 0.4  # two boxes in successive frames searched are one inset; it may move in between

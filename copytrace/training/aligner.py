@@ -22,10 +22,9 @@ from copytrace.training.loop import TrainingContext, fit
 from copytrace.training.matrices import read_labeled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
 from copytrace.training.training_result import TrainingResult, write_result
-from models.aligner_files import load_aligner_network, save_aligner
 from models.aligner_network import build_aligner_network
-from models.configs import AlignerConfig
-from models.pretrained import ModelFileError
+from models.configs import AlignerConfig, ModelFileError
+from models.network_files import load_aligner_network, save_aligner
 
 FILE = "aligner.safetensors"
 SCORE = "segment_ap"

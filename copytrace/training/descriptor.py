@@ -24,7 +24,7 @@ from copytrace.training.photos import split_photos
 from copytrace.training.training_result import TrainingResult, write_result
 from copytrace.training.views import ViewExamples
 from models.descriptor import DescriptorNetwork
-from models.descriptor_files import save_descriptor
+from models.network_files import save_descriptor
 
 FILE = "descriptor.safetensors"
 SAMPLES_SHOWN = 8

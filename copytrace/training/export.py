@@ -6,20 +6,18 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from copytrace.runtime.model_sources import ModelKind
+from copytrace.runtime import ModelKind
 from copytrace.storage import atomic_path, local_copy
 from models import export
-from models.aligner_files import load_aligner_network
-from models.descriptor_files import load_descriptor_file, read_config
-from models.overlay_files import load_overlay
-from models.pair_files import load_pair_classifier
+from models.configs import read_descriptor_config
+from models.network_files import load_aligner_network, load_descriptor_file, load_overlay, load_pair_classifier
 
 logger = logging.getLogger(__name__)
 
 # How the weights in the first file become the graph in the second.
 EXPORTS: dict[ModelKind, Callable[[Path, Path], Path]] = {
     "descriptor": lambda weights, graph: export.export_descriptor(
-        load_descriptor_file(weights), graph, read_config(weights).input_size
+        load_descriptor_file(weights), graph, read_descriptor_config(weights).input_size
     ),
     "overlay": lambda weights, graph: export.export_overlay(load_overlay(weights), graph),
     "aligner": lambda weights, graph: export.export_aligner(load_aligner_network(weights), graph),

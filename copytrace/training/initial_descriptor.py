@@ -22,10 +22,9 @@ from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
 from copytrace.training.initial_weights import packaged_weights, resolve_start, training_device
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
+from models.configs import HEADER_KEY, IMAGENET_MEAN, IMAGENET_STD, ModelFileError, read_descriptor_config
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
-from models.descriptor_files import load_descriptor_file, read_config
-from models.network_files import HEADER_KEY
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
+from models.network_files import load_descriptor_file
 
 PHOTOS_FOR_PCA = 4000
 
@@ -136,7 +135,7 @@ def _is_descriptor(path: Path) -> bool:
 
 def _load_descriptor(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
     try:
-        found = read_config(path).architecture
+        found = read_descriptor_config(path).architecture
         if found != settings.architecture:
             raise ConfigError(f"start: {path} holds a {found}; set architecture to that")
         network = load_descriptor_file(path, settings.input_size)

@@ -10,9 +10,9 @@ from torch import nn
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
 from copytrace.object_store import is_uri
-from copytrace.runtime.model_sources import ModelKind, resolve_model
+from copytrace.runtime import ModelKind, resolve_model
 from copytrace.training.distributed import rank
-from models.pretrained import DescriptorConfig, efficientnet_lite0
+from models.configs import DescriptorConfig, efficientnet_lite0
 
 MAY_CHANGE = {"workers", "checkpoint_minutes", "threads", "device", "validate_every"}
 """Loop settings that may change when a run continues: they decide its speed and not its weights."""

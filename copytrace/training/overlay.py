@@ -20,11 +20,10 @@ from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.overlay_validation import OverlayValidation, match_boxes, picture_sheet, precision_threshold
 from copytrace.training.photos import split_photos
 from copytrace.training.training_result import TrainingResult, write_result
-from models.configs import OverlayConfig
+from models.configs import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, OverlayConfig
 from models.efficientnet_lite import load_backbone
-from models.overlay_files import load_overlay, save_overlay
+from models.network_files import load_overlay, save_overlay
 from models.overlay_network import OverlayNetwork, build_overlay
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
 
 FILE = "overlay.safetensors"
 SCORE = "ap50"

@@ -14,9 +14,7 @@ from torch import nn
 
 from copytrace.features.descriptors import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision
-from copytrace.overlays.boxes import Box
-from copytrace.overlays.edge_detector import EdgeOverlayDetector
-from copytrace.overlays.network_detector import pad_proposals, select_boxes
+from copytrace.overlays.detectors import Box, EdgeOverlayDetector, pad_proposals, select_boxes
 from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
 

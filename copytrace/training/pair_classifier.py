@@ -32,9 +32,9 @@ from copytrace.training.pair_validation import (
     safe_threshold,
 )
 from copytrace.training.training_result import TrainingResult, write_result
-from models.pair_files import load_pair_classifier, save_pair_classifier
+from models.configs import ModelFileError
+from models.network_files import load_pair_classifier, save_pair_classifier
 from models.pair_network import COARSE, LightPairClassifier, PairNetwork, build_pair_classifier
-from models.pretrained import ModelFileError
 
 FILE = "pair_classifier.safetensors"
 SCORE = "likelihood"

@@ -27,10 +27,9 @@ from copytrace.index.npz_files import write_npz
 from copytrace.run_folder import VideoRunFolder
 from copytrace.storage import digest_of_file
 from copytrace.videos import match_videos
-from models.aligner_files import save_aligner
 from models.aligner_network import build_aligner_network
-from models.network_files import digest_of_network
-from models.pair_files import load_pair_classifier, save_pair_classifier
+from models.configs import digest_of_network
+from models.network_files import load_pair_classifier, save_aligner, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
 
 Found = tuple[list[tuple[str, str]], dict[str, Any]]

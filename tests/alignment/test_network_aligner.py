@@ -15,9 +15,9 @@ from copytrace.alignment.aligners import TiledAligner, build_aligner
 from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, tile_spans
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
-from models.aligner_files import save_aligner
 from models.aligner_network import LightAligner, build_aligner_network
 from models.configs import AlignerConfig
+from models.network_files import save_aligner
 
 GAIN, BIAS = 20.0, -8.0
 Floats = NDArray[np.float32]

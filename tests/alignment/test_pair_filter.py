@@ -13,7 +13,7 @@ from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
 from copytrace.alignment.similarity import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.configs import PAIR_CANVAS, PairConfig
-from models.pair_files import save_pair_classifier
+from models.network_files import save_pair_classifier
 from models.pair_network import build_pair_classifier
 
 

@@ -13,10 +13,9 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.features.descriptor_runtimes import TorchDescriptor
-from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
-from copytrace.runtime.onnx_cache import read_graph
-from models.pretrained import efficientnet_lite0
+from copytrace.features.descriptors import Descriptor, TorchDescriptor, load_descriptor, resize_for_descriptor
+from copytrace.runtime import read_graph
+from models.configs import efficientnet_lite0
 
 SIZE = 96
 GRAPH_NAME = f"efficientnet_lite0-{efficientnet_lite0(SIZE).digest}-v1.onnx"

@@ -11,10 +11,10 @@ from copytrace.features.ensemble import (
     Ensemble,
     Projection,
     fit_projection,
-    load_frame_descriptor,
     read_projection,
     write_projection,
 )
+from copytrace.index.video_index import load_video_models
 from copytrace.storage import resolve_path
 
 
@@ -154,8 +154,8 @@ def test_any_other_file_is_refused_with_the_cure(tmp_path: Path, write: Callable
 
 
 def test_one_model_without_a_projection_is_that_model_and_several_are_an_ensemble():
-    alone = load_frame_descriptor(FrameDescriptorSettings(device="cpu"))
-    both = load_frame_descriptor(FrameDescriptorSettings(device="cpu", also=("shipped",)))
+    alone, _ = load_video_models(FrameDescriptorSettings(device="cpu"), "none")
+    both, _ = load_video_models(FrameDescriptorSettings(device="cpu", also=("shipped",)), "none")
     assert not isinstance(alone, Ensemble)
     assert isinstance(both, Ensemble)
     assert both.dimensions == 2 * alone.dimensions

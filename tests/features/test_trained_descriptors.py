@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from configs.images import ImageSettings
 from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
-from copytrace.features.descriptor_runtimes import OnnxDescriptor, TorchDescriptor
-from copytrace.features.descriptors import load_descriptor, resize_for_descriptor
+from copytrace.features.descriptors import OnnxDescriptor, TorchDescriptor, load_descriptor, resize_for_descriptor
 from copytrace.images import check_images, index_images
-from copytrace.runtime.model_sources import WEIGHTS
+from copytrace.runtime import WEIGHTS
 from models.descriptor import DescriptorNetwork, timm_backbone
-from models.descriptor_files import save_descriptor
+from models.network_files import save_descriptor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 

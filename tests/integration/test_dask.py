@@ -24,7 +24,7 @@ from configs.runner import Runner
 from configs.videos import VideoSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.images import match_images as match_images_by_library
-from copytrace.runtime.devices import usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.videos import match_videos as match_videos_by_library
 from flows.index_images import index_images
 from flows.index_videos import index_videos

@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.aligner_files import load_aligner_network, read_aligner_config, save_aligner
 from models.aligner_network import HrnetAligner, LightAligner, build_aligner_network
-from models.configs import AlignerConfig
+from models.configs import AlignerConfig, ModelFileError, digest_of_network, read_aligner_config
 from models.export import LOGITS, VALUES, export_aligner
-from models.network_files import digest_of_network
-from models.pretrained import ModelFileError
+from models.network_files import load_aligner_network, save_aligner
 
 HRNET_GMAC = 17.4  # 34.8 GFLOP at 128x128, measured of the published model
 

@@ -13,10 +13,10 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
 
+from models.configs import efficientnet_lite0
 from models.descriptor import DescriptorNetwork, GeM, build_descriptor, timm_backbone
 from models.efficientnet_lite import load_backbone, load_classifier
 from models.export import export_descriptor
-from models.pretrained import efficientnet_lite0
 
 CONFIG = efficientnet_lite0()
 HALF = (0.5, 0.5, 0.5)

@@ -9,10 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.configs import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, read_descriptor_config, read_header
 from models.descriptor import DescriptorNetwork, resize_input, timm_backbone
-from models.descriptor_files import load_descriptor_file, read_config, save_descriptor
-from models.network_files import read_header
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, ModelFileError
+from models.network_files import load_descriptor_file, save_descriptor
 
 SIZE = 64
 
@@ -107,7 +106,7 @@ def test_the_header_says_how_to_build_and_feed_the_network(saved):
 
 
 def test_the_config_is_that_of_the_header(saved):
-    config = read_config(saved)
+    config = read_descriptor_config(saved)
     assert (config.name, config.architecture, config.dimensions) == ("descriptor", "test_efficientnet", 8)
     assert (config.input_size, config.mean, config.std, config.gem_power) == (SIZE, IMAGENET_MEAN, IMAGENET_STD, 4.0)
 
@@ -150,7 +149,7 @@ def test_an_architecture_that_timm_does_not_know_is_not_saved(network, tmp_path)
 def test_another_input_size_is_what_timm_makes_of_it(architecture, tmp_path):
     network = network_of(architecture, 64, heads=False)
     path = save_descriptor(network, tmp_path / "d.safetensors", architecture=architecture, input_size=64)
-    assert read_config(path, 96).input_size == 96
+    assert read_descriptor_config(path, 96).input_size == 96
     with torch.inference_mode():
         vectors = load_descriptor_file(path, 96)(images_of(96))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
@@ -168,7 +167,7 @@ def test_a_network_trained_at_one_size_and_saved_for_another_is_resized(architec
 def test_the_noise_level_of_the_model_is_kept(network, tmp_path):
     path = tmp_path / "d.safetensors"
     save_descriptor(network, path, architecture="test_efficientnet", input_size=SIZE, typical_noise=0.25)
-    assert read_config(path).typical_noise == 0.25
+    assert read_descriptor_config(path).typical_noise == 0.25
 
 
 def test_an_input_size_that_an_architecture_cannot_take_is_refused(tmp_path):
@@ -211,17 +210,17 @@ def test_a_tensor_of_another_shape_is_refused(saved):
 def test_a_file_cut_short_is_refused_by_its_header(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
     with pytest.raises(ModelFileError, match="is not a whole safetensors file"):
-        read_config(saved)
+        read_descriptor_config(saved)
 
 
 def test_a_pickle_by_the_name_of_safetensors_is_refused(network, tmp_path):
     path = tmp_path / "descriptor.safetensors"
     torch.save(network.state_dict(), path)
     with pytest.raises(ModelFileError, match="is not a whole safetensors file"):
-        read_config(path)
+        read_descriptor_config(path)
 
 
 def test_safetensors_of_somebody_else_are_refused(saved):
     save_file(load_file(saved), saved)
     with pytest.raises(ModelFileError, match="a safetensors file, but not one of Copytrace"):
-        read_config(saved)
+        read_descriptor_config(saved)

@@ -9,10 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models.configs import OverlayConfig
+from models.configs import ModelFileError, OverlayConfig, digest_of_network, read_overlay_config
 from models.export import OVERLAY_OUTPUTS, export_overlay
-from models.network_files import digest_of_network
-from models.overlay_files import load_overlay, read_overlay_config, save_overlay
+from models.network_files import load_overlay, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,
@@ -23,7 +22,6 @@ from models.overlay_network import (
     reach,
     top_peaks,
 )
-from models.pretrained import ModelFileError
 
 SMALL = OverlayConfig("test_efficientnet", input_size=64, width=16)
 

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.aligner_files import save_aligner
 from models.aligner_network import build_aligner_network
-from models.configs import PAIR_CANVAS, AlignerConfig, PairConfig
+from models.configs import PAIR_CANVAS, AlignerConfig, ModelFileError, PairConfig, read_pair_config
 from models.export import LOGITS, VALUES, export_pair_classifier
-from models.pair_files import load_pair_classifier, read_pair_config, save_pair_classifier
+from models.network_files import load_pair_classifier, save_aligner, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
-from models.pretrained import ModelFileError
 
 SMALL = "test_efficientnet"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError
+from models.configs import IMAGENET_MEAN, IMAGENET_STD, DescriptorConfig, ModelFileError
 from models.torchscript import check_torchscript, load_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from skimage.data import chelsea, coffee
 
 from copytrace.errors import InputError
-from copytrace.overlays.boxes import Box
-from copytrace.overlays.edge_detector import EdgeOverlayDetector
+from copytrace.overlays.detectors import Box, EdgeOverlayDetector
 
 Pixels = NDArray[np.uint8]
 

@@ -12,12 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.overlays.load import load_overlay_detector
-from copytrace.overlays.network_detector import NetworkOverlayDetector, select_boxes
-from copytrace.runtime.onnx_cache import read_graph
+from copytrace.overlays.detectors import NetworkOverlayDetector, load_overlay_detector, select_boxes
+from copytrace.runtime import read_graph
 from models.configs import OverlayConfig
 from models.export import OVERLAY_GRAPH_VERSION
-from models.overlay_files import save_overlay
+from models.network_files import save_overlay
 from models.overlay_network import build_overlay
 
 Pixels = NDArray[np.uint8]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from copytrace.errors import ConfigError
-from copytrace.runtime.devices import CORES, Backend, usable_cores, uses_cuda
+from copytrace.runtime import CORES, Backend, usable_cores, uses_cuda
 
 
 def test_a_process_uses_at_most_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

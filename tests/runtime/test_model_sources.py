@@ -10,10 +10,10 @@ from typing import ClassVar
 import fsspec
 import pytest
 
+from copytrace import runtime
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.object_store import redact
-from copytrace.runtime import model_sources
-from copytrace.runtime.model_sources import cache_folder, resolve_model
+from copytrace.runtime import cache_folder, resolve_model
 
 PLUGIN = """
 from pathlib import Path
@@ -90,7 +90,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_shipped_model_lies_among_the_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_sources, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(runtime, "WEIGHTS", tmp_path)
     (tmp_path / "overlay.safetensors").touch()
     assert resolve_model("shipped", "overlay") == tmp_path / "overlay.safetensors"
     with pytest.raises(ConfigError, match=r"ships no descriptor model: .*descriptor.safetensors is missing; install"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from copytrace.errors import CopytraceError
-from copytrace.runtime.onnx_cache import cached_graph, read_graph
+from copytrace.runtime import cached_graph, read_graph
 
 GRAPH = b"graph of a network"
 

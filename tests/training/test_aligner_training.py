@@ -20,9 +20,9 @@ from copytrace.training.aligner_module import cell_loss, line_loss
 from copytrace.training.aligner_validation import AlignerValidation, heat_map, matrix_sheet
 from copytrace.training.matrices import LabeledPair, read_labeled_pairs
 from copytrace.training.training_result import read_result
-from models.aligner_files import load_aligner_network
 from models.aligner_network import LightAligner, build_aligner_network
 from models.configs import AlignerConfig
+from models.network_files import load_aligner_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

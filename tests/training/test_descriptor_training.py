@@ -22,10 +22,9 @@ from copytrace.training.initial_descriptor import fit_pca_layer, initial_network
 from copytrace.training.log import read_history
 from copytrace.training.photos import PhotoSplit
 from copytrace.training.training_result import read_result
+from models.configs import IMAGENET_MEAN, IMAGENET_STD, read_header
 from models.descriptor import DescriptorNetwork, timm_backbone
-from models.descriptor_files import load_descriptor_file
-from models.network_files import read_header
-from models.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from models.network_files import load_descriptor_file
 
 Pixels = NDArray[np.uint8]
 ARCHITECTURE = "test_efficientnet"

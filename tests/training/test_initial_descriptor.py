@@ -18,7 +18,7 @@ from copytrace.errors import ConfigError
 from copytrace.training.descriptor import train_descriptor
 from copytrace.training.initial_descriptor import check_architecture, fit_pca_layer, initial_network
 from copytrace.training.photos import PhotoSplit
-from models.descriptor_files import save_descriptor
+from models.network_files import save_descriptor
 
 Pixels = NDArray[np.uint8]
 ARCHITECTURE = "test_efficientnet"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from configs.training import LoopSettings, OverlayTraining, PhotoSettings
 from copytrace.errors import ConfigError
-from copytrace.overlays.boxes import Box
+from copytrace.overlays.detectors import Box
 from copytrace.training.overlay import initial_network, train_overlay_detector
 from copytrace.training.overlay_module import (
     center_logits,
@@ -28,7 +28,7 @@ from copytrace.training.overlay_validation import (
     precision_threshold,
 )
 from copytrace.training.photos import split_photos
-from models.overlay_files import load_overlay
+from models.network_files import load_overlay
 from models.overlay_network import ACROSS, Centers, reach
 
 Pixels = NDArray[np.uint8]

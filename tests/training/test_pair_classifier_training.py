@@ -16,9 +16,8 @@ from copytrace.training.matrix_examples import MatrixSource, PairExamples
 from copytrace.training.pair_classifier import held_out_probabilities, initial_network, train_pair_classifier
 from copytrace.training.pair_validation import pair_metrics, pair_probabilities, recall_threshold, safe_threshold
 from copytrace.training.training_result import read_result
-from models.configs import PAIR_CANVAS
-from models.network_files import read_header
-from models.pair_files import KIND, load_pair_classifier, read_threshold
+from models.configs import PAIR_CANVAS, read_header, read_threshold
+from models.network_files import load_pair_classifier
 from models.pair_network import build_pair_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +97,7 @@ def test_training_for_seconds_lowers_the_loss_and_leaves_a_classifier_with_its_t
     assert path.name == "pair_classifier.safetensors"
     losses = [json.loads(line)["loss"] for line in (path.parent / "history.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
-    notes = read_header(path, KIND)["notes"]
+    notes = read_header(path, "pair-classifier")["notes"]
     assert (notes["fold"], notes["folds"], notes["seed"]) == (0, 2, 0)
     figures = {"likelihood", "dropped", "dropped_of_all", "kept", "average_precision"}
     assert set(notes["metrics"]) == figures | {f"out_of_fold_{name}" for name in figures}
@@ -113,7 +112,7 @@ def test_the_threshold_keeps_the_true_pairs_of_all_folds_by_the_weights_in_their
     labels = np.array([pair.is_true for pair in pairs])
     threshold = safe_threshold(chances, labels)
     assert [read_threshold(path) for path in folds] == pytest.approx([threshold, threshold], abs=1e-6)
-    metrics = read_header(folds[0], KIND)["notes"]["metrics"]
+    metrics = read_header(folds[0], "pair-classifier")["notes"]["metrics"]
     assert metrics["out_of_fold_dropped"] == pytest.approx(float((chances[~labels] < threshold).mean()))
     assert metrics["out_of_fold_kept"] == 1.0
 

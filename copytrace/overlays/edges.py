@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import InputError
-from copytrace.overlays.boxes import SAME_BOX_IOU, Box
-from copytrace.storage import digest_of
 
 Indices = NDArray[np.intp]
 
@@ -32,6 +30,7 @@ MOSTLY_FLAT = 0.9  # share of such pixels above which a rectangle is a panel, no
 LINES = 28  # straight lines kept per direction, in addition to the two borders
 RECTANGLES = 256  # rectangles kept by their sides and corners, for the full model
 BOXES = 10  # returned at most
+SAME_BOX_IOU = 0.7  # two boxes that overlap more than this crop the same picture
 CERTAIN = 0.9  # above this confidence a rectangle suppresses its parts, which share three sides with it
 SAME_SIDE = 0.012  # largest distance of two sides that are the same, as a share of the picture
 
@@ -95,33 +94,25 @@ class _Rectangles:
     cut: Floats  # [R] evidence of the strongest line that cuts the rectangle from side to side
 
 
-class EdgeOverlayDetector:
-    """Detector of upright pasted rectangles, also at the border of a picture, and of photos inside uniform frames."""
+def find_pasted_rectangles(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], Floats]:
+    """Find upright pasted rectangles in uint8 [H, W, 3] RGB, also at its border, and photos inside uniform frames.
 
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that change with `RULES`."""
-        return digest_of(RULES)
-
-    def detect(self, pixels: NDArray[np.uint8]) -> list[Box]:
-        """Find the pictures inside uint8 [H, W, 3] RGB: at most 10 boxes, best first.
-
-        Raises `InputError` for another shape or type.
-        """
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-            raise InputError(f"pixels are {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width, 3] RGB")
-        small = _reduce(pixels)
-        height, width = small.shape[:2]
-        if min(height, width) < SHORTEST_SIDE:
-            return []
-        columns = _candidate_lines(_line_evidence(np.ascontiguousarray(small.transpose(1, 0, 2))))
-        rows = _candidate_lines(_line_evidence(small))
-        rectangles = _likely_rectangles(columns, rows)
-        confidence = _confidence(_features(rectangles, small))
-        corners = rectangles.corners / np.array([width, height, width, height])
-        kept = _suppress_repeats(corners, confidence)
-        x0, y0, x1, y1 = corners.T
-        return [Box(float(x0[i]), float(y0[i]), float(x1[i]), float(y1[i]), float(confidence[i])) for i in kept]
+    Returns x0, y0, x1, y1 as shares of the sides, float64 [N, 4], and confidences 0..1, float32 [N]: at most 10, best
+    first. Raises `InputError` for another shape or type.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise InputError(f"pixels are {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width, 3] RGB")
+    small = _reduce(pixels)
+    height, width = small.shape[:2]
+    if min(height, width) < SHORTEST_SIDE:
+        return np.zeros((0, 4)), np.zeros(0, np.float32)
+    columns = _candidate_lines(_line_evidence(np.ascontiguousarray(small.transpose(1, 0, 2))))
+    rows = _candidate_lines(_line_evidence(small))
+    rectangles = _likely_rectangles(columns, rows)
+    confidence = _confidence(_features(rectangles, small))
+    corners = rectangles.corners / np.array([width, height, width, height])
+    kept = _suppress_repeats(corners, confidence)
+    return corners[kept], confidence[kept]
 
 
 def _reduce(pixels: NDArray[np.uint8]) -> Floats:
