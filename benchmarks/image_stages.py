@@ -22,7 +22,7 @@ from configs.images import ImageSettings, PointSettings
 from copytrace.features.descriptors import load_descriptor, resize_for_descriptor
 from copytrace.features.points import find_points
 from copytrace.media.decode import decode_image
-from copytrace.media.ingest import list_media
+from copytrace.media.files import list_media
 from copytrace.media.prefetch import prefetch
 from copytrace.training.sample_photos import write_demo_set
 

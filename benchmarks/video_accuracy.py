@@ -25,8 +25,8 @@ from configs.videos import VideoSettings
 from copytrace.alignment.segments import Segment
 from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import evaluate_videos
-from copytrace.progress import TerminalProgress
 from copytrace.run_folder import VideoRunFolder
+from copytrace.step import TerminalProgress
 from copytrace.training.sample_videos import write_demo_videos
 from copytrace.videos import index_videos, match_videos
 

@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from copytrace.media.files import list_media
 from copytrace.media.frames import open_video, read_frames
-from copytrace.media.ingest import list_media
 
 
 def main() -> None:

@@ -18,11 +18,10 @@ from copytrace.index.image_index import ImageIndex, describe_images, find_overla
 from copytrace.index.media_index import check_model, finish_index, shards_of
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import load_calibration, merge_matches
-from copytrace.progress import Progress
 from copytrace.report.images import report_images
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunInput
 from copytrace.search.image_candidates import recall_images
-from copytrace.step import ProcessRunner, Runner
+from copytrace.step import ProcessRunner, Progress, Runner
 from copytrace.storage import require_writable, resolve_path
 from copytrace.summary import summarize_images
 

@@ -41,11 +41,6 @@ _VERSION_FIELDS = (
 PART = 8 << 20  # bytes fetched at a time from an object that is read from its start
 
 
-def is_uri(path: str) -> bool:
-    """Return whether `path` is a URI for fsspec (`s3://bucket/key`), not a local path."""
-    return "://" in path
-
-
 def redact(source: str) -> str:
     """Return `source` without user names, passwords and signatures, for messages and reports."""
     source = re.sub(r"://[^/@]*@", "://", source)
@@ -75,15 +70,6 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     return found
 
 
-def open_file(path: str) -> IO[bytes]:
-    """Open a local file or a URI for reading. Raises the errors of the disk or of the store's client."""
-    if not is_uri(path):
-        return Path(path).open("rb")
-    store, key = filesystem_of(path)
-    opened: IO[bytes] = store.open(key, "rb")
-    return opened
-
-
 def _options_of(scheme: str) -> dict[str, Any]:
     if scheme.startswith("http"):
         return {}
@@ -101,35 +87,42 @@ def object_version(detail: Mapping[str, Any]) -> str:
 def reraise_as(
     place: str, kind: type[CopytraceError] = InputError, *, may_be_missing: bool = False, label: str = ""
 ) -> Iterator[None]:
-    """Reraise the errors of the disk or of a store's client as one line, without their texts, which may contain keys.
+    """Reraise the errors of a store's client as one line; see `explain_error`.
 
     With `may_be_missing`, a `FileNotFoundError` passes unchanged. So does the `OSError` of a full or read-only local
-    disk, which is not the store's fault. The message calls the place `label`, if that is given.
+    disk, which is not the store's fault.
     """
-    where = label or redact(place)
     try:
         yield
     except CopytraceError:
         raise
-    except ImportError as error:
-        raise kind(f"{where} needs a package that is missing: {error}") from error
     except Exception as error:
         is_missing = isinstance(error, FileNotFoundError)
-        # fsspec's HTTP store reports every failure as a missing file; the cause has the real reason.
-        cause = error.__cause__ if is_missing and place.startswith("http") and error.__cause__ else error
-        status = getattr(cause, "status", None)
         if (is_missing and may_be_missing) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
             raise
-        if isinstance(cause, PermissionError) or status in {401, 403}:
-            raise kind(f"access to {where} is denied; check the permissions or credentials") from error
-        if isinstance(cause, FileNotFoundError) or status == 404:
-            raise kind(f"{where} does not exist; check the path") from error
-        if not is_uri(place) and not isinstance(error, OSError):
-            raise
-        reason = type(cause).__name__
-        raise kind(
-            f"{where} cannot be reached ({reason}); check the address, the credentials and the network"
-        ) from error
+        raise explain_error(error, place, kind, label) from error
+
+
+def explain_error(
+    error: Exception, place: str, kind: type[CopytraceError] = InputError, label: str = ""
+) -> CopytraceError:
+    """Return an error of the disk or of a store's client as one line, without its text, which may contain keys.
+
+    The message calls the place `label`, if that is given.
+    """
+    where = label or redact(place)
+    if isinstance(error, ImportError):
+        return kind(f"{where} needs a package that is missing: {error}")
+    # fsspec's HTTP store reports every failure as a missing file; the cause has the real reason.
+    is_hidden = isinstance(error, FileNotFoundError) and place.startswith("http")
+    cause = (error.__cause__ or error) if is_hidden else error
+    status = getattr(cause, "status", None)
+    if isinstance(cause, PermissionError) or status in {401, 403}:
+        return kind(f"access to {where} is denied; check the permissions or credentials")
+    if isinstance(cause, FileNotFoundError) or status == 404:
+        return kind(f"{where} does not exist; check the path")
+    reason = type(cause).__name__
+    return kind(f"{where} cannot be reached ({reason}); check the address, the credentials and the network")
 
 
 class StoredPath(ProxyUPath):
@@ -321,9 +314,3 @@ class ObjectReader(io.RawIOBase):
         view[: len(part)] = part
         self._position += len(part)
         return len(part)
-
-
-def as_stored_path(path: Path) -> StoredPath | None:
-    """Return `path` as the `StoredPath` that it is, or None for a local path."""
-    value: object = path  # a StoredPath is typed as a Path; see `storage.resolve_path`
-    return value if isinstance(value, StoredPath) else None

@@ -15,16 +15,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from copytrace.object_store import StoredPath, as_stored_path, filesystem_of, is_uri
+from copytrace.object_store import StoredPath, filesystem_of
 
 FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
 FOOTER = 64 << 10  # bytes at the end of a Parquet file, which usually hold its schema and statistics
+
+
+def is_uri(path: str) -> bool:
+    """Return whether `path` is a URI for fsspec (`s3://bucket/key`), not a local path."""
+    return "://" in path
 
 
 def resolve_path(place: str | Path) -> Path:
@@ -49,6 +54,21 @@ def require_writable(place: str | Path) -> Path:
     if remote := as_stored_path(path):
         remote.prove_writable()
     return path
+
+
+def as_stored_path(path: Path) -> StoredPath | None:
+    """Return `path` as the `StoredPath` that it is, or None for a local path."""
+    value: object = path  # a StoredPath is typed as a Path; see `resolve_path`
+    return value if isinstance(value, StoredPath) else None
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a local file or a URI for reading. Raises the errors of the disk or of the store's client."""
+    if not is_uri(path):
+        return Path(path).open("rb")
+    store, key = filesystem_of(path)
+    opened: IO[bytes] = store.open(key, "rb")
+    return opened
 
 
 @contextmanager

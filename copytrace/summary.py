@@ -18,7 +18,7 @@ from copytrace.alignment.load import model_digests
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.video_index import VideoIndex
-from copytrace.media.failures import read_failures
+from copytrace.media.files import read_failures
 from copytrace.object_store import redact, redact_all
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
 from copytrace.step import read_record

@@ -19,12 +19,11 @@ from copytrace.alignment.merge import merge_segments
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import check_model, finish_index, shards_of
 from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos
-from copytrace.media.failures import write_failures
-from copytrace.progress import Progress
+from copytrace.media.files import write_failures
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
 from copytrace.search.video_candidates import search_frames
-from copytrace.step import ProcessRunner, Runner
+from copytrace.step import ProcessRunner, Progress, Runner
 from copytrace.storage import require_writable, resolve_path
 from copytrace.summary import summarize_videos
 

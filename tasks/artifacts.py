@@ -10,7 +10,8 @@ import pyarrow.csv
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from copytrace.object_store import as_stored_path, redact
+from copytrace.object_store import redact
+from copytrace.storage import as_stored_path
 
 TOP_ROWS = 50
 MATCH_COLUMNS = ("query_id", "reference_id", "score", "branches", "inliers", "mirrored")

@@ -17,7 +17,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
-from copytrace.progress import StepProgress
+from copytrace.step import StepProgress
 
 SECONDS_BETWEEN_UPDATES = 2.0
 """An update is a request of about 25 ms to the server, so at this interval updates take about 1 % of the time."""

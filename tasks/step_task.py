@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from copytrace.errors import CopytraceError
-from copytrace.progress import listen
+from copytrace.step import listen
 from tasks.limits import SlotRule, hold_slots
 from tasks.progress import ArtifactProgress
 from tasks.storage_access import open_access

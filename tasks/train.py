@@ -12,8 +12,8 @@ from prefect.artifacts import create_table_artifact
 
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
-from copytrace.progress import Progress
 from copytrace.runtime import ModelKind
+from copytrace.step import Progress
 from copytrace.training.log import TrainingLog
 from copytrace.training.training_result import CARD, read_result
 from tasks.artifacts import show_outputs

@@ -15,7 +15,7 @@ from configs.images import ImageSettings, OverlaySettings
 from copytrace.images import match_images
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
 from copytrace.index.media_index import finish_index
-from copytrace.progress import SilentProgress, StepProgress
+from copytrace.step import SilentProgress, StepProgress
 
 Pixels = NDArray[np.uint8]
 WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]

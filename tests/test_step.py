@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from copytrace.progress import SharedProgress, SilentProgress, StepProgress, current_progress, listen
-from copytrace.step import ProcessRunner, Step, fingerprint_of, read_record
+from copytrace.step import (
+    ProcessRunner,
+    SharedProgress,
+    SilentProgress,
+    Step,
+    StepProgress,
+    current_progress,
+    fingerprint_of,
+    listen,
+    read_record,
+)
 
 
 class RecordingProgress:

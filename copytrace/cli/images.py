@@ -26,7 +26,7 @@ def match_images(
     """Find which REFERENCES the QUERIES were copied from."""
     settings = _settings(preset, config, overrides)
     from copytrace.images import match_images as match  # noqa: PLC0415
-    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.step import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
 
     begin = time.perf_counter()
@@ -45,7 +45,7 @@ def index_images(
     settings = _settings(preset, config, overrides)
     from copytrace.images import index_images as index  # noqa: PLC0415
     from copytrace.index.image_index import ImageIndex  # noqa: PLC0415
-    from copytrace.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.step import TerminalProgress  # noqa: PLC0415
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(ImageIndex.open(root).items):,} references are in {root}")
@@ -86,7 +86,7 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
 
 def print_failures(path: Path) -> None:
     """Print how many files could not be read, if any."""
-    from copytrace.media.failures import read_failures  # noqa: PLC0415
+    from copytrace.media.files import read_failures  # noqa: PLC0415
 
     failures = len(read_failures(path))
     if failures:

@@ -37,8 +37,7 @@ from copytrace.index.media_index import (
 )
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
 from copytrace.media.decode import DecodedImage, decode_image
-from copytrace.media.failures import Failure
-from copytrace.media.ingest import MediaItem, list_media
+from copytrace.media.files import Failure, MediaItem, list_media
 from copytrace.media.prefetch import prefetch
 from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.panes.names import WHOLE

@@ -25,8 +25,7 @@ import pyarrow as pa
 
 from configs.load import flatten
 from copytrace.errors import InputError, ModelMismatchError, StorageError
-from copytrace.media.failures import Failure, check_failure_rate, gather_failures, write_failures
-from copytrace.media.ingest import MediaItem
+from copytrace.media.files import Failure, MediaItem, check_failure_rate, gather_failures, write_failures
 from copytrace.storage import digest_of, read_table, remove_tree, write_json, write_table
 
 MediaKind = Literal["images", "videos"]

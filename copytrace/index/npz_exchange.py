@@ -15,7 +15,7 @@ from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
-from copytrace.media.ingest import MediaItem
+from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step
 from copytrace.storage import digest_of_file, write_table

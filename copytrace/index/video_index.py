@@ -37,9 +37,8 @@ from copytrace.index.media_index import (
     write_plan,
 )
 from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
-from copytrace.media.failures import Failure
+from copytrace.media.files import Failure, MediaItem, list_media
 from copytrace.media.frames import Frame, open_video
-from copytrace.media.ingest import MediaItem, list_media
 from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane

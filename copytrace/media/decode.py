@@ -19,8 +19,8 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError
-from copytrace.media.media_errors import media_errors
-from copytrace.object_store import is_uri, open_file
+from copytrace.media.files import media_errors
+from copytrace.storage import is_uri, open_file
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from copytrace.errors import MediaError
+from copytrace.media.files import MediaItem
 from copytrace.media.frames import read_frames
-from copytrace.media.ingest import MediaItem
-from copytrace.progress import Progress, SilentProgress
+from copytrace.step import Progress, SilentProgress
 from copytrace.storage import atomic_path
 
 QUALITY = 90  # of JPEG, 1 to 100

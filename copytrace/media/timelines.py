@@ -22,8 +22,8 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
-from copytrace.media.media_errors import media_errors
-from copytrace.object_store import is_uri, open_file
+from copytrace.media.files import media_errors
+from copytrace.storage import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs

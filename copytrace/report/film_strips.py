@@ -16,11 +16,11 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.decode import Pixels
-from copytrace.media.pictures import Pose, rgb_pixels
+from copytrace.media.frames import Pose, rgb_pixels
 from copytrace.media.prefetch import prefetch
 from copytrace.media.timelines import FALLBACK_RATE, open_stream, read_packets
-from copytrace.progress import current_progress
 from copytrace.report.pictures import Unreadable
+from copytrace.step import current_progress
 
 WEBP_QUALITY = 60
 THREADS = 2

@@ -12,7 +12,7 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.decode import decode_image
-from copytrace.progress import current_progress
+from copytrace.step import current_progress
 
 WEBP_QUALITY = 72
 THREADS = 4

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from configs.training import AlignerTraining
 from copytrace.errors import ConfigError
-from copytrace.progress import Progress
+from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
 from copytrace.training.aligner_validation import AlignerValidation, matrix_sheet, similarity_picture

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from configs.training import DescriptorTraining
 from copytrace.arrays import Floats
-from copytrace.progress import Progress
+from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe

@@ -16,7 +16,7 @@ from PIL import Image
 
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.media.decode import decode_image
-from copytrace.progress import Progress, SilentProgress
+from copytrace.step import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
 from copytrace.training.edit_tracking import Draw, EditedPicture, Strength
 from copytrace.training.edits import EDITS, KINDS, EditKind, apply_edit, kind_of_edits

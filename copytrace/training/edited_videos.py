@@ -12,9 +12,9 @@ import numpy as np
 from copytrace.alignment.segments import Segment
 from copytrace.errors import InputError, MediaError
 from copytrace.media.encode import write_video
+from copytrace.media.files import MediaItem
 from copytrace.media.frames import Video, open_video
-from copytrace.media.ingest import MediaItem
-from copytrace.progress import Progress, SilentProgress
+from copytrace.step import Progress, SilentProgress
 from copytrace.storage import write_text
 from copytrace.training.edited_set import (
     Difficulty,

@@ -9,8 +9,8 @@ from torch import nn
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
-from copytrace.object_store import is_uri
 from copytrace.runtime import ModelKind, resolve_model
+from copytrace.storage import is_uri
 from copytrace.training.distributed import rank
 from models.configs import DescriptorConfig, efficientnet_lite0
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.progress import Progress, SilentProgress
+from copytrace.step import Progress, SilentProgress
 from copytrace.training.batches import Examples, iterate_batches, steps_per_epoch
 from copytrace.training.checkpoint import read_checkpoint, write_checkpoint
 from copytrace.training.distributed import broadcast, is_first_process, rank, world_size

@@ -9,7 +9,7 @@ import torch
 
 from configs.training import OverlayTraining
 from copytrace.errors import ConfigError
-from copytrace.progress import Progress
+from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.composites import Composites
 from copytrace.training.distributed import is_first_process, launch

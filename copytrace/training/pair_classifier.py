@@ -15,7 +15,7 @@ from torch.nn import functional
 from configs.training import PairTraining
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
-from copytrace.progress import Progress
+from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.aligner_module import cell_loss
 from copytrace.training.distributed import is_first_process, launch

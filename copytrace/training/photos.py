@@ -12,7 +12,7 @@ from PIL import Image
 from configs.training import PhotoSettings
 from copytrace.errors import InputError
 from copytrace.media.decode import decode_image
-from copytrace.media.ingest import MediaItem, list_media
+from copytrace.media.files import MediaItem, list_media
 from copytrace.storage import digest_of
 
 

@@ -13,8 +13,7 @@ from configs.images import ImageSettings
 from copytrace.errors import InputError, ModelMismatchError
 from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, plan_images
 from copytrace.index.media_index import is_index, plan_index, read_plan, read_planned_shard, write_plan
-from copytrace.media.failures import read_failures
-from copytrace.media.ingest import list_media
+from copytrace.media.files import list_media, read_failures
 from copytrace.storage import remove_tree, resolve_path
 
 Pixels = NDArray[np.uint8]

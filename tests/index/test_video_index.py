@@ -18,7 +18,7 @@ from copytrace.index.video_index import (
     VideoPaths,
     video_provenance,
 )
-from copytrace.media.ingest import MediaItem
+from copytrace.media.files import MediaItem
 from copytrace.storage import write_json, write_table
 
 PROVENANCE = {"kind": "videos", "role": "queries", "descriptor": "by hand", "typical_noise": None}

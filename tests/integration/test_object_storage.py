@@ -24,7 +24,7 @@ from configs.videos import VideoSettings
 from copytrace.cli import app
 from copytrace.errors import CopytraceError, InputError, StorageError
 from copytrace.images import index_images, match_images
-from copytrace.progress import SilentProgress, StepProgress
+from copytrace.step import SilentProgress, StepProgress
 from copytrace.storage import remove_tree, resolve_path, write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS

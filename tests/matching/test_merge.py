@@ -17,7 +17,7 @@ from copytrace.errors import ConfigError
 from copytrace.index.media_index import write_manifest
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.merge import CSV_COLUMNS, FEATURES, MATCH_SCHEMA, merge_matches
-from copytrace.media.ingest import MediaItem
+from copytrace.media.files import MediaItem
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import digest_of, write_json, write_table
 

@@ -1,7 +1,7 @@
 import pytest
 
 from copytrace.errors import InputError, TooManyFailuresError
-from copytrace.media.failures import Failure, check_failure_rate, read_failures, write_failures
+from copytrace.media.files import Failure, check_failure_rate, read_failures, write_failures
 
 
 def test_failures_are_written_sorted_under_a_header(tmp_path):

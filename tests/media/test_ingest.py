@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.media.ingest import MediaItem, list_media
+from copytrace.media.files import MediaItem, list_media
 
 
 def ids(source) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.ingest import list_media
+from copytrace.media.files import list_media
 from copytrace.media.stills import read_stills, write_stills
 
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from copytrace.cli import app
 from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.media.encode import write_video
+from copytrace.media.files import MediaItem, list_media
 from copytrace.media.frames import open_video
-from copytrace.media.ingest import MediaItem, list_media
 from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.training import edited_videos
 from copytrace.training.edited_set import MILD, EditedSetPlan

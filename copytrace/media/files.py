@@ -1,13 +1,19 @@
-"""Listing of the media files in a folder, a glob, a bucket or a manifest, each with its id."""
+"""Media files: their listing in a folder, a glob, a bucket or a manifest, and those that cannot be read.
+
+Each file has an id. The reason why one cannot be read is a line of `failures.csv`.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +23,9 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
-from copytrace.errors import InputError
-from copytrace.object_store import filesystem_of, is_uri, object_version, open_file, redact, reraise_as
+from copytrace.errors import InputError, MediaError, TooManyFailuresError
+from copytrace.object_store import explain_error, filesystem_of, object_version, redact, reraise_as
+from copytrace.storage import is_uri, open_file, write_text
 
 MANIFEST_SUFFIXES = {".csv", ".parquet"}
 
@@ -59,8 +66,7 @@ def list_media(source: str | Path) -> list[MediaItem]:
     text = os.fspath(source)
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
-    with reraise_as(text):
-        items = _list_uri(text) if is_uri(text) else _list_local(Path(text).expanduser().absolute())
+    items = _list_uri(text) if is_uri(text) else _list_local(text)
     if not items:
         raise InputError(
             f"no files in {redact(text)}; give a folder, a glob, a bucket or a manifest that contains files"
@@ -69,7 +75,14 @@ def list_media(source: str | Path) -> list[MediaItem]:
     return sorted(items, key=lambda item: item.id)
 
 
-def _list_local(path: Path) -> list[MediaItem]:
+def _list_local(source: str) -> list[MediaItem]:
+    try:
+        return _list_files(Path(source).expanduser().absolute())
+    except OSError as error:
+        raise explain_error(error, source) from error
+
+
+def _list_files(path: Path) -> list[MediaItem]:
     text = str(path)
     if path.is_dir():
         return _assign_ids(_find_files(text))
@@ -84,6 +97,11 @@ def _list_local(path: Path) -> list[MediaItem]:
 
 
 def _list_uri(uri: str) -> list[MediaItem]:
+    with reraise_as(uri):
+        return _list_objects(uri)
+
+
+def _list_objects(uri: str) -> list[MediaItem]:
     store, path = filesystem_of(uri)
     if _MAGIC.search(path):
         root, pattern, depth = _split_glob(path)
@@ -245,3 +263,79 @@ def _check_encodable(items: list[MediaItem]) -> None:
 def _join_names(names: list[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that a stage could not use, with the reason in one line."""
+
+    id: str
+    path: str
+    stage: str
+    error: str
+
+
+_COLUMNS = [field.name for field in fields(Failure)]
+
+
+def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
+    """Write the CSV `id,path,stage,error`, sorted, and return `path`.
+
+    The file is replaced atomically. Each error becomes one line.
+    """
+    rows = sorted((*astuple(failure)[:3], " ".join(failure.error.split())) for failure in failures)
+    # `csv` leaves a lone carriage return unquoted, and then reads it as the end of a row.
+    returns = any("\r" in field for row in rows for field in row)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    writer.writerows([_COLUMNS, *rows])
+    return write_text(path, text.getvalue())
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Return the failures that `write_failures` wrote. Raises `InputError` if the file has another header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if next(rows, []) != _COLUMNS:
+            raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
+        return [Failure(*row) for row in rows]
+
+
+def gather_failures(lists: Iterable[Path], path: Path) -> Path:
+    """Write the failures of all lists to `path`, and return it; skip lists that do not exist."""
+    failures: list[Failure] = []
+    for each in lists:
+        try:
+            failures += read_failures(each)
+        except FileNotFoundError:
+            continue
+    return write_failures(path, failures)
+
+
+def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path) -> None:
+    """Raise `TooManyFailuresError` if more than `max_rate` (0 to 1) of `total` files failed."""
+    if failed > max_rate * total:
+        raise TooManyFailuresError(
+            f"{failed:,} of {total:,} files failed ({failed / max(total, 1):.1%}), more than max_failure_rate "
+            f"{max_rate:.1%}; see the reasons in {failures_path}, mend the files or raise max_failure_rate"
+        )
+
+
+@contextmanager
+def media_errors(path: str) -> Iterator[None]:
+    """Raise `MediaError` with a one-line reason, without the path, if a local file or a URI cannot be read."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError("file not found") from error
+    except PermissionError as error:
+        raise MediaError("permission denied") from error
+    except Exception as error:
+        if is_uri(path):
+            # A store's client raises errors of many types. Their texts may contain keys; the names of the types do not.
+            raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
+        if isinstance(error, OSError | ValueError):  # ValueError: a null byte in the path
+            raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise
