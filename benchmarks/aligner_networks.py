@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.alignment import pairs
 from copytrace.alignment.aligners import SimilarityMatrix, build_aligner
-from copytrace.alignment.network_aligner import NetworkAligner
-from copytrace.alignment.pair_filter import PairFilter
+from copytrace.alignment.networks import NetworkAligner, PairFilter
 from models.aligner_network import build_aligner_network
 from models.configs import HRNET_CANVAS, AlignerConfig, Backbone
 from models.network_files import load_aligner_network, load_pair_classifier, save_aligner, save_pair_classifier

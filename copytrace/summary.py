@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
-from copytrace.alignment.load import model_digests
+from copytrace.alignment.aligners import model_digests
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.video_index import VideoIndex

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.videos import VideoSettings
-from copytrace.alignment.align import align_pairs
-from copytrace.alignment.load import load_aligner
-from copytrace.alignment.merge import merge_segments
+from copytrace.alignment.align import align_pairs, merge_segments
+from copytrace.alignment.aligners import load_aligner
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import check_model, finish_index, shards_of
 from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos

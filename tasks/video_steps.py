@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copytrace.alignment.align import align_pairs
-from copytrace.alignment.merge import merge_segments
+from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.report.videos import report_videos

@@ -1,30 +1,45 @@
-"""Alignment of the candidate pairs of a shard of query videos."""
+"""Alignment of the candidate pairs of query videos, frame by frame and per shard; then all segments are merged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from configs.videos import VideoSettings
-from copytrace.alignment.load import load_aligner, model_digests
-from copytrace.alignment.merge import BEST_FIRST, SEGMENT_SCHEMA
-from copytrace.alignment.pairs import VideoRows, align_pair
-from copytrace.alignment.segments import Segment
-from copytrace.arrays import Floats
-from copytrace.index.media_index import table_of_rows
+from copytrace.alignment.aligners import Aligner, load_aligner, model_digests
+from copytrace.alignment.segments import Segment, SimilarityMatrix
+from copytrace.arrays import Floats, Times
+from copytrace.index.media_index import remove_stale_shards, table_of_rows
 from copytrace.index.video_index import VideoIndex
+from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import write_table
+from copytrace.storage import read_table, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
+
+SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
+
+SEGMENT_SCHEMA = pa.schema(
+    [
+        *(("query_id", pa.string()), ("ref_id", pa.string())),
+        *((name, pa.float64()) for name in ("query_start", "query_end", "ref_start", "ref_end")),
+        *(("score", pa.float64()), ("reversed", pa.bool_()), ("pane", pa.string())),
+    ]
+)
+BEST_FIRST = [("score", "descending")] + [
+    (name, "ascending") for name in ("query_id", "ref_id", "query_start", "ref_start", "query_end", "ref_end", "pane")
+]
 
 
 def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
@@ -80,3 +95,122 @@ def _videos(index: VideoIndex, shard: int, noise: Floats | None) -> dict[str, Vi
         identity: VideoRows(frames.panes[rows], frames.times[rows], frames.vectors[rows], levels[rows])
         for identity, rows in frames.rows_of_videos().items()
     }
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRows:
+    """Descriptors of one video: N rows, one per frame and pane, in any order.
+
+    `times` float64 [N, 2], start and end in seconds; `vectors` float32 [N, D], unit length; `noise` float32 [N], the
+    similarity of unrelated frames to each row (0 for references).
+    """
+
+    panes: Sequence[str]
+    times: Times
+    vectors: Floats
+    noise: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class PaneMatrix:
+    """The similarity matrix of all panes: the largest value of the panes, and the index of that pane, int16 [Q, R]."""
+
+    matrix: SimilarityMatrix
+    panes: tuple[str, ...]
+    pane: NDArray[np.int16]
+
+    def find_pane(self, segment: Segment) -> str:
+        """Return the name of the pane with the most similarity along the segment's line."""
+        query, reference = self.matrix.query_times.mean(axis=1), self.matrix.reference_times.mean(axis=1)
+        rows = np.flatnonzero((query > segment.query_start) & (query < segment.query_end))
+        if not len(rows):
+            rows = np.abs(query - (segment.query_start + segment.query_end) / 2).argmin(keepdims=True)
+        expected = [segment.reference_at(second) for second in query[rows]]
+        columns = np.abs(reference[None] - np.array(expected)[:, None]).argmin(axis=1)
+        weights = np.maximum(self.matrix.values[rows, columns], 1e-6)
+        return self.panes[int(np.bincount(self.pane[rows, columns], weights).argmax())]
+
+
+def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.0) -> PaneMatrix:
+    """Compare every moment of a query with every moment of a reference, each in its best pane.
+
+    A value is (cosine − n) / (1 − n), where n is `weight` times the row's noise level: 0 at the similarity of unrelated
+    frames, 1 for equal frames. For n above 0.9 (such as black frames, which are all similar), `SMALLEST_RANGE` replaces
+    1 − n. Rows with the same start are one moment; rows and columns are sorted by start.
+    """
+    names = tuple(dict.fromkeys((WHOLE, *query.panes)))
+    of_row = np.array([names.index(name) for name in query.panes], np.int16)
+    columns = np.argsort(reference.times[:, 0], kind="stable")
+    vectors, times = reference.vectors[columns], reference.times[columns]
+    _, first_column = np.unique(times[:, 0], return_index=True)
+    starts, moment = np.unique(query.times[:, 0], return_inverse=True)
+    order = np.lexsort((of_row, moment))
+    first = np.searchsorted(moment[order], np.arange(len(starts)))
+    rank = np.arange(len(order)) - first[moment[order]]
+    best = np.full((len(starts), len(first_column)), -np.inf, np.float32)
+    pane = np.zeros(best.shape, np.int16)
+    level = (np.float32(weight) * query.noise)[:, None]
+    for layer in range(rank.max(initial=-1) + 1):
+        rows = order[rank == layer]  # at most one row of each moment
+        at = moment[rows]
+        values = np.maximum.reduceat(query.vectors[rows] @ vectors.T, first_column, axis=1)
+        values = (values - level[rows]) / np.maximum(1 - level[rows], SMALLEST_RANGE)
+        better = values > best[at]
+        best[at] = np.where(better, values, best[at])
+        pane[at] = np.where(better, of_row[rows, None], pane[at])
+    return PaneMatrix(SimilarityMatrix(best, query.times[order][first], times[first_column]), names, pane)
+
+
+def align_pair(
+    query: VideoRows, reference: VideoRows, aligner: Aligner, *, weight: float = 1.0
+) -> list[tuple[Segment, str]]:
+    """Return the segments of a pair, best first, each with the query's pane that shows it."""
+    compared = compare_videos(query, reference, weight=weight)
+    return [(segment, compared.find_pane(segment)) for segment in aligner.align(compared.matrix)]
+
+
+def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> Path:
+    """Write `segments.parquet` and `segments.csv`, best first, and return the former.
+
+    If queries and references share files, only the better of the pairs (a, b) and (b, a) is kept. Files that an earlier
+    run left behind for shards that no longer exist are deleted.
+    """
+    query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
+    shards = query_index.shards
+    for shard_file in (folder.candidates, folder.noise, folder.shard_segments):
+        remove_stale_shards(shard_file(0).parent, shards)
+    parts = [folder.shard_segments(shard) for shard in shards]
+    parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
+    fingerprints = [fingerprint_of(part) for part in parts]
+    step = Step.of("merge", parquet, csv, made_from=[fingerprints], record=folder.work / "merge.json")
+    if step.is_done():
+        return parquet
+    with step.run(len(parts), "shards") as work:
+        tables = [read_table(part, schema=SEGMENT_SCHEMA) for part in parts]
+        table = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).sort_by(BEST_FIRST)
+        table = _drop_reversed_duplicates(table, query_index.paths, reference_index.paths)
+        write_csv(csv, _round(table))
+        write_table(parquet, table)
+        work.advance(len(parts))
+    return parquet
+
+
+def _drop_reversed_duplicates(
+    table: pa.Table, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
+) -> pa.Table:
+    pairs = zip(table.column("query_id").to_pylist(), table.column("ref_id").to_pylist(), strict=True)
+    directions = [(query_paths[query], reference_paths[reference]) for query, reference in pairs]
+    kept: dict[frozenset[str], tuple[str, str]] = {}
+    for direction in directions:
+        kept.setdefault(frozenset(direction), direction)  # the best segment comes first
+    return table.filter(pa.array([kept[frozenset(direction)] == direction for direction in directions], pa.bool_()))
+
+
+def _round(table: pa.Table) -> pa.Table:
+    """Round seconds to milliseconds and scores to a millionth."""
+    for name in table.column_names:
+        if pa.types.is_floating(table.schema.field(name).type):
+            digits = 6 if name == "score" else 3
+            rounded = np.round(table.column(name).to_numpy(), digits) + 0.0  # no minus zero
+            table = table.set_column(table.column_names.index(name), name, pa.array(rounded))
+    return table

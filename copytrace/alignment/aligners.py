@@ -1,21 +1,24 @@
-"""The aligners by name, with one interface: similarity matrix in, segments with scores out."""
+"""The aligners by name and from settings, with one interface: similarity matrix in, segments with scores out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.settings import DescriptorSettings
+from configs.videos import AlignmentSettings
 from copytrace.alignment.dynamic_programming import DynamicProgrammingAligner
-from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.network_aligner import NetworkAligner
-from copytrace.alignment.segments import Segment, merge_pieces, suppress_overlapping
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.greedy_aligners import HoughAligner
+from copytrace.alignment.networks import JointRules, NetworkAligner, PairFilter, load_pair_filter
+from copytrace.alignment.segments import Segment, SimilarityMatrix, merge_pieces, suppress_overlapping
 from copytrace.errors import ConfigError
+from copytrace.runtime import resolve_model
+from copytrace.storage import digest_of_file
 
 __all__ = [
     "ALIGNERS",
@@ -31,6 +34,12 @@ MAX_SIDE = 1500  # frames: 25 minutes at one per second
 OVERLAP = 120  # frames that neighboring tiles share; more than most copied segments have
 MAX_OVERLAP = 0.8  # intersection over union of two segments; tiles find those in shared frames twice
 PIECE_DISTANCE = 3.0  # frames; largest distance between two pieces of one segment
+
+_READINGS: dict[str, Callable[..., JointRules | Literal["vsc22"]]] = {
+    "joint": JointRules,
+    "vsc22": lambda **_: "vsc22",  # has its own constants
+}
+_RULES = ("backwards", "min_evidence", "max_segments", "half_evidence", "sharpness")
 
 
 class Aligner(Protocol):
@@ -99,3 +108,60 @@ class TiledAligner:
 
 def _typical_length(times: NDArray[np.float64]) -> float:
     return float(np.median(times[:, 1] - times[:, 0]))
+
+
+@dataclass(frozen=True, slots=True)
+class FilteringAligner:
+    """An aligner for only the pairs that a filter finds probable enough."""
+
+    aligner: Aligner
+    filter: PairFilter
+
+    def align(self, matrix: SimilarityMatrix) -> list[Segment]:
+        """Return the segments of a pair, best first; none if the filter drops the pair, or if the matrix is empty."""
+        if not matrix.values.size or self.filter.probability([matrix])[0] < self.filter.threshold:
+            return []
+        return self.aligner.align(matrix)
+
+
+def load_aligner(
+    settings: AlignmentSettings, runtime: DescriptorSettings, digests: Mapping[str, str] | None = None
+) -> Aligner:
+    """Return the aligner of `settings`, with its pair filter, on the backend and device of the descriptor.
+
+    `digests`, by default those of `model_digests`, identify the models that must be loaded. Raises `ConfigError` if a
+    model is missing or damaged, or if its file is replaced during the call.
+    """
+    digests = model_digests(settings) if digests is None else digests
+    rules = {name: value for name in _RULES if (value := getattr(settings, name)) is not None}
+    aligner: Aligner
+    if settings.aligner == "network":
+        aligner = build_aligner(
+            "network",
+            model=settings.model,
+            backend=runtime.backend,
+            device=runtime.device,
+            rules=_READINGS[settings.reading](**rules),
+        )
+    else:
+        aligner = build_aligner(settings.aligner, **rules)
+    if settings.pair_filter != "none":
+        aligner = FilteringAligner(
+            aligner, load_pair_filter(settings.pair_filter, backend=runtime.backend, device=runtime.device)
+        )
+    if model_digests(settings) != digests:
+        raise ConfigError("a model of the alignment was replaced while it was loaded; run the same command again")
+    return aligner
+
+
+def model_digests(settings: AlignmentSettings) -> dict[str, str]:
+    """Return the digests of the models of `settings`, since a name may later refer to another model.
+
+    Keys are `aligner` and `pair_filter`. Raises `ConfigError` if a model is missing.
+    """
+    files = {}
+    if settings.aligner == "network":
+        files["aligner"] = resolve_model(settings.model, "aligner")
+    if settings.pair_filter != "none":
+        files["pair_filter"] = resolve_model(settings.pair_filter, "pair-classifier")
+    return {name: digest_of_file(path) for name, path in files.items()}

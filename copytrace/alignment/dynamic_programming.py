@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.greedy_aligner import Direction, GreedyAligner, Path
-from copytrace.alignment.lines import Float64s, Indices, fit_line
+from copytrace.alignment.greedy_aligners import Direction, GreedyAligner, Path
+from copytrace.alignment.segments import Float64s, Indices, fit_line
 
 # Steps into a cell, in rows and columns from the one before. They keep the speed between 1/2 and 2.
 BEGIN, BOTH, TWO_COLUMNS, TWO_ROWS = range(4)

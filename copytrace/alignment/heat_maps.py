@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.hough import HoughAligner
+from copytrace.alignment.greedy_aligners import HoughAligner
 from copytrace.alignment.robust_lines import CutRules, HeatMap, Line, contrast, refine_line
-from copytrace.alignment.segments import Segment, suppress_overlapping
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix, suppress_overlapping
 from copytrace.errors import ConfigError
 
 SPEED_SLACK = 1.1  # tolerance of the speed limit, since two or three frames do not determine a speed

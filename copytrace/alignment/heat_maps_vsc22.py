@@ -15,8 +15,7 @@ from scipy import ndimage
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import RANSACRegressor
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 
 # Threshold of the heat, and cost of its standard deviation along the line; from the published code.
 PASSES = ((0.35, 0.5), (0.1, 1.25), (0.001, 2.0))

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from copytrace.alignment.lines import Float64s
+from copytrace.alignment.segments import Float64s
 
 FITS = 4  # times that the line is fitted to the cells around it and cut
 BAND = 1.5  # frames across the line; cells at a greater distance have no weight

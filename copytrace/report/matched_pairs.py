@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from copytrace.alignment.align import Pair, read_pairs
-from copytrace.alignment.merge import SEGMENT_SCHEMA
-from copytrace.alignment.pairs import compare_videos
+from copytrace.alignment.align import SEGMENT_SCHEMA, Pair, compare_videos, read_pairs
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats, Times
 from copytrace.index.video_index import VideoIndex

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import SimilarityMatrix
 
 # Colors from unrelated (0, dark) to equal (1, light), in one hue, so that colored segments stand out everywhere.
 SHADES = ((11, 15, 20), (24, 38, 52), (54, 84, 104), (124, 160, 174), (236, 246, 246))

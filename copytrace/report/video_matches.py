@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.panes.names import WHOLE
 from copytrace.report.page import Selection, Side

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs.videos import AlignmentSettings
-from copytrace.alignment.align import read_pairs
-from copytrace.alignment.pairs import compare_videos
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.align import compare_videos, read_pairs
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.index.media_index import is_index
 from copytrace.index.video_index import VideoIndex

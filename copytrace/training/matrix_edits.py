@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.arrays import Floats, Times
 
 RATES = (0.6, 1.8)  # factor on the frames per second

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.pair_canvas import pair_canvas
+from copytrace.alignment.networks import pair_canvas
 from copytrace.arrays import Floats
 from copytrace.training.aligner_labels import label_map
 from copytrace.training.matrices import LabeledPair

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from copytrace.alignment.pair_canvas import pair_canvases
+from copytrace.alignment.networks import pair_canvases
 from copytrace.arrays import Floats
 from copytrace.metrics.images import micro_average_precision
 from copytrace.training.matrices import LabeledPair

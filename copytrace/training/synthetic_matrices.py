@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.arrays import Floats, Times
 
 # The 2,707 true segments of VSC2022's training set. Their lengths in the query are log-normal with this median and

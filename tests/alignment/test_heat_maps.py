@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copytrace.alignment.heat_maps import HeatMapRules, heat_map_segments
-from copytrace.alignment.segments import Segment, box_overlaps
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix, box_overlaps
 from copytrace.errors import ConfigError
 from copytrace.training.aligner_labels import label_map
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from copytrace.alignment.heat_maps_vsc22 import vsc22_segments
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.training.aligner_labels import label_map
 
 

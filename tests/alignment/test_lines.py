@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from copytrace.alignment.lines import Plane, fit_line
+from copytrace.alignment.segments import Plane, fit_line
 
 FRAMES = np.stack([np.arange(4.0), np.arange(1.0, 5.0)], axis=1)
 

@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from configs.videos import AlignmentSettings, FrameDescriptorSettings, VideoSettings
-from copytrace.alignment.aligners import TiledAligner
-from copytrace.alignment.load import FilteringAligner, load_aligner, model_digests
-from copytrace.alignment.matrix_networks import load_unchanged
-from copytrace.alignment.network_aligner import NetworkAligner
-from copytrace.alignment.pair_filter import load_pair_filter
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.aligners import FilteringAligner, TiledAligner, load_aligner, model_digests
+from copytrace.alignment.networks import NetworkAligner, load_pair_filter, load_unchanged
+from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz

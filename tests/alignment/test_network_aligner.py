@@ -12,8 +12,8 @@ from scipy.special import expit
 from torch import nn
 
 from copytrace.alignment.aligners import TiledAligner, build_aligner
-from copytrace.alignment.network_aligner import CONTEXT, TILE, NetworkAligner, pad_to_canvas, tile_spans
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.networks import CONTEXT, TILE, NetworkAligner, pad_to_canvas, tile_spans
+from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.aligner_network import LightAligner, build_aligner_network
 from models.configs import AlignerConfig

@@ -7,10 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from copytrace.alignment.network_aligner import TILE
-from copytrace.alignment.pair_canvas import pair_canvas, pair_canvases
-from copytrace.alignment.pair_filter import PairFilter, load_pair_filter
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.networks import TILE, PairFilter, load_pair_filter, pair_canvas, pair_canvases
+from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.configs import PAIR_CANVAS, PairConfig
 from models.network_files import save_pair_classifier

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from copytrace.alignment.hough import HoughAligner
-from copytrace.alignment.pairs import VideoRows, align_pair, compare_videos
+from copytrace.alignment.align import VideoRows, align_pair, compare_videos
+from copytrace.alignment.greedy_aligners import HoughAligner
 from copytrace.alignment.segments import Segment
 
 X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

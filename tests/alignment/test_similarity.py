@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import SimilarityMatrix
 
 TIMES = np.array([[0.0, 1.0], [1.0, 2.5]])
 

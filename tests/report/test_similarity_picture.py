@@ -4,7 +4,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.report.similarity_picture import SHADES, even_values, similarity_picture
 
 

@@ -5,8 +5,7 @@ import av
 import numpy as np
 import pytest
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import ConfigError, InputError
 from copytrace.report.video_matches import PaneSegment, VideoMatch
 from copytrace.report.videos import VideoPageLimits, write_video_report

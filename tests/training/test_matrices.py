@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from copytrace.alignment.segments import Segment
-from copytrace.alignment.similarity import SimilarityMatrix
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.search.video_candidates import CANDIDATE_SCHEMA
 from copytrace.storage import remove_tree, resolve_path, write_json
