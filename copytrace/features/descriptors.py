@@ -1,4 +1,4 @@
-"""Global descriptors: one vector per image, by ONNX Runtime on the CPU or by torch on CUDA or anywhere."""
+"""Global descriptors: one vector per image, by ONNX Runtime on the CPU or by torch on CUDA."""
 
 from __future__ import annotations
 
