@@ -38,9 +38,10 @@ from models.export import (
     PAIR_GRAPH_VERSION,
 )
 from models.network_files import digest_of_network
+from tasks.service.server_process import PID_SUFFIX, stop_leftovers
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("tests", deadline=None)
+# A busy machine is no failure; and cases that take many examples to find are written out as tests of their own.
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
@@ -63,8 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove that cache."""
+    """Remove that cache, and end what a worker process that died has left running in it."""
     if caches := config.stash.get(CACHES, None):
+        for record in Path(caches).glob(f"*/*{PID_SUFFIX}"):
+            stop_leftovers(record)
         shutil.rmtree(caches, ignore_errors=True)
 
 
@@ -76,7 +79,7 @@ def shared_cache() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Return a function from the kind of a model that ships to its weights and its graph, exported once for all tests."""
+    """Return a function that gives the weights of a model that ships, and its graph, which all tests share."""
     version = {
         "descriptor": DESCRIPTOR_GRAPH_VERSION,
         "overlay": OVERLAY_GRAPH_VERSION,
