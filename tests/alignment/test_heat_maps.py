@@ -83,7 +83,7 @@ def made_up() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def vsc22() -> list[Case]:
-    """400 true segments of the Video Similarity Challenge 2022, in videos of their real length."""
+    """200 true segments of the Video Similarity Challenge 2022, in videos of their real length."""
     if not VSC22.exists():
         pytest.skip("the ground truth of the Video Similarity Challenge 2022 is not here")
     tables = [f"train_{name}.csv" for name in ("matching_ground_truth", "query_metadata", "reference_metadata")]
@@ -97,7 +97,7 @@ def vsc22() -> list[Case]:
         # A few true segments end after their video.
         if box[1] <= lengths[0] and box[3] <= lengths[1]:
             cases.append((Segment(box[0], box[1], box[2], box[3], 1.0), *lengths))
-    return cases[:400]
+    return cases[:200]
 
 
 @pytest.mark.parametrize("backwards", [False, True])

@@ -15,6 +15,7 @@ from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
 from copytrace.features.descriptors import OnnxDescriptor, TorchDescriptor, load_descriptor, resize_for_descriptor
 from copytrace.images import check_images, index_images
 from copytrace.runtime import WEIGHTS
+from models import export
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.network_files import save_descriptor
 
@@ -36,10 +37,9 @@ class Pooled(nn.Module):
         return self.embeddings(self.backbone(x).clamp(min=1e-6).pow(3.0).mean(dim=(2, 3)).pow(1.0 / 3.0))
 
 
-def saved(path: Path, seed: int = 0, gain: float = 1.0) -> Path:
+def saved(path: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     backbone = timm_backbone("test_efficientnet")
-    nn.init.constant_(backbone.bn2.weight, gain)
     network = DescriptorNetwork(backbone, mean=HALF, std=HALF, projection=nn.Linear(backbone.num_features, 24))
     return save_descriptor(network, path, architecture="test_efficientnet", input_size=SIZE)
 
@@ -111,12 +111,15 @@ def test_a_model_cut_short_is_refused_before_any_work(model, tmp_path):
         load_descriptor(str(tmp_path))
 
 
-def test_a_network_that_cannot_be_exported_is_an_error_that_names_the_other_backend(tmp_path):
-    overflowing = saved(tmp_path / "descriptor.safetensors", gain=1e15)  # GeM cubes it, and the vectors are NaN
-    with pytest.raises(
-        CopytraceError, match=r"descriptor-.* cannot be exported to ONNX: .*set descriptor.backend to torch"
-    ):
-        load_descriptor(str(overflowing), backend="onnx", device="cpu")
+def test_a_network_that_cannot_be_exported_is_an_error_that_names_the_other_backend(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
+    nothing = np.full((3, 24), np.nan, np.float32)  # what a network gives whose weights overflow
+    monkeypatch.setattr(export, "trace_onnx", lambda network, inputs, outputs: (b"graph", [nothing]))
+    monkeypatch.setattr(export, "run_onnx", lambda graph, inputs, outputs: [nothing])
+    told = r"descriptor-.* cannot be exported to ONNX: .* differs from torch by nan.*set descriptor.backend to torch"
+    with pytest.raises(CopytraceError, match=told):
+        load_descriptor(str(model), backend="onnx", device="cpu")
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_an_index_of_one_model_is_not_searched_with_another(

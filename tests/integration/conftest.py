@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
+from prefect.testing import utilities
 
 from tasks.service.mlflow_server import MlflowServer
 from tasks.service.ports import Ports, free_ports
 from tasks.service.seaweedfs import SeaweedFS
+from tasks.service.server_process import PID_SUFFIX, stop_leftovers
 from tasks.service.stack import Stack
 
 SECONDS_TO_START = 400  # on a machine that is busy besides
@@ -44,12 +49,29 @@ def prefect(stack: Stack) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture(scope="package")
-def prefect_server() -> Iterator[str]:
-    """The URL of a Prefect server, where all flows of this process run; its database was empty when it started."""
-    with pytest.MonkeyPatch.context() as patch:
+def prefect_server(shared_cache: Path) -> Iterator[str]:
+    """The URL of a Prefect server, where all flows of this process run; its database was empty when it started.
+
+    The database, which takes as long to make as the server to start, is a copy of that of the first worker process.
+    """
+    folder, empty = Path(tempfile.mkdtemp()), shared_cache.parent / "empty-prefect.db"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        with prefect_test_harness(server_startup_timeout=SECONDS_TO_START):
-            yield PREFECT_API_URL.value() or ""
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))  # where the harness has its database
+        with FileLock(empty.with_suffix(".lock")):
+            if empty.exists():
+                shutil.copyfile(empty, folder / "prefect-test.db")
+            running.enter_context(utilities.prefect_test_harness(server_startup_timeout=SECONDS_TO_START))
+            if not empty.exists():
+                copy_database(folder / "prefect-test.db", empty)
+        yield PREFECT_API_URL.value() or ""
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database of SQLite that is in use."""
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target.with_suffix(".part"))) as written:
+        read.backup(written)
+    target.with_suffix(".part").rename(target)
 
 
 @pytest.fixture(scope="package")
@@ -63,9 +85,39 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS
         yield server
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow_database(shared_cache: Path) -> Path:
+    """A database of MLflow without a run, to be copied: to make one takes five seconds."""
+    path = shared_cache.parent / "empty-mlflow.db"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            part = path.with_suffix(".part")
+            MlflowClient(f"sqlite:///{part}").search_experiments()
+            part.rename(path)
+    return path
+
+
 @pytest.fixture(scope="package")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of an empty MLflow server, which serves the artifacts too."""
-    root, [port] = tmp_path_factory.mktemp("mlflow"), free_ports(1)
-    with MlflowServer(root, port, f"sqlite:///{root / 'mlflow.db'}", str(root / "files")) as server:
-        yield server.uri
+def mlflow_server(shared_cache: Path, empty_mlflow_database: Path) -> Iterator[str]:
+    """The URI of an MLflow server, which serves the artifacts too: one for all worker processes.
+
+    The first that needs it starts it, the last stops it, and models have other names in each file of tests.
+    """
+    root = shared_cache.parent / "mlflow-server"
+    root.mkdir(parents=True, exist_ok=True)
+    users, uri, log = root / "users", root / "uri", root / "mlflow.log"
+    with FileLock(root / "lock"):
+        others = len(users.read_text()) if users.exists() else 0
+        if not others:
+            [port] = free_ports(1)
+            shutil.copyfile(empty_mlflow_database, root / "mlflow.db")
+            server = MlflowServer(root, port, f"sqlite:///{root / 'mlflow.db'}", str(root / "files"), log=log)
+            server.start()
+            server.wait(SECONDS_TO_START)
+            uri.write_text(server.uri)
+        users.write_text("x" * (others + 1))
+    yield uri.read_text()
+    with FileLock(root / "lock"):
+        users.write_text("x" * (len(users.read_text()) - 1))
+        if not users.read_text():
+            stop_leftovers(log.with_suffix(PID_SUFFIX))

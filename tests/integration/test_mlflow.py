@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -414,10 +415,11 @@ def test_without_a_server_a_database_in_the_data_folder_does_the_same(database: 
 
 
 def test_a_run_that_moves_to_another_store_goes_on_there_with_every_epoch(
-    server: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: mlflow.MlflowClient, empty_mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = open_run(tmp_path, "train-descriptor", SETTINGS)
     append_history(tmp_path / "history.jsonl", {"loss": 0.5}, 1)
+    shutil.copyfile(empty_mlflow_database, tmp_path / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
     with open_run(tmp_path, "train-descriptor", SETTINGS) as moved:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -58,11 +59,15 @@ def run(prefect_server: str, sides: dict[str, str], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def again(
-    run: tuple[Path, UUID], sides: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    run: tuple[Path, UUID],
+    sides: dict[str, str],
+    empty_mlflow_database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, bytes], UUID, Path]:
     """A second run into the same folder, tracked: the bytes that the first one left, its own id, and the store."""
     out, root = run[0], tmp_path_factory.mktemp("tracking")
     before = {name: (out / name).read_bytes() for name in ("matches.csv", "matches.parquet", "report.html")}
+    shutil.copyfile(empty_mlflow_database, root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         state = match_images(**sides, out=str(out), overrides=OVERRIDES, return_state=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import boto3
 import httpx
@@ -39,9 +36,9 @@ def test_the_flows_are_deployed_and_a_worker_takes_their_runs(prefect: SyncPrefe
     assert worker.status == "ONLINE"
 
 
-def test_a_second_setup_changes_nothing(stack: Stack) -> None:
-    command = [str(Path(sys.executable).with_name("copytrace")), "setup"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **stack.environment})
+def test_a_second_setup_changes_nothing(prefect: SyncPrefectClient) -> None:
+    done = CliRunner().invoke(app, ["setup"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     assert done.stdout.startswith("nothing to change at http://127.0.0.1:")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.configs import ModelFileError, OverlayConfig, digest_of_network, read_overlay_config
-from models.export import OVERLAY_OUTPUTS, export_overlay
+from models.export import OVERLAY_OUTPUTS
 from models.network_files import load_overlay, save_overlay
 from models.overlay_network import (
     ACROSS,
@@ -205,20 +206,16 @@ def test_a_file_cut_short_is_refused(network: OverlayNetwork, tmp_path: Path) ->
         load_overlay(path)
 
 
-@pytest.fixture(scope="module")
-def exported(network: OverlayNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_overlay(network, tmp_path_factory.mktemp("export") / "overlay.onnx")
-
-
 @pytest.mark.parametrize("count", [1, 5])
-def test_the_exported_graph_agrees_with_torch(network: OverlayNetwork, exported: Path, count: int) -> None:
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    boxes, confidence = session.run(
-        list(OVERLAY_OUTPUTS), {"images": images_of(count).numpy(), "proposals": proposals_of(count).numpy()}
-    )
+def test_the_exported_graph_agrees_with_torch(shipped_graph: Callable[[str], tuple[Path, Path]], count: int) -> None:
+    weights, graph = shipped_graph("overlay")
+    network = load_overlay(weights).eval()
+    images, proposals = images_of(count, network.config.input_size), proposals_of(count)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    boxes, confidence = session.run(list(OVERLAY_OUTPUTS), {"images": images.numpy(), "proposals": proposals.numpy()})
     with torch.inference_mode():
-        wanted_boxes, wanted_confidence = network(images_of(count), proposals_of(count))
-    np.testing.assert_allclose(confidence, wanted_confidence.numpy(), atol=1e-4)
-    # An untrained network may believe two boxes alike, and rounding then decides which comes first.
+        wanted_boxes, wanted_confidence = network(images, proposals)
+    np.testing.assert_allclose(confidence, wanted_confidence.numpy(), atol=1e-3)
+    # The network may believe two boxes alike, and rounding then decides which comes first.
     apart = np.abs(boxes[:, :1] - wanted_boxes.numpy()).max(axis=2).min(axis=1)
-    np.testing.assert_allclose(apart, 0, atol=1e-4)
+    np.testing.assert_allclose(apart, 0, atol=1e-3)

@@ -48,7 +48,7 @@ def donors(tmp_path_factory: pytest.TempPathFactory) -> list[MediaItem]:
 @pytest.fixture(scope="module")
 def edited(videos: list[MediaItem], donors: list[MediaItem], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("set")
-    return write_edited_videos(videos, donors, out, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=4))
+    return write_edited_videos(videos, donors, out, EditedSetPlan(copies=3, distractors=1, difficulty="mild", seed=4))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -62,10 +62,10 @@ def stretch_of(item: MediaItem, first: int = 0, count: int = 20, speed: float = 
 
 def test_all_queries_are_there_and_copies_are_named_with_seconds_of_both_videos(edited: Path) -> None:
     queries = sorted(path.stem for path in (edited / "queries").iterdir())
-    assert queries == [f"Q{number:05d}" for number in range(7)]
+    assert queries == [f"Q{number:05d}" for number in range(4)]
     assert [row["query_id"] for row in rows(edited / "edits.csv")] == queries
     truth = rows(edited / "ground_truth.csv")
-    assert len({row["query_id"] for row in truth}) == 5
+    assert len({row["query_id"] for row in truth}) == 3
     for row in truth:
         duration = open_video(str(edited / "queries" / f"{row['query_id']}.mp4")).info.duration
         assert 0 <= float(row["query_start"]) < float(row["query_end"]) <= duration + 1e-6
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
     edited: Path, videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path
 ) -> None:
     again = write_edited_videos(
-        videos, donors, tmp_path, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=4), workers=3
+        videos, donors, tmp_path, EditedSetPlan(copies=3, distractors=1, difficulty="mild", seed=4), workers=2
     )
     for path in edited.rglob("*"):
         if path.is_file():
@@ -89,7 +89,7 @@ def test_another_seed_gives_other_queries(
     edited: Path, videos: list[MediaItem], donors: list[MediaItem], tmp_path: Path
 ) -> None:
     other = write_edited_videos(
-        videos, donors, tmp_path, EditedSetPlan(copies=5, distractors=2, difficulty="mild", seed=5)
+        videos, donors, tmp_path, EditedSetPlan(copies=3, distractors=1, difficulty="mild", seed=5)
     )
     assert (other / "ground_truth.csv").read_bytes() != (edited / "ground_truth.csv").read_bytes()
 

@@ -14,9 +14,9 @@ from copytrace.training import sample_videos
 from copytrace.training.sample_videos import write_demo_videos
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo_videos(tmp_path_factory.mktemp("demo"))
+@pytest.fixture
+def demo(demo_videos: Path) -> Path:
+    return demo_videos
 
 
 def truth(demo: Path) -> list[dict[str, str]]:
