@@ -21,11 +21,11 @@ from rich.table import Table
 
 from configs.images import ImageSettings
 from configs.load import load_settings
+from copytrace.cli.progress import TerminalProgress
 from copytrace.images import match_images
 from copytrace.media.files import list_media
 from copytrace.metrics.evaluation import evaluate_images
 from copytrace.run_folder import BRANCHES, ImageRunFolder
-from copytrace.step import TerminalProgress
 from copytrace.training.sample_photos import write_demo_set
 
 Row = tuple[str, str, float, float, float, float]

@@ -23,10 +23,10 @@ from benchmarks.alignment import overlap, peer_graph
 from configs.load import load_settings
 from configs.videos import VideoSettings
 from copytrace.alignment.segments import Segment
+from copytrace.cli.progress import TerminalProgress
 from copytrace.index.video_index import VideoIndex
 from copytrace.metrics.video_evaluation import evaluate_videos
 from copytrace.run_folder import VideoRunFolder
-from copytrace.step import TerminalProgress
 from copytrace.training.sample_videos import write_demo_videos
 from copytrace.videos import index_videos, match_videos
 

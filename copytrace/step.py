@@ -22,10 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-
 from copytrace.storage import digest_of, file_size, write_json
 
 VERSION = version("copytrace")
@@ -199,23 +195,6 @@ class SharedProgress:
         return self._units + unseen * self._units // self._begun
 
 
-class TerminalProgress:
-    """A listener that shows a bar per step, with its rate and the time left, on standard error."""
-
-    @contextmanager
-    def step(self, name: str, total: int, unit: str) -> Iterator[StepProgress]:
-        """Open a bar of `total` units; it stays on the screen, with the time taken, when the step is over."""
-        columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with Bars(*columns, console=Console(stderr=True)) as bars:
-            yield _TerminalStep(bars, bars.add_task(name, total=total, rate=""), unit)
-
-
 _SILENT = SilentProgress()
 _listener: ContextVar[Progress] = ContextVar("progress")
 
@@ -241,16 +220,3 @@ class _SilentStep:
 
     def resize(self, total: int) -> None:
         """Do nothing."""
-
-
-class _TerminalStep:
-    def __init__(self, bars: Bars, task: TaskID, unit: str) -> None:
-        self._bars, self._task, self._unit = bars, task, unit
-
-    def advance(self, count: int = 1) -> None:
-        self._bars.advance(self._task, count)
-        speed = self._bars.tasks[self._task].finished_speed or self._bars.tasks[self._task].speed
-        self._bars.update(self._task, rate=f"{speed:,.0f} {self._unit}/s" if speed else "")
-
-    def resize(self, total: int) -> None:
-        self._bars.update(self._task, total=total)

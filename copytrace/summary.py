@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,15 +14,16 @@ import pyarrow.compute as pc
 from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
-from copytrace.alignment.aligners import model_digests
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
-from copytrace.index.video_index import VideoIndex
 from copytrace.media.files import read_failures
 from copytrace.object_store import redact, redact_all
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
 from copytrace.step import read_record
 from copytrace.storage import read_table, write_json
+
+if TYPE_CHECKING:
+    from copytrace.index.video_index import VideoIndex
 
 PACKAGES = (
     *("copytrace", "av", "faiss-cpu", "faiss-gpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
@@ -51,6 +52,9 @@ def summarize_videos(
     queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
 ) -> dict[str, Any]:
     """Write `run.json` of a run of video matching, and return its content."""
+    from copytrace.alignment.aligners import model_digests  # here: image matching must not import av  # noqa: PLC0415
+    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
+
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     scores = read_table(folder.segments, columns=["score"]).column("score").to_numpy()
     threshold = settings.alignment.threshold

@@ -38,7 +38,7 @@ class PictureClassifier(nn.Module):
         """Turn float32 [N, 1, 160, 160] into logits float32 [N].
 
         The matrix is in the upper left corner, with similarity 0 around it; `inside` is not used. See
-        `copytrace.alignment.networks`.
+        `pair_canvas` of `copytrace.alignment.networks`.
         """
         logits: Tensor = self.backbone(canvas.clamp(LOWEST, HIGHEST)).float()
         return logits.squeeze(1)

@@ -25,8 +25,8 @@ def match_images(
 ) -> None:
     """Find which REFERENCES the QUERIES were copied from."""
     settings = _settings(preset, config, overrides)
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.images import match_images as match  # noqa: PLC0415
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
 
     begin = time.perf_counter()
@@ -43,9 +43,9 @@ def index_images(
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-images can search them."""
     settings = _settings(preset, config, overrides)
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.images import index_images as index  # noqa: PLC0415
     from copytrace.index.image_index import ImageIndex  # noqa: PLC0415
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(ImageIndex.open(root).items):,} references are in {root}")

@@ -40,7 +40,7 @@ def train_descriptor(
 ) -> None:
     """Train the global descriptor on PHOTOS; use it by descriptor.model=OUT."""
     settings = load_settings(DescriptorTraining, preset, config, overrides or ())
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.descriptor import train_descriptor as train  # noqa: PLC0415
 
     train(photos, out, settings, progress=TerminalProgress())
@@ -56,7 +56,7 @@ def train_overlay_detector(
 ) -> None:
     """Train the detector of pasted pictures on composites of PHOTOS; use it by overlay.detector=OUT."""
     settings = load_settings(OverlayTraining, preset, config, overrides or ())
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.overlay import train_overlay_detector as train  # noqa: PLC0415
 
     train(photos, out, settings, progress=TerminalProgress())
@@ -72,7 +72,7 @@ def train_aligner(
     """Train the network that finds copied segments on RUNs of match-videos and their ground truths."""
     pairs, overrides = parse_runs(runs)
     settings = load_settings(AlignerTraining, preset, config, overrides)
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.aligner import train_aligner as train  # noqa: PLC0415
 
     train(pairs, out, settings, progress=TerminalProgress())
@@ -88,7 +88,7 @@ def train_pair_classifier(
     """Train the network that drops candidate pairs on RUNs of match-videos and their ground truths."""
     pairs, overrides = parse_runs(runs)
     settings = load_settings(PairTraining, preset, config, overrides)
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
     from copytrace.training.pair_classifier import train_pair_classifier as train  # noqa: PLC0415
 
@@ -160,9 +160,9 @@ def video_stills(
     every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
 ) -> None:
     """Write stills of VIDEOS for training with photos.grouped=folder."""
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
     count, failures = write_stills(list_media(videos), require_writable(out), every=every, progress=TerminalProgress())
@@ -188,9 +188,9 @@ def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
 
 
 def _edit(write: Callable[..., Path], sources: str, donors: str, out: str, plan: EditedSetPlan) -> None:
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
     folder = write(

@@ -28,7 +28,7 @@ def match_videos(
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.videos import match_videos as match  # noqa: PLC0415
 
@@ -54,8 +54,8 @@ def index_videos(
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-videos can search them."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
-    from copytrace.step import TerminalProgress  # noqa: PLC0415
     from copytrace.videos import index_videos as index  # noqa: PLC0415
 
     root = index(references, out, settings, TerminalProgress())

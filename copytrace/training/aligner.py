@@ -14,13 +14,14 @@ from copytrace.errors import ConfigError
 from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, require_writable
 from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
-from copytrace.training.aligner_validation import AlignerValidation, matrix_sheet, similarity_picture
+from copytrace.training.aligner_validation import AlignerValidation
 from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_weights import MAY_CHANGE, resolve_start, training_device
 from copytrace.training.log import SilentLog, TrainingLog
 from copytrace.training.loop import TrainingContext, fit
 from copytrace.training.matrices import read_labeled_pairs
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource
+from copytrace.training.matrix_sheet import matrix_sheet, similarity_picture
 from copytrace.training.training_result import TrainingResult, write_result
 from models.aligner_network import build_aligner_network
 from models.configs import AlignerConfig, ModelFileError

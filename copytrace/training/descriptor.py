@@ -19,8 +19,8 @@ from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_descriptor import check_architecture, describe_photos, fit_pca_layer, initial_network
 from copytrace.training.initial_weights import MAY_CHANGE, freeze, training_device
 from copytrace.training.log import SilentLog, TrainingLog
-from copytrace.training.loop import TrainingContext, fit
-from copytrace.training.photos import split_photos
+from copytrace.training.loop import FitResult, TrainingContext, fit
+from copytrace.training.photos import PhotoSplit, split_photos
 from copytrace.training.training_result import TrainingResult, write_result
 from copytrace.training.views import ViewExamples
 from models.descriptor import DescriptorNetwork
@@ -66,20 +66,25 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     module = ContrastiveModule(network, settings)
     freeze(network.backbone, 0 if settings.start == "random" else settings.frozen_blocks)
     fingerprint = digest_of(settings.model_dump(exclude={"loop": MAY_CHANGE}), split.digest, validation.digest)
-    result = fit(
-        module.to(memory_format=torch.channels_last),
-        examples,
-        validation.metrics,
-        settings.loop,
-        TrainingContext(out, fingerprint, device, log, progress),
-        score="micro_ap",
-    )
-    if not is_first_process():
-        return out / FILE
+    context = TrainingContext(out, fingerprint, device, log, progress)
+    module = module.to(memory_format=torch.channels_last)
+    result = fit(module, examples, validation.metrics, settings.loop, context, score="micro_ap")
+    if is_first_process():
+        _write_descriptor(result, context, split, validation, settings)
+    return out / FILE
+
+
+def _write_descriptor(
+    result: FitResult[DescriptorNetwork],
+    context: TrainingContext,
+    split: PhotoSplit,
+    validation: ValidationSet,
+    settings: DescriptorTraining,
+) -> None:
     features = describe_photos(result.network, split.train, settings.photos.long_side, settings.described_size)
     kept, metrics = choose_whitening(result.network, settings, features, validation, result.metrics)
     noise = typical_noise(kept, features, validation)
-    log.picture("mistakes", validation.mistakes(kept), result.epoch)
+    context.log.picture("mistakes", validation.mistakes(kept), result.epoch)
     training_result = TrainingResult(
         title="Copytrace descriptor",
         metrics=metrics,
@@ -90,10 +95,10 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
         dataset_digest=split.digest,
         validation_digest=validation.digest,
         seconds=round(result.seconds, 1),
-        device=str(device),
+        device=str(context.device),
         settings=settings.model_dump(mode="json"),
     )
-    with atomic_path(out / FILE) as file:
+    with atomic_path(context.out / FILE) as file:
         save_descriptor(
             kept.cpu(),
             file,
@@ -102,8 +107,7 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
             typical_noise=noise,
             notes=training_result.facts(),
         )
-    write_result(out, training_result, settings)
-    return out / FILE
+    write_result(context.out, training_result, settings)
 
 
 def choose_whitening(

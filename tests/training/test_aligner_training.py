@@ -17,8 +17,9 @@ from copytrace.cli import app
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.aligner import initial_network, train_aligner
 from copytrace.training.aligner_module import cell_loss, line_loss
-from copytrace.training.aligner_validation import AlignerValidation, heat_map, matrix_sheet
+from copytrace.training.aligner_validation import AlignerValidation, heat_map
 from copytrace.training.matrices import LabeledPair, read_labeled_pairs
+from copytrace.training.matrix_sheet import matrix_sheet
 from copytrace.training.training_result import read_result
 from models.aligner_network import LightAligner, build_aligner_network
 from models.configs import AlignerConfig
