@@ -85,6 +85,20 @@ def resolve_model(source: str, kind: ModelKind) -> Path:
     )
 
 
+def model_state(source: str, kind: ModelKind) -> tuple[str, int, int]:
+    """Return what changes when `source` begins to name another model: its file, the file's size and its time.
+
+    A champion may be promoted, and a file replaced, while a process that has the model loaded lives on. The name of a
+    model without a file is returned as it is.
+    """
+    try:
+        file = resolve_model(source, kind)
+    except ConfigError:
+        return source, 0, 0  # loading it says what is wrong, unless it is known by its name
+    status = file.stat()
+    return str(file), status.st_size, status.st_mtime_ns
+
+
 def model_file_name(kind: ModelKind) -> str:
     """Return the name of a model's file in its folder, such as `pair_classifier.safetensors`."""
     return f"{kind.replace('-', '_')}.safetensors"

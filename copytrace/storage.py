@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -43,6 +44,19 @@ def resolve_path(place: str | Path) -> Path:
         return Path(text)
     _, path = filesystem_of(text)
     return Path(path) if text.startswith("file://") else cast(Path, StoredPath(text))
+
+
+def real_path(path: str) -> str:
+    """Return the path that all spellings of a local file share, with links followed; a URI is returned as it is."""
+    if is_uri(path):
+        return path
+    if Path(path).is_symlink():
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    return f"{_real_folder(folder)}/{name}"
+
+
+_real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # a folder is looked up once, not for each of its files
 
 
 def require_writable(place: str | Path) -> Path:
@@ -222,3 +236,15 @@ def _temporary_copy(path: Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder; stores derive the content type from its suffix."""
     with tempfile.TemporaryDirectory(prefix="copytrace-") as folder:
         yield Path(folder) / path.name
+
+
+def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
+    """Delete from a folder with one file per shard (`00000.parquet`) the files of shards that no longer exist."""
+    for path in folder.glob("[0-9]*.*"):
+        if int(path.stem) not in current:
+            path.unlink(missing_ok=True)
+
+
+def table_of_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Return a table of rows that have the columns of `schema`, in their order."""
+    return pa.table(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema=schema)

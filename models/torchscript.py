@@ -60,7 +60,7 @@ class ScriptedDescriptor(nn.Module):
             IndexError,
         ) as error:  # the last three: the result is not a tensor
             raise ModelFileError(
-                f"{config.weights} does not describe {taken}: {_last_line(error)}; "
+                f"{config.weights} does not describe {taken}: {last_line(error)}; "
                 "set input_size to what the network was made for, if it is a descriptor"
             ) from error
         fits = vectors.ndim == 2 and len(vectors) == 2
@@ -84,7 +84,7 @@ def load_torchscript(config: DescriptorConfig, device: torch.device) -> Scripted
             )  # deprecated, but published in it
             scripted = torch.jit.load(config.weights, map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ModelFileError(f"{config.weights} cannot be loaded: {_last_line(error)}; download it again") from error
+        raise ModelFileError(f"{config.weights} cannot be loaded: {last_line(error)}; download it again") from error
     return ScriptedDescriptor(scripted.eval(), config, device).eval()
 
 
@@ -105,6 +105,8 @@ def check_torchscript(path: Path) -> None:
         )
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """Return the last line of an error of torch, which says what failed; those before it are a stack of calls."""
+    """Return the last line of an error of torch, which says what failed; those before it are a stack of calls."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from copytrace.storage import (
     open_parquet,
     read_schema,
     read_table,
+    real_path,
     remove_tree,
     require_writable,
     resolve_path,
@@ -148,3 +150,14 @@ def test_proving_that_a_place_can_be_written_leaves_nothing(remote: Path, tmp_pa
     assert list((remote / "run").iterdir()) == []
     assert require_writable(tmp_path / "run") == tmp_path / "run"
     assert not (tmp_path / "run").exists()
+
+
+def test_all_spellings_of_a_file_have_one_real_path(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"a")
+    (tmp_path / "linked").symlink_to(folder)
+    (folder / "link.jpg").symlink_to(folder / "a.jpg")
+    spelled = [folder / "a.jpg", folder / ".." / "photos" / "a.jpg", tmp_path / "linked" / "a.jpg", folder / "link.jpg"]
+    assert {real_path(str(path)) for path in spelled} == {os.path.realpath(folder / "a.jpg")}
+    assert real_path("s3://bucket/../a.jpg") == "s3://bucket/../a.jpg"

@@ -17,14 +17,13 @@ from configs.videos import VideoSettings
 from copytrace.alignment.aligners import Aligner, load_aligner, model_digests
 from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.arrays import Floats, Times
-from copytrace.index.media_index import remove_stale_shards, table_of_rows
 from copytrace.index.video_index import VideoIndex
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import read_table, write_csv, write_table
+from copytrace.storage import read_table, remove_stale_shards, table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
 

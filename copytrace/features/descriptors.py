@@ -232,8 +232,18 @@ class TorchDescriptor:
         import torch  # noqa: PLC0415
 
         on_cuda = self.device.type == "cuda"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=on_cuda):
-            vectors = self.network(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=on_cuda):
+                vectors = self.network(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a TorchScript network may refuse pictures that others take
+            from models.torchscript import last_line  # noqa: PLC0415
+
+            raise CopytraceError(
+                f"the descriptor {self.name} fails on {len(batch)} pictures: {last_line(error)}; check it, "
+                "or choose another one with descriptor.model"
+            ) from error
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
     def _halve_batch(self, size: int, error: Exception) -> None:

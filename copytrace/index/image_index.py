@@ -6,7 +6,7 @@ The steps plan it and then, per shard, find pasted pictures and describe images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,6 @@ from copytrace.index.media_index import (
     plan_index,
     read_planned_shard,
     receipt_path,
-    table_of_rows,
     write_plan,
 )
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
@@ -41,9 +40,9 @@ from copytrace.media.files import Failure, MediaItem, list_media
 from copytrace.media.prefetch import prefetch
 from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.panes.names import WHOLE
-from copytrace.runtime import usable_cores
+from copytrace.runtime import model_state, usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import count_rows, read_table, write_table
+from copytrace.storage import count_rows, read_table, table_of_rows, write_table
 
 FORMAT = 1
 
@@ -132,9 +131,16 @@ def image_provenance(
     return as_read_back
 
 
-@lru_cache(maxsize=4)
 def load_image_models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
-    """Load the descriptor and the overlay detector, once per process: shards come one after another."""
+    """Load the descriptor and the overlay detector, once per process until their names mean other models."""
+    states = (model_state(descriptor.model, "descriptor"), model_state(detector, "overlay"))
+    return _load_image_models(descriptor, detector, states)
+
+
+@lru_cache(maxsize=4)
+def _load_image_models(
+    descriptor: DescriptorSettings, detector: str, states: Hashable
+) -> tuple[Descriptor, OverlayDetector | None]:
     loaded = load_descriptor(
         descriptor.model, backend=descriptor.backend, device=descriptor.device, input_size=descriptor.input_size
     )
@@ -148,9 +154,14 @@ def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *,
     """
     models = load_image_models(settings.descriptor, settings.overlay.detector)
     provenance = image_provenance(settings, role, *models)
-    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+
+    def is_described(shard: Shard) -> bool:
+        return _description(root, role, shard).is_done()
+
+    size = settings.media.shard_size
+    plan = plan_index(list_media(source), root, provenance, shard_size=size, is_described=is_described, replace=replace)
     write_plan(plan)
-    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
+    return [shard.number for shard in plan.shards if not is_described(shard)]
 
 
 def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:

@@ -16,7 +16,7 @@ into which the others are cut. `image_index` and `video_index` describe the shar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -26,7 +26,7 @@ import pyarrow as pa
 from configs.load import flatten
 from copytrace.errors import InputError, ModelMismatchError, StorageError
 from copytrace.media.files import Failure, MediaItem, check_failure_rate, gather_failures, write_failures
-from copytrace.storage import digest_of, read_table, remove_tree, write_json, write_table
+from copytrace.storage import digest_of, read_table, remove_tree, table_of_rows, write_json, write_table
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
@@ -103,13 +103,6 @@ def shards_of(root: Path) -> list[int]:
     return sorted({shard for _, shard in (read_manifest(root) or {}).values()})
 
 
-def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
-    """Delete from a folder with one file per shard (`00000.parquet`) the files of shards that no longer exist."""
-    for path in folder.glob("[0-9]*.*"):
-        if int(path.stem) not in current:
-            path.unlink(missing_ok=True)
-
-
 def check_model(index: MediaIndex, model: str) -> None:
     """Raise `ModelMismatchError` unless `model` made the descriptors of `index`."""
     if index.provenance["descriptor"] != model:
@@ -165,11 +158,6 @@ def write_manifest(root: Path, items: dict[str, tuple[MediaItem, int]]) -> Path:
     return write_table(root / "manifest.parquet", table_of_rows(rows, MANIFEST_SCHEMA))
 
 
-def table_of_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Return a table of rows that have the columns of `schema`, in their order."""
-    return pa.table(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema=schema)
-
-
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Media that are described together; `fingerprint` covers them and the provenance of their index."""
@@ -201,12 +189,19 @@ class IndexPlan:
 
 
 def plan_index(
-    items: Sequence[MediaItem], root: Path, provenance: dict[str, Any], *, shard_size: int, replace: bool = False
+    items: Sequence[MediaItem],
+    root: Path,
+    provenance: dict[str, Any],
+    *,
+    shard_size: int,
+    is_described: Callable[[Shard], bool],
+    replace: bool = False,
 ) -> IndexPlan:
     """Compare the requested media with those in the index at `root`, and cut the new ones into shards.
 
-    If the index has another provenance, it is deleted with `replace`; otherwise `ModelMismatchError`, which names the
-    differences, is raised.
+    Shards that an earlier run described, but did not put into the index because it was stopped, stay as they are,
+    whichever media have been added since. If the index has another provenance, it is deleted with `replace`; otherwise
+    `ModelMismatchError`, which names the differences, is raised.
     """
     before = read_provenance(root)
     if before is not None and before != provenance:
@@ -216,13 +211,19 @@ def plan_index(
     present = read_manifest(root) or {}
     wanted = {item.id: item for item in items}
     kept = {i: (wanted[i], shard) for i, (item, shard) in present.items() if wanted.get(i) == item and item.stamp}
-    new = [item for item in items if item.id not in kept]
-    first = 1 + max((shard for _, shard in present.values()), default=-1)
+    finished = [
+        shard
+        for shard in _stopped_shards(root, provenance, present)
+        if all(item.stamp and wanted.get(item.id) == item for item in shard.items) and is_described(shard)
+    ]
+    held = kept.keys() | {item.id for shard in finished for item in shard.items}
+    new = [item for item in items if item.id not in held]
+    taken = [shard for _, shard in present.values()] + [shard.number for shard in finished]
     shards = [
         _shard(number, new[start : start + shard_size], provenance)
-        for number, start in enumerate(range(0, len(new), shard_size), first)
+        for number, start in enumerate(range(0, len(new), shard_size), 1 + max(taken, default=-1))
     ]
-    return IndexPlan(root, provenance, kept, tuple(shards))
+    return IndexPlan(root, provenance, kept, (*finished, *shards))
 
 
 def write_plan(plan: IndexPlan) -> Path:
@@ -282,28 +283,36 @@ def finish_index(root: Path, failures: Path, indexes: Sequence[Path], max_failur
 def write_index(plan: IndexPlan) -> list[Failure]:
     """Write provenance, manifest and `failures.csv` of a plan whose shards are described; return the failures.
 
-    Media that were read in part stay in the index, and are listed in `failures.csv` but not returned. Shards without
-    current rows are deleted.
+    Media that were read in part stay in the index, and are listed in `failures.csv` by each run, but not returned.
+    Shards without current rows are deleted.
     """
     items = dict(plan.kept)
     failures: list[Failure] = []
-    damaged: list[Failure] = []
     for shard in plan.shards:
-        receipt = json.loads(receipt_path(plan.root, shard.number).read_text(encoding="utf-8"))
-        failed = [Failure(**failure) for failure in receipt["failures"]]
+        failed = _listed(plan.root, shard.number, "failures")
         failures += failed
-        damaged += [Failure(**failure) for failure in receipt.get("damaged", [])]
         unread = {failure.id for failure in failed}
         items |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
+    current = {shard for _, shard in items.values()}
+    damaged = [
+        failure
+        for shard in sorted(current)
+        for failure in _listed(plan.root, shard, "damaged")
+        if failure.id in items and items[failure.id][1] == shard
+    ]
     write_failures(plan.root / "failures.csv", [*failures, *damaged])
     # Provenance first: a manifest must never stand beside the provenance of another index.
     write_json(plan.root / "index.json", plan.provenance)
     write_manifest(plan.root, items)
-    current = {shard for _, shard in items.values()}
     for receipt_file in (plan.root / "receipts").glob("*.json"):
         if int(receipt_file.stem) not in current:
             remove_shard(plan.root, int(receipt_file.stem))
     return failures
+
+
+def _listed(root: Path, shard: int, note: str) -> list[Failure]:
+    receipt = json.loads(receipt_path(root, shard).read_text(encoding="utf-8"))
+    return [Failure(**failure) for failure in receipt.get(note, [])]
 
 
 def remove_shard(root: Path, number: int) -> None:
@@ -311,6 +320,16 @@ def remove_shard(root: Path, number: int) -> None:
     receipt_path(root, number).unlink(missing_ok=True)
     for path in root.glob(f"*/{number:05}.*"):
         path.unlink(missing_ok=True)
+
+
+def _stopped_shards(root: Path, provenance: dict[str, Any], present: dict[str, tuple[MediaItem, int]]) -> list[Shard]:
+    """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
+    try:
+        planned = read_plan(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    held = {shard for _, shard in present.values()}
+    return [shard for shard in planned.shards if planned.provenance == provenance and shard.number not in held]
 
 
 def _plan_path(root: Path) -> Path:

@@ -6,7 +6,7 @@ The steps plan it and then, per shard, describe frames and, of queries, their pa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby, islice
@@ -22,7 +22,7 @@ from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError, MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
-from copytrace.features.ensemble import load_ensemble
+from copytrace.features.ensemble import load_ensemble, read_projection
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
@@ -33,7 +33,6 @@ from copytrace.index.media_index import (
     plan_index,
     read_planned_shard,
     receipt_path,
-    table_of_rows,
     write_plan,
 )
 from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
@@ -43,9 +42,9 @@ from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
-from copytrace.runtime import usable_cores
+from copytrace.runtime import model_state, usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, write_table
+from copytrace.storage import read_table, resolve_path, table_of_rows, write_table
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(
@@ -177,9 +176,20 @@ class VideoIndex(MediaIndex):
         return table.filter(pc.is_in(ids, pa.array(current, pa.string())))
 
 
-@lru_cache(maxsize=4)
 def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
-    """Load the descriptor of frames (a model or an ensemble) and the overlay detector, once per process."""
+    """Load the descriptor of frames (a model or an ensemble) and the overlay detector.
+
+    A process loads them once, until their names mean other models.
+    """
+    descriptors = [model_state(model, "descriptor") for model in (descriptor.model, *descriptor.also)]
+    projection = descriptor.pca and read_projection(resolve_path(descriptor.pca)).digest
+    return _load_video_models(descriptor, detector, (*descriptors, projection, model_state(detector, "overlay")))
+
+
+@lru_cache(maxsize=4)
+def _load_video_models(
+    descriptor: FrameDescriptorSettings, detector: str, states: Hashable
+) -> tuple[Descriptor, OverlayDetector | None]:
     backend, device = descriptor.backend, descriptor.device
     loaded: Descriptor
     if descriptor.also or descriptor.pca is not None:
@@ -195,9 +205,14 @@ def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *,
     Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
     """
     provenance = video_provenance(settings, role, *load_video_models(settings.descriptor, settings.panes.detector))
-    plan = plan_index(list_media(source), root, provenance, shard_size=settings.media.shard_size, replace=replace)
+
+    def is_described(shard: Shard) -> bool:
+        return _description(root, role, shard).is_done()
+
+    size = settings.media.shard_size
+    plan = plan_index(list_media(source), root, provenance, shard_size=size, is_described=is_described, replace=replace)
     write_plan(plan)
-    return [shard.number for shard in plan.shards if not _description(root, role, shard).is_done()]
+    return [shard.number for shard in plan.shards if not is_described(shard)]
 
 
 def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:

@@ -19,11 +19,10 @@ from configs.images import ImageSettings, MergeSettings
 from copytrace.arrays import Doubles
 from copytrace.errors import ConfigError
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.media_index import remove_stale_shards
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.run_folder import ImageRunFolder
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import digest_of_file, read_table, resolve_path, write_csv, write_table
+from copytrace.storage import digest_of_file, read_table, remove_stale_shards, resolve_path, write_csv, write_table
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 

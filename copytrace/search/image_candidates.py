@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
+from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
-from copytrace.index.media_index import check_model, table_of_rows
+from copytrace.index.media_index import check_model
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
@@ -32,7 +33,7 @@ from copytrace.search.local_recall import (
 )
 from copytrace.search.vector_search import find_nearest, noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, resolve_path, write_table
+from copytrace.storage import read_table, real_path, resolve_path, table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
 
@@ -68,12 +69,15 @@ def recall_images(
 ) -> Path:
     """Write the candidates of one branch, sorted by query and then best first, and return the file.
 
-    An image is never its own candidate. Raises `ModelMismatchError` if other models made the indexes.
+    An image is never its own candidate, however its path is spelled. Raises `ModelMismatchError` if other models made
+    the indexes, and `InputError` if the noise index holds references.
     """
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     noise = ImageIndex.open(resolve_path(settings.global_.noise)) if settings.global_.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.provenance["descriptor"])
+    if noise:
+        _check_disjoint(noise, reference_index)
     path = folder.candidates(branch)
     rules = settings.global_ if branch == "global" else settings.local
     indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
@@ -163,7 +167,7 @@ def _local_candidates(
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
         index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
-        numbers = {references.items[image][0].path: number for number, image in enumerate(index.ids)}
+        numbers = {real_path(references.items[image][0].path): number for number, image in enumerate(index.ids)}
         recall = partial(_recall, index, queries, numbers, settings)
         threads = faiss.omp_get_max_threads()
         for shard in queries.shards:
@@ -214,11 +218,11 @@ def group_shards(references: ImageIndex) -> Iterator[list[int]]:
 def _recall(
     index: PointIndex, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
 ) -> tuple[str, list[LocalCandidate] | NearestReferences]:
-    """Return a query and what recall finds for it; `numbers` has each reference's number in `index` by its path."""
+    """Return a query and what recall finds for it; `numbers` has each reference's number in `index` by `real_path`."""
     if not views:
         return "", []
     query = views[0].id
-    own = numbers.get(queries.items[query][0].path)
+    own = numbers.get(real_path(queries.items[query][0].path))
     allowed = None if own is None else np.arange(len(index.ids)) != own
     if settings.rule == "vote":
         return query, nearest_references(views[0], index, settings, allowed)
@@ -226,7 +230,16 @@ def _recall(
 
 
 def _is_itself(queries: ImageIndex, query: str, references: ImageIndex, reference: str) -> bool:
-    return queries.items[query][0].path == references.items[reference][0].path
+    return real_path(queries.items[query][0].path) == real_path(references.items[reference][0].path)
+
+
+def _check_disjoint(noise: ImageIndex, references: ImageIndex) -> None:
+    shared = set(map(real_path, noise.paths.values())) & set(map(real_path, references.paths.values()))
+    if shared:
+        raise InputError(
+            f"global.noise={noise.root} and the references share {len(shared):,} files, for instance {min(shared)}; "
+            "noise must be images that no query was copied from"
+        )
 
 
 def panes_for_global_branch(panes: Sequence[str], *, crop_replaces_whole: bool) -> NDArray[np.bool_]:

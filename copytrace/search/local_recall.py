@@ -7,7 +7,9 @@ The rule `vote` is imgFp's. The rule `hough` adds up only votes that agree in po
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -220,6 +222,7 @@ class PointIndex:
 
     `image` int32 [N] is the number of the reference of each point. `geometry` float32 [N, 4] has x, y, scale and
     angle; `center` float32 [R, 2] is the center of each reference. Lengths are in short sides of the reference.
+    `turn` is held during a search: threads may search an index on the CPU together, but one on GPUs only in turn.
     """
 
     index: faiss.Index
@@ -227,6 +230,7 @@ class PointIndex:
     geometry: Floats
     center: Floats
     ids: tuple[str, ...]
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, Numbers]:
         """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K].
@@ -236,7 +240,8 @@ class PointIndex:
         if not len(self.image):
             shape = (len(descriptors), neighbours)
             return np.full(shape, np.finfo(np.float32).max), np.full(shape, -1, np.int64)
-        distances, points = self.index.search(descriptors.astype(np.float32), neighbours)
+        with self.turn:
+            distances, points = self.index.search(descriptors.astype(np.float32), neighbours)
         return distances, points
 
 
@@ -255,6 +260,7 @@ def build_point_index(references: Sequence[View], *, exact: bool, lists_searched
         ),
         center=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
         ids=tuple(view.id for view in references),
+        turn=Lock() if _count_gpus() else nullcontext(),
     )
 
 
@@ -283,8 +289,13 @@ def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
 
 
 def _move_to_gpus(index: Any) -> Any:
-    if getattr(faiss, "get_num_gpus", int)() == 0:
+    if not _count_gpus():
         return index
     options = faiss.GpuMultipleClonerOptions()
     options.shard = True
     return faiss.index_cpu_to_all_gpus(index, options)
+
+
+def _count_gpus() -> int:
+    count: int = getattr(faiss, "get_num_gpus", int)()
+    return count

@@ -21,7 +21,7 @@ from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.vector_search import MAX_NEIGHBORS, FrameSearch, build_frame_search, noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import digest_of, read_table, resolve_path, write_table
+from copytrace.storage import digest_of, read_table, real_path, resolve_path, write_table
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 
@@ -184,10 +184,10 @@ def _own_videos(
     frames: FrameDescriptors, queries: VideoIndex, references: VideoIndex, ids: Sequence[str]
 ) -> NDArray[np.int32]:
     """Return the position in `ids` of the video that each frame comes from, int32 [N]; −1 if it is not there."""
-    numbers = {references.items[identity][0].path: number for number, identity in enumerate(ids)}
+    numbers = {real_path(references.items[identity][0].path): number for number, identity in enumerate(ids)}
     own = np.full(len(frames.ids), -1, np.int32)
     for identity, rows in frames.rows_of_videos().items():
-        own[rows] = numbers.get(queries.items[identity][0].path, -1)
+        own[rows] = numbers.get(real_path(queries.items[identity][0].path), -1)
     return own
 
 

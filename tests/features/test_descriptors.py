@@ -196,6 +196,21 @@ def test_a_single_picture_that_does_not_fit_is_an_error_with_the_cure(photos):
         descriptor.describe(photos)
 
 
+def test_what_a_network_raises_of_a_batch_is_told_in_one_line(photos):
+    descriptor = TorchDescriptor(efficientnet_lite0(SIZE), device="cpu")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(
+            "Traceback of TorchScript:\n  File serialized.py, line 3\n\nAssertionError: no more than two\n"
+        )
+
+    descriptor.network.register_forward_pre_hook(refuse)
+    with pytest.raises(
+        CopytraceError, match=r"^the descriptor .* pictures: AssertionError: no more than two; check it"
+    ):
+        descriptor.describe(photos)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_small_share_of_cuda_memory_gives_the_same_vectors(photos):
     descriptor = TorchDescriptor(efficientnet_lite0(SIZE), device="cuda")

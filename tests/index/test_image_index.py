@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings
 from copytrace.errors import InputError, ModelMismatchError
+from copytrace.index import image_index
 from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, plan_images
-from copytrace.index.media_index import is_index, plan_index, read_plan, read_planned_shard, write_plan
-from copytrace.media.files import list_media, read_failures
-from copytrace.storage import remove_tree, resolve_path
+from copytrace.index.media_index import (
+    is_index,
+    plan_index,
+    read_plan,
+    read_planned_shard,
+    receipt_path,
+    write_index,
+    write_plan,
+)
+from copytrace.media.files import MediaItem, list_media, read_failures
+from copytrace.storage import remove_tree, resolve_path, write_json
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -24,6 +33,10 @@ WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
 @pytest.fixture
 def folder(tmp_path: Path, photos: dict[str, Pixels], write_photos: WritePhotos) -> Path:
     return write_photos(tmp_path / "photos", photos)
+
+
+def never(shard: object) -> bool:
+    return False
 
 
 def contents(index: ImageIndex) -> dict[str, tuple[object, ...]]:
@@ -53,7 +66,9 @@ def test_queries_have_views_for_each_stretch(folder: Path, build_index: Build, i
 
 
 def test_one_shard_of_a_plan_is_read_as_it_stands_in_the_whole_plan(folder: Path, tmp_path: Path) -> None:
-    write_plan(plan_index(list_media(folder), tmp_path / "index", {"role": "references"}, shard_size=3))
+    write_plan(
+        plan_index(list_media(folder), tmp_path / "index", {"role": "references"}, shard_size=3, is_described=never)
+    )
     planned = read_plan(tmp_path / "index")
     assert [len(shard.items) for shard in planned.shards] == [3, 1]
     for shard in planned.shards:
@@ -177,6 +192,26 @@ def test_a_killed_run_goes_on_where_it_stopped(folder: Path, build_index: Build,
     assert index.fingerprint == fingerprint
 
 
+def test_files_added_after_a_kill_leave_the_finished_shards_as_they_are(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    root = folder.parent / "index"
+    planned = plan_images(str(folder), root, "references", image_settings, replace=False)
+    describe_images(root, planned[0], image_settings)  # and then the run is killed
+    kept = ShardPaths.of(root, planned[0]).points.stat().st_mtime_ns
+    write_photos(folder, {"aaa": photos["coffee"][::-1]})  # the first by its name: it would move all others by one
+    index, described = build_index(folder, root, "references", image_settings)
+    assert planned[0] not in described
+    assert ShardPaths.of(root, planned[0]).points.stat().st_mtime_ns == kept
+    whole, _ = build_index(folder, folder.parent / "whole", "references", image_settings)
+    assert contents(index) == contents(whole)
+    assert index.fingerprint == whole.fingerprint
+
+
 def test_shards_of_a_killed_run_with_other_settings_are_not_taken(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:
@@ -298,7 +333,7 @@ def test_a_plan_is_read_as_it_was_written(
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
     write_photos(folder, {"new": photos["coffee"][::-1], "newer": photos["rocket"][::-1]})
-    planned = plan_index(list_media(folder), index.root, index.provenance, shard_size=1)
+    planned = plan_index(list_media(folder), index.root, index.provenance, shard_size=1, is_described=never)
     write_plan(planned)
     assert read_plan(index.root) == planned
     assert (planned.total, [shard.number for shard in planned.shards]) == (6, [2, 3])
@@ -321,3 +356,28 @@ def test_a_shard_is_done_only_for_the_same_images(folder: Path, image_settings: 
 def test_index_settings_are_plain_json(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
     index, _ = build_index(folder, folder.parent / "index", "queries", image_settings)
     assert json.loads((index.root / "index.json").read_text()) == index.provenance
+
+
+def test_a_model_that_was_replaced_is_loaded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "descriptor.safetensors"
+    monkeypatch.setattr(image_index, "load_descriptor", lambda model, **_: Path(model).read_text())
+    settings = ImageSettings().descriptor.model_copy(update={"model": str(model)})
+    for content in ("first", "second one", "third"):
+        model.write_text(content)
+        assert [image_index.load_image_models(settings, "none")[0] for _ in range(2)] == [content, content]
+
+
+def test_damage_is_listed_by_every_run_until_the_file_changes(tmp_path: Path) -> None:
+    root, provenance = tmp_path / "index", {"role": "references"}
+    damaged = [{"id": "a", "path": "/a", "stage": "decode", "error": "ends early"}]
+    for items in ([("a", "1")], [("a", "1"), ("b", "1")], [("a", "2"), ("b", "1")]):
+        media = [MediaItem(name, f"/{name}", stamp) for name, stamp in items]
+        plan = plan_index(media, root, provenance, shard_size=1, is_described=never)
+        write_plan(plan)
+        for shard in plan.shards:
+            found = damaged if shard.items == (MediaItem("a", "/a", "1"),) else []
+            write_json(receipt_path(root, shard.number), {"failures": [], "damaged": found})
+        assert write_index(plan) == []
+        assert [failure.id for failure in read_failures(root / "failures.csv")] == (
+            ["a"] if ("a", "1") in items else []
+        )

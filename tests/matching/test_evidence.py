@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings, VerificationSettings
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.media_index import table_of_rows
 from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
-from copytrace.storage import write_table
+from copytrace.storage import table_of_rows, write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]

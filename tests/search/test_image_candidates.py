@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.images import ImageSettings
+from copytrace.errors import InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search import image_candidates as candidates_module
@@ -84,15 +85,24 @@ def test_the_global_branch_finds_a_darker_copy(
     assert best.score == pytest.approx(1, abs=0.02)
 
 
-def test_scores_are_normalised_by_the_other_references_or_by_noise(
+def test_noise_that_holds_references_is_refused(
     queries: ImageIndex, references: ImageIndex, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"global\.noise=.* and the references share 4 files, for instance .*; noise"):
+        found("global", queries, references, image_settings, tmp_path, noise=references)
+
+
+def test_scores_are_normalised_by_the_other_references_or_by_noise(
+    queries: ImageIndex, references: ImageIndex, build_index: Build, image_settings: ImageSettings, tmp_path: Path
 ) -> None:
     alone = best_of(found("global", queries, references, image_settings, tmp_path))["darker"]
     query = next(queries.descriptors(s) for s in queries.shards if "darker" in queries.descriptors(s).ids)
     vector = query.vectors[query.ids.index("darker")]
     cosines = np.sort(np.concatenate([references.descriptors(s).vectors for s in references.shards]) @ vector)[::-1]
     assert alone.normalized == pytest.approx(cosines[0] - cosines[1:3].mean(), abs=1e-5)
-    noisy = best_of(found("global", queries, references, image_settings, tmp_path, noise=references))["darker"]
+    shutil.copytree(tmp_path / "references", tmp_path / "others")
+    noise, _ = build_index(tmp_path / "others", tmp_path / "noise", "references", image_settings)
+    noisy = best_of(found("global", queries, references, image_settings, tmp_path, noise=noise))["darker"]
     assert noisy.normalized == pytest.approx(cosines[0] - cosines[:2].mean(), abs=1e-5)
 
 
@@ -130,7 +140,8 @@ def test_an_image_is_never_its_own_candidate(
         update={"local": image_settings.local.model_copy(update={"rule": rule, "stretches": ()})}
     )
     grown, _ = build_index(folder, references.root, "references", settings)
-    same, _ = build_index(folder, tmp_path / "query-index", "queries", settings)
+    (tmp_path / "link").symlink_to(folder)  # another spelling of the same files
+    same, _ = build_index(tmp_path / "link", tmp_path / "query-index", "queries", settings)
     candidates = found(branch, same, grown, settings, tmp_path)
     assert all(c.query_id != c.reference_id for c in candidates)
     best = best_of(candidates)

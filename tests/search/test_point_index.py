@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from copytrace.index.shard_files import View
+from copytrace.search import local_recall
 from copytrace.search.local_recall import SMALLEST_WITH_LISTS, PointIndex, build_point_index
 
 Bytes = NDArray[np.uint8]
@@ -115,3 +119,27 @@ def test_indexes_with_lists_are_built_alike_whatever_the_threads(
         faiss.omp_set_num_threads(before)
     np.testing.assert_array_equal(answers[0][0], answers[1][0])
     np.testing.assert_array_equal(answers[0][1], answers[1][1])
+
+
+def test_threads_search_an_index_on_gpus_in_turn(
+    view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_recall, "_count_gpus", lambda: 1)
+    monkeypatch.setattr(local_recall, "_move_to_gpus", lambda index: index)
+    index = build_point_index([view_of("r", keypoints(9), random_descriptors(9, 1))], exact=True, lists_searched=1)
+    searching = 0
+    most = 0
+
+    class Slow:
+        def search(self, queries: NDArray[np.float32], neighbours: int) -> tuple[object, object]:
+            nonlocal searching, most
+            searching += 1
+            most = max(most, searching)
+            time.sleep(0.01)
+            searching -= 1
+            return index.index.search(queries, neighbours)
+
+    slow = replace(index, index=Slow())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: slow.search(random_descriptors(3, seed), 2), range(8)))
+    assert most == 1
