@@ -65,12 +65,16 @@ class LocalSettings(Settings):
         "hough", description="hough: count votes that agree in position, scale and rotation; vote: all votes (imgFp)"
     )
     neighbours: int = Field(
-        4, ge=1, le=256, description="reference points that each query point votes for, the nearest ones"
+        32,
+        ge=1,
+        le=256,
+        description="reference points that each query point votes for, the nearest ones; with fewer than there are "
+        "copies of a reference, some of them are missed",
     )
     exact: bool = Field(
         False, description="compare with all reference points, not only with the nearest inverted lists"
     )
-    lists_searched: int = Field(4, ge=1, description="inverted lists searched for each query point")
+    lists_searched: int = Field(8, ge=1, description="inverted lists searched for each query point")
     references_per_query: int = Field(10, ge=1, description="most references of a query and branch")
     min_votes: float = Field(
         3, ge=0, description="vote rule: a reference needs more votes than this and than the second one"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -16,26 +16,32 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.media_index import check_model
+from copytrace.index.point_lists import codebook_digest, open_segments
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
-    PointIndex,
     accept_votes,
-    build_point_index,
     nearest_references,
     recall_by_hough,
+    references_kept,
 )
+from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
 from copytrace.search.vector_search import find_nearest, noise_level
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, real_path, resolve_path, table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
+
+
+MOST_COPIES = 64  # copies of a reference that are looked for among those nearest to a query
+COPY_LIKENESS = 0.9  # least cosine of two references that show the same picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,11 @@ def recall_images(
     path = folder.candidates(branch)
     rules = settings.global_ if branch == "global" else settings.local
     indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
-    step = Step.of(f"recall {branch}", path, made_from=[branch, *indexes, rules.model_dump()])
+    step = Step.of(f"recall {branch}", path, made_from=[branch, *indexes, rules.model_dump(), codebook_digest()])
     if step.is_done():
         return path
-    passes = 1 if branch == "global" else len(list(group_shards(reference_index)))
+    exact = branch != "global" and settings.local.exact
+    passes = len(list(group_shards(reference_index))) if exact else 1
     with step.run(len(query_index.items) * passes, "queries") as work:
         if branch == "global":
             found = _global_candidates(query_index, reference_index, noise, settings.global_, work)
@@ -107,38 +114,68 @@ def _global_candidates(
     queries: ImageIndex, references: ImageIndex, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
 ) -> Iterator[Candidate]:
     reference_ids = [image for shard in references.shards for image in references.descriptors(shard).ids]
-    # Two more than needed: the image itself may be found, and the nearest one is skipped where references are noise.
+    # More than needed: the image itself may be found, and copies of the nearest reference are no noise.
     averaged = settings.normalization_neighbours
-    wanted = max(settings.references_per_query, averaged) + 2
+    wanted = max(settings.references_per_query, averaged) + 2 + MOST_COPIES
     typical = queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
     for shard in queries.shards:
         panes = _searched_panes(queries.descriptors(shard), settings)
         similarity, rows = find_nearest(
             panes.vectors, (references.descriptors(s).vectors for s in references.shards), wanted
         )
+        copies = _copies_of_nearest(rows, (references.descriptors(s).vectors for s in references.shards))
         if noise is None:
-            level = noise_level(similarity, averaged, typical=typical, skip=1)
+            others = np.argsort(copies, axis=1, kind="stable")  # copies last
+            cosines = np.take_along_axis(np.where(copies, np.float32(-np.inf), similarity), others, axis=1)
+            level = noise_level(cosines, averaged, typical=typical)
         else:
             blocks = (noise.descriptors(s).vectors for s in noise.shards)
             to_noise, _ = find_nearest(panes.vectors, blocks, averaged)
             level = noise_level(to_noise, averaged, typical=typical)
         best: dict[tuple[str, str], Candidate] = {}
+        alike: set[tuple[str, str]] = set()
         for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
-            for cosine, row in zip(similarity[number], rows[number], strict=True):
+            for cosine, row, copy in zip(similarity[number], rows[number], copies[number], strict=True):
                 if row < 0 or _is_itself(queries, query, references, reference_ids[row]):
                     continue
                 normalized = float(cosine - settings.normalization_weight * level[number])
                 pair = (query, reference_ids[row])
+                if copy:
+                    alike.add(pair)
                 if pair not in best or normalized > (best[pair].normalized or 0.0):
                     best[pair] = Candidate(*pair, "global", float(cosine), normalized, pane, 0)
-        yield from _best_of_each_query(best.values(), settings.references_per_query)
+        yield from _best_of_each_query(best.values(), settings.references_per_query, alike)
         work.advance(len(set(panes.ids)))
 
 
-def _best_of_each_query(candidates: Iterable[Candidate], limit: int) -> Iterator[Candidate]:
+def _best_of_each_query(
+    candidates: Iterable[Candidate], limit: int, alike: Collection[tuple[str, str]]
+) -> Iterator[Candidate]:
+    """Yield the best candidates of each query, and further pairs in `alike`: copies of its nearest reference."""
     ordered = sorted(candidates, key=lambda c: (c.query_id, -(c.normalized or 0.0), c.reference_id))
     for _, group in groupby(ordered, key=lambda c: c.query_id):
-        yield from list(group)[:limit]
+        for rank, candidate in enumerate(group):
+            if rank < limit or (candidate.query_id, candidate.reference_id) in alike:
+                yield candidate
+
+
+def _copies_of_nearest(rows: Numbers, blocks: Iterable[Floats]) -> NDArray[np.bool_]:
+    """Return which of the references nearest to each query are the nearest one or copies of it, bool [Q, K].
+
+    `rows` int64 [Q, K] are counted over all blocks, nearest first; −1 stands for none.
+    """
+    needed = np.unique(np.maximum(rows, 0))
+    vectors: list[Floats] = []
+    start = 0
+    for block in blocks:
+        inside = needed[(needed >= start) & (needed < start + len(block))]
+        vectors.append(block[inside - start])
+        start += len(block)
+    if not start:
+        return np.zeros(rows.shape, bool)
+    found = np.concatenate(vectors)[np.searchsorted(needed, np.maximum(rows, 0))]
+    likeness = np.einsum("qkd,qd->qk", found, found[:, 0])
+    return np.asarray((likeness >= COPY_LIKENESS) & (rows >= 0))
 
 
 def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descriptors:
@@ -163,12 +200,8 @@ def _local_candidates(
     branch_queries = _BranchQueries(branch, queries)
     proposed: dict[str, list[LocalCandidate]] = {}
     nearest: dict[str, list[NearestReferences]] = {}
-    for segment in group_shards(references):
-        # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
-        views = sorted((view for shard in segment for view in references.views(shard)), key=lambda view: view.id)
-        index = build_point_index(views, exact=settings.exact, lists_searched=settings.lists_searched)
-        numbers = {real_path(references.items[image][0].path): number for number, image in enumerate(index.ids)}
-        recall = partial(_recall, index, queries, numbers, settings)
+    for search in _point_searches(references, settings):
+        recall = partial(_recall, search, queries, _numbers(references, search), settings)
         threads = faiss.omp_get_max_threads()
         for shard in queries.shards:
             with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
@@ -184,8 +217,28 @@ def _local_candidates(
                 proposed[views[0].id] = accept_votes(views[0], parts, settings)
     for candidates in proposed.values():
         ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
-        for c in ordered[: settings.references_per_query]:
+        for c in ordered[: references_kept([c.votes for c in ordered], settings)]:
             yield Candidate(c.query_id, c.reference_id, branch, c.votes, None, c.view, c.variant)
+
+
+def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator[PointSearch]:
+    """Yield the searches that together cover all references: the index's lists, or exact ones of parts of it."""
+    if not settings.exact:
+        yield ListSearch.of(open_segments(references), lists_searched=settings.lists_searched)
+        return
+    for shards in group_shards(references):
+        # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
+        views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
+        yield ExactSearch.of(views, lists_searched=settings.lists_searched)
+
+
+def _numbers(references: ImageIndex, search: PointSearch) -> dict[str, int]:
+    """Return the number of each current reference in a search, by its `real_path`."""
+    return {
+        real_path(references.items[image][0].path): number
+        for number, image in enumerate(search.ids)
+        if image in references.items
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +269,7 @@ def group_shards(references: ImageIndex) -> Iterator[list[int]]:
 
 
 def _recall(
-    index: PointIndex, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
+    index: PointSearch, queries: ImageIndex, numbers: dict[str, int], settings: LocalSettings, views: Sequence[View]
 ) -> tuple[str, list[LocalCandidate] | NearestReferences]:
     """Return a query and what recall finds for it; `numbers` has each reference's number in `index` by `real_path`."""
     if not views:

@@ -7,35 +7,25 @@ The rule `vote` is imgFp's. The rule `hough` adds up only votes that agree in po
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from threading import Lock
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.images import LocalSettings
 from copytrace.arrays import Doubles, Floats, Numbers
-from copytrace.errors import CopytraceError
-from copytrace.features.points import DIMENSIONS, MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
+from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
 from copytrace.index.shard_files import View
-
-try:
-    import faiss
-except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
-    raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
+from copytrace.search.point_search import PointSearch
 
 ROTATION_BINS = 12
 POSITION_BIN = 0.4  # of the reference's short side, as it would appear in the query
 SMALLEST_WEIGHT = 0.02
+SURE_VOTES = 15  # votes that no unrelated reference gets
+SURE_SHARE = 0.6  # of the votes of the best reference
+MOST_REFERENCES = 200
 _POSITION_RANGE = 4096
 _SCALE_RANGE = 32
-
-TRAINING_POINTS_PER_LIST = 64
-SMALLEST_WITH_LISTS = 4_000  # points; with fewer, comparing with all of them is as fast
-QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
-SEED = 1234
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +77,7 @@ def enabled_variants(settings: LocalSettings) -> tuple[Variant, ...]:
 
 
 def recall_by_hough(
-    views: Sequence[View], index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
+    views: Sequence[View], index: PointSearch, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
 ) -> list[LocalCandidate]:
     """Return the best references of one query by agreeing votes over all its views and variants, best first.
 
@@ -104,7 +94,8 @@ def recall_by_hough(
             found_in[better] = number, variant.number
     if allowed is not None:
         best[~allowed] = 0
-    order = np.lexsort((np.arange(len(best)), -best))[: settings.references_per_query]
+    order = np.lexsort((np.arange(len(best)), -best))
+    order = order[: references_kept(best[order[:MOST_REFERENCES]], settings)]
     return [
         LocalCandidate(views[0].id, index.ids[n], float(best[n]), views[found_in[n, 0]].name, int(found_in[n, 1]))
         for n in order
@@ -112,18 +103,26 @@ def recall_by_hough(
     ]
 
 
-def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbours: int) -> Doubles:
+def references_kept(votes: Sequence[float] | Doubles, settings: LocalSettings) -> int:
+    """Return how many references of a query are kept, given their votes in descending order.
+
+    They are `references_per_query`, and more if further ones have so many votes that they must be copies of the best.
+    """
+    values = np.asarray(votes[:MOST_REFERENCES], np.float64)
+    sure = values >= max(SURE_VOTES, SURE_SHARE * values.max(initial=0))
+    return max(settings.references_per_query, int(sure.sum()))
+
+
+def hough_votes(index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int) -> Doubles:
     """Return for each reference the largest sum of votes that agree on its place in the query, float64 [R].
 
     Each query point votes for the references of its `neighbours` nearest points, once for each. A vote weighs more, the
-    nearer its point is compared with the next point after these. Its scale, its rotation and the center of the
-    reference in the query fall into two bins per dimension.
+    nearer its point is compared with unrelated points. Its scale, its rotation and the center of the reference in the
+    query fall into two bins per dimension.
     """
-    if len(descriptors) == 0 or len(index.image) == 0:
+    if len(descriptors) == 0 or len(index.ids) == 0:
         return np.zeros(len(index.ids))
-    weight, query_point, reference_point = _votes(index, descriptors, neighbours)
-    reference = index.image[reference_point]
-    there, here = index.geometry[reference_point], geometry[query_point]
+    weight, here, there, reference = _votes(index, geometry, descriptors, neighbours)
     scale = here[:, 2] / there[:, 2]
     rotation = (here[:, 3] - there[:, 3]) % (2 * np.pi)
     cosine, sine = np.cos(rotation) * scale, np.sin(rotation) * scale
@@ -138,17 +137,20 @@ def hough_votes(index: PointIndex, geometry: Floats, descriptors: Bytes, neighbo
     return votes
 
 
-def _votes(index: PointIndex, descriptors: Bytes, neighbours: int) -> tuple[Doubles, Numbers, Numbers]:
-    found, points = index.search(descriptors, neighbours + 1)
-    distances = found.astype(np.float64)
-    # If there is no further point, faiss gives the greatest distance, and every vote counts in full.
-    weight = 1 - distances[:, :-1] / (distances[:, -1:] + 1e-6)
-    query_point, rank = np.nonzero((points[:, :-1] >= 0) & (weight > SMALLEST_WEIGHT))
-    reference_point = points[query_point, rank]
-    pairs = query_point * len(index.ids) + index.image[reference_point]
+def _votes(
+    index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int
+) -> tuple[Doubles, Floats, Floats, Numbers]:
+    """Return V votes: weights float64 [V], geometry in the query and in the reference [V, 4], references int64 [V]."""
+    found = index.search(descriptors, neighbours)
+    # How near an unrelated point would be is measured on a sample that ships. The next reference point would do as
+    # well, unless it is a copy of this one: then no vote would weigh anything.
+    weight = 1 - found.distance.astype(np.float64) / (found.chance[:, None] + 1e-6)
+    query_point, rank = np.nonzero((found.image >= 0) & (weight > SMALLEST_WEIGHT))
+    pairs = query_point * len(index.ids) + found.image[query_point, rank]
     _, first = np.unique(pairs, return_index=True)  # of repeated patterns, one vote per query point and reference
-    query_point, rank, reference_point = query_point[first], rank[first], reference_point[first]
-    return weight[query_point, rank], query_point, reference_point
+    query_point, rank = query_point[first], rank[first]
+    there = found.geometry[query_point, rank]
+    return weight[query_point, rank], geometry[query_point], there, found.image[query_point, rank]
 
 
 def _bins(reference: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
@@ -176,20 +178,20 @@ class NearestReferences:
 
 
 def nearest_references(
-    view: View, index: PointIndex, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
+    view: View, index: PointSearch, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
 ) -> NearestReferences:
     """Find the reference point nearest to each point of a view; `allowed` bool [R] excludes references."""
     count = len(view.points)
     distances, ids = np.full(count, np.inf, np.float32), np.full(count, None, object)
-    if count == 0 or len(index.image) == 0:
+    if count == 0 or len(index.ids) == 0:
         return NearestReferences(distances, ids)
     # A query's own points are always its nearest, so further ones are searched if a reference is excluded.
-    found, points = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
-    usable = points >= 0 if allowed is None else (points >= 0) & allowed[index.image[points]]
+    found = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
+    usable = found.image >= 0 if allowed is None else (found.image >= 0) & allowed[found.image]
     hit = np.flatnonzero(usable.any(axis=1))
     rank = usable.argmax(axis=1)[hit]
-    distances[hit] = found[hit, rank]
-    ids[hit] = np.array(index.ids, object)[index.image[points[hit, rank]]]
+    distances[hit] = found.distance[hit, rank]
+    ids[hit] = np.array(index.ids, object)[found.image[hit, rank]]
     return NearestReferences(distances, ids)
 
 
@@ -214,88 +216,3 @@ def accept_votes(view: View, parts: Sequence[NearestReferences], settings: Local
     if not enough or mean_distance >= settings.max_mean_distance:
         return []
     return [LocalCandidate(view.id, str(names[first]), float(votes[first]), view.name, 0)]
-
-
-@dataclass(frozen=True, slots=True)
-class PointIndex:
-    """An index in which reference points are searched.
-
-    `image` int32 [N] is the number of the reference of each point. `geometry` float32 [N, 4] has x, y, scale and
-    angle; `center` float32 [R, 2] is the center of each reference. Lengths are in short sides of the reference.
-    `turn` is held during a search: threads may search an index on the CPU together, but one on GPUs only in turn.
-    """
-
-    index: faiss.Index
-    image: NDArray[np.int32]
-    geometry: Floats
-    center: Floats
-    ids: tuple[str, ...]
-    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
-
-    def search(self, descriptors: Bytes, neighbours: int) -> tuple[Floats, Numbers]:
-        """Return squared distances float32 [Q, K], nearest first, and point numbers int64 [Q, K].
-
-        Where there are fewer than K points, numbers are −1, and distances the greatest float32, as in faiss.
-        """
-        if not len(self.image):
-            shape = (len(descriptors), neighbours)
-            return np.full(shape, np.finfo(np.float32).max), np.full(shape, -1, np.int64)
-        with self.turn:
-            distances, points = self.index.search(descriptors.astype(np.float32), neighbours)
-        return distances, points
-
-
-def build_point_index(references: Sequence[View], *, exact: bool, lists_searched: int) -> PointIndex:
-    """Build an index of the points of references, one view each. On one machine, it does not depend on threads."""
-    descriptors = np.concatenate(
-        [np.zeros((0, DIMENSIONS), np.uint8), *(view.points.descriptor for view in references)]
-    )
-    counts = [len(view.points) for view in references]
-    sides = np.array([(view.points.width, view.points.height) for view in references], np.float32).reshape(-1, 2)
-    return PointIndex(
-        index=_build(descriptors, exact=exact, lists_searched=lists_searched),
-        image=np.repeat(np.arange(len(references), dtype=np.int32), counts),
-        geometry=np.concatenate(
-            [np.zeros((0, 4), np.float32), *(view.points.relative_geometry() for view in references)]
-        ),
-        center=sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides,
-        ids=tuple(view.id for view in references),
-        turn=Lock() if _count_gpus() else nullcontext(),
-    )
-
-
-def _build(descriptors: Bytes, *, exact: bool, lists_searched: int) -> Any:
-    index: Any
-    # By default, faiss compares fewer than 1,000 queries of 128 numbers one by one, which takes fifteen times as long.
-    # Distances stay exact: sums of squared bytes fit into a float32.
-    faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
-    if exact or len(descriptors) < SMALLEST_WITH_LISTS:
-        index = faiss.IndexFlatL2(DIMENSIONS)
-    else:
-        kind = faiss.ScalarQuantizer.QT_8bit_direct
-        # With about √N lists, comparing with their centers costs about as much as comparing with the points of a few.
-        lists = 1 << round(np.log2(2 * len(descriptors) ** 0.5))
-        coarse = faiss.IndexFlatL2(DIMENSIONS)
-        # Without residuals, which are faiss's default: bytes cannot hold negative numbers.
-        index = faiss.IndexIVFScalarQuantizer(coarse, DIMENSIONS, lists, kind, faiss.METRIC_L2, False)
-        index.cp.niter, index.cp.seed = 8, SEED
-        index.nprobe = lists_searched
-        step = max(len(descriptors) // (lists * TRAINING_POINTS_PER_LIST), 1)
-        index.train(descriptors[::step].astype(np.float32))
-    index = _move_to_gpus(index)
-    for start in range(0, len(descriptors), 1 << 18):
-        index.add(descriptors[start : start + (1 << 18)].astype(np.float32))
-    return index
-
-
-def _move_to_gpus(index: Any) -> Any:
-    if not _count_gpus():
-        return index
-    options = faiss.GpuMultipleClonerOptions()
-    options.shard = True
-    return faiss.index_cpu_to_all_gpus(index, options)
-
-
-def _count_gpus() -> int:
-    count: int = getattr(faiss, "get_num_gpus", int)()
-    return count

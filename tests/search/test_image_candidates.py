@@ -170,30 +170,59 @@ def test_an_index_grown_in_two_steps_gives_the_same_candidates(
     np.testing.assert_allclose([c.score for c in first], [c.score for c in second], atol=1e-6)
 
 
-def test_references_searched_in_segments_give_the_same_best(
+def test_copies_among_the_references_change_neither_votes_nor_who_gets_them(
+    queries: ImageIndex,
+    references: ImageIndex,
+    build_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "references"
+    settings = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"neighbours": 32})})
+    once = found("local", queries, references, settings, tmp_path)
+    for photo in list(folder.iterdir()):
+        for number in range(12):
+            shutil.copy(photo, folder / f"{photo.stem}-{number:02}{photo.suffix}")
+    often, _ = build_index(folder, references.root, "references", image_settings)
+    copied = found("local", queries, often, settings, tmp_path)
+    votes = {(c.query_id, c.reference_id): c.score for c in once}
+    for query, best in best_of(once).items():
+        named = {c.reference_id for c in copied if c.query_id == query}
+        assert {best.reference_id, *(f"{best.reference_id}-{number:02}" for number in range(12))} <= named
+        again = [c.score for c in copied if c.query_id == query and c.reference_id.startswith(best.reference_id)]
+        np.testing.assert_allclose(again, votes[query, best.reference_id], rtol=1e-5)
+
+
+def test_exact_searches_of_parts_of_the_references_give_the_same_best(
     queries: ImageIndex,
     references: ImageIndex,
     image_settings: ImageSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    exact = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"exact": True})})
     assert list(group_shards(references)) == [[0, 1]]
-    whole = best_of(found("local", queries, references, image_settings, tmp_path))
+    whole = best_of(found("local", queries, references, exact, tmp_path))
     monkeypatch.setattr(candidates_module, "POINTS_PER_SEGMENT", 1)
     assert list(group_shards(references)) == [[0], [1]]
-    cut = best_of(found("local", queries, references, image_settings, tmp_path))
+    cut = best_of(found("local", queries, references, exact, tmp_path))
     assert {query: c.reference_id for query, c in cut.items()} == {q: c.reference_id for q, c in whole.items()}
 
 
 @pytest.mark.parametrize("branch", ["global", "local", "crop-local"])
 def test_without_references_there_are_no_candidates(
-    branch: Branch, queries: ImageIndex, build_index: Build, image_settings: ImageSettings, tmp_path: Path
+    branch: Branch,
+    queries: ImageIndex,
+    references: ImageIndex,
+    build_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "broken.png").write_bytes(b"not a picture")
     nothing, _ = build_index(tmp_path / "broken", tmp_path / "nothing", "references", image_settings)
     assert found(branch, queries, nothing, image_settings, tmp_path) == []
-    assert found(branch, nothing, queries, image_settings, tmp_path) == []
+    assert found(branch, nothing, references, image_settings, tmp_path) == []
 
 
 def test_the_same_indexes_give_the_same_bytes(

@@ -12,14 +12,13 @@ from copytrace.index.shard_files import View
 from copytrace.search.local_recall import (
     VARIANTS,
     LocalCandidate,
-    PointIndex,
     accept_votes,
-    build_point_index,
     enabled_variants,
     hough_votes,
     nearest_references,
     recall_by_hough,
 )
+from copytrace.search.point_search import ExactSearch, PointSearch
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -50,8 +49,8 @@ def mirrored(keypoints: Floats) -> Floats:
     return (keypoints * [-1, 1, 1, -1] + [100, 0, 0, np.pi]).astype(np.float32)
 
 
-def index_of(*views: View) -> PointIndex:
-    return build_point_index(views, exact=True, lists_searched=1)
+def index_of(*views: View) -> PointSearch:
+    return ExactSearch.of(views, lists_searched=1)
 
 
 @pytest.fixture
@@ -175,7 +174,7 @@ def test_without_points_nothing_is_recalled(view_of: MakeView, references: list[
     assert hough_votes(index_of(), scattered(2, 0), np.zeros((2, 128), np.uint8), 3).shape == (0,)
 
 
-def recall_by_vote(view: View, index: PointIndex, allowed: NDArray[np.bool_] | None = None) -> list[LocalCandidate]:
+def recall_by_vote(view: View, index: PointSearch, allowed: NDArray[np.bool_] | None = None) -> list[LocalCandidate]:
     return accept_votes(view, [nearest_references(view, index, VOTE, allowed)], VOTE)
 
 

@@ -1,0 +1,198 @@
+"""The lists of an index's points: they grow in segments, and a reader sees whole ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.images import ImageSettings
+from copytrace.errors import InputError
+from copytrace.index import point_lists
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.point_lists import index_points, open_segments
+from copytrace.search.point_search import ListSearch
+from copytrace.storage import remove_tree, resolve_path
+
+Pixels = NDArray[np.uint8]
+Build = Callable[..., tuple[ImageIndex, list[int]]]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: dict[str, Pixels], write_photos: WritePhotos) -> Path:
+    return write_photos(tmp_path / "photos", photos)
+
+
+def answers(index: ImageIndex) -> dict[str, float]:
+    """Return for each image of an index the share of its own points whose nearest one is of the same image."""
+    search = ListSearch.of(open_segments(index), lists_searched=8)
+    shares = {}
+    for shard in index.shards:
+        for view in index.views(shard):
+            found = search.search(view.points.descriptor, 1)
+            shares[view.id] = float(np.mean([n >= 0 and search.ids[n] == view.id for n in found.image[:, 0]]))
+    return shares
+
+
+def segments(index: ImageIndex) -> dict[str, dict[str, str]]:
+    content: dict[str, dict[str, str]] = json.loads((index.root / "point_lists" / "segments.json").read_text("utf-8"))
+    return content
+
+
+def test_every_image_is_found_by_its_own_points(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    assert min(answers(index).values()) > 0.95
+    assert [sorted(map(int, shards)) for shards in segments(index).values()] == [index.shards]
+
+
+def test_lists_take_few_bytes_a_point(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    (segment,) = open_segments(index)
+    assert segment.lists.ntotal == sum(index.point_count(shard) for shard in index.shards)
+    assert segment.lists.code_size + 8 == 24  # faiss's number of a point holds its image and its place
+    (file,) = (index.root / "point_lists").glob("*.faiss")
+    assert file.stat().st_size < 4096 * 512 + 32 * segment.lists.ntotal  # a block of 32 points is the least of a list
+
+
+@pytest.mark.parametrize("absorbed", [0, 100])
+def test_an_index_that_grows_gets_a_segment_or_a_larger_one_and_finds_the_same(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    absorbed: int,
+) -> None:
+    monkeypatch.setattr(point_lists, "ABSORBED", absorbed)
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    (first,) = segments(index)
+    write_photos(folder, {"new": photos["coffee"][::-1].copy()})
+    grown, _ = build_index(folder, index.root, "references", image_settings)
+    assert (first in segments(grown)) == (absorbed == 0)
+    assert len(segments(grown)) == (2 if absorbed == 0 else 1)
+    assert len(list((index.root / "point_lists").glob("*.faiss"))) == len(segments(grown))
+    whole, _ = build_index(folder, folder.parent / "whole", "references", image_settings)
+    assert answers(grown) == answers(whole)
+
+
+def test_nothing_is_read_again_when_nothing_came(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    (file,) = (index.root / "point_lists").glob("*.faiss")
+    written = file.stat().st_mtime_ns
+    index_points(index.root)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_removed_and_changed_images_are_not_found_as_they_were(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    views = {view.id: view for shard in index.shards for view in index.views(shard)}
+    (folder / "rocket.png").unlink()
+    write_photos(folder, {"coffee": photos["coffee"][::-1].copy()})
+    left, _ = build_index(folder, index.root, "references", image_settings)
+    search = ListSearch.of(open_segments(left), lists_searched=8)
+    for gone in ("rocket", "coffee"):
+        found = search.search(views[gone].points.descriptor, 1)
+        own = [n >= 0 and search.ids[n] == "rocket" for n in found.image[:, 0]]
+        assert not any(own)
+        assert (found.distance[:, 0] < found.chance).mean() < 0.3
+    assert min(answers(left).values()) > 0.95
+
+
+def test_a_reader_keeps_what_it_opened_while_a_writer_commits(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    search = ListSearch.of(open_segments(index), lists_searched=8)
+    view = next(iter(index.views(index.shards[0])))
+    before = search.search(view.points.descriptor, 4)
+    write_photos(folder, {f"new{n}": np.roll(photos["coffee"], 40 * n, axis=1) for n in range(1, 4)})
+    build_index(folder, index.root, "references", image_settings)
+    after = search.search(view.points.descriptor, 4)
+    np.testing.assert_array_equal(before.distance, after.distance)
+    np.testing.assert_array_equal(before.image, after.image)
+
+
+def test_a_writer_that_is_stopped_leaves_the_lists_as_they_were(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    before = segments(index)
+    write_photos(folder, {"new": photos["coffee"][::-1].copy()})
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(point_lists, "write_json", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(folder, index.root, "references", image_settings)
+    assert segments(index) == before
+    with pytest.raises(InputError, match=r"lacks lists of its points; .* copytrace index-images REFERENCES"):
+        open_segments(ImageIndex.open(index.root))  # the manifest has the new image
+    index_points(index.root)
+    assert "new" in answers(ImageIndex.open(index.root))
+    names = {path.stem for path in (index.root / "point_lists").glob("*.faiss")}
+    assert names == set(segments(index))
+
+
+def test_an_index_without_lists_says_how_to_make_them(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    remove_tree(index.root / "point_lists")
+    with pytest.raises(InputError, match="lacks lists of its points"):
+        open_segments(index)
+    index_points(index.root)
+    assert len(open_segments(index)) == 1
+
+
+def test_lists_in_a_store_are_those_on_disk(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    remote = resolve_path("memory://point-lists/index")
+    try:
+        stored, _ = build_index(folder, remote, "references", image_settings)
+        assert answers(stored) == answers(index)
+    finally:
+        remove_tree(remote)
+
+
+def test_a_segment_of_a_shard_that_was_described_anew_does_not_count(
+    folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    shutil.copytree(index.root / "point_lists", folder.parent / "kept")
+    fewer = image_settings.local.reference_points.model_copy(update={"max_points": 20})
+    other = image_settings.model_copy(
+        update={"local": image_settings.local.model_copy(update={"reference_points": fewer})}
+    )
+    anew, _ = build_index(folder, index.root, "references", other, replace=True)
+    remove_tree(index.root / "point_lists")
+    shutil.copytree(folder.parent / "kept", index.root / "point_lists")
+    with pytest.raises(InputError, match="lacks lists of its points"):
+        open_segments(anew)

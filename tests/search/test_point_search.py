@@ -1,0 +1,184 @@
+"""Searches of points: exact ones, and those in inverted lists."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from copytrace.index.point_lists import build_segment, shipped_quantizer
+from copytrace.index.shard_files import View
+from copytrace.search import point_search
+from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
+
+Bytes = NDArray[np.uint8]
+MakeView = Callable[..., View]
+Descriptors = Callable[[int, int], Bytes]
+
+
+def squared(first: Bytes, second: Bytes) -> NDArray[np.int64]:
+    differences = first[:, None].astype(np.int64) - second[None].astype(np.int64)
+    return np.asarray((differences**2).sum(axis=2))
+
+
+def keypoints(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(count).uniform(1, 90, (count, 4)).astype(np.float32)
+
+
+def list_search(*segments: list[View]) -> ListSearch:
+    return ListSearch.of([build_segment(views, shipped_quantizer()) for views in segments], lists_searched=8)
+
+
+def edited(descriptors: Bytes) -> Bytes:
+    """Return descriptors as far from these as those of a copied photo are: about 2,000, squared."""
+    noise = np.random.default_rng(5).normal(0, 4, descriptors.shape)
+    return np.clip(np.rint(descriptors + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photo_points() -> Bytes:
+    """Return 4,000 points as those of photographs are: around the sample that ships, uint8 [4000, 128]."""
+    codebook = shipped_quantizer().codebook
+    chosen = np.random.default_rng(0).integers(0, len(codebook.sample_lists), 4000)
+    centers = codebook.lists[codebook.sample_lists[chosen]]
+    return np.clip(centers + np.random.default_rng(1).normal(0, 8, centers.shape), 0, 255).astype(np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 1000))
+def test_an_exact_search_answers_like_brute_force(
+    view_of: MakeView, random_descriptors: Descriptors, counts: list[int], neighbours: int, seed: int
+) -> None:
+    views = [view_of(f"r{n}", keypoints(count), random_descriptors(count, seed + n)) for n, count in enumerate(counts)]
+    query = random_descriptors(3, seed + 99)
+    found = ExactSearch.of(views, lists_searched=1).search(query, neighbours)
+    expected = np.sort(squared(query, np.concatenate([view.points.descriptor for view in views])), axis=1)
+    there = min(neighbours, sum(counts))
+    np.testing.assert_array_equal(found.distance[:, :there], expected[:, :there])
+    assert (found.image[:, :there] >= 0).all()
+    assert (found.image[:, there:] == -1).all()
+    assert np.isinf(found.distance[:, there:]).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_points_know_their_reference_and_where_they_are(
+    view_of: MakeView, random_descriptors: Descriptors, exact: bool
+) -> None:
+    views = [
+        view_of("a", [[50, 25, 4, 1]], random_descriptors(1, 0)),
+        view_of("none", [], random_descriptors(0, 1)),
+        view_of("b", [[10, 20, 2, 0], [30, 40, 2, 6.2]], random_descriptors(2, 2)),
+    ]
+    search: PointSearch = ExactSearch.of(views, lists_searched=1) if exact else list_search(views)
+    assert search.ids == ("a", "none", "b")
+    np.testing.assert_allclose(search.center, 0.5)
+    for view, number in ((views[0], 0), (views[2], 2)):
+        found = search.search(view.points.descriptor, 1)
+        assert (found.image == number).all()
+        expected = view.points.relative_geometry()
+        np.testing.assert_allclose(found.geometry[:, 0, :2], expected[:, :2], atol=1e-3)
+        np.testing.assert_allclose(found.geometry[:, 0, 2], expected[:, 2], rtol=0.01)
+        np.testing.assert_allclose(found.geometry[:, 0, 3], expected[:, 3], atol=0.01)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_place_in_a_wide_reference_is_told_in_short_sides(
+    points_of: Callable[..., object], random_descriptors: Descriptors, exact: bool
+) -> None:
+    wide = View("wide", "whole", points_of([[290, 50, 2, 0]], random_descriptors(1, 0), width=300, height=100))
+    search: PointSearch = ExactSearch.of([wide], lists_searched=1) if exact else list_search([wide])
+    assert search.center.tolist() == [[1.5, 0.5]]
+    np.testing.assert_allclose(search.search(random_descriptors(1, 0), 1).geometry[0, 0, :2], [2.9, 0.5], atol=2e-3)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_where_there_are_no_points_none_are_found(
+    view_of: MakeView, random_descriptors: Descriptors, exact: bool
+) -> None:
+    for views in ([], [view_of("none", [], random_descriptors(0, 0))]):
+        search: PointSearch = ExactSearch.of(views, lists_searched=4) if exact else list_search(views)
+        found = search.search(random_descriptors(2, 1), 3)
+        assert np.isinf(found.distance).all()
+        assert found.image.tolist() == [[-1] * 3] * 2
+
+
+def test_lists_find_nearly_all_that_looking_at_every_point_finds(view_of: MakeView, photo_points: Bytes) -> None:
+    views = [view_of(f"r{n}", keypoints(400), part) for n, part in enumerate(np.array_split(photo_points, 10))]
+    query = edited(photo_points[::40])
+    exact = ExactSearch.of(views, lists_searched=8).search(query, 1)
+    assert (exact.image[:, 0] == np.arange(100) // 10).all()
+    assert (list_search(views).search(query, 1).image == exact.image).mean() > 0.9
+
+
+def test_neither_segments_nor_threads_change_what_is_found(view_of: MakeView, photo_points: Bytes) -> None:
+    faiss = pytest.importorskip("faiss")
+    views = [view_of(f"r{n}", keypoints(400), part) for n, part in enumerate(np.array_split(photo_points, 10))]
+    query = edited(photo_points[::20])
+    before = faiss.omp_get_max_threads()
+    answers = []
+    try:
+        for threads, cut in ((1, 10), (2, 10), (1, 3), (2, 7)):
+            faiss.omp_set_num_threads(threads)
+            answers.append(list_search(views[:cut], views[cut:]).search(query, 4))
+    finally:
+        faiss.omp_set_num_threads(before)
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer.distance, answers[0].distance)
+        np.testing.assert_array_equal(answer.chance, answers[0].chance)
+        for row in range(len(query)):  # of points that are as far away, any may come first
+            for distance in np.unique(answer.distance[row, :-1]):
+                here = [set(each.image[row][each.distance[row] == distance]) for each in (answer, answers[0])]
+                assert here[0] == here[1] or distance == answer.distance[row, -1]
+
+
+def test_copies_of_a_reference_change_neither_its_distance_nor_that_of_chance(
+    view_of: MakeView, photo_points: Bytes
+) -> None:
+    views = [view_of(f"r{n}", keypoints(400), part) for n, part in enumerate(np.array_split(photo_points, 10))]
+    copies = [replace(views[0], id=f"copy{n}") for n in range(30)]
+    query = edited(views[0].points.descriptor[:50])
+    once, often = list_search(views).search(query, 40), list_search(views, copies).search(query, 40)
+    np.testing.assert_array_equal(once.chance, often.chance)
+    np.testing.assert_array_equal(once.distance[:, 0], often.distance[:, 0])
+    for row in range(len(query)):  # all copies are as near
+        nearest = often.image[row][often.distance[row] == often.distance[row, 0]]
+        assert set(range(10, 40)) | {0} <= set(nearest.tolist()) or once.image[row, 0] != 0
+
+
+def test_points_nearer_than_chance_are_told_from_unrelated_ones(view_of: MakeView, photo_points: Bytes) -> None:
+    halves = photo_points[::2], photo_points[1::2]
+    search = list_search([view_of("r", keypoints(len(halves[0])), halves[0])])
+    copied, unrelated = search.search(edited(halves[0]), 1), search.search(halves[1], 1)
+    assert (copied.distance[:, 0] < copied.chance).mean() > 0.9
+    assert (unrelated.distance[:, 0] < unrelated.chance).mean() < 0.5
+
+
+def test_threads_search_an_index_on_gpus_in_turn(
+    view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
+    monkeypatch.setattr(point_search, "_move_to_gpus", lambda index: index)
+    search = ExactSearch.of([view_of("r", keypoints(9), random_descriptors(9, 1))], lists_searched=1)
+    searching = 0
+    most = 0
+
+    class Slow:
+        def search(self, queries: NDArray[np.float32], neighbours: int) -> tuple[object, object]:
+            nonlocal searching, most
+            searching += 1
+            most = max(most, searching)
+            time.sleep(0.01)
+            searching -= 1
+            return search.index.search(queries, neighbours)
+
+    slow = replace(search, index=Slow())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: slow.search(random_descriptors(3, seed), 2), range(8)))
+    assert most == 1
