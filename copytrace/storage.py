@@ -140,10 +140,10 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def write_table(path: Path, table: pa.Table) -> Path:
-    """Write a Parquet file atomically and return `path`."""
+def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = None) -> Path:
+    """Write a Parquet file atomically and return `path`; `rows_per_group` is the least that is read of it."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=rows_per_group)
     return path
 
 

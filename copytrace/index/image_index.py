@@ -6,7 +6,7 @@ The steps plan it and then, per shard, find pasted pictures and describe images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,10 +90,10 @@ class ImageIndex(MediaIndex):
 
     kind: ClassVar[MediaKind] = "images"
 
-    def views(self, shard: int) -> Iterator[View]:
-        """Yield the views of the current images of a shard."""
+    def views(self, shard: int, wanted: Collection[str] | None = None) -> Iterator[View]:
+        """Yield the views of the current images of a shard: of all, or of the `wanted` ones."""
         paths = ShardPaths.of(self.root, shard)
-        for view in read_points(paths.points, paths.views):
+        for view in read_points(paths.points, paths.views, wanted):
             if self.is_current(view.id, shard):
                 yield view
 

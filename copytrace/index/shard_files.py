@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Times
 from copytrace.features.points import DIMENSIONS, Points
-from copytrace.storage import atomic_path, read_table, write_table
+from copytrace.storage import atomic_path, open_parquet, read_table, write_table
 
 ROWS_PER_GROUP = 4096  # rows of a row group; with fewer, reading takes up to twice as long
+POINTS_PER_GROUP = 2048  # of about four images: few of a shard are read to score pairs
 
 POINT_SCHEMA = pa.schema(
     [
@@ -122,23 +123,39 @@ def write_points(points_path: Path, views_path: Path, views: Sequence[View]) -> 
     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), DIMENSIONS))
     described = [(v.id, v.name, v.points.width, v.points.height, *v.points.box, len(v.points)) for v in views]
     by_column = list(zip(*described, strict=True)) if described else [()] * len(VIEW_SCHEMA)
-    write_table(points_path, pa.Table.from_arrays(columns, schema=POINT_SCHEMA))
+    write_table(points_path, pa.Table.from_arrays(columns, schema=POINT_SCHEMA), rows_per_group=POINTS_PER_GROUP)
     write_table(views_path, pa.table(by_column, schema=VIEW_SCHEMA))
 
 
-def read_points(points_path: Path, views_path: Path) -> Iterator[View]:
-    """Yield the views of a shard in the order in which they were written."""
-    table = read_table(points_path, columns=["x", "y", "scale", "angle", "descriptor"], schema=POINT_SCHEMA)
+def read_points(points_path: Path, views_path: Path, wanted: Collection[str] | None = None) -> Iterator[View]:
+    """Yield the views of a shard in the order in which they were written: all, or those of the `wanted` images.
+
+    Only the parts of the file that hold wanted points are read.
+    """
+    views = read_table(views_path, schema=VIEW_SCHEMA).to_pylist()
+    ends = np.cumsum([0, *(row["points"] for row in views)])
+    chosen = [n for n, row in enumerate(views) if wanted is None or row["id"] in wanted]
+    if not chosen:
+        return
+    with open_parquet(points_path) as file:
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        bounds = np.cumsum([0, *groups])
+        needed = sorted(
+            {g for n in chosen for g in range(len(groups)) if bounds[g] < ends[n + 1] and bounds[g + 1] > ends[n]}
+        )
+        table = file.read_row_groups(needed, columns=["x", "y", "scale", "angle", "descriptor"])
+    # Where each group that was read begins in what was read; the groups of a view follow one another.
+    begins = dict(zip(needed, np.cumsum([0, *(groups[g] for g in needed)])[:-1], strict=True))
     x, y, scale, angle = (table.column(name).to_numpy() for name in ("x", "y", "scale", "angle"))
     lists = table.column("descriptor").combine_chunks()
     descriptors = lists.flatten().to_numpy().reshape(-1, DIMENSIONS)
-    start = 0
-    for row in read_table(views_path, schema=VIEW_SCHEMA).to_pylist():
+    for n in chosen:
+        row, group = views[n], int(np.searchsorted(bounds, ends[n], side="right")) - 1
+        start = ends[n] - bounds[group] + begins[group] if row["points"] else 0
         part = slice(start, start + row["points"])
         box = (row["x0"], row["y0"], row["x1"], row["y1"])
         points = Points(x[part], y[part], scale[part], angle[part], descriptors[part], row["width"], row["height"], box)
         yield View(row["id"], row["view"], points)
-        start = part.stop
 
 
 def _concatenate(arrays: Iterable[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:

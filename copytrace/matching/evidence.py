@@ -99,7 +99,7 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
     ):
         for reference_shard in sorted(pairs):
             wanted = {pair.reference_id for pair in pairs[reference_shard]}
-            points = {view.id: view for view in reference_index.views(reference_shard) if view.id in wanted}
+            points = {view.id: view for view in reference_index.views(reference_shard, wanted)}
             jobs = ((pair, views[pair.query_id], points[pair.reference_id]) for pair in pairs[reference_shard])
             for row in pool.map(lambda job: _evidence(job[0], job[1], job[2], settings), jobs):
                 rows.append(row)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from copytrace.features.points import Points
+from copytrace.index import shard_files
 from copytrace.index.shard_files import POINT_SCHEMA, VIEW_SCHEMA, View, read_points, write_points
 
 
@@ -82,3 +83,18 @@ def test_points_that_span_row_groups_are_joined(tmp_path: Path) -> None:
     first, second = read_points(points, views)
     check_same(first, random_view("a", "whole", 30))
     check_same(second, random_view("b", "whole", 20))
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 3, 1000])
+def test_of_wanted_images_only_their_part_of_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_group: int
+) -> None:
+    monkeypatch.setattr(shard_files, "POINTS_PER_GROUP", rows_per_group)
+    views = [random_view(f"i{number}", "whole", count) for number, count in enumerate((4, 0, 1, 7, 2))]
+    paths = written(tmp_path, views)
+    assert pq.read_metadata(paths[0]).num_row_groups == -(-14 // rows_per_group)
+    for wanted in ([], ["i0"], ["i1"], ["i2", "i4"], ["i1", "i3"], ["i0", "i1", "i2", "i3", "i4"]):
+        found = list(read_points(*paths, wanted))
+        assert [view.id for view in found] == wanted
+        for view in found:
+            check_same(view, views[int(view.id[1])])
