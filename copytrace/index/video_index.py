@@ -177,10 +177,7 @@ class VideoIndex(MediaIndex):
 
 
 def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
-    """Load the descriptor of frames (a model or an ensemble) and the overlay detector.
-
-    A process loads them once, until their names mean other models.
-    """
+    """Load the descriptor of frames and the overlay detector, once per process until their names mean other models."""
     descriptors = [model_state(model, "descriptor") for model in (descriptor.model, *descriptor.also)]
     projection = descriptor.pca and read_projection(resolve_path(descriptor.pca)).digest
     return _load_video_models(descriptor, detector, (*descriptors, projection, model_state(detector, "overlay")))
