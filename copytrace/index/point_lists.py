@@ -171,21 +171,22 @@ def index_points(root: Path) -> Path:
     """
     index, folder = ImageIndex.open(root), root / "point_lists"
     sizes = {shard: index.point_count(shard) for shard in index.shards}
-    kept = {}
-    for name, states in _read_segments(root).items():
+    before, kept = _read_segments(root), {}
+    for name, states in before.items():
         current = _current_shards(index, states)
         if 2 * len(current) > len(states):  # otherwise more than half of it is gone
             kept[name] = current
     new = sorted(set(index.shards).difference(*kept.values()))
-    for name in sorted(kept, key=lambda name: sum(sizes[shard] for shard in kept[name])) if new else ():
+    if not new and kept.keys() == before.keys():
+        return folder
+    for name in sorted(kept, key=lambda name: sum(sizes[shard] for shard in kept[name])):
         size, waiting = (sum(sizes[shard] for shard in shards) for shards in (kept[name], new))
-        if size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
+        if new and size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
             new = sorted([*new, *kept.pop(name)])
     total = sum(sizes[shard] for shard in new)
     with Step.of("index points", folder / SEGMENTS, made_from=[], record=folder / "cost.json").run(
         total, "points"
     ) as work:
-        before = _read_segments(root)
         segments = {name: before[name] for name in kept}
         for shards in _cut(new, sizes):
             states = {shard: _shard_state(root, shard) for shard in shards}

@@ -111,7 +111,7 @@ def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
     stages = ["check", "ingest queries", "ingest references", "finish queries", "finish references", "merge", "report"]
     stages += [f"{stage} queries {shard}" for stage in ("preprocess", "describe") for shard in ("00000", "00001")]
     stages += ["describe references 00000", "describe references 00001", "recall global", "recall local"]
-    stages += ["recall crop-local", "score 00000", "score 00001", "summarize", "track"]
+    stages += ["index-points references", "recall crop-local", "score 00000", "score 00001", "summarize", "track"]
     assert tasks_of(run[1]) == dict.fromkeys(stages, "Completed")
 
 
