@@ -91,10 +91,12 @@ def model_state(source: str, kind: ModelKind) -> tuple[str, int, int]:
     A champion may be promoted, and a file replaced, while a process that has the model loaded lives on. The name of a
     model without a file is returned as it is.
     """
+    if not (source == "shipped" or _SCHEME.match(source) or Path(source).expanduser().exists()):
+        return source, 0, 0  # a name, or a file that is missing, of which loading tells
     try:
         file = resolve_model(source, kind)
     except ConfigError:
-        return source, 0, 0  # loading it says what is wrong, unless it is known by its name
+        return source, 0, 0  # loading it tells what is wrong, unless it is a name that a folder here has, too
     status = file.stat()
     return str(file), status.st_size, status.st_mtime_ns
 

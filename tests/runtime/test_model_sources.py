@@ -13,7 +13,7 @@ import pytest
 from copytrace import runtime
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.object_store import redact
-from copytrace.runtime import cache_folder, resolve_model
+from copytrace.runtime import cache_folder, model_state, resolve_model
 
 PLUGIN = """
 from pathlib import Path
@@ -213,3 +213,18 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("COPYTRACE_CACHE", "/own")
     folders.append(cache_folder())
     assert folders == [Path("/home/ada/.cache/copytrace"), Path("/xdg/copytrace"), Path("/own")]
+
+
+def test_the_state_of_a_model_changes_with_its_file_and_is_its_name_where_it_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    assert [model_state(name, "descriptor") for name in ("imagenet", "none")] == [("imagenet", 0, 0), ("none", 0, 0)]
+    file = tmp_path / "own.safetensors"
+    states = []
+    for content in (b"one", b"other"):
+        file.write_bytes(content)
+        states.append(model_state(str(file), "descriptor"))
+    assert states[0] != states[1]
+    assert model_state("shipped", "descriptor") == model_state("shipped", "descriptor")
