@@ -92,6 +92,9 @@ class GlobalSettings(Settings):
 
     crop_replaces_whole: bool = Field(False, description="search by a query's best crop instead of the whole (imgFp)")
     references_per_query: int = Field(8, ge=1, description="most references of a query")
+    list_copies: bool = Field(
+        True, description="beyond that number, also references that show the same picture as the nearest one, up to 64"
+    )
     normalization_weight: float = Field(1.0, ge=0, description="weight of a query's mean similarity to noise; 0: off")
     normalization_neighbours: int = Field(10, ge=1, description="nearest noise images in that mean")
     typical_noise: float | None = Field(

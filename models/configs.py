@@ -228,9 +228,7 @@ def read_descriptor_header(path: Path) -> DescriptorHeader:
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ModelFileError(
-            f"{path} has a damaged header ({wrong}); copy the file again, or train it again"
-        ) from error
+        raise _damaged_header(path, wrong) from error
 
 
 def read_overlay_config(path: Path) -> OverlayConfig:
@@ -245,9 +243,7 @@ def read_overlay_config(path: Path) -> OverlayConfig:
             std=_channels(header["std"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} has a damaged header ({error!r}); copy the file again, or train it again"
-        ) from error
+        raise _damaged_header(path, repr(error)) from error
 
 
 def read_aligner_config(path: Path) -> AlignerConfig:
@@ -256,9 +252,7 @@ def read_aligner_config(path: Path) -> AlignerConfig:
     try:
         return AlignerConfig(backbone=header["backbone"])
     except (KeyError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} has a damaged header ({error}); copy the file again, or train it again"
-        ) from error
+        raise _damaged_header(path, str(error)) from error
 
 
 def read_pair_config(path: Path) -> PairConfig:
@@ -267,14 +261,16 @@ def read_pair_config(path: Path) -> PairConfig:
     try:
         return PairConfig(architecture=str(header["architecture"]))
     except KeyError as error:
-        raise ModelFileError(
-            f"{path} has a damaged header (no {error}); copy the file again, or train it again"
-        ) from error
+        raise _damaged_header(path, f"no {error}") from error
 
 
 def read_threshold(path: Path) -> float:
     """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none."""
     return float(read_header(path, "pair-classifier").get("notes", {}).get("threshold", 0.0))
+
+
+def _damaged_header(path: Path, wrong: str) -> ModelFileError:
+    return ModelFileError(f"{path} has a damaged header ({wrong}); copy the file again, or train it again")
 
 
 def _channels(values: list[float]) -> tuple[float, float, float]:

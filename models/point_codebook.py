@@ -53,10 +53,10 @@ def read_point_codebook(path: Path) -> PointCodebook:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
-                raise ModelFileError(f"{path} is not a codebook of points; make one with copytrace train-codebook")
+                raise ModelFileError(f"{path} is not a codebook of points; install copytrace again")
             cells, lists, products, sample_lists, sample_codes = (file.get_tensor(name) for name in TENSORS)
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}; make it again with copytrace train-codebook") from error
+        raise ModelFileError(f"{path} cannot be read: {error}; install copytrace again") from error
     return PointCodebook(
         cells.astype(np.float32),
         lists.astype(np.float32),

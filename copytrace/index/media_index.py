@@ -326,8 +326,8 @@ def _stopped_shards(root: Path, provenance: dict[str, Any], present: dict[str, t
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
         planned = read_plan(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, pa.ArrowInvalid):
+        return []  # there is none, or it is damaged or of an older version; then all is planned anew
     held = {shard for _, shard in present.values()}
     return [shard for shard in planned.shards if planned.provenance == provenance and shard.number not in held]
 

@@ -12,7 +12,7 @@ grew nor its segments decide what is found.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,13 +155,11 @@ class PointSegment:
         return ListedPoints(np.where(found, distance, np.float32(np.inf)), np.where(found, first + image, -1), geometry)
 
 
-def build_segment(views: Sequence[View], quantizer: PointQuantizer) -> PointSegment:
-    """Return a segment of views, in memory."""
-    lists = quantizer.new_lists()
+def add_points(lists: Any, views: Sequence[View], first: int = 0) -> None:
+    """Add the points of views to inverted lists; `first` is the number of the first view among their images."""
     for start, part in _batches(views):
-        lists.add_with_ids(_descriptors(part), _pack(part, start))
-    sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
-    return PointSegment(lists, tuple(view.id for view in views), sides, np.ones(len(views), bool))
+        descriptors = np.concatenate([view.points.descriptor for view in part]).astype(np.float32)
+        lists.add_with_ids(descriptors, _pack(part, first + start))
 
 
 def index_points(root: Path) -> Path:
@@ -170,30 +168,30 @@ def index_points(root: Path) -> Path:
     Only shards that no segment holds are read, and those of the segments that the new one takes up.
     """
     index, folder = ImageIndex.open(root), root / "point_lists"
-    sizes = {shard: index.point_count(shard) for shard in index.shards}
-    before, kept = _read_segments(root), {}
-    for name, states in before.items():
-        current = _current_shards(index, states)
-        if 2 * len(current) > len(states):  # otherwise more than half of it is gone
-            kept[name] = current
-    new = sorted(set(index.shards).difference(*kept.values()))
-    if not new and kept.keys() == before.keys():
+    states = {shard: _shard_state(root, shard) for shard in index.shards}
+    listed = folder / SEGMENTS
+    step = Step.of("index points", listed, made_from=[sorted(states.items())], record=folder / "cost.json")
+    if step.is_done():
         return folder
+    sizes = {shard: index.point_count(shard) for shard in states}
+    before, kept = _read_segments(root), {}
+    for name, there in before.items():
+        current = _current_shards(index, there)
+        if 2 * len(current) > len(there):  # otherwise more than half of it is gone
+            kept[name] = current
+    new = sorted(states.keys() - {shard for shards in kept.values() for shard in shards})
     for name in sorted(kept, key=lambda name: sum(sizes[shard] for shard in kept[name])):
         size, waiting = (sum(sizes[shard] for shard in shards) for shards in (kept[name], new))
         if new and size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
             new = sorted([*new, *kept.pop(name)])
-    total = sum(sizes[shard] for shard in new)
-    with Step.of("index points", folder / SEGMENTS, made_from=[], record=folder / "cost.json").run(
-        total, "points"
-    ) as work:
+    with step.run(sum(sizes[shard] for shard in new), "points") as work:
         segments = {name: before[name] for name in kept}
-        for shards in _cut(new, sizes):
-            states = {shard: _shard_state(root, shard) for shard in shards}
-            segments[_write_segment(index, states, work)] = states
-        write_json(folder / SEGMENTS, segments)  # from now on they are the index's segments
+        for shards in group_shards({shard: sizes[shard] for shard in new}, LARGEST_SEGMENT):
+            part = {shard: states[shard] for shard in shards}
+            segments[_write_segment(index, part, work)] = part
+        write_json(listed, segments)  # from now on they are the index's segments
     for path in folder.glob("*.*"):
-        if path.stem not in {*segments, "segments", "cost"}:
+        if path.stem not in {*segments, listed.stem, step.record.stem}:
             path.unlink(missing_ok=True)
     return folder
 
@@ -208,6 +206,20 @@ def open_segments(index: ImageIndex) -> list[PointSegment]:
             f"REFERENCES --out {index.root}. What is described stays"
         )
     return [_open_segment(index, name, current[name]) for name in sorted(segments) if current[name]]
+
+
+def group_shards(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
+    """Yield runs of shards, in order, that together have at most `most` points, or one shard each that has more."""
+    run: list[int] = []
+    points = 0
+    for shard, size in sizes.items():
+        if run and points + size > most:
+            yield run
+            run, points = [], 0
+        run.append(shard)
+        points += size
+    if run:
+        yield run
 
 
 @lru_cache(maxsize=1)
@@ -246,17 +258,6 @@ def _shard_state(root: Path, shard: int) -> str:
     return digest_of(codebook_digest(), read_record(receipt_path(root, shard)).get("fingerprint"))
 
 
-def _cut(shards: Sequence[int], sizes: dict[int, int]) -> Iterator[list[int]]:
-    run: list[int] = []
-    for shard in shards:
-        if run and sum(sizes[s] for s in run) + sizes[shard] > LARGEST_SEGMENT:
-            yield run
-            run = []
-        run.append(shard)
-    if run:
-        yield run
-
-
 def _write_segment(index: ImageIndex, states: dict[int, str], work: StepRun) -> str:
     name = digest_of(sorted(states.items()))
     path = index.root / "point_lists" / f"{name}.faiss"
@@ -264,10 +265,8 @@ def _write_segment(index: ImageIndex, states: dict[int, str], work: StepRun) -> 
     rows: list[tuple[str, int, int, int]] = []
     for shard in states:
         views = list(index.views(shard))
-        for start, part in _batches(views):
-            descriptors = _descriptors(part)
-            lists.add_with_ids(descriptors, _pack(part, len(rows) + start))
-            work.advance(len(descriptors))
+        add_points(lists, views, len(rows))
+        work.advance(sum(len(view.points) for view in views))
         rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
     lists.quantizer = _EMPTY  # the codebook has the centers; they are not stored again in each segment
     with atomic_path(path) as temporary:
@@ -305,10 +304,6 @@ def _batches(views: Sequence[View]) -> Iterator[tuple[int, list[View]]]:
             start, points = number + 1, 0
     if start < len(views):
         yield start, list(views[start:])
-
-
-def _descriptors(views: Sequence[View]) -> Floats:
-    return np.concatenate([view.points.descriptor for view in views]).astype(np.float32)
 
 
 def _pack(views: Sequence[View], first: int) -> Numbers:

@@ -20,7 +20,7 @@ from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.media_index import check_model
-from copytrace.index.point_lists import codebook_digest, open_segments
+from copytrace.index.point_lists import codebook_digest, group_shards, open_segments
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
@@ -91,7 +91,7 @@ def recall_images(
     if step.is_done():
         return path
     exact = branch != "global" and settings.local.exact
-    passes = len(list(group_shards(reference_index))) if exact else 1
+    passes = len(_exact_parts(reference_index)) if exact else 1
     with step.run(len(query_index.items) * passes, "queries") as work:
         if branch == "global":
             found = _global_candidates(query_index, reference_index, noise, settings.global_, work)
@@ -140,7 +140,7 @@ def _global_candidates(
                     continue
                 normalized = float(cosine - settings.normalization_weight * level[number])
                 pair = (query, reference_ids[row])
-                if copy:
+                if copy and settings.list_copies:
                     alike.add(pair)
                 if pair not in best or normalized > (best[pair].normalized or 0.0):
                     best[pair] = Candidate(*pair, "global", float(cosine), normalized, pane, 0)
@@ -226,7 +226,7 @@ def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator
     if not settings.exact:
         yield ListSearch.of(open_segments(references), lists_searched=settings.lists_searched)
         return
-    for shards in group_shards(references):
+    for shards in _exact_parts(references):
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
         yield ExactSearch.of(views, lists_searched=settings.lists_searched)
@@ -253,19 +253,9 @@ class _BranchQueries:
             yield [view for view in group if view.name.startswith("crop") == (self.branch == "crop-local")]
 
 
-def group_shards(references: ImageIndex) -> Iterator[list[int]]:
-    """Yield runs of consecutive shards that together have at most `POINTS_PER_SEGMENT` points."""
-    run: list[int] = []
-    points = 0
-    for shard in references.shards:
-        more = references.point_count(shard)
-        if run and points + more > POINTS_PER_SEGMENT:
-            yield run
-            run, points = [], 0
-        run.append(shard)
-        points += more
-    if run:
-        yield run
+def _exact_parts(references: ImageIndex) -> list[list[int]]:
+    """Return the runs of shards that are searched exactly, one after another, with their points in memory."""
+    return list(group_shards({s: references.point_count(s) for s in references.shards}, POINTS_PER_SEGMENT))
 
 
 def _recall(

@@ -23,7 +23,7 @@ from copytrace.index.media_index import (
     write_plan,
 )
 from copytrace.media.files import MediaItem, list_media, read_failures
-from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.storage import read_table, remove_tree, resolve_path, write_json, write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -381,3 +381,19 @@ def test_damage_is_listed_by_every_run_until_the_file_changes(tmp_path: Path) ->
         assert [failure.id for failure in read_failures(root / "failures.csv")] == (
             ["a"] if ("a", "1") in items else []
         )
+
+
+@pytest.mark.parametrize("plan", ["older", "damaged", "none"])
+def test_an_index_whose_last_plan_cannot_be_read_is_planned_anew(
+    folder: Path, build_index: Build, image_settings: ImageSettings, plan: str
+) -> None:
+    index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    path = index.root / "plan.parquet"
+    if plan == "older":
+        write_table(path, read_table(path).replace_schema_metadata({b"another": b"key"}))
+    elif plan == "damaged":
+        path.write_bytes(b"PAR1, cut off")
+    else:
+        path.unlink()
+    same, described = build_index(folder, index.root, "references", image_settings)
+    assert (described, same.fingerprint) == ([], index.fingerprint)

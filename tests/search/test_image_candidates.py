@@ -13,7 +13,7 @@ from copytrace.errors import InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search import image_candidates as candidates_module
-from copytrace.search.image_candidates import Candidate, group_shards, read_candidates, recall_images
+from copytrace.search.image_candidates import Candidate, read_candidates, recall_images
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -201,10 +201,10 @@ def test_exact_searches_of_parts_of_the_references_give_the_same_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exact = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"exact": True})})
-    assert list(group_shards(references)) == [[0, 1]]
+    assert candidates_module._exact_parts(references) == [[0, 1]]
     whole = best_of(found("local", queries, references, exact, tmp_path))
     monkeypatch.setattr(candidates_module, "POINTS_PER_SEGMENT", 1)
-    assert list(group_shards(references)) == [[0], [1]]
+    assert candidates_module._exact_parts(references) == [[0], [1]]
     cut = best_of(found("local", queries, references, exact, tmp_path))
     assert {query: c.reference_id for query, c in cut.items()} == {q: c.reference_id for q, c in whole.items()}
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copytrace.index.point_lists import build_segment, shipped_quantizer
+from copytrace.index.point_lists import PointSegment, add_points, shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
@@ -33,7 +33,14 @@ def keypoints(count: int) -> NDArray[np.float32]:
 
 
 def list_search(*segments: list[View]) -> ListSearch:
-    return ListSearch.of([build_segment(views, shipped_quantizer()) for views in segments], lists_searched=8)
+    return ListSearch.of([segment_of(views) for views in segments], lists_searched=8)
+
+
+def segment_of(views: list[View]) -> PointSegment:
+    lists = shipped_quantizer().new_lists()
+    add_points(lists, views)
+    sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
+    return PointSegment(lists, tuple(view.id for view in views), sides, np.ones(len(views), bool))
 
 
 def edited(descriptors: Bytes) -> Bytes:
