@@ -66,7 +66,8 @@ def _ours(queries: Path, references: Path, truth: Path, work: Path) -> Iterator[
         seconds = time.perf_counter() - begin
         yield _row(f"copytrace --preset {preset}", ImageRunFolder(out).matches, truth, seconds)
         for branch in BRANCHES:
-            candidates = pd.read_parquet(ImageRunFolder(out).candidates(branch))
+            files = sorted(ImageRunFolder(out).candidates(branch, 0).parent.glob("*.parquet"))
+            candidates = pd.concat([pd.read_parquet(file) for file in files])
             score = candidates["normalized"] if branch == "global" else candidates["score"]
             yield _row(f"  {branch} branch alone", _save(candidates.assign(score=score), work), truth, float("nan"))
 

@@ -1,7 +1,7 @@
 """Image matching: `copytrace.match_images(queries, references, out)` and the recipe behind it.
 
-    check → for queries, then references: plan → (find overlays →) describe, per shard → finish (→ index points)
-          → recall, per branch → score, per shard of queries → merge → report → summarize
+    check → for queries, then references: plan → (find overlays →) describe, per shard → finish (→ index segments)
+          → recall, per branch and shard of queries → score, per shard of queries → merge → report → summarize
 
 The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
 """
@@ -16,7 +16,7 @@ from configs.images import ImageSettings
 from copytrace.features.descriptors import model_label
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
 from copytrace.index.media_index import check_model, finish_index, shards_of
-from copytrace.index.point_lists import index_points, open_segments
+from copytrace.index.segments import index_segments, open_segments
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import load_calibration, merge_matches
 from copytrace.report.images import report_images
@@ -49,10 +49,15 @@ def match_images(
     query_index, reference_index = (each.index for each in inputs)
     runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
     _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
+    given: dict[str, Any] = {
+        "queries": query_index,
+        "references": reference_index,
+        "folder": folder,
+        "settings": settings,
+    }
     for branch in BRANCHES:
-        runner.run(recall_images, branch, query_index, reference_index, folder, settings)
-    indexes = {"queries": query_index, "references": reference_index}
-    runner.run_shards(shards_of(query_index), score_pairs, **indexes, folder=folder, settings=settings)
+        runner.run_shards(shards_of(query_index), recall_images, branch=branch, **given)
+    runner.run_shards(shards_of(query_index), score_pairs, **given)
     runner.run(merge_matches, query_index, reference_index, folder, settings)
     if settings.report.max_matches:
         runner.run(report_images, query_index, reference_index, folder, settings)
@@ -79,16 +84,15 @@ def index_images(
 
 
 def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
-    """Raise early what would stop the run later: a bad calibration, or an index of another model or without lists."""
+    """Raise early what would stop the run later: a bad calibration, or an index of another model or not ready."""
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
     descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
     noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
     for root in [*indexes, *noise]:
         check_model(ImageIndex.open(root), model_label(descriptor))
-    if not settings.local.exact:
-        for root in indexes:
-            open_segments(ImageIndex.open(root))
+    for root in [*indexes, *noise]:
+        open_segments(ImageIndex.open(root))
 
 
 def _describe(
@@ -103,5 +107,5 @@ def _describe(
         runner.run_shards(shards, *steps, root=each.index, settings=settings)
         indexes = [other.index for other in inputs]
         runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
-        if each.role == "references" and not settings.local.exact:
-            runner.run(index_points, each.index)
+        if each.role == "references":
+            runner.run(index_segments, each.index)

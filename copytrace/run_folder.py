@@ -67,9 +67,9 @@ class RunFolder:
 class ImageRunFolder(RunFolder):
     """The output folder of `match_images`."""
 
-    def candidates(self, branch: Branch) -> Path:
-        """Return the file of the candidates of a branch."""
-        return self.work / "candidates" / f"{branch}.parquet"
+    def candidates(self, branch: Branch, shard: int) -> Path:
+        """Return the file of the candidates that a branch finds for a shard of queries."""
+        return self.work / "candidates" / branch / f"{shard:05}.parquet"
 
     def evidence(self, shard: int) -> Path:
         """Return the file of the evidence of a shard of queries."""

@@ -41,8 +41,9 @@ def summarize_images(
     copies = scores >= settings.merge.threshold
     copied = {query for query, copy in zip(matches.column("query_id").to_pylist(), copies, strict=True) if copy}
     counts = {"pairs": len(scores), "copies": int(copies.sum()), "queries_with_copies": len(copied)}
-    records = [folder.candidates(branch).with_suffix(".json") for branch in BRANCHES]
-    records += [folder.evidence(shard).with_suffix(".json") for shard in query_index.shards]
+    shards = query_index.shards
+    records = [folder.candidates(branch, shard).with_suffix(".json") for branch in BRANCHES for shard in shards]
+    records += [folder.evidence(shard).with_suffix(".json") for shard in shards]
     records += (queries / "overlays").glob("*.json")
     models = {"models": {"descriptor": query_index.provenance["descriptor"]}}
     return _write_summary(folder, settings, (query_index, reference_index), models, counts, records)

@@ -29,7 +29,7 @@ def index_images(
 ) -> str:
     """Describe the references into the index folder `out`, or update an existing index, and return the folder.
 
-    Steps: ingest, describe (shards), finish, index-points.
+    Steps: ingest, describe (shards), finish, index-segments.
 
     Raises what `copytrace.index_images` raises, and `SettingsError`.
     """

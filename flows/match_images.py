@@ -33,8 +33,8 @@ def match_images(
     """Write tables and a report of the matches into the folder `out`, and return the content of `run.json`.
 
     Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards),
-    finish (queries, references), index-points (references), recall (branches), score (shards of queries), merge,
-    report, summarize.
+    finish (queries, references), index-segments (references), recall (branches and shards of queries),
+    score (shards of queries), merge, report, summarize.
     There is no report if `report.max_matches` is 0. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_images` raises, and `SettingsError`.

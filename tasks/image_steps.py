@@ -5,7 +5,7 @@ from __future__ import annotations
 from copytrace.images import check_images
 from copytrace.index.image_index import describe_images, find_overlays, plan_images
 from copytrace.index.media_index import finish_index
-from copytrace.index.point_lists import index_points
+from copytrace.index.segments import index_segments
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge_matches
 from copytrace.report.images import report_images
@@ -21,8 +21,8 @@ IMAGE_STEPS = tasks_by_step(
     StepTask(find_overlays, "preprocess {root.name} {shard:05}", cpu_slots),
     StepTask(describe_images, "describe {root.name} {shard:05}", descriptor_slots),
     StepTask(finish_index, "finish {root.name}"),
-    StepTask(index_points, "index-points {root.name}"),
-    StepTask(recall_images, "recall {branch}", cpu_slots),
+    StepTask(index_segments, "index-segments {root.name}"),
+    StepTask(recall_images, "recall {branch} {shard:05}", cpu_slots),
     StepTask(score_pairs, "score {shard:05}", cpu_slots),
     StepTask(merge_matches, "merge"),
     StepTask(report_images, "report", cpu_slots, show=link_image_report),

@@ -25,7 +25,7 @@ from copytrace.features.points import Points
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import Role, finish_index
-from copytrace.index.point_lists import index_points
+from copytrace.index.segments import index_segments
 from copytrace.index.shard_files import View
 from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.runtime import WEIGHTS
@@ -278,7 +278,7 @@ def build_index(use_grid_descriptor: None) -> Callable[..., tuple[ImageIndex, li
             image_index.describe_images(root, shard, settings)
         finish_index(root, root / "failures.csv", [root], 1.0)
         if role == "references":
-            index_points(root)
+            index_segments(root)
         return ImageIndex.open(root), planned
 
     return build

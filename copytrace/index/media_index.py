@@ -16,7 +16,7 @@ into which the others are cut. `image_index` and `video_index` describe the shar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -25,13 +25,13 @@ import pyarrow as pa
 
 from configs.load import flatten
 from copytrace.errors import InputError, ModelMismatchError, StorageError
+from copytrace.index.manifest import MANIFEST_SCHEMA, Manifest, read_manifest, write_manifest
 from copytrace.media.files import Failure, MediaItem, check_failure_rate, gather_failures, write_failures
+from copytrace.step import read_record
 from copytrace.storage import digest_of, read_table, remove_tree, table_of_rows, write_json, write_table
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
-
-MANIFEST_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string()), ("shard", pa.int32())])
 
 PLAN_SCHEMA = MANIFEST_SCHEMA.append(pa.field("kept", pa.bool_()))
 PROVENANCE_KEY = b"copytrace.provenance"
@@ -43,7 +43,7 @@ class MediaIndex:
 
     root: Path
     provenance: dict[str, Any]
-    items: dict[str, tuple[MediaItem, int]]
+    items: Manifest
 
     kind: ClassVar[MediaKind]
 
@@ -63,17 +63,17 @@ class MediaIndex:
     @property
     def shards(self) -> list[int]:
         """Numbers of the shards that hold current rows, ascending."""
-        return sorted({shard for _, shard in self.items.values()})
+        return self.items.shards
 
     @property
     def fingerprint(self) -> str:
         """Digest of the provenance and of every item; it does not depend on the order in which the index grew."""
-        return digest_of(self.provenance, sorted((i, item.stamp) for i, (item, _) in self.items.items()))
+        return digest_of(self.provenance, self.items.digest)
 
     @property
-    def paths(self) -> dict[str, str]:
+    def paths(self) -> Mapping[str, str]:
         """Path of each image or video, by its id."""
-        return {identity: item.path for identity, (item, _) in self.items.items()}
+        return self.items.paths
 
     def shard_of(self, identity: str) -> int:
         """Return the number of the shard that holds an image or video."""
@@ -81,7 +81,7 @@ class MediaIndex:
 
     def ids_in(self, shard: int) -> list[str]:
         """Return the ids of the images or videos of a shard, ascending."""
-        return sorted(identity for identity, (_, number) in self.items.items() if number == shard)
+        return self.items.ids_in(shard)
 
     def is_current(self, identity: str, shard: int) -> bool:
         """Return whether this shard has the current rows of an image or video."""
@@ -100,7 +100,8 @@ def receipt_path(root: Path, number: int) -> Path:
 
 def shards_of(root: Path) -> list[int]:
     """Return the numbers of the shards of the finished index at `root`, ascending."""
-    return sorted({shard for _, shard in (read_manifest(root) or {}).values()})
+    manifest = read_manifest(root)
+    return manifest.shards if manifest else []
 
 
 def check_model(index: MediaIndex, model: str) -> None:
@@ -135,27 +136,6 @@ def read_provenance(root: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise InputError(f"{path} is damaged; delete {root} and index again") from error
     return provenance
-
-
-def read_manifest(root: Path) -> dict[str, tuple[MediaItem, int]] | None:
-    """Return the item and the shard of each id in the index at `root`, or None if there is no manifest.
-
-    Raises `InputError` if the manifest is damaged.
-    """
-    path = root / "manifest.parquet"
-    try:
-        rows = read_table(path, schema=MANIFEST_SCHEMA).to_pylist()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is damaged; delete {root} and index again") from error
-    return {row["id"]: (MediaItem(row["id"], row["path"], row["stamp"]), row["shard"]) for row in rows}
-
-
-def write_manifest(root: Path, items: dict[str, tuple[MediaItem, int]]) -> Path:
-    """Write the manifest of the index at `root`, sorted by id, and return its path."""
-    rows = [(*asdict(item).values(), shard) for _, (item, shard) in sorted(items.items())]
-    return write_table(root / "manifest.parquet", table_of_rows(rows, MANIFEST_SCHEMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +188,8 @@ def plan_index(
         if not replace:
             raise ModelMismatchError(_difference(root, before, provenance))
         remove_tree(root)
-    present = read_manifest(root) or {}
+    manifest = read_manifest(root)
+    present = manifest.as_dict() if manifest else {}
     wanted = {item.id: item for item in items}
     kept = {i: (wanted[i], shard) for i, (item, shard) in present.items() if wanted.get(i) == item and item.stamp}
     finished = [
@@ -288,8 +269,10 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     """
     items = dict(plan.kept)
     failures: list[Failure] = []
+    held = {shard for _, shard in items.values()} | {shard.number for shard in plan.shards}
+    records = {shard: read_record(receipt_path(plan.root, shard)) for shard in sorted(held)}
     for shard in plan.shards:
-        failed = _listed(plan.root, shard.number, "failures")
+        failed = _listed(records[shard.number], "failures")
         failures += failed
         unread = {failure.id for failure in failed}
         items |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
@@ -297,22 +280,21 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     damaged = [
         failure
         for shard in sorted(current)
-        for failure in _listed(plan.root, shard, "damaged")
+        for failure in _listed(records[shard], "damaged")
         if failure.id in items and items[failure.id][1] == shard
     ]
     write_failures(plan.root / "failures.csv", [*failures, *damaged])
     # Provenance first: a manifest must never stand beside the provenance of another index.
     write_json(plan.root / "index.json", plan.provenance)
-    write_manifest(plan.root, items)
+    write_manifest(plan.root, items, {shard: str(records[shard].get("fingerprint")) for shard in sorted(current)})
     for receipt_file in (plan.root / "receipts").glob("*.json"):
         if int(receipt_file.stem) not in current:
             remove_shard(plan.root, int(receipt_file.stem))
     return failures
 
 
-def _listed(root: Path, shard: int, note: str) -> list[Failure]:
-    receipt = json.loads(receipt_path(root, shard).read_text(encoding="utf-8"))
-    return [Failure(**failure) for failure in receipt.get(note, [])]
+def _listed(record: dict[str, Any], note: str) -> list[Failure]:
+    return [Failure(**failure) for failure in record.get(note, [])]
 
 
 def remove_shard(root: Path, number: int) -> None:

@@ -1,45 +1,26 @@
-"""Inverted lists of an index's reference points, in which local recall searches; they are made when it is indexed.
+"""Inverted lists of local points: a point is found among those of the few lists that are nearest to it.
 
-    INDEX/point_lists/segments.json     the current segments
-    INDEX/point_lists/NAME.faiss        a segment: the points of some shards as codes of 16 bytes, by list
-    INDEX/point_lists/NAME.parquet      its images: id, shard, and how wide and high they are
-
-Segments never change. New shards make a new segment, which takes up those that are not much larger, so that there are
-few. Lists and codes come from a codebook that does not depend on the references: neither the order in which an index
-grew nor its segments decide what is found.
+Lists and codes come from a codebook that does not depend on the references: neither the order in which an index grew
+nor its segments decide what is found.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
-from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features.points import DIMENSIONS
-from copytrace.index.image_index import ImageIndex
-from copytrace.index.media_index import receipt_path
 from copytrace.index.shard_files import View
 from copytrace.runtime import WEIGHTS
-from copytrace.step import Step, StepRun, read_record
-from copytrace.storage import (
-    atomic_path,
-    digest_of,
-    digest_of_file,
-    local_copy,
-    read_table,
-    table_of_rows,
-    write_json,
-    write_table,
-)
+from copytrace.storage import atomic_path, digest_of_file, local_copy
 from models.configs import ModelFileError
 from models.point_codebook import PointCodebook, read_point_codebook
 
@@ -48,15 +29,10 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-SEGMENTS = "segments.json"
 SHIPPED = WEIGHTS / "point_codebook.safetensors"
 CELLS_SEARCHED = 8  # cells in which the lists nearest to a point are looked for
 CHANCE_RANK = 2  # the nearest point of the sample may show the same thing as the query
 POINTS_AT_ONCE = 1 << 18
-LARGEST_SEGMENT = 1 << 27  # points; the lists of one have 3 GB
-ABSORBED = 2  # a segment at most so many times as large as what is new is taken up by it
-
-IMAGE_SCHEMA = pa.schema([("id", pa.string()), ("shard", pa.int32()), ("width", pa.int32()), ("height", pa.int32())])
 
 # A point's place in faiss's 63 bits: image, x, y, scale, angle.
 _BITS = {"x": 10, "y": 10, "scale": 10, "angle": 9}
@@ -124,7 +100,7 @@ class PointQuantizer:
 
 
 class ListedPoints(NamedTuple):
-    """Points as in `FoundPoints`, of one segment."""
+    """Points as in `FoundPoints`, of one set of lists."""
 
     distance: Floats
     image: Numbers
@@ -132,21 +108,20 @@ class ListedPoints(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PointSegment:
-    """A segment: inverted lists of the points of R images.
+class PointLists:
+    """Inverted lists of the points of R images.
 
     `sides` float32 [R, 2] are their width and height; `current` bool [R] tells which are still in the index.
     """
 
     lists: Any
-    ids: tuple[str, ...]
     sides: Floats
     current: NDArray[np.bool_]
 
     def search(self, points: Floats, nearest: tuple[Floats, Numbers], neighbours: int, first: int) -> ListedPoints:
         """Return the points in the `nearest` lists that are nearest to `points` float32 [Q, 128].
 
-        `first` is the number of the first image of the segment.
+        `first` is the number of the first image.
         """
         self.lists.nprobe = nearest[1].shape[1]
         distance, packed = self.lists.search_preassigned(points, neighbours, nearest[1], nearest[0])
@@ -162,64 +137,26 @@ def add_points(lists: Any, views: Sequence[View], first: int = 0) -> None:
         lists.add_with_ids(descriptors, _pack(part, first + start))
 
 
-def index_points(root: Path) -> Path:
-    """Bring the lists of the index at `root` up to date, and return their folder.
-
-    Only shards that no segment holds are read, and those of the segments that the new one takes up.
-    """
-    index, folder = ImageIndex.open(root), root / "point_lists"
-    states = {shard: _shard_state(root, shard) for shard in index.shards}
-    listed = folder / SEGMENTS
-    step = Step.of("index points", listed, made_from=[sorted(states.items())], record=folder / "cost.json")
-    if step.is_done():
-        return folder
-    sizes = {shard: index.point_count(shard) for shard in states}
-    before, kept = _read_segments(root), {}
-    for name, there in before.items():
-        current = _current_shards(index, there)
-        if 2 * len(current) > len(there):  # otherwise more than half of it is gone
-            kept[name] = current
-    new = sorted(states.keys() - {shard for shards in kept.values() for shard in shards})
-    for name in sorted(kept, key=lambda name: sum(sizes[shard] for shard in kept[name])):
-        size, waiting = (sum(sizes[shard] for shard in shards) for shards in (kept[name], new))
-        if new and size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
-            new = sorted([*new, *kept.pop(name)])
-    with step.run(sum(sizes[shard] for shard in new), "points") as work:
-        segments = {name: before[name] for name in kept}
-        for shards in group_shards({shard: sizes[shard] for shard in new}, LARGEST_SEGMENT):
-            part = {shard: states[shard] for shard in shards}
-            segments[_write_segment(index, part, work)] = part
-        write_json(listed, segments)  # from now on they are the index's segments
-    for path in folder.glob("*.*"):
-        if path.stem not in {*segments, listed.stem, step.record.stem}:
-            path.unlink(missing_ok=True)
-    return folder
+def write_lists(lists: Any, path: Path) -> Path:
+    """Write inverted lists without the codebook, which is not stored again with each of them, and return `path`."""
+    lists.quantizer = _EMPTY
+    with atomic_path(path) as temporary:
+        faiss.write_index(lists, str(temporary))
+    return path
 
 
-def open_segments(index: ImageIndex) -> list[PointSegment]:
-    """Open the lists of an index. Raises `InputError` if they do not hold all of its shards."""
-    segments = _read_segments(index.root)
-    current = {name: _current_shards(index, states) for name, states in segments.items()}
-    if set(index.shards).difference(*current.values()):
-        raise InputError(
-            f"{index.root} lacks lists of its points; make them with the command that made it: copytrace index-images "
-            f"REFERENCES --out {index.root}. What is described stays"
-        )
-    return [_open_segment(index, name, current[name]) for name in sorted(segments) if current[name]]
+def read_lists(path: Path) -> Any:
+    """Open inverted lists that `write_lists` wrote; local ones stay on disk and are mapped into memory."""
+    lists: Any
+    with local_copy(path) as file:
+        lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
+    lists.own_fields = False
+    lists.quantizer = shipped_quantizer().lists
+    lists.use_precomputed_table = -1
+    return lists
 
 
-def group_shards(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
-    """Yield runs of shards, in order, that together have at most `most` points, or one shard each that has more."""
-    run: list[int] = []
-    points = 0
-    for shard, size in sizes.items():
-        if run and points + size > most:
-            yield run
-            run, points = [], 0
-        run.append(shard)
-        points += size
-    if run:
-        yield run
+_EMPTY = faiss.IndexFlatL2(DIMENSIONS)
 
 
 @lru_cache(maxsize=1)
@@ -235,63 +172,6 @@ def shipped_quantizer() -> PointQuantizer:
 def codebook_digest() -> str:
     """Return the digest of the codebook that ships."""
     return digest_of_file(SHIPPED)
-
-
-def _read_segments(root: Path) -> dict[str, dict[int, str]]:
-    """Return the segments of the index at `root`: the fingerprint of each shard in them, when they were made."""
-    try:
-        content = json.loads((root / "point_lists" / SEGMENTS).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError as error:
-        raise InputError(f"{root / 'point_lists' / SEGMENTS} is damaged; delete it and index again") from error
-    return {name: {int(shard): state for shard, state in states.items()} for name, states in content.items()}
-
-
-def _current_shards(index: ImageIndex, states: dict[int, str]) -> list[int]:
-    """Return the shards of a segment that the index still holds as they were."""
-    held = set(index.shards)
-    return [shard for shard, state in states.items() if shard in held and _shard_state(index.root, shard) == state]
-
-
-def _shard_state(root: Path, shard: int) -> str:
-    return digest_of(codebook_digest(), read_record(receipt_path(root, shard)).get("fingerprint"))
-
-
-def _write_segment(index: ImageIndex, states: dict[int, str], work: StepRun) -> str:
-    name = digest_of(sorted(states.items()))
-    path = index.root / "point_lists" / f"{name}.faiss"
-    lists = shipped_quantizer().new_lists()
-    rows: list[tuple[str, int, int, int]] = []
-    for shard in states:
-        views = list(index.views(shard))
-        add_points(lists, views, len(rows))
-        work.advance(sum(len(view.points) for view in views))
-        rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
-    lists.quantizer = _EMPTY  # the codebook has the centers; they are not stored again in each segment
-    with atomic_path(path) as temporary:
-        faiss.write_index(lists, str(temporary))
-    write_table(path.with_suffix(".parquet"), table_of_rows(rows, IMAGE_SCHEMA))
-    return name
-
-
-_EMPTY = faiss.IndexFlatL2(DIMENSIONS)
-
-
-def _open_segment(index: ImageIndex, name: str, current: Sequence[int]) -> PointSegment:
-    path = index.root / "point_lists" / f"{name}.faiss"
-    lists: Any
-    with local_copy(path) as file:
-        lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
-    lists.own_fields = False
-    lists.quantizer = shipped_quantizer().lists
-    lists.use_precomputed_table = -1
-    images = read_table(path.with_suffix(".parquet"), schema=IMAGE_SCHEMA)
-    ids, shards = images.column("id").to_pylist(), images.column("shard").to_pylist()
-    sides = np.stack([images.column(side).to_numpy() for side in ("width", "height")], axis=1).astype(np.float32)
-    held = set(current)
-    there = [shard in held and index.is_current(image, shard) for image, shard in zip(ids, shards, strict=True)]
-    return PointSegment(lists, tuple(ids), sides, np.array(there, bool))
 
 
 def _batches(views: Sequence[View]) -> Iterator[tuple[int, list[View]]]:

@@ -80,12 +80,12 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
     """Write the evidence of all candidate pairs of a shard of queries, sorted by their ids, and return the file."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     path, ids = folder.evidence(shard), query_index.ids_in(shard)
-    files = [folder.candidates(branch) for branch in BRANCHES]
+    files = [folder.candidates(branch, shard) for branch in BRANCHES]
     rules = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
     step = Step.of("score pairs", path, made_from=[shard, ids, [fingerprint_of(file) for file in files], rules])
     if step.is_done():
         return path
-    pairs = _pairs_by_shard(read_candidates(files, ids), reference_index)
+    pairs = _pairs_by_shard(read_candidates(files), reference_index)
     views = {
         image: {view.name: view for view in group}
         for image, group in groupby(query_index.views(shard), key=lambda view: view.id)
@@ -116,8 +116,9 @@ def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> 
         key = (candidate.query_id, candidate.reference_id)
         pairs.setdefault(key, _Pair(*key)).candidates.append(candidate)
     by_shard: dict[int, list[_Pair]] = defaultdict(list)
-    for pair in pairs.values():
-        by_shard[references.shard_of(pair.reference_id)].append(pair)
+    shards = references.items.shards_of([pair.reference_id for pair in pairs.values()])
+    for pair, shard in zip(pairs.values(), shards.tolist(), strict=True):
+        by_shard[shard].append(pair)
     return by_shard
 
 

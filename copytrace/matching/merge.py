@@ -20,7 +20,7 @@ from copytrace.arrays import Doubles
 from copytrace.errors import ConfigError
 from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.run_folder import ImageRunFolder
+from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import digest_of_file, read_table, remove_stale_shards, resolve_path, write_csv, write_table
 
@@ -153,7 +153,8 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
         load_calibration(settings.merge.calibration)  # raises early if the file cannot be used
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
     shards, rules = query_index.shards, settings.merge
-    remove_stale_shards(folder.evidence(0).parent, shards)
+    for file in (folder.evidence(0), *(folder.candidates(branch, 0) for branch in BRANCHES)):
+        remove_stale_shards(file.parent, shards)
     evidence = [folder.evidence(shard) for shard in shards]
     parquet, csv = folder.matches, folder.matches.with_suffix(".csv")
     made_from = [
@@ -189,9 +190,8 @@ def _score(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:
 def _drop_reversed_duplicates(
     pairs: pd.DataFrame, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
 ) -> pd.DataFrame:
-    if not set(query_paths.values()) & set(reference_paths.values()):
-        return pairs
-    first, second = pairs["query_id"].map(query_paths), pairs["reference_id"].map(reference_paths)
+    columns = (pairs["query_id"], query_paths), (pairs["reference_id"], reference_paths)
+    first, second = (column.map({i: paths[i] for i in column.unique()}) for column, paths in columns)
     key = pd.DataFrame({"a": np.minimum(first, second), "b": np.maximum(first, second)}, index=pairs.index)
     return pairs[~key.duplicated()]
 

@@ -6,10 +6,11 @@ The rule `vote` is imgFp's. The rule `hough` adds up only votes that agree in po
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.images import LocalSettings
@@ -24,6 +25,7 @@ SMALLEST_WEIGHT = 0.02
 SURE_VOTES = 15  # votes that no unrelated reference gets
 SURE_SHARE = 0.6  # of the votes of the best reference
 MOST_REFERENCES = 200
+REFERENCES_FIRST = 64  # whose votes are compared first
 _POSITION_RANGE = 4096
 _SCALE_RANGE = 32
 
@@ -76,30 +78,57 @@ def enabled_variants(settings: LocalSettings) -> tuple[Variant, ...]:
     )
 
 
+def never(_: str) -> bool:
+    """Return False: no reference is the query."""
+    return False
+
+
+# References int64 [R], ascending, and the sum of the votes of each, float64 [R].
+_ReferenceVotes = tuple[Numbers, Doubles]
+
+
+@dataclass(frozen=True, slots=True)
+class _Votes:
+    """V votes: weights float64 [V], geometry in the query and in the reference float32 [V, 4], references int64 [V]."""
+
+    weight: Doubles
+    here: Floats
+    there: Floats
+    reference: Numbers
+
+    def of(self, chosen: NDArray[np.bool_]) -> _Votes:
+        return _Votes(self.weight[chosen], self.here[chosen], self.there[chosen], self.reference[chosen])
+
+
 def recall_by_hough(
-    views: Sequence[View], index: PointSearch, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
+    views: Sequence[View], index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = never
 ) -> list[LocalCandidate]:
     """Return the best references of one query by agreeing votes over all its views and variants, best first.
 
-    `allowed` bool [R] excludes references: the query itself, if queries and references are the same folder.
+    `is_itself` tells whether a reference is the query, which is left out.
     """
-    best = np.zeros(len(index.ids))
-    found_in = np.zeros((len(index.ids), 2), np.int32)
+    found: list[tuple[Numbers, Doubles, Numbers]] = []
     for number, view in enumerate(views):
         for variant in enabled_variants(settings):
             geometry, descriptors = variant.read(view.points.relative_geometry(), view.points.descriptor)
-            votes = hough_votes(index, geometry, descriptors, settings.neighbours)
-            better = votes > best
-            best[better] = votes[better]
-            found_in[better] = number, variant.number
-    if allowed is not None:
-        best[~allowed] = 0
-    order = np.lexsort((np.arange(len(best)), -best))
-    order = order[: references_kept(best[order[:MOST_REFERENCES]], settings)]
+            reference, votes = hough_votes(index, geometry, descriptors, settings)
+            found.append((reference, votes, np.full(len(votes), number * len(VARIANTS) + variant.number)))
+    reference, votes, source = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((source, -votes, reference))
+    _, first = np.unique(reference[order], return_index=True)  # of each reference, its best view and variant
+    best = order[first]
+    best = best[np.argsort(-votes[best], kind="stable")][: MOST_REFERENCES + 1]
+    ids = index.ids.take(pa.array(reference[best])).to_pylist()
+    named = [(row, image) for row, image in zip(best, ids, strict=True) if not is_itself(image)]
     return [
-        LocalCandidate(views[0].id, index.ids[n], float(best[n]), views[found_in[n, 0]].name, int(found_in[n, 1]))
-        for n in order
-        if best[n] > 0
+        LocalCandidate(
+            views[0].id,
+            image,
+            float(votes[row]),
+            views[source[row] // len(VARIANTS)].name,
+            int(source[row] % len(VARIANTS)),
+        )
+        for row, image in named[: references_kept([votes[row] for row, _ in named], settings)]
     ]
 
 
@@ -113,34 +142,45 @@ def references_kept(votes: Sequence[float] | Doubles, settings: LocalSettings) -
     return max(settings.references_per_query, int(sure.sum()))
 
 
-def hough_votes(index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int) -> Doubles:
-    """Return for each reference the largest sum of votes that agree on its place in the query, float64 [R].
+def hough_votes(index: PointSearch, geometry: Floats, descriptors: Bytes, settings: LocalSettings) -> _ReferenceVotes:
+    """Return the largest sum of votes that agree, of each reference that `references_kept` could keep.
 
-    Each query point votes for the references of its `neighbours` nearest points, once for each. A vote weighs more, the
-    nearer its point is compared with unrelated points. Its scale, its rotation and the center of the reference in the
-    query fall into two bins per dimension.
+    Each query point votes for the references of its nearest points, once for each. A vote weighs more, the nearer its
+    point is compared with unrelated points. Its scale, its rotation and the center of the reference in the query fall
+    into two bins per dimension; votes in one bin agree.
     """
     if len(descriptors) == 0 or len(index.ids) == 0:
-        return np.zeros(len(index.ids))
-    weight, here, there, reference = _votes(index, geometry, descriptors, neighbours)
+        return np.zeros(0, np.int64), np.zeros(0)
+    votes = _votes(index, geometry, descriptors, settings.neighbours)
+    references, place = np.unique(votes.reference, return_inverse=True)
+    total = np.bincount(place, votes.weight, minlength=len(references))
+    # A reference cannot have more agreeing votes than votes, so those with the most set a bound to the others.
+    first = np.argsort(-total, kind="stable")[:REFERENCES_FIRST]
+    agreeing = np.sort(_agreeing(votes.of(np.isin(place, first)), index.center)[1])[::-1]
+    bound = 0.0
+    if len(agreeing) > settings.references_per_query:
+        sure = max(SURE_VOTES, SURE_SHARE * agreeing[0])
+        bound = min(sure, float(agreeing[settings.references_per_query - 1]))
+    return _agreeing(votes.of(total[place] >= bound), index.center)
+
+
+def _agreeing(votes: _Votes, center: Floats) -> _ReferenceVotes:
+    here, there, reference = votes.here, votes.there, votes.reference
     scale = here[:, 2] / there[:, 2]
     rotation = (here[:, 3] - there[:, 3]) % (2 * np.pi)
     cosine, sine = np.cos(rotation) * scale, np.sin(rotation) * scale
-    arm = index.center[reference] - there[:, :2]
+    arm = center[reference] - there[:, :2]
     center_x = here[:, 0] + cosine * arm[:, 0] - sine * arm[:, 1]
     center_y = here[:, 1] + sine * arm[:, 0] + cosine * arm[:, 1]
-    bins = np.concatenate(list(_bins(reference.astype(np.int64), np.log2(scale), rotation, center_x, center_y)))
+    bins = np.concatenate(list(_bins(reference, np.log2(scale), rotation, center_x, center_y)))
     distinct, place = np.unique(bins, return_inverse=True)
-    sums = np.bincount(place, np.tile(weight, len(bins) // max(len(weight), 1)), minlength=len(distinct))
-    votes = np.zeros(len(index.ids))
-    np.maximum.at(votes, distinct // (_SCALE_RANGE * ROTATION_BINS * _POSITION_RANGE**2), sums)
-    return votes
+    sums = np.bincount(place, np.tile(votes.weight, len(bins) // max(len(reference), 1)), minlength=len(distinct))
+    # Bins are sorted, and those of a reference follow one another.
+    references, starts = np.unique(distinct // (_SCALE_RANGE * ROTATION_BINS * _POSITION_RANGE**2), return_index=True)
+    return references, np.maximum.reduceat(sums, starts) if len(starts) else np.zeros(0)
 
 
-def _votes(
-    index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int
-) -> tuple[Doubles, Floats, Floats, Numbers]:
-    """Return V votes: weights float64 [V], geometry in the query and in the reference [V, 4], references int64 [V]."""
+def _votes(index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int) -> _Votes:
     found = index.search(descriptors, neighbours)
     # How near an unrelated point would be is measured on a sample that ships. The next reference point would do as
     # well, unless it is a copy of this one: then no vote would weigh anything.
@@ -150,7 +190,7 @@ def _votes(
     _, first = np.unique(pairs, return_index=True)  # of repeated patterns, one vote per query point and reference
     query_point, rank = query_point[first], rank[first]
     there = found.geometry[query_point, rank]
-    return weight[query_point, rank], geometry[query_point], there, found.image[query_point, rank]
+    return _Votes(weight[query_point, rank], geometry[query_point], there, found.image[query_point, rank])
 
 
 def _bins(reference: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
@@ -178,21 +218,33 @@ class NearestReferences:
 
 
 def nearest_references(
-    view: View, index: PointSearch, settings: LocalSettings, allowed: NDArray[np.bool_] | None = None
+    view: View, index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = never
 ) -> NearestReferences:
-    """Find the reference point nearest to each point of a view; `allowed` bool [R] excludes references."""
+    """Find the reference point nearest to each point of a view.
+
+    `is_itself` tells whether a reference is the query, which is left out.
+    """
     count = len(view.points)
     distances, ids = np.full(count, np.inf, np.float32), np.full(count, None, object)
     if count == 0 or len(index.ids) == 0:
         return NearestReferences(distances, ids)
-    # A query's own points are always its nearest, so further ones are searched if a reference is excluded.
-    found = index.search(view.points.descriptor, 1 if allowed is None else settings.neighbours)
-    usable = found.image >= 0 if allowed is None else (found.image >= 0) & allowed[found.image]
+    found = index.search(view.points.descriptor, 1)
+    own = _own_numbers(found.image, index, is_itself)
+    if len(own):  # a query's own points are always its nearest
+        found = index.search(view.points.descriptor, settings.neighbours)
+    usable = (found.image >= 0) & ~np.isin(found.image, own)
     hit = np.flatnonzero(usable.any(axis=1))
     rank = usable.argmax(axis=1)[hit]
     distances[hit] = found.distance[hit, rank]
-    ids[hit] = np.array(index.ids, object)[found.image[hit, rank]]
+    ids[hit] = np.array(index.ids.take(pa.array(found.image[hit, rank])).to_pylist(), object)
     return NearestReferences(distances, ids)
+
+
+def _own_numbers(found: Numbers, index: PointSearch, is_itself: Callable[[str], bool]) -> Numbers:
+    numbers: Numbers = np.unique(found[found >= 0])
+    ids = index.ids.take(pa.array(numbers)).to_pylist()
+    own: Numbers = numbers[np.array([is_itself(image) for image in ids], bool)]
+    return own
 
 
 def accept_votes(view: View, parts: Sequence[NearestReferences], settings: LocalSettings) -> list[LocalCandidate]:

@@ -9,12 +9,14 @@ from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import CopytraceError
 from copytrace.features.points import DIMENSIONS, Bytes
-from copytrace.index.point_lists import FoundPoints, PointSegment, shipped_quantizer
+from copytrace.index.point_lists import FoundPoints, ListedPoints, PointLists, shipped_quantizer
+from copytrace.index.segments import Segment, ids_of
 from copytrace.index.shard_files import View
 
 try:
@@ -32,7 +34,7 @@ class PointSearch(Protocol):
     """
 
     @property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> pa.Array:
         """Ids of the references."""
 
     @property
@@ -47,29 +49,29 @@ class PointSearch(Protocol):
 class ListSearch:
     """A search of the segments of an index, in the few inverted lists that are nearest to each point."""
 
-    segments: Sequence[PointSegment]
-    ids: tuple[str, ...]
+    parts: Sequence[PointLists]
+    ids: pa.Array
     center: Floats
     lists_searched: int
 
     @classmethod
-    def of(cls, segments: Sequence[PointSegment], *, lists_searched: int) -> ListSearch:
+    def of(cls, segments: Sequence[Segment], *, lists_searched: int) -> ListSearch:
         """Return a search of segments; every image is current in one of them at most."""
-        sides = np.concatenate([np.zeros((0, 2), np.float32), *(segment.sides for segment in segments)])
-        ids = tuple(image for segment in segments for image in segment.ids)
-        return cls(segments, ids, _centers(sides), lists_searched)
+        sides = np.concatenate([np.zeros((0, 2), np.float32), *(segment.points.sides for segment in segments)])
+        return cls([segment.points for segment in segments], ids_of(segments), _centers(sides), lists_searched)
 
     def search(self, descriptors: Bytes, neighbours: int) -> FoundPoints:
         """See `PointSearch`."""
         points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
         nearest = quantizer.nearest_lists(points, self.lists_searched)
-        parts, first = [], 0
-        for segment in self.segments:
-            parts.append(segment.search(points, nearest, neighbours, first))
-            first += len(segment.ids)
+        found: list[ListedPoints] = []
+        first = 0
+        for part in self.parts:
+            found.append(part.search(points, nearest, neighbours, first))
+            first += len(part.sides)
         distance, image, geometry = (
-            np.concatenate([getattr(part, name) for part in parts], axis=1)
+            np.concatenate([getattr(part, name) for part in found], axis=1)
             for name in ("distance", "image", "geometry")
         )
         order = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
@@ -93,7 +95,7 @@ class ExactSearch:
     image: NDArray[np.int32]
     geometry: Floats
     center: Floats
-    ids: tuple[str, ...]
+    ids: pa.Array
     lists_searched: int
     turn: AbstractContextManager[object]
 
@@ -115,7 +117,7 @@ class ExactSearch:
             np.repeat(np.arange(len(references), dtype=np.int32), counts),
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
             _centers(sides),
-            tuple(view.id for view in references),
+            pa.array([view.id for view in references], pa.large_string()),
             lists_searched,
             Lock() if _count_gpus() else nullcontext(),
         )

@@ -1,7 +1,6 @@
 """Search of the reference vectors nearest to each query vector, and how similar unrelated ones are to it: its noise.
 
-References of images are compared in blocks of numpy. Frames of videos are many more: faiss compares with all of
-them, or searches inverted lists.
+faiss compares a query with all references; among many frames of videos it searches inverted lists.
 """
 
 from __future__ import annotations
@@ -109,26 +108,6 @@ def build_frame_search(
     if exact or count < SMALLEST_WITH_LISTS:
         return ExactFrameSearch(blocks)
     return ListFrameSearch(blocks, count, lists_searched=lists_searched)
-
-
-def find_nearest(queries: Floats, blocks: Iterable[Floats], neighbours: int) -> tuple[Floats, Numbers]:
-    """Return the greatest cosines float32 [Q, K], greatest first, and rows int64 [Q, K] counted over all blocks.
-
-    The search is exact. Blocks are float32 [N, D] and are read once, so memory holds one block however many references
-    there are. Where there are fewer than K references, cosines are −inf and rows −1.
-    """
-    best = np.full((len(queries), neighbours), -np.inf, np.float32)
-    rows = np.full((len(queries), neighbours), -1, np.int64)
-    start = 0
-    for block in blocks:
-        similarity = np.concatenate([best, queries @ block.T], axis=1)
-        numbers = np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))
-        candidates = np.concatenate([rows, numbers], axis=1)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :neighbours]
-        best = np.take_along_axis(similarity, order, axis=1)
-        rows = np.take_along_axis(candidates, order, axis=1)
-        start += len(block)
-    return best, rows
 
 
 def noise_level(cosines: Floats, neighbours: int, *, typical: float | None, skip: int = 0) -> Floats:

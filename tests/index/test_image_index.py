@@ -168,7 +168,7 @@ def test_an_index_in_a_store_grows_and_shrinks_as_one_on_disk_does(
         names = sorted(path.relative_to(roots[0]).as_posix() for path in roots[0].rglob("*.*"))
         there = roots[1].glob("**/*.*")
         assert sorted(str(path).removeprefix(f"{roots[1]}/") for path in there) == names
-        for name in (name for name in names if not name.startswith(("receipts/", "point_lists/cost"))):  # of seconds
+        for name in (name for name in names if not name.startswith(("receipts/", "segments/cost"))):  # of seconds
             assert (roots[1] / name).read_bytes() == (roots[0] / name).read_bytes(), name
     other = with_points(image_settings, 20)
     with pytest.raises(ModelMismatchError, match="memory://index-test/index was made with other settings"):

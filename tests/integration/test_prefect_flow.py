@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import TaskRun
 
 from configs.images import ImageSettings
 from copytrace.images import match_images as match_without_prefect
+from copytrace.run_folder import BRANCHES
 from flows.match_images import match_images
 from flows.parameters import flow_settings
 
@@ -110,8 +111,9 @@ def test_the_flow_and_the_library_write_the_same_bytes(
 def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
     stages = ["check", "ingest queries", "ingest references", "finish queries", "finish references", "merge", "report"]
     stages += [f"{stage} queries {shard}" for stage in ("preprocess", "describe") for shard in ("00000", "00001")]
-    stages += ["describe references 00000", "describe references 00001", "recall global", "recall local"]
-    stages += ["index-points references", "recall crop-local", "score 00000", "score 00001", "summarize", "track"]
+    stages += ["describe references 00000", "describe references 00001", "index-segments references"]
+    stages += [f"recall {branch} {shard}" for branch in BRANCHES for shard in ("00000", "00001")]
+    stages += ["score 00000", "score 00001", "summarize", "track"]
     assert tasks_of(run[1]) == dict.fromkeys(stages, "Completed")
 
 
@@ -120,7 +122,7 @@ def test_a_rerun_describes_nothing_and_leaves_the_same_bytes(
 ) -> None:
     before, second, _ = again
     tasks = tasks_of(second)
-    assert "recall local" in tasks
+    assert "recall local 00000" in tasks
     assert not [name for name in tasks if name.startswith(("describe", "preprocess"))]
     assert {name: (run[0] / name).read_bytes() for name in before} == before
 

@@ -51,7 +51,7 @@ def rows_of(
     run = ImageRunFolder(path)
     for branch in BRANCHES:
         rows = [astuple(candidate) for candidate in candidates if candidate.branch == branch]
-        write_table(run.candidates(branch), table_of_rows(rows, CANDIDATE_SCHEMA))
+        write_table(run.candidates(branch, 0), table_of_rows(rows, CANDIDATE_SCHEMA))
     score_pairs(0, indexes[0].root, indexes[1].root, run, settings)
     rows = pq.read_table(run.evidence(0), schema=EVIDENCE_SCHEMA).to_pylist()
     pairs = {(row["query_id"], row["reference_id"]): row for row in rows}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs.images import ImageSettings, MergeSettings, VerificationSettings
 from copytrace.errors import ConfigError
-from copytrace.index.media_index import write_manifest
+from copytrace.index.manifest import write_manifest
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.merge import CSV_COLUMNS, FEATURES, MATCH_SCHEMA, merge_matches
 from copytrace.media.files import MediaItem
@@ -52,7 +52,7 @@ def merged(
     roots = [folder / side for side in sides]
     for root, items in zip(roots, sides.values(), strict=True):
         write_json(root / "index.json", {"kind": "images"})
-        write_manifest(root, items)
+        write_manifest(root, items, {})
     merge_matches(
         *roots, run, ImageSettings(merge=rules, verification=VerificationSettings(rule=VERIFICATION[rules.rule]))
     )

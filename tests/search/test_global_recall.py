@@ -3,23 +3,27 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from copytrace.index.point_lists import PointLists
+from copytrace.index.segments import Segment
+from copytrace.search.descriptor_search import DescriptorSearch
 from copytrace.search.image_candidates import panes_for_global_branch
-from copytrace.search.vector_search import find_nearest, noise_level
+from copytrace.search.vector_search import noise_level
 
 Floats = NDArray[np.float32]
 # Eighths, so that sums of products are exact and ties are real ties.
 eighths = st.integers(-8, 8).map(lambda n: n / 8)
 
 
-def blocks_of(vectors: Floats, cuts: list[int]) -> list[Floats]:
-    edges = [0, *sorted(min(cut, len(vectors)) for cut in cuts), len(vectors)]
-    return [vectors[start:end] for start, end in pairwise(edges)]
+def segment_of(vectors: Floats, current: NDArray[np.bool_]) -> Segment:
+    ids = pa.array([str(number) for number in range(len(vectors))], pa.large_string())
+    return Segment(ids, vectors.astype(np.float16), PointLists(None, np.ones((len(vectors), 2), np.float32), current))
 
 
 @settings(max_examples=60, deadline=None)
@@ -28,24 +32,27 @@ def blocks_of(vectors: Floats, cuts: list[int]) -> list[Floats]:
     arrays(np.float32, st.tuples(st.integers(0, 12), st.just(5)), elements=eighths),
     st.lists(st.integers(0, 12), max_size=4),
     st.integers(1, 15),
+    st.integers(0, 99),
 )
-def test_blocks_give_what_sorting_everything_gives(
-    queries: Floats, references: Floats, cuts: list[int], neighbours: int
+def test_segments_give_what_sorting_all_current_images_gives(
+    queries: Floats, references: Floats, cuts: list[int], neighbours: int, seed: int
 ) -> None:
-    cosines, rows = find_nearest(queries, blocks_of(references, cuts), neighbours)
+    current = np.random.default_rng(seed).random(len(references)) < 0.7
+    edges = [0, *sorted(min(cut, len(references)) for cut in cuts), len(references)]
+    parts = [slice(*edge) for edge in pairwise(edges)]
+    search = DescriptorSearch([segment_of(references[part], current[part]) for part in parts])
+    cosines, rows = search.nearest(queries, neighbours)
     assert cosines.shape == rows.shape == (len(queries), neighbours)
+    kept = references[current]
+    assert len(search.ids) == len(kept)
+    np.testing.assert_array_equal(search.vectors(np.arange(len(kept))), kept)
     for query, found, numbers in zip(queries, cosines, rows, strict=True):
-        all_cosines = (references @ query).tolist()
-        expected = sorted(range(len(references)), key=lambda row: (-all_cosines[row], row))[:neighbours]
-        missing = neighbours - len(expected)
-        assert numbers.tolist() == expected + [-1] * missing
-        assert found.tolist() == [all_cosines[row] for row in expected] + [-np.inf] * missing
-
-
-def test_without_references_nothing_is_near() -> None:
-    cosines, rows = find_nearest(np.ones((2, 3), np.float32), [], 2)
-    assert cosines.tolist() == [[-np.inf] * 2] * 2
-    assert rows.tolist() == [[-1, -1]] * 2
+        expected = sorted((kept @ query).tolist(), reverse=True)[:neighbours]
+        assert found.tolist() == expected + [-np.inf] * (neighbours - len(expected))
+        there = numbers[: len(expected)]
+        assert len(set(there.tolist())) == len(there)  # of images that are as near, any may come first
+        assert (kept[there] @ query).tolist() == expected
+        assert (numbers[len(expected) :] == -1).all()
 
 
 @pytest.mark.parametrize(("neighbours", "skip", "level"), [(1, 0, 0.5), (2, 0, 0.375), (2, 1, 0.1875), (4, 0, 0.25)])

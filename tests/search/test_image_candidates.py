@@ -17,6 +17,7 @@ from copytrace.search.image_candidates import Candidate, read_candidates, recall
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
+HALF_PRECISION = 2.0**-10  # of a cosine of unit vectors, one of which is stored in float16
 WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
 
 
@@ -61,8 +62,11 @@ def found(
     if noise:
         rules = settings.global_.model_copy(update={"noise": str(noise.root)})
         settings = settings.model_copy(update={"global_": rules})
-    path = recall_images(branch, queries.root, references.root, ImageRunFolder(folder), settings)
-    return read_candidates([path], list(queries.items))
+    paths = [
+        recall_images(shard, branch, queries.root, references.root, ImageRunFolder(folder), settings)
+        for shard in queries.shards
+    ]
+    return read_candidates(paths) if paths else []
 
 
 def best_of(candidates: list[Candidate]) -> dict[str, Candidate]:
@@ -99,11 +103,11 @@ def test_scores_are_normalised_by_the_other_references_or_by_noise(
     query = next(queries.descriptors(s) for s in queries.shards if "darker" in queries.descriptors(s).ids)
     vector = query.vectors[query.ids.index("darker")]
     cosines = np.sort(np.concatenate([references.descriptors(s).vectors for s in references.shards]) @ vector)[::-1]
-    assert alone.normalized == pytest.approx(cosines[0] - cosines[1:3].mean(), abs=1e-5)
+    assert alone.normalized == pytest.approx(cosines[0] - cosines[1:3].mean(), abs=HALF_PRECISION)
     shutil.copytree(tmp_path / "references", tmp_path / "others")
     noise, _ = build_index(tmp_path / "others", tmp_path / "noise", "references", image_settings)
     noisy = best_of(found("global", queries, references, image_settings, tmp_path, noise=noise))["darker"]
-    assert noisy.normalized == pytest.approx(cosines[0] - cosines[:2].mean(), abs=1e-5)
+    assert noisy.normalized == pytest.approx(cosines[0] - cosines[:2].mean(), abs=HALF_PRECISION)
 
 
 def test_without_crops_the_crop_local_branch_has_no_candidates(
@@ -231,5 +235,6 @@ def test_the_same_indexes_give_the_same_bytes(
     for branch in ("global", "local"):
         for folder in ("first", "second"):
             found(branch, queries, references, image_settings, tmp_path / folder)
-        first, second = (ImageRunFolder(tmp_path / folder).candidates(branch) for folder in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes()
+        for shard in queries.shards:
+            files = [ImageRunFolder(tmp_path / folder).candidates(branch, shard) for folder in ("first", "second")]
+            assert files[0].read_bytes() == files[1].read_bytes()

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copytrace.index.point_lists import PointSegment, add_points, shipped_quantizer
+from copytrace.index.point_lists import PointLists, add_points, shipped_quantizer
+from copytrace.index.segments import Segment
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
@@ -36,11 +38,12 @@ def list_search(*segments: list[View]) -> ListSearch:
     return ListSearch.of([segment_of(views) for views in segments], lists_searched=8)
 
 
-def segment_of(views: list[View]) -> PointSegment:
+def segment_of(views: list[View]) -> Segment:
     lists = shipped_quantizer().new_lists()
     add_points(lists, views)
     sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
-    return PointSegment(lists, tuple(view.id for view in views), sides, np.ones(len(views), bool))
+    ids = pa.array([view.id for view in views], pa.large_string())
+    return Segment(ids, np.zeros((len(views), 2), np.float16), PointLists(lists, sides, np.ones(len(views), bool)))
 
 
 def edited(descriptors: Bytes) -> Bytes:
@@ -84,7 +87,7 @@ def test_points_know_their_reference_and_where_they_are(
         view_of("b", [[10, 20, 2, 0], [30, 40, 2, 6.2]], random_descriptors(2, 2)),
     ]
     search: PointSearch = ExactSearch.of(views, lists_searched=1) if exact else list_search(views)
-    assert search.ids == ("a", "none", "b")
+    assert search.ids.to_pylist() == ["a", "none", "b"]
     np.testing.assert_allclose(search.center, 0.5)
     for view, number in ((views[0], 0), (views[2], 2)):
         found = search.search(view.points.descriptor, 1)

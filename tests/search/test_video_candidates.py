@@ -157,7 +157,8 @@ def test_a_video_is_neither_its_own_candidate_nor_noise_for_itself(bench: Bench)
     assert scores(rows) == {"V2": 0.8 - 0.28, "V3": 0.28 - 0.28}
     noise = bench.index("noise", {f"noise {name}": vectors for name, vectors in videos.items()})
     same_files = {f"noise {name}": (item, shard) for name, (item, shard) in references.items.items()}
-    write_manifest(noise.root, {name: (replace(item, id=name), shard) for name, (item, shard) in same_files.items()})
+    renamed = {name: (replace(item, id=name), shard) for name, (item, shard) in same_files.items()}
+    write_manifest(noise.root, renamed, references.items.states)
     rows = bench.search(queries, references, settings(), noise)
     assert scores([row for row in rows if row["query_id"] == "V1"]) == {"V2": 0.8 - 0.8, "V3": 0.28 - 0.8}
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings
 from copytrace.errors import InputError
-from copytrace.index import point_lists
+from copytrace.index import segments as segments_module
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.point_lists import index_points, open_segments
+from copytrace.index.segments import index_segments, open_segments
 from copytrace.search.point_search import ListSearch
 from copytrace.storage import remove_tree, resolve_path
 
@@ -36,13 +37,15 @@ def answers(index: ImageIndex) -> dict[str, float]:
     for shard in index.shards:
         for view in index.views(shard):
             found = search.search(view.points.descriptor, 1)
-            shares[view.id] = float(np.mean([n >= 0 and search.ids[n] == view.id for n in found.image[:, 0]]))
+            shares[view.id] = float(np.mean([n >= 0 and search.ids[n].as_py() == view.id for n in found.image[:, 0]]))
     return shares
 
 
-def segments(index: ImageIndex) -> dict[str, dict[str, str]]:
-    content: dict[str, dict[str, str]] = json.loads((index.root / "point_lists" / "segments.json").read_text("utf-8"))
-    return content
+def segments(index: ImageIndex) -> dict[str, dict[str, Any]]:
+    content: dict[str, dict[str, dict[str, Any]]] = json.loads(
+        (index.root / "segments" / "segments.json").read_text("utf-8")
+    )
+    return content["segments"]
 
 
 def test_every_image_is_found_by_its_own_points(
@@ -50,16 +53,20 @@ def test_every_image_is_found_by_its_own_points(
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
     assert min(answers(index).values()) > 0.95
-    assert [sorted(map(int, shards)) for shards in segments(index).values()] == [index.shards]
+    assert [sorted(map(int, shards)) for shards in (entry["shards"] for entry in segments(index).values())] == [
+        index.shards
+    ]
 
 
 def test_lists_take_few_bytes_a_point(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
     (segment,) = open_segments(index)
-    assert segment.lists.ntotal == sum(index.point_count(shard) for shard in index.shards)
-    assert segment.lists.code_size + 8 == 24  # faiss's number of a point holds its image and its place
-    (file,) = (index.root / "point_lists").glob("*.faiss")
-    assert file.stat().st_size < 4096 * 512 + 32 * segment.lists.ntotal  # a block of 32 points is the least of a list
+    assert segment.points.lists.ntotal == sum(index.point_count(shard) for shard in index.shards)
+    assert segment.points.lists.code_size + 8 == 24  # faiss's number of a point holds its image and its place
+    (file,) = (index.root / "segments").glob("*.faiss")
+    assert (
+        file.stat().st_size < 4096 * 512 + 32 * segment.points.lists.ntotal
+    )  # a block of 32 points is the least of a list
 
 
 @pytest.mark.parametrize("absorbed", [0, 100])
@@ -72,14 +79,14 @@ def test_an_index_that_grows_gets_a_segment_or_a_larger_one_and_finds_the_same(
     monkeypatch: pytest.MonkeyPatch,
     absorbed: int,
 ) -> None:
-    monkeypatch.setattr(point_lists, "ABSORBED", absorbed)
+    monkeypatch.setattr(segments_module, "ABSORBED", absorbed)
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
     (first,) = segments(index)
     write_photos(folder, {"new": photos["coffee"][::-1].copy()})
     grown, _ = build_index(folder, index.root, "references", image_settings)
     assert (first in segments(grown)) == (absorbed == 0)
     assert len(segments(grown)) == (2 if absorbed == 0 else 1)
-    assert len(list((index.root / "point_lists").glob("*.faiss"))) == len(segments(grown))
+    assert len(list((index.root / "segments").glob("*.faiss"))) == len(segments(grown))
     whole, _ = build_index(folder, folder.parent / "whole", "references", image_settings)
     assert answers(grown) == answers(whole)
 
@@ -88,9 +95,9 @@ def test_nothing_is_written_again_when_nothing_came(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
-    files = sorted((index.root / "point_lists").iterdir())
+    files = sorted((index.root / "segments").iterdir())
     written = [file.stat().st_mtime_ns for file in files]
-    index_points(index.root)
+    index_segments(index.root)
     assert [file.stat().st_mtime_ns for file in files] == written
 
 
@@ -109,7 +116,7 @@ def test_removed_and_changed_images_are_not_found_as_they_were(
     search = ListSearch.of(open_segments(left), lists_searched=8)
     for gone in ("rocket", "coffee"):
         found = search.search(views[gone].points.descriptor, 1)
-        own = [n >= 0 and search.ids[n] == "rocket" for n in found.image[:, 0]]
+        own = [n >= 0 and search.ids[n].as_py() == "rocket" for n in found.image[:, 0]]
         assert not any(own)
         assert (found.distance[:, 0] < found.chance).mean() < 0.3
     assert min(answers(left).values()) > 0.95
@@ -149,15 +156,17 @@ def test_a_writer_that_is_stopped_leaves_the_lists_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(point_lists, "write_json", stop)
+        patch.setattr(segments_module, "write_json", stop)
         with pytest.raises(KeyboardInterrupt):
             build_index(folder, index.root, "references", image_settings)
     assert segments(index) == before
-    with pytest.raises(InputError, match=r"lacks lists of its points; .* copytrace index-images REFERENCES"):
+    with pytest.raises(
+        InputError, match=r"lacks the segments that a search needs; .* copytrace index-images REFERENCES"
+    ):
         open_segments(ImageIndex.open(index.root))  # the manifest has the new image
-    index_points(index.root)
+    index_segments(index.root)
     assert "new" in answers(ImageIndex.open(index.root))
-    names = {path.stem for path in (index.root / "point_lists").glob("*.faiss")}
+    names = {path.stem for path in (index.root / "segments").glob("*.faiss")}
     assert names == set(segments(index))
 
 
@@ -165,10 +174,10 @@ def test_an_index_without_lists_says_how_to_make_them(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
-    remove_tree(index.root / "point_lists")
-    with pytest.raises(InputError, match="lacks lists of its points"):
+    remove_tree(index.root / "segments")
+    with pytest.raises(InputError, match="lacks the segments"):
         open_segments(index)
-    index_points(index.root)
+    index_segments(index.root)
     assert len(open_segments(index)) == 1
 
 
@@ -186,13 +195,13 @@ def test_a_segment_of_a_shard_that_was_described_anew_does_not_count(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
-    shutil.copytree(index.root / "point_lists", folder.parent / "kept")
+    shutil.copytree(index.root / "segments", folder.parent / "kept")
     fewer = image_settings.local.reference_points.model_copy(update={"max_points": 20})
     other = image_settings.model_copy(
         update={"local": image_settings.local.model_copy(update={"reference_points": fewer})}
     )
     anew, _ = build_index(folder, index.root, "references", other, replace=True)
-    remove_tree(index.root / "point_lists")
-    shutil.copytree(folder.parent / "kept", index.root / "point_lists")
-    with pytest.raises(InputError, match="lacks lists of its points"):
+    remove_tree(index.root / "segments")
+    shutil.copytree(folder.parent / "kept", index.root / "segments")
+    with pytest.raises(InputError, match="lacks the segments"):
         open_segments(anew)

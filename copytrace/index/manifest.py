@@ -1,0 +1,176 @@
+"""The manifest of an index: which media it holds, in columns, so that a million of them open in a moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from copytrace.arrays import Numbers
+from copytrace.errors import InputError
+from copytrace.media.files import MediaItem
+from copytrace.storage import as_stored_path, read_table, table_of_rows, write_table
+
+MANIFEST_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string()), ("shard", pa.int32())])
+STATES_KEY = b"copytrace.shards"
+
+
+class Manifest(Mapping[str, tuple[MediaItem, int]]):
+    """The media item and the shard of each id; a table of `MANIFEST_SCHEMA`, sorted by id."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._id, self._path, self._stamp = (_texts(table.column(name)) for name in ("id", "path", "stamp"))
+        self.shard_numbers: NDArray[np.int32] = table.column("shard").to_numpy()
+
+    @classmethod
+    def of(cls, items: Mapping[str, tuple[MediaItem, int]], states: Mapping[int, str]) -> Manifest:
+        """Return the manifest of some items; see `states`."""
+        rows = [(*astuple(item), shard) for _, (item, shard) in sorted(items.items())]
+        return cls(table_of_rows(rows, MANIFEST_SCHEMA).replace_schema_metadata({STATES_KEY: json.dumps(states)}))
+
+    def __getitem__(self, identity: str) -> tuple[MediaItem, int]:
+        row = self._row(identity)
+        item = MediaItem(identity, self._path[row].as_py(), self._stamp[row].as_py())
+        return item, int(self.shard_numbers[row])
+
+    def __contains__(self, identity: object) -> bool:
+        try:
+            return isinstance(identity, str) and self._row(identity) >= 0
+        except KeyError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return (identity.as_py() for identity in self._id)
+
+    def __len__(self) -> int:
+        return len(self._id)
+
+    def __repr__(self) -> str:
+        return f"Manifest of {len(self):,} media"
+
+    def as_dict(self) -> dict[str, tuple[MediaItem, int]]:
+        """Return all rows as Python objects: a kilobyte each, for changing an index, not for reading it."""
+        columns = (column.to_pylist() for column in (self._id, self._path, self._stamp))
+        rows = zip(*columns, self.shard_numbers.tolist(), strict=True)
+        return {identity: (MediaItem(identity, path, stamp), shard) for identity, path, stamp, shard in rows}
+
+    @cached_property
+    def states(self) -> dict[int, str]:
+        """Fingerprint of each shard, which says what was described in it and how; empty in an index of 0.1.0."""
+        stored = (self.table.schema.metadata or {}).get(STATES_KEY, b"{}")
+        return {int(shard): state for shard, state in json.loads(stored).items()}
+
+    @cached_property
+    def shards(self) -> list[int]:
+        """Numbers of the shards that hold current rows, ascending."""
+        return [int(shard) for shard in np.unique(self.shard_numbers)]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the ids and stamps; it does not depend on paths, shards, or the order in which an index grew."""
+        digest = hashlib.sha256()
+        for column in (self._id, self._stamp):
+            digest.update(pc.binary_length(column).to_numpy())
+            digest.update(column.buffers()[2] or b"")
+        return digest.hexdigest()[:16]
+
+    def ids_in(self, shard: int) -> list[str]:
+        """Return the ids of the media of a shard, ascending."""
+        ordered, numbers = self._by_shard
+        start, stop = np.searchsorted(numbers, [shard, shard + 1])
+        ids: list[str] = self._id.take(pa.array(ordered[start:stop])).to_pylist()
+        return ids
+
+    def shards_of(self, ids: Sequence[str]) -> Numbers:
+        """Return the shard of each of N ids, int64 [N]; −1 if the index lacks it."""
+        rows = self.rows_of(ids)
+        return np.where(rows < 0, -1, self.shard_numbers[rows] if len(self) else -1)
+
+    def rows_of(self, ids: Sequence[str]) -> Numbers:
+        """Return the row of each of N ids, int64 [N]; −1 if the index lacks it."""
+        rows: Numbers = (
+            pc.fill_null(pc.index_in(pa.array(ids, pa.large_string()), self._id), -1).to_numpy().astype(np.int64)
+        )
+        return rows
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Path of each medium, by its id."""
+        return _Paths(self)
+
+    @cached_property
+    def _by_shard(self) -> tuple[Numbers, NDArray[np.int32]]:
+        ordered = np.argsort(self.shard_numbers, kind="stable")
+        return ordered, self.shard_numbers[ordered]
+
+    def _row(self, identity: str) -> int:
+        """Return the row of an id by bisection. Raises `KeyError` if there is none."""
+        low, high = 0, len(self._id)
+        while low < high:
+            middle = (low + high) // 2
+            if self._id[middle].as_py() < identity:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._id) or self._id[low].as_py() != identity:
+            raise KeyError(identity)
+        return low
+
+
+@dataclass(frozen=True, slots=True)
+class _Paths(Mapping[str, str]):
+    manifest: Manifest
+
+    def __getitem__(self, identity: str) -> str:
+        return self.manifest[identity][0].path
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """Return the manifest of the index at `root`, or None if there is none; a process reads it once, until it changes.
+
+    Raises `InputError` if it is damaged.
+    """
+    path = root / "manifest.parquet"
+    try:
+        if as_stored_path(path):
+            return _read(path)
+        status = path.stat()
+        return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is damaged; delete {root} and index again") from error
+
+
+def write_manifest(root: Path, items: Mapping[str, tuple[MediaItem, int]], states: Mapping[int, str]) -> Path:
+    """Write the manifest of the index at `root`, and return its path."""
+    return write_table(root / "manifest.parquet", Manifest.of(items, states).table)
+
+
+def _read(path: Path) -> Manifest:
+    return Manifest(read_table(path, columns=MANIFEST_SCHEMA.names))
+
+
+@lru_cache(maxsize=4)  # queries, references and noise
+def _read_once(path: Path, state: tuple[int, ...]) -> Manifest:
+    return _read(path)
+
+
+def _texts(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    """Return texts as one array, which may have more than 2 GiB, with an offset of 0."""
+    return pa.concat_arrays([pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks])
