@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclud
 
 SHIPPED = WEIGHTS / "point_codebook.safetensors"
 CELLS_SEARCHED = 8  # cells in which the lists nearest to a point are looked for
+LISTS_DIVIDED = 16  # lists in which the fine ones nearest to a point are looked for
 CHANCE_RANK = 2  # the nearest point of the sample may show the same thing as the query
 POINTS_AT_ONCE = 1 << 18
 
@@ -54,49 +55,83 @@ class FoundPoints:
     chance: Floats
 
 
-class PointQuantizer:
-    """The lists of a codebook, in which points are placed, and a sample of points that belong to no library."""
+@dataclass(frozen=True, slots=True)
+class ListLevel:
+    """Inverted lists of one fineness: `centers` finds those nearest to points, and `products` code points in them."""
 
-    def __init__(self, codebook: PointCodebook) -> None:
-        self.codebook = codebook
-        self._cells = faiss.IndexFlatL2(DIMENSIONS)
-        self._cells.add(codebook.cells)
-        # An inverted file of the centers finds the nearest ones among those of a few cells.
-        self.lists: Any = faiss.IndexIVFFlat(self._cells, DIMENSIONS, len(codebook.cells))
-        self.lists.is_trained = True
-        self.lists.nprobe = min(CELLS_SEARCHED, len(codebook.cells))
-        per_cell = len(codebook.lists) // len(codebook.cells)
-        numbers = np.arange(len(codebook.lists), dtype=np.int64)
-        cells, centers = numbers // per_cell, np.ascontiguousarray(codebook.lists)
-        pointers = (faiss.swig_ptr(array) for array in (centers, numbers, cells))
-        self.lists.add_core(len(numbers), *pointers)
-        self.lists.make_direct_map()
-        self._sample = self.new_lists()
-        self._sample.add(_decode(codebook))
+    count: int
+    centers: Any
+    products: Floats
+
+    @classmethod
+    def of(cls, lists: Floats, products: Floats, parents: Any, parents_searched: int) -> ListLevel:
+        """Return a level of `lists` float32 [L, 128], as many of which lie in each of `parents`, one after another.
+
+        The nearest lists are looked for in the `parents_searched` nearest parents.
+        """
+        centers: Any = faiss.IndexIVFFlat(parents, DIMENSIONS, parents.ntotal)
+        centers.is_trained = True
+        centers.nprobe = min(parents_searched, parents.ntotal)
+        numbers = np.arange(len(lists), dtype=np.int64)
+        inside = numbers // (len(lists) // parents.ntotal)
+        centers.add_core(len(lists), *(faiss.swig_ptr(np.ascontiguousarray(each)) for each in (lists, numbers, inside)))
+        centers.make_direct_map()
+        return cls(len(lists), centers, products)
 
     def new_lists(self) -> Any:
         """Return empty inverted lists."""
-        products = self.codebook.products
-        lists = faiss.IndexIVFPQFastScan(self.lists, DIMENSIONS, len(self.codebook.lists), len(products), 4)
-        faiss.copy_array_to_vector(np.ascontiguousarray(products).ravel(), lists.pq.centroids)
+        lists = faiss.IndexIVFPQFastScan(self.centers, DIMENSIONS, self.count, len(self.products), 4)
+        faiss.copy_array_to_vector(np.ascontiguousarray(self.products).ravel(), lists.pq.centroids)
         lists.by_residual = True  # not faiss's default: codes of differences from the center are more exact
         lists.use_precomputed_table = -1  # a table of all lists would take more than it saves
         lists.is_trained = True
         return lists
 
-    def nearest_lists(self, points: Floats, count: int) -> tuple[Floats, Numbers]:
-        """Return the squared distances float32 [Q, L] and the numbers int64 [Q, L] of the lists nearest to points."""
-        found: tuple[Floats, Numbers] = self.lists.search(points, min(count, len(self.codebook.lists)))
+    def nearest_lists(self, points: Floats, count: int) -> NearestLists:
+        """Return the lists nearest to each of Q points."""
+        found: NearestLists = self.centers.search(points, min(count, self.count))
         return found
 
-    def chance_distance(self, points: Floats, nearest: tuple[Floats, Numbers]) -> Floats:
+
+# Squared distances float32 [Q, L] and numbers int64 [Q, L] of the lists nearest to points.
+NearestLists = tuple[Floats, Numbers]
+
+
+class PointQuantizer:
+    """The lists of a codebook, in which points are placed, and a sample of points that belong to no library."""
+
+    def __init__(self, codebook: PointCodebook) -> None:
+        self.codebook = codebook
+        cells: Any = faiss.IndexFlatL2(DIMENSIONS)
+        cells.add(codebook.cells)
+        self._cells = cells
+        self.coarse = ListLevel.of(codebook.lists, codebook.products, cells, CELLS_SEARCHED)
+
+    @cached_property
+    def fine(self) -> ListLevel:
+        """The lists of large indexes."""
+        return ListLevel.of(self.codebook.fine_lists, self.codebook.fine_products, self.coarse.centers, LISTS_DIVIDED)
+
+    def level(self, count: int) -> ListLevel:
+        """Return the level that has `count` lists."""
+        return self.coarse if count == self.coarse.count else self.fine
+
+    def chance_distance(self, points: Floats, lists_searched: int) -> Floats:
         """Return the squared distance of each point to the second nearest point of the sample, float32 [Q].
 
-        As of the references, only points in the `nearest` lists are looked at; ∞ if there are none.
+        Only points in the nearest `lists_searched` coarse lists are looked at; ∞ if there are none.
         """
+        nearest = self.coarse.nearest_lists(points, lists_searched)
         self._sample.nprobe = nearest[1].shape[1]
         distance, numbers = self._sample.search_preassigned(points, CHANCE_RANK, nearest[1], nearest[0])
         return np.where(numbers[:, -1] < 0, np.float32(np.inf), distance[:, -1])
+
+    @cached_property
+    def _sample(self) -> Any:
+        lists = self.coarse.new_lists()
+        codes, numbers = self.codebook.sample_codes, np.arange(len(self.codebook.sample_codes), dtype=np.int64)
+        add_codes(lists, self.codebook.sample_lists, codes, numbers)
+        return lists
 
 
 class ListedPoints(NamedTuple):
@@ -118,7 +153,7 @@ class PointLists:
     sides: Floats
     current: NDArray[np.bool_]
 
-    def search(self, points: Floats, nearest: tuple[Floats, Numbers], neighbours: int, first: int) -> ListedPoints:
+    def search(self, points: Floats, nearest: NearestLists, neighbours: int, first: int) -> ListedPoints:
         """Return the points in the `nearest` lists that are nearest to `points` float32 [Q, 128].
 
         `first` is the number of the first image.
@@ -137,6 +172,27 @@ def add_points(lists: Any, views: Sequence[View], first: int = 0) -> None:
         lists.add_with_ids(descriptors, _pack(part, first + start))
 
 
+def add_codes(lists: Any, members: Numbers, codes: NDArray[np.uint8], numbers: Numbers) -> None:
+    """Add N points to inverted lists by their codes, uint8 [N, 16]; `members` int64 [N] are their lists.
+
+    `numbers` int64 [N] are what a search returns.
+    """
+    inverted, packer = faiss.downcast_InvertedLists(lists.invlists), lists.get_CodePacker()
+    order = np.argsort(members, kind="stable")
+    bounds = np.searchsorted(members[order], np.arange(lists.nlist + 1))
+    codes, numbers = codes[order], np.ascontiguousarray(numbers[order])
+    for member in np.flatnonzero(np.diff(bounds)).tolist():
+        part = slice(bounds[member], bounds[member + 1])
+        count = int(part.stop - part.start)
+        flat = np.zeros((-(-count // packer.nvec) * packer.nvec, codes.shape[1]), np.uint8)
+        flat[:count] = codes[part]
+        packed = np.empty_like(flat)
+        for start in range(0, len(flat), packer.nvec):
+            packer.pack_all(faiss.swig_ptr(flat[start:]), faiss.swig_ptr(packed[start:]))
+        inverted.add_entries(member, count, faiss.swig_ptr(numbers[part]), faiss.swig_ptr(packed))
+    lists.ntotal += len(codes)
+
+
 def write_lists(lists: Any, path: Path) -> Path:
     """Write inverted lists without the codebook, which is not stored again with each of them, and return `path`."""
     lists.quantizer = _EMPTY
@@ -151,7 +207,7 @@ def read_lists(path: Path) -> Any:
     with local_copy(path) as file:
         lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
     lists.own_fields = False
-    lists.quantizer = shipped_quantizer().lists
+    lists.quantizer = shipped_quantizer().level(lists.nlist).centers
     lists.use_precomputed_table = -1
     return lists
 
@@ -213,11 +269,3 @@ def _unpack(packed: Numbers, sides: Floats) -> tuple[Numbers, Floats]:
     scale = 2.0 ** (shares["scale"] * _OCTAVES + _SMALLEST_OCTAVE)
     columns = (shares["x"] * extent[..., 0], shares["y"] * extent[..., 1], scale, shares["angle"] * 2 * np.pi)
     return rest, np.stack(columns, axis=-1).astype(np.float32)
-
-
-def _decode(codebook: PointCodebook) -> Floats:
-    """Return the sample of a codebook as points, float32 [S, 128]."""
-    halves = np.stack([codebook.sample_codes & 15, codebook.sample_codes >> 4], axis=2)
-    numbers = halves.reshape(len(halves), len(codebook.products))
-    parts = codebook.products[np.arange(len(codebook.products)), numbers]
-    return np.asarray(codebook.lists[codebook.sample_lists] + parts.reshape(len(parts), DIMENSIONS), np.float32)

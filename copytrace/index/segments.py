@@ -44,6 +44,7 @@ from copytrace.storage import (
 
 SEGMENTS = "segments.json"
 LARGEST_SEGMENT = 1 << 27  # points; the lists of one have 3 GB
+FINE_FROM = 1 << 24  # points from which on an index has fine lists
 ABSORBED = 2  # a segment at most so many times as large as what is new is taken up by it
 
 MOST_OPENED = 3  # indexes: references and noise, and one that is made
@@ -69,9 +70,10 @@ _OPEN_LOCK = Lock()
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A segment as `segments.json` names it: the state of each of its shards when it was made, and their points."""
+    """A segment as `segments.json` names it: how many points it has, in how many lists, and the state of its shards."""
 
     points: int
+    lists: int
     shards: dict[int, str]
 
     def current(self, states: Mapping[int, str]) -> list[int]:
@@ -97,14 +99,19 @@ def index_segments(root: Path) -> Path:
     kept = {n: entry for n, entry in _read_entries(root).items() if 2 * len(entry.current(states)) > len(entry.shards)}
     new = sorted(states.keys() - {shard for entry in kept.values() for shard in entry.current(states)})
     sizes = {shard: index.point_count(shard) for shard in new}
+    total = sum(sizes.values()) + sum(entry.size(states) for entry in kept.values())
+    level = shipped_quantizer().fine if total >= FINE_FROM else shipped_quantizer().coarse
+    for name in [name for name, entry in kept.items() if entry.lists != level.count]:
+        sizes |= {shard: index.point_count(shard) for shard in kept.pop(name).current(states)}
     for name, entry in sorted(kept.items(), key=lambda item: item[1].size(states)):
         size, waiting = entry.size(states), sum(sizes.values())
-        if new and size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
+        if sizes and size <= ABSORBED * waiting and size + waiting <= LARGEST_SEGMENT:
             sizes |= {shard: index.point_count(shard) for shard in kept.pop(name).current(states)}
     with step.run(sum(sizes.values()), "points") as work:
         entries = dict(kept)
         for shards in group_shards(dict(sorted(sizes.items())), LARGEST_SEGMENT):
-            entry = _Entry(sum(sizes[shard] for shard in shards), {shard: states[shard] for shard in shards})
+            points = sum(sizes[shard] for shard in shards)
+            entry = _Entry(points, level.count, {shard: states[shard] for shard in shards})
             entries[_write_segment(index, entry, work)] = entry
         _write_entries(root, entries)  # from now on they are the index's segments
     for path in folder.glob("*.*"):
@@ -161,7 +168,9 @@ def _read_entries(root: Path) -> dict[str, _Entry]:
         if content["codebook"] != codebook_digest():
             return {}
         return {
-            name: _Entry(entry["points"], {int(shard): state for shard, state in entry["shards"].items()})
+            name: _Entry(
+                entry["points"], entry["lists"], {int(shard): state for shard, state in entry["shards"].items()}
+            )
             for name, entry in content["segments"].items()
         }
     except (FileNotFoundError, NotADirectoryError):
@@ -171,14 +180,16 @@ def _read_entries(root: Path) -> dict[str, _Entry]:
 
 
 def _write_entries(root: Path, entries: Mapping[str, _Entry]) -> None:
-    segments = {name: {"points": entry.points, "shards": entry.shards} for name, entry in entries.items()}
+    segments = {
+        name: {"points": entry.points, "lists": entry.lists, "shards": entry.shards} for name, entry in entries.items()
+    }
     write_json(root / "segments" / SEGMENTS, {"codebook": codebook_digest(), "segments": segments})
 
 
 def _write_segment(index: ImageIndex, entry: _Entry, work: StepRun) -> str:
-    name = digest_of(codebook_digest(), sorted(entry.shards.items()))
+    name = digest_of(codebook_digest(), entry.lists, sorted(entry.shards.items()))
     path = index.root / "segments" / f"{name}.parquet"
-    lists = shipped_quantizer().new_lists()
+    lists = shipped_quantizer().level(entry.lists).new_lists()
     rows: list[tuple[str, int, int, int]] = []
     vectors: list[NDArray[np.float16]] = []
     for shard in entry.shards:

@@ -24,6 +24,7 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
+FINE_PER_LIST_SEARCHED = 2  # fine lists searched instead of one; they hold an eighth of its points
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
 
@@ -64,11 +65,14 @@ class ListSearch:
         """See `PointSearch`."""
         points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
-        nearest = quantizer.nearest_lists(points, self.lists_searched)
+        nearest = {
+            count: quantizer.level(count).nearest_lists(points, self._searched(count))
+            for count in {part.lists.nlist for part in self.parts}
+        }
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
-            found.append(part.search(points, nearest, neighbours, first))
+            found.append(part.search(points, nearest[part.lists.nlist], neighbours, first))
             first += len(part.sides)
         distance, image, geometry = (
             np.concatenate([getattr(part, name) for part in found], axis=1)
@@ -79,8 +83,12 @@ class ListSearch:
             np.take_along_axis(distance, order, axis=1),
             np.take_along_axis(image, order, axis=1),
             np.take_along_axis(geometry, order[:, :, None], axis=1),
-            quantizer.chance_distance(points, nearest),
+            quantizer.chance_distance(points, self.lists_searched),
         )
+
+    def _searched(self, lists: int) -> int:
+        """Return how many lists are searched for a point, of a segment that has so many of them."""
+        return self.lists_searched * (1 if lists == shipped_quantizer().coarse.count else FINE_PER_LIST_SEARCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ class ExactSearch:
         """See `PointSearch`."""
         points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
-        chance = quantizer.chance_distance(points, quantizer.nearest_lists(points, self.lists_searched))
+        chance = quantizer.chance_distance(points, self.lists_searched)
         shape = (len(points), neighbours)
         if not len(self.image):
             nowhere = (

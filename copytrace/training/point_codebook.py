@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import InputError
-from copytrace.features.points import DIMENSIONS
+from copytrace.features.points import DIMENSIONS, MIRRORED_ORDER, NEGATIVE_ORDER
 from copytrace.index.image_index import ImageIndex
 from copytrace.step import current_progress
 from copytrace.storage import atomic_path, resolve_path
@@ -19,6 +19,7 @@ from models.point_codebook import PointCodebook, write_point_codebook
 
 CELLS = 64
 LISTS_PER_CELL = 64
+FINE_PER_LIST = 16
 SUBSPACES = 32  # of four numbers each, coded by four bits each
 SAMPLE = 1 << 16  # points that tell at which distance unrelated points are found
 POINTS_PER_CENTER = 256
@@ -48,24 +49,54 @@ def train_point_codebook(index: str | Path, out: str | Path) -> Path:
         for cell in range(CELLS):
             lists.append(np.rint(_centers(points[members == cell], LISTS_PER_CELL)))
             shown.advance()
-        codebook = _with_codes(points, cells.astype(np.float32), np.concatenate(lists).astype(np.float32))
+        coarse = np.concatenate(lists).astype(np.float32)
+        fine = _divide(points, coarse)
+        sample_lists, products = _code(points, coarse)
+        _, fine_products = _code(points, fine)
+        codes = _quantizer(products).compute_codes(points[:SAMPLE] - coarse[sample_lists[:SAMPLE]])
+        codebook = PointCodebook(
+            cells.astype(np.float32), coarse, products, fine, fine_products, sample_lists[:SAMPLE], codes
+        )
         shown.advance()
     with atomic_path(resolve_path(out)) as temporary:
         write_point_codebook(temporary, codebook)
     return resolve_path(out)
 
 
-def _with_codes(points: Floats, cells: Floats, lists: Floats) -> PointCodebook:
-    sample_lists = _nearest(points, lists)
-    rest = points - lists[sample_lists]
+def _divide(points: Floats, lists: Floats) -> Floats:
+    """Return `FINE_PER_LIST` centers for each list, float32 [L * C, 128], one list after another."""
+    # Mirrored and negative photographs have points too, and these few make many centers.
+    turned = [points, points[:, MIRRORED_ORDER], points[:, NEGATIVE_ORDER], points[:, MIRRORED_ORDER[NEGATIVE_ORDER]]]
+    members = np.concatenate([_nearest(each, lists) for each in turned])
+    order = np.argsort(members, kind="stable")
+    bounds = np.searchsorted(members[order], np.arange(len(lists) + 1))
+    centers = []
+    for number, center in enumerate(lists):
+        rows = order[bounds[number] : bounds[number + 1]]
+        inside = (
+            np.stack([turned[row // len(points)][row % len(points)] for row in rows]) if len(rows) else center[None]
+        )
+        missing = FINE_PER_LIST - len(inside)
+        centers.append(
+            _centers(inside, FINE_PER_LIST) if missing <= 0 else np.resize(inside, (FINE_PER_LIST, DIMENSIONS))
+        )
+    return np.rint(np.concatenate(centers)).astype(np.float32)
+
+
+def _code(points: Floats, lists: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Return the list of each point, int64 [N], and the products of what is left, float32 [32, 16, 4]."""
+    members = _nearest(points, lists)
     quantizer: Any = faiss.ProductQuantizer(DIMENSIONS, SUBSPACES, 4)
     quantizer.cp.seed = SEED
-    quantizer.train(rest)
+    quantizer.train(points - lists[members])
     products = faiss.vector_to_array(quantizer.centroids).reshape(SUBSPACES, 16, DIMENSIONS // SUBSPACES)
-    products = products.astype(np.float16).astype(np.float32)  # as they are stored
+    return members, products.astype(np.float16).astype(np.float32)  # as they are stored
+
+
+def _quantizer(products: Floats) -> Any:
+    quantizer: Any = faiss.ProductQuantizer(DIMENSIONS, SUBSPACES, 4)
     faiss.copy_array_to_vector(products.ravel(), quantizer.centroids)
-    codes = quantizer.compute_codes(rest[:SAMPLE])
-    return PointCodebook(cells, lists, products, sample_lists[:SAMPLE], codes)
+    return quantizer
 
 
 def _centers(points: Floats, count: int) -> Floats:

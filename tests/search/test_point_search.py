@@ -39,7 +39,7 @@ def list_search(*segments: list[View]) -> ListSearch:
 
 
 def segment_of(views: list[View]) -> Segment:
-    lists = shipped_quantizer().new_lists()
+    lists = shipped_quantizer().coarse.new_lists()
     add_points(lists, views)
     sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
     ids = pa.array([view.id for view in views], pa.large_string())
