@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 import models
 from configs.images import ImageSettings, MergeSettings
@@ -104,7 +105,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
         ) from error
 
 
-def features_of(evidence: pd.DataFrame) -> Doubles:
+def features_of(evidence: pa.Table) -> Doubles:
     """Return the `FEATURES` of evidence rows, float64 [N, F]; the rows must include all pairs of each query.
 
     Inliers count only beyond the number that unrelated pairs reach by chance. Below it, agreement and coverage are 0,
@@ -114,32 +115,42 @@ def features_of(evidence: pd.DataFrame) -> Doubles:
     more if no other has nearly as many. The rival is at least as good as the best of many unrelated references, since a
     small collection may not have such a rival. A lead is never negative.
     """
-    inliers = np.log1p(evidence["inliers"].to_numpy(np.float64))
-    votes = np.log1p(evidence[["votes", "crop_votes"]].max(axis=1).fillna(0).to_numpy(np.float64))
-    normalized = np.nan_to_num(evidence["normalized_similarity"].to_numpy(np.float64), nan=0.0)
-    query = evidence["query_id"]
+    similarity, normalized, votes, crop_votes, agreement, coverage, inliers = (
+        _numbers(evidence, name)
+        for name in ("similarity", "normalized_similarity", "votes", "crop_votes", "agreement", "coverage", "inliers")
+    )
+    inliers, votes = np.log1p(inliers), np.log1p(np.maximum(votes, crop_votes))
+    query = evidence.column("query_id").to_numpy()
     beyond_chance = inliers > RIVAL_LOG_INLIERS
     columns = {
         "log_inliers": np.maximum(inliers - RIVAL_LOG_INLIERS, 0.0),
-        "agreement": beyond_chance * evidence["agreement"].fillna(0).to_numpy(np.float64),
-        "coverage": beyond_chance * np.sqrt(evidence["coverage"].fillna(0).to_numpy(np.float64)),
+        "agreement": beyond_chance * agreement,
+        "coverage": beyond_chance * np.sqrt(coverage),
         "log_votes": votes,
         "log_vote_lead": _lead(votes, query, RIVAL_LOG_VOTES),
         "log_inlier_lead": _lead(inliers, query, RIVAL_LOG_INLIERS),
-        "similarity": np.nan_to_num(evidence["similarity"].to_numpy(np.float64), nan=0.0),
+        "similarity": similarity,
         "normalized_similarity": normalized,
         "similarity_lead": _lead(normalized, query, RIVAL_SIMILARITY),
-        "branches": evidence["branches"].map(len).to_numpy(np.float64),
+        "branches": pc.list_value_length(evidence.column("branches")).to_numpy().astype(np.float64),
     }
     return np.stack([columns[name] for name in FEATURES], axis=1)
 
 
-def _lead(values: Doubles, query: pd.Series[str], rival: float) -> Doubles:
+def _numbers(evidence: pa.Table, name: str) -> Doubles:
+    """Return a column, with 0 where it is null."""
+    values: Doubles = pc.fill_null(evidence.column(name).cast(pa.float64()), 0.0).to_numpy()
+    return values
+
+
+def _lead(values: Doubles, query: NDArray[np.object_], rival: float) -> Doubles:
     """Return how far each value exceeds both `rival` and the greatest other value of its query; at least 0."""
-    frame = pd.DataFrame({"query": query.to_numpy(), "value": values})
-    by_query = frame.groupby("query", sort=False)["value"]
-    greatest = by_query.transform("max").to_numpy()
-    second = by_query.transform(lambda group: group.nlargest(2).iloc[-1] if len(group) > 1 else 0.0).to_numpy()
+    _, number = np.unique(query.astype(str), return_inverse=True)
+    order = np.lexsort((-values, number))
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    ranked = np.append(values[order], 0.0)
+    last = np.diff(np.append(starts, len(values))) == 1  # a query with one reference
+    greatest, second = ranked[starts][number], np.where(last, 0.0, ranked[starts + 1])[number]
     return np.maximum(values - np.maximum(np.where(values == greatest, second, greatest), rival), 0)
 
 
@@ -166,34 +177,44 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
     if step.is_done():
         return parquet
     with step.run(len(evidence), "shards") as work:
-        parts = [_score(read_table(path, schema=EVIDENCE_SCHEMA).to_pandas(), rules) for path in evidence]
-        empty = EVIDENCE_SCHEMA.empty_table().to_pandas().assign(score=pd.Series(dtype="float64"))
-        pairs = pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
-        pairs = pairs.sort_values(["score", "query_id", "reference_id"], ascending=[False, True, True], kind="stable")
-        pairs = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)
-        table = pa.Table.from_pandas(pairs[MATCH_SCHEMA.names], schema=MATCH_SCHEMA, preserve_index=False)
+        tables = [_score(read_table(path, schema=EVIDENCE_SCHEMA), rules) for path in evidence]
+        pairs = pa.concat_tables([MATCH_SCHEMA.empty_table(), *tables])
+        pairs = pairs.sort_by([("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")])
+        table = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)
         write_csv(csv, _csv_table(table))
         write_table(parquet, table.replace_schema_metadata(None))
         work.advance(len(evidence))
     return parquet
 
 
-def _score(evidence: pd.DataFrame, settings: MergeSettings) -> pd.DataFrame:
+def _score(evidence: pa.Table, settings: MergeSettings) -> pa.Table:
     if settings.rule == "sum":
-        scores = evidence["branch_matches"].map(np.sum).to_numpy(np.float64)
-        return evidence.assign(score=scores)
-    probability = load_calibration(settings.calibration).probability(features_of(evidence))
-    scored = evidence.assign(score=probability.round(SCORE_DECIMALS))
-    return scored[scored["score"] >= settings.min_score]
+        lists = evidence.column("branch_matches").to_pylist()
+        return evidence.add_column(
+            2, MATCH_SCHEMA.field("score"), pa.array([float(sum(each)) for each in lists], pa.float64())
+        )
+    score = load_calibration(settings.calibration).probability(features_of(evidence)).round(SCORE_DECIMALS)
+    scored = evidence.add_column(2, MATCH_SCHEMA.field("score"), pa.array(score))
+    return scored.filter(pa.array(score >= settings.min_score))
 
 
 def _drop_reversed_duplicates(
-    pairs: pd.DataFrame, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
-) -> pd.DataFrame:
-    columns = (pairs["query_id"], query_paths), (pairs["reference_id"], reference_paths)
-    first, second = (column.map({i: paths[i] for i in column.unique()}) for column, paths in columns)
-    key = pd.DataFrame({"a": np.minimum(first, second), "b": np.maximum(first, second)}, index=pairs.index)
-    return pairs[~key.duplicated()]
+    pairs: pa.Table, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
+) -> pa.Table:
+    sides = []
+    for name, paths in (("query_id", query_paths), ("reference_id", reference_paths)):
+        ids = pc.dictionary_encode(pairs.column(name)).combine_chunks()
+        found = np.array([paths[image] for image in ids.dictionary.to_pylist()], object)
+        sides.append(found[ids.indices.to_numpy()] if len(found) else found)
+    if not set(sides[0]) & set(sides[1]):
+        return pairs
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for first, second in zip(*sides, strict=True):
+        pair = (min(first, second), max(first, second))
+        kept.append(pair not in seen)
+        seen.add(pair)
+    return pairs.filter(pa.array(kept, pa.bool_()))
 
 
 def _csv_table(table: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -113,9 +114,9 @@ def _read_candidates(run: Path, ground_truth: Path) -> LabeledCandidates:
         )
     truth = read_ground_truth(ground_truth)
     true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
-    frames = [read_table(path, schema=EVIDENCE_SCHEMA).to_pandas() for path in shards]
-    features = np.concatenate([features_of(frame) for frame in frames])
-    pairs = pd.concat(frames)[["query_id", "reference_id"]]
+    tables = [read_table(path, schema=EVIDENCE_SCHEMA) for path in shards]
+    features = np.concatenate([features_of(table) for table in tables])
+    pairs = pa.concat_tables(tables).select(["query_id", "reference_id"]).to_pandas()
     return LabeledCandidates(
         pairs, features, np.array([pair in true for pair in pairs.itertuples(index=False, name=None)])
     )

@@ -80,7 +80,8 @@ def _divide(points: Floats, lists: Floats) -> Floats:
         centers.append(
             _centers(inside, FINE_PER_LIST) if missing <= 0 else np.resize(inside, (FINE_PER_LIST, DIMENSIONS))
         )
-    return np.rint(np.concatenate(centers)).astype(np.float32)
+    fine: Floats = np.rint(np.concatenate(centers)).astype(np.float32)
+    return fine
 
 
 def _code(points: Floats, lists: Floats) -> tuple[NDArray[np.int64], Floats]:

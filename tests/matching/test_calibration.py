@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -19,13 +18,13 @@ from copytrace.storage import resolve_path, write_json
 GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
 
 
-def evidence(*rows: dict[str, Any]) -> pd.DataFrame:
+def evidence(*rows: dict[str, Any]) -> pa.Table:
     """Return evidence as it is read from a file; what a row leaves out is missing."""
     basis = {"query_id": "q", "reference_id": "r", "branches": ["global"], "ratio_matches": 0, "inliers": 0}
-    return pa.Table.from_pylist([basis | row for row in rows], schema=EVIDENCE_SCHEMA).to_pandas()
+    return pa.Table.from_pylist([basis | row for row in rows], schema=EVIDENCE_SCHEMA)
 
 
-def feature(frame: pd.DataFrame, name: str) -> list[float]:
+def feature(frame: pa.Table, name: str) -> list[float]:
     return list(features_of(frame)[:, FEATURES.index(name)])
 
 
@@ -36,7 +35,7 @@ def test_features_are_finite_where_evidence_is_missing() -> None:
 
 
 def test_no_evidence_gives_no_features() -> None:
-    assert features_of(EVIDENCE_SCHEMA.empty_table().to_pandas()).shape == (0, len(FEATURES))
+    assert features_of(EVIDENCE_SCHEMA.empty_table()).shape == (0, len(FEATURES))
 
 
 def test_the_votes_of_the_better_local_branch_count() -> None:

@@ -1,0 +1,227 @@
+"""Cost of a query, and what is still found, as an index of images grows.
+
+    python -m benchmarks.growth REFERENCES QUERIES GROUND_TRUTH [--sizes 10000,100000,1000000]
+
+The references stand among synthetic images, whose points and descriptors are distributed as those of the references;
+their codes are drawn straight into the lists of segments. Synthetic images cannot be scored, so a query ends after the
+recall of its three branches. Each size is searched in a process of its own, measured from its start, imports included.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import faiss
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import typer
+from copytrace.index.image_segments import IMAGE_SCHEMA, index_segments
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from configs.images import ImageSettings
+from copytrace.images import index_images
+from copytrace.index import image_segments
+from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
+from copytrace.index.manifest import MANIFEST_SCHEMA, STATES_KEY
+from copytrace.index.media_index import finish_index
+from copytrace.index.point_lists import add_codes, shipped_quantizer, write_lists
+from copytrace.run_folder import BRANCHES, ImageRunFolder
+from copytrace.search.image_candidates import recall_images
+from copytrace.storage import digest_of, read_table, write_json, write_table
+
+SHARD, SEGMENT = 64, 100_000  # synthetic images of a shard and of a segment
+PLACE_BITS = 39  # of a point's number: its x, y, scale and angle
+CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
+WARM = 20  # queries
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    references: Path,
+    queries: Path,
+    ground_truth: Path,
+    work: Path = Path("growth"),
+    sizes: str = "10000,100000,1000000",
+    points: Annotated[int, typer.Option(help="points of a synthetic image")] = 300,
+) -> None:
+    """Make an index of each size, search it, and write `growth.json`, `growth.png` and a table."""
+    real = index_images(references, work / "real")
+    rows: list[dict[str, Any]] = []
+    for images in map(int, sizes.split(",")):
+        root = grow(real, work / str(images), images, points)
+        held = sum(file.stat().st_size for file in [*(root / "segments").iterdir(), root / "manifest.parquet"])
+        arguments = ["query", str(root), str(queries), str(ground_truth), str(time.time())]
+        command = [sys.executable, "-m", "benchmarks.growth", *arguments]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append({"images": images, "bytes per image": held / images, **json.loads(answer)})
+        write_json(work / "growth.json", rows)
+        shutil.rmtree(root)
+    _plot(pd.DataFrame(rows), work / "growth.png")
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" for value in row.values()))
+    Console().print(table)
+    logs = np.log([[row["images"], row["core-seconds, warm"]] for row in rows])
+    Console().print(f"a warm query costs references ** {np.polyfit(*logs.T, 1)[0]:.2f}" if len(rows) > 1 else "")
+
+
+@app.command()
+def query(root: Path, queries: Path, ground_truth: Path, started: float) -> None:
+    """Print as JSON what the copies among the queries cost, the first one in this new process and then the others."""
+    faiss.omp_set_num_threads(1)
+    truth = pd.read_csv(ground_truth, dtype=str).dropna(subset="reference_id").head(WARM + 1)
+    files = {file.stem: file for file in sorted(queries.iterdir())}
+    found, before = _search([files[truth.query_id.iloc[0]]], root), time.time() - started
+    cold = time.process_time()
+    others = _search([files[name] for name in truth.query_id.iloc[1:]], root)
+    warm = (time.process_time() - cold) / (len(truth) - 1)
+    best = pd.concat([found, others]).merge(truth[["query_id", "reference_id"]])
+    answer = {
+        "core-seconds, cold": cold,
+        "seconds, cold": before,
+        "core-seconds, warm": warm,
+        "resident MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "true ones among ten": best[best["rank"] <= 10].query_id.nunique() / len(truth),
+        "among ten by points": best[(best["rank"] <= 10) & (best.branch != "global")].query_id.nunique() / len(truth),
+    }
+    print(json.dumps(answer))
+
+
+def grow(real: Path, root: Path, images: int, points: int) -> Path:
+    """Write an index of `images` at `root`: those of the index `real`, and synthetic ones."""
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(real, root, ignore=shutil.ignore_patterns("segments"))
+    index = ImageIndex.open(root)
+    level = shipped_quantizer().fine if images * points >= image_segments.FINE_FROM else shipped_quantizer().coarse
+    threshold = image_segments.FINE_FROM
+    image_segments.FINE_FROM = 0 if level is shipped_quantizer().fine else threshold
+    index_segments(root)
+    image_segments.FINE_FROM = threshold
+    listed = json.loads((root / "segments" / "segments.json").read_text("utf-8"))
+    form = next(iter(listed["segments"].values()))["form"]
+    random, drawn = np.random.default_rng(1), _Drawn.of(index)
+    shard, states, tables = 1 + max(index.shards), dict(index.items.states), [index.items.table]
+    for start in range(len(index.items), images, SEGMENT):
+        count = min(SEGMENT, images - start)
+        ids = [f"~/{number:09}" for number in range(start, start + count)]  # sorted behind the real ones
+        shards = shard + np.arange(count) // SHARD
+        shard += 1 + (count - 1) // SHARD
+        name = digest_of("synthetic", start)
+        path = root / "segments" / f"{name}.parquet"
+        lists = level.new_lists()
+        members, codes = drawn.points(random, count * points, fine=level is shipped_quantizer().fine)
+        numbers = random.permutation(np.repeat(np.arange(count, dtype=np.int64), points)) << PLACE_BITS
+        add_codes(lists, members, codes, numbers | random.integers(0, 1 << PLACE_BITS, len(numbers)))
+        write_lists(lists, path.with_suffix(".faiss"))
+        np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
+        columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
+        write_table(path, pa.table(columns, schema=IMAGE_SCHEMA))
+        tables.append(
+            pa.table([ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, columns[1]], MANIFEST_SCHEMA)
+        )
+        made = {int(number): "synthetic" for number in np.unique(shards)}
+        states |= made
+        listed["segments"][name] = {"size": count * points, "form": form, "shards": made}
+    table = pa.concat_tables(tables).replace_schema_metadata({STATES_KEY: json.dumps(states)})
+    write_table(root / "manifest.parquet", table)
+    write_json(root / "segments" / "segments.json", listed)
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What synthetic images are drawn from: real points; mean and a factor of the covariance of real descriptors."""
+
+    descriptors: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    factor: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, index: ImageIndex) -> _Drawn:
+        points = [view.points.descriptor for shard in index.shards for view in index.views(shard)]
+        vectors = np.concatenate([index.descriptors(shard).vectors for shard in index.shards])
+        centered = vectors - vectors.mean(axis=0)
+        return cls(
+            np.concatenate(points).astype(np.float32), vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5)
+        )
+
+    def points(
+        self, random: np.random.Generator, count: int, *, fine: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the lists int64 [count] and the codes uint8 [count, 16] of synthetic points."""
+        quantizer, book = shipped_quantizer(), shipped_quantizer().codebook
+        level, centers = (quantizer.fine, book.fine_lists) if fine else (quantizer.coarse, book.lists)
+        members = level.nearest_lists(self.descriptors, 1)[1][:, 0]
+        product: Any = faiss.ProductQuantizer(self.descriptors.shape[1], len(level.products), 4)
+        faiss.copy_array_to_vector(level.products.ravel(), product.centroids)
+        real = product.compute_codes(self.descriptors - centers[members])
+        chosen = random.integers(0, len(members), count)
+        codes = real[chosen]
+        changed = random.random(codes.shape, np.float32) < CHANGED
+        codes[changed] = random.integers(0, 256, int(changed.sum()), np.uint8)
+        return members[chosen], codes
+
+    def vectors(self, random: np.random.Generator, count: int) -> NDArray[np.float16]:
+        """Return synthetic descriptors, float16 [count, D]."""
+        drawn = self.mean + random.standard_normal((count, len(self.factor)), np.float32) @ self.factor
+        return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
+
+
+def _search(pictures: list[Path], root: Path) -> pd.DataFrame:
+    """Return the candidates of pictures in the index at `root`, with their branch and their rank in it."""
+    settings, work = ImageSettings(), root.parent / "queries"
+    shutil.rmtree(work, ignore_errors=True)
+    write_table(
+        work / "queries.parquet",
+        pa.table({"id": [p.stem for p in pictures], "path": [str(p.absolute()) for p in pictures]}),
+    )
+    folder = ImageRunFolder(work / "out")
+    index = folder.queries(work / "queries.parquet", may_be_index=False).index
+    for shard in plan_images(str(work / "queries.parquet"), index, "queries", settings, replace=True):
+        find_overlays(index, shard, settings)
+        describe_images(index, shard, settings)
+    finish_index(index, folder.failures, [index], 0.0)
+    tables = []
+    for branch in BRANCHES:
+        for shard in ImageIndex.open(index).shards:
+            candidates = read_table(recall_images(shard, branch, index, root, folder, settings)).to_pandas()
+            score = candidates["normalized" if branch == "global" else "score"]
+            rank = score.groupby(candidates.query_id).rank(ascending=False, method="first")
+            tables.append(candidates.assign(branch=branch, rank=rank))
+    return pd.concat(tables)
+
+
+def _plot(rows: pd.DataFrame, path: Path) -> None:
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    panels = {
+        "core-seconds": ["core-seconds, cold", "core-seconds, warm"],
+        "resident MiB": ["resident MiB"],
+        "share of true references": ["true ones among ten", "among ten by points"],
+    }
+    for axis, (label, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            axis.plot(rows.images, rows[name], marker="o", label=name)
+        axis.set(xscale="log", xlabel="images in the index", ylabel=label, ylim=(0, None))
+        axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    app()
