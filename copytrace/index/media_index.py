@@ -212,12 +212,12 @@ def write_plan(plan: IndexPlan) -> Path:
     rows = [(*asdict(item).values(), shard, True) for item, shard in plan.kept.values()]
     rows += [(*asdict(item).values(), shard.number, False) for shard in plan.shards for item in shard.items]
     table = table_of_rows(rows, PLAN_SCHEMA).replace_schema_metadata({PROVENANCE_KEY: json.dumps(plan.provenance)})
-    return write_table(_plan_path(plan.root), table)
+    return write_table(plan_path(plan.root), table)
 
 
 def read_plan(root: Path) -> IndexPlan:
     """Return the plan that was last written at `root`."""
-    table = read_table(_plan_path(root))
+    table = read_table(plan_path(root))
     provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
     kept: dict[str, tuple[MediaItem, int]] = {}
     new: dict[int, list[MediaItem]] = {}
@@ -234,7 +234,7 @@ def read_plan(root: Path) -> IndexPlan:
 def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
     """Return one shard of the plan at `root` and the provenance of its index, without reading the other shards."""
     chosen = [("shard", "==", number), ("kept", "==", False)]
-    table = read_table(_plan_path(root), columns=["id", "path", "stamp"], filters=chosen)
+    table = read_table(plan_path(root), columns=["id", "path", "stamp"], filters=chosen)
     provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
     return _shard(number, [MediaItem(**row) for row in table.to_pylist()], provenance), provenance
 
@@ -314,7 +314,8 @@ def _stopped_shards(root: Path, provenance: dict[str, Any], present: dict[str, t
     return [shard for shard in planned.shards if planned.provenance == provenance and shard.number not in held]
 
 
-def _plan_path(root: Path) -> Path:
+def plan_path(root: Path) -> Path:
+    """Return the file of the plan of the index at `root`."""
     return root / "plan.parquet"
 
 

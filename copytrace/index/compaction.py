@@ -1,0 +1,70 @@
+"""Compaction of an index: what was removed from it is erased, and its segments become as few as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from copytrace.index.manifest import write_manifest
+from copytrace.index.media_index import MediaIndex, plan_path, receipt_path, remove_shard
+from copytrace.step import current_progress, read_record
+from copytrace.storage import atomic_path, digest_of, open_parquet, write_json
+
+
+def erase_removed(index: MediaIndex) -> int:
+    """Write shards that hold removed media again without them, and return how many there were.
+
+    The new manifest takes the place of the old one when all of them are written, and then the old shards are deleted.
+    An error, or a killed process, leaves the index as it was.
+    """
+    root, before = index.root, index.items.as_dict()
+    stale = [shard for shard in index.shards if _ids_in_files(root, shard) - set(index.ids_in(shard))]
+    if not stale:
+        return 0
+    states, items = dict(index.items.states), dict(before)
+    free = 1 + max(int(path.stem) for path in (root / "receipts").glob("*.json"))
+    with current_progress().step("erase what was removed", len(stale), "shards") as shown:
+        for number, shard in enumerate(stale, free):
+            kept = index.ids_in(shard)
+            for path in _files(root, shard):
+                _write_rows_of(kept, path, path.with_name(f"{number:05}.parquet"))
+            record = read_record(receipt_path(root, shard))
+            state = digest_of("compacted", states.pop(shard), kept)
+            damaged = [each for each in record.get("damaged", []) if each["id"] in kept]
+            write_json(receipt_path(root, number), record | {"fingerprint": state, "failures": [], "damaged": damaged})
+            states[number] = state
+            items |= {identity: (before[identity][0], number) for identity in kept}
+            shown.advance()
+    write_manifest(root, items, dict(sorted(states.items())))
+    plan_path(root).unlink(missing_ok=True)  # its shards are no longer those of the index
+    for shard in stale:
+        remove_shard(root, shard)
+    return len(stale)
+
+
+def _files(root: Path, shard: int) -> list[Path]:
+    """Return the tables of a shard; each has a column `id`."""
+    return [path for path in sorted(root.glob(f"*/{shard:05}.parquet")) if path.parent.name != "overlays"]
+
+
+def _ids_in_files(root: Path, shard: int) -> set[str]:
+    with open_parquet(root / "descriptors" / f"{shard:05}.parquet") as file:
+        return set(pc.unique(file.read(columns=["id"]).column("id")).to_pylist())
+
+
+def _write_rows_of(ids: Collection[str], path: Path, out: Path) -> None:
+    """Write the rows of `path` whose id is among `ids` to `out`, in groups as large as its own."""
+    wanted = pa.array(sorted(ids), pa.string())
+    with open_parquet(path) as file, atomic_path(out) as temporary:
+        metadata = file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        table = file.read()
+        column = table.column("id")
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string())
+        kept = table.filter(pc.is_in(column, wanted))
+        pq.write_table(kept, temporary, compression="zstd", row_group_size=max(sizes, default=None))

@@ -1,0 +1,105 @@
+"""Compaction: what was removed is erased, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from configs.images import ImageSettings
+from copytrace.index import compaction
+from copytrace.index.compaction import erase_removed
+from copytrace.index.image_index import ImageIndex
+
+Pixels = NDArray[np.uint8]
+Build = Callable[..., tuple[ImageIndex, list[int]]]
+WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
+
+
+@pytest.fixture
+def index(
+    tmp_path: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> ImageIndex:
+    """Return an index from whose first shard an image was removed."""
+    folder = write_photos(tmp_path / "photos", photos)
+    built, _ = build_index(folder, tmp_path / "index", "references", image_settings)
+    (folder / f"{built.ids_in(built.shards[0])[0]}.png").unlink()
+    return build_index(folder, built.root, "references", image_settings)[0]
+
+
+def contents(index: ImageIndex) -> dict[str, tuple[bytes, bytes, bytes]]:
+    held = {}
+    for shard in index.shards:
+        described = index.descriptors(shard)
+        for view in index.views(shard):
+            vector = described.vectors[described.ids.index(view.id)]
+            held[view.id] = (vector.tobytes(), view.points.descriptor.tobytes(), view.points.x.tobytes())
+    return held
+
+
+def ids_on_disk(root: Path) -> set[str]:
+    files = [*root.glob("descriptors/*.parquet"), *root.glob("points/*.parquet"), *root.glob("views/*.parquet")]
+    return {identity for file in files for identity in pq.read_table(file, columns=["id"]).column("id").to_pylist()}
+
+
+def test_removed_images_are_erased_and_the_others_stay_as_they_were(index: ImageIndex) -> None:
+    before, fingerprint = contents(index), index.fingerprint
+    assert len(ids_on_disk(index.root)) == len(index.items) + 1
+    assert erase_removed(index) == 1
+    after = ImageIndex.open(index.root)
+    assert ids_on_disk(index.root) == set(after.items)
+    assert contents(after) == before
+    assert after.fingerprint == fingerprint
+    assert sorted(after.items.states) == after.shards
+    assert erase_removed(after) == 0
+
+
+def test_a_compacted_index_grows_and_nothing_is_described_again(
+    index: ImageIndex,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+) -> None:
+    erase_removed(index)
+    shards = ImageIndex.open(index.root).shards
+    folder = write_photos(index.root.parent / "photos", {"new": photos["coffee"][::-1].copy()})
+    grown, described = build_index(folder, index.root, "references", image_settings)
+    assert described == [shard for shard in grown.shards if shard not in shards]
+    assert grown.items["new"][1] in described
+    assert len(grown.items) == 4
+
+
+def test_a_compaction_that_is_stopped_leaves_the_index_as_it_was(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, items = contents(index), dict(index.items)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "write_manifest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            erase_removed(index)
+    again = ImageIndex.open(index.root)
+    assert (contents(again), dict(again.items)) == (before, items)
+    assert erase_removed(again) == 1
+    assert contents(ImageIndex.open(index.root)) == before
+
+
+def test_points_are_still_read_a_few_images_at_a_time(index: ImageIndex) -> None:
+    file = index.root / "points" / f"{index.shards[0]:05}.parquet"
+    rows = pq.read_metadata(file).row_group(0).num_rows
+    erase_removed(index)
+    for compacted in (index.root / "points").glob("*.parquet"):
+        metadata = pq.read_metadata(compacted)
+        assert all(metadata.row_group(group).num_rows <= rows for group in range(metadata.num_row_groups))
