@@ -18,6 +18,7 @@ INSTALLED := $(VENV)/.installed-$(EXTRAS)
 LOCK := locks/$(subst $(comma),-,$(EXTRAS)).txt
 LOCKED ?= cpu,dev cpu,stack gpu,dev gpu,stack
 FIRST_LOCK := locks/$(subst $(comma),-,$(firstword $(LOCKED))).txt
+PIPS := 4
 TOOLS := build/tools
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
   --custom-compile-command 'make lock'
@@ -26,14 +27,15 @@ PIP := -m pip --disable-pip-version-check -qq
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
 
-.PHONY: help install lock licenses sbom audit demo stack postgresql test test-stack bench clean
+.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack bench clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## create .venv and install Copytrace into it (EXTRAS=gpu,dev for a GPU)
 
-# A recent pip reads the registry's pages in half the time that the one of Python 3.11 takes.
+# A recent pip reads the registry's pages in half the time that the one of Python 3.11 takes. Each pip keeps one core
+# busy, so several install a part of the lock each; without dependencies to resolve, none needs to know of the others.
 $(INSTALLED): pyproject.toml $(LOCK) locks/pip.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Copytrace needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
@@ -44,7 +46,9 @@ $(INSTALLED): pyproject.toml $(LOCK) locks/pip.txt
 	@test -e $@ || $(BIN)/python $(PIP) uninstall --yes $(EXCLUSIVE)
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python $(PIP) install --no-deps --require-hashes --requirement locks/pip.txt
-	@$(BIN)/python $(PIP) install --no-deps --require-hashes --no-compile --requirement $(LOCK)
+	@parts=$$(mktemp -d); trap 'rm -rf "$$parts"' EXIT; \
+	  awk -v parts="$$parts" '/^[a-z0-9]/ {n = (n + 1) % $(PIPS)} !/^#/ {print > (parts "/" n + 0)}' $(LOCK); \
+	  ls "$$parts"/* | xargs -P $(PIPS) -I{} $(BIN)/python $(PIP) install --no-deps --require-hashes --no-compile -r {}
 	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true  # pip would on one core; some templates are no Python
 	@touch $@
@@ -93,16 +97,19 @@ postgresql:
 	    >/dev/null 2>&1 || true; fi
 
 # The report's pages are looked at in a real browser. Without one those tests are skipped, and say so.
-test: $(INSTALLED) ## run all checks, and all tests except those of test-stack
+chromium:
 	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
 	    && command -v apt-get >/dev/null; then \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } \
 	    >/dev/null 2>&1 || echo "chromium could not be installed; the tests in a browser will be skipped"; fi
+
+test: $(INSTALLED) chromium ## run all checks, and all tests except those of test-stack
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile $(addprefix --ignore=,$(OF_ALL_SERVERS))
+	COPYTRACE_CORES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile \
+	  $(addprefix --ignore=,$(OF_ALL_SERVERS))
 
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)

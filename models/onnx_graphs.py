@@ -30,6 +30,9 @@ def trace_onnx(
     import torch  # here: reading a cached graph must not cost the seconds that importing torch takes  # noqa: PLC0415
 
     network = copy.deepcopy(network).cpu().eval()
+    for module in network.modules():
+        if getattr(module, "inplace", False):  # ReLU6 in place is taken apart, which takes a third of the export's time
+            module.inplace = False  # type: ignore[assignment]
     free = {0: torch.export.Dim("batch")}
     if side_multiple is not None:
         free |= {2: side_multiple * torch.export.Dim("rows"), 3: side_multiple * torch.export.Dim("columns")}

@@ -17,6 +17,8 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 from skimage import data
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
 from copytrace.alignment.networks import NetworkAligner, load_pair_filter
@@ -53,6 +55,19 @@ SMALL_POINTS = PointSettings(
 
 
 CACHES = pytest.StashKey[str]()
+SERVERS = "tests/integration"
+
+
+class ServersOnOneProcess(LoadFileScheduling):
+    """Each file of tests goes to the next free process, and all files that need servers to one, which starts them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SERVERS if nodeid.startswith(f"{SERVERS}/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Distribute tests as said above where whole files are asked for."""
+    return ServersOnOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

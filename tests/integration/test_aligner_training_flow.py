@@ -38,9 +38,11 @@ from tasks.experiment import open_run
 from tasks.promotion import promote
 from tasks.registry import download, register
 
-EPOCHS = 6
+EPOCHS = 4
 QUICK = """folds=2 examples_per_epoch=48 synthetic_share=0.2 loop.batch_size=8 loop.ema_decay=0.5 loop.warmup_epochs=0.5
 loop.workers=0 loop.threads=1 loop.device=cpu""".split()  # noqa: SIM905 - settings read better in lines
+
+WITHOUT_NETWORKS = {"alignment": {"aligner": "hough", "pair_filter": "none"}, "report": {"max_matches": 0}}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
         queries, references = rng.normal(size=(8, 20, dimensions)), rng.normal(size=(4, 30, dimensions))
         queries[:, 4:14] = references[np.arange(8) % 4, 5:15] + 0.3 * rng.normal(size=(8, 10, dimensions))
         indexes = indexed(queries, run, "queries"), indexed(references, run, "references")
-        match_videos(*indexes, run, VideoSettings.model_validate({"report": {"max_matches": 0}}))
+        match_videos(*indexes, run, VideoSettings.model_validate(WITHOUT_NETWORKS))
     return [(run, truth) for run in folders]
 
 

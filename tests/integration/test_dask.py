@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tasks import dask_cluster
 from tasks.runners import run_on
 from tests.integration.dask_steps import die, note, refuse, stop_at_one
 
+STEPS = "tests.integration.dask_steps"
 TWO_PROCESSES = Runner(kind="dask", workers=2)
 POINTS = {"short_side": 120, "max_points": 150}
 VIEWS = ("reference_points", "query_points", "crop_points", "stretched_points")
@@ -47,9 +49,15 @@ VIDEOS: dict[str, Any] = {"media": {"shard_size": 2}, "panes": {"detector": "non
 
 @pytest.fixture(scope="module")
 def cluster(prefect_server: str) -> Iterator[Runner]:
-    """A scheduler that is there already, with two worker processes; it gives a shard up when two have died of it."""
+    """A scheduler that is there already, with two worker processes; it gives a shard up when two have died of it.
+
+    They are forked from a process that has imported what they need, as each would take ten seconds to import it.
+    """
+    get_context("forkserver").set_forkserver_preload(["distributed", "tasks.image_steps", "tasks.video_steps", STEPS])
+    forkserver.ensure_running()
+    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.multiprocessing-method": "forkserver"}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(settings),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as started,
     ):
         yield Runner(kind="dask", address=started.scheduler_address)

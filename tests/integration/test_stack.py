@@ -36,7 +36,7 @@ from tasks.service.stack import Stack
 from tasks.service.worker import Worker
 
 PROJECT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 900
 POINTS = {"short_side": 120, "max_points": 150}
 IMAGES: dict[str, Any] = {
     "media": {"shard_size": 2},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -20,6 +21,15 @@ from copytrace.training.edited_videos import write_edited_videos
 from copytrace.training.footage import PANES, RATE, Look, Scene, Stretch
 
 SIZE = (64, 48)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_and_small() -> Iterator[None]:
+    """Draw queries of a quarter of the usual sides and about a third of the length, as encoding takes the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edited_videos, "_SIZES", ((80, 60), (106, 60), (60, 80), (72, 72)))
+        patch.setattr(edited_videos, "_MEDIAN_SECONDS", 10.0)
+        yield
 
 
 def footage(folder: Path, prefix: str, count: int, seconds: float) -> list[MediaItem]:
