@@ -21,7 +21,7 @@ from copytrace.errors import InputError, ModelMismatchError, TooManyFailuresErro
 from copytrace.images import index_images
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.video_index import VideoIndex
-from copytrace.media.files import read_failures
+from copytrace.media.failures import read_failures
 from copytrace.metrics.video_evaluation import evaluate_videos
 from copytrace.videos import index_videos, match_videos
 

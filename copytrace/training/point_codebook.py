@@ -59,7 +59,7 @@ def _with_codes(points: Floats, cells: Floats, lists: Floats) -> PointCodebook:
     sample_lists = _nearest(points, lists)
     rest = points - lists[sample_lists]
     quantizer: Any = faiss.ProductQuantizer(DIMENSIONS, SUBSPACES, 4)
-    quantizer.cp.seed = SEED
+    quantizer.cp.seed, quantizer.cp.min_points_per_centroid = SEED, 1  # no warning: small samples are fine
     quantizer.train(rest)
     products = faiss.vector_to_array(quantizer.centroids).reshape(SUBSPACES, 16, DIMENSIONS // SUBSPACES)
     products = products.astype(np.float16).astype(np.float32)  # as they are stored
