@@ -93,7 +93,8 @@ def print_failures(path: Path, kind: str = "images") -> None:
         typer.echo(f"  {_count(failures, 'file')} could not be read, or not to the end: {path}")
     passed_over, where = count_passed_over(path), path.with_name(PASSED_OVER)
     if count := passed_over["files"]:
-        typer.echo(f"  passed over {_count(count, 'file')} that {'is' if count == 1 else 'are'} no {kind}: {where}")
+        which = f"is no {kind[:-1]}" if count == 1 else f"are no {kind}"
+        typer.echo(f"  passed over {_count(count, 'file')} that {which}: {where}")
     if count := passed_over["links"]:
         typer.echo(f"  passed over {_count(count, 'link')} to what is searched anyway: {where}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from copytrace.errors import InputError, MediaError, NotMediumError
@@ -40,8 +41,9 @@ def noted(receipt: Path, note: str) -> dict[str, Failure]:
 
 def write_odd_files(root: Path, described: Iterable[Failure]) -> None:
     """Write both lists of the index at `root`: of what describing noted, `described`, and of what listing noted."""
-    path = _unlisted_path(root)
-    rows = [*described, *(read_failures(path) if path.exists() else [])]
+    rows = list(described)
+    with suppress(FileNotFoundError):  # an index that was made of another system's descriptors has no source
+        rows += read_failures(_unlisted_path(root))
     skipped = {PASS_OVER, LINK}
     write_failures(root / PASSED_OVER, [row for row in rows if row.stage in skipped])
     write_failures(root / FAILURES, [row for row in rows if row.stage not in skipped])
