@@ -6,10 +6,6 @@ medium: a text called `photo.jpg` is a failure, and any other text is passed ove
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from pathlib import PurePosixPath
 from typing import IO, Literal
 
@@ -17,6 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError, NotMediumError
+from copytrace.media.optional_formats import open_heif, open_jpeg_xl
 
 MediumKind = Literal["image", "video"]
 
@@ -31,6 +28,8 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _JPEG_XL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+_OPTIONAL = {"HEIF": open_heif, "JPEG XL": open_jpeg_xl}
 
 _IMAGE_SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .jpx .ppm .pgm .pbm .pnm
@@ -48,22 +47,6 @@ _SUFFIXES: dict[MediumKind, frozenset[str]] = {
 # Of the raw data of cameras. Many are TIFF files with a preview, which is read if it can be.
 _RAW = ".cr2 .cr3 .nef .nrw .arw .srf .sr2 .dng .orf .rw2 .pef .srw .raf .3fr .iiq .erf .kdc"
 _RAW_SUFFIXES = frozenset(_RAW.split())
-
-
-@dataclass(frozen=True, slots=True)
-class Plugin:
-    """An optional package that teaches Pillow a format: its extra here, its module, and what registers it."""
-
-    extra: str
-    module: str
-    register: str | None
-    name: str  # of the format in Pillow
-
-
-PLUGINS = {
-    "HEIF": Plugin("heif", "pi_heif", "register_heif_opener", "HEIF"),
-    "JPEG XL": Plugin("jxl", "pillow_jxl", None, "JXL"),
-}
 
 
 def no_medium(path: str, kind: MediumKind, reason: str = "") -> MediaError:
@@ -105,24 +88,9 @@ def open_picture(kind: str, stream: IO[bytes]) -> ImageFile:
     Raises `MediaError` if the format needs a package that is not installed.
     """
     stream.seek(0)
-    name = _load_plugin(kind) if kind in PLUGINS else kind
-    opener: Callable[[IO[bytes], str], ImageFile] = Image.OPEN[name][0]
-    return opener(stream, "")
-
-
-@cache
-def _load_plugin(kind: str) -> str:
-    plugin = PLUGINS[kind]
-    try:
-        module = import_module(plugin.module)
-    except ImportError as error:
-        raise MediaError(
-            f"a {kind} picture needs a package that is missing; install it: pip install 'copytrace[{plugin.extra}]'"
-        ) from error
-    if plugin.register:
-        register: Callable[[], None] = getattr(module, plugin.register)
-        register()
-    return plugin.name
+    if kind in _OPTIONAL:
+        return _OPTIONAL[kind](stream)
+    return Image.OPEN[kind][0](stream, "")
 
 
 def _brands(prefix: bytes) -> frozenset[bytes]:
