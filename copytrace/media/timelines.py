@@ -24,7 +24,8 @@ from av.video.stream import VideoStream
 from copytrace.errors import MediaError
 from copytrace.media.containers import CONTAINERS, no_video
 from copytrace.media.failures import media_errors
-from copytrace.media.formats import no_medium
+from copytrace.media.formats import PREFIX_BYTES, no_medium
+from copytrace.media.webp_animation import convert_animated_webp, is_animated_webp
 from copytrace.storage import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
@@ -265,10 +266,15 @@ def _open(path: str) -> Iterator[IO[bytes]]:
     if not is_uri(path) and Path(path).exists() and not Path(path).is_file():
         raise MediaError("a folder, not a file" if Path(path).is_dir() else "not a regular file")
     with open_file(path) as file:
-        if not file.read(1):
+        prefix = file.read(PREFIX_BYTES)
+        if not prefix:
             raise no_medium(path, "video", "empty file")
         file.seek(0)
-        yield file
+        if is_animated_webp(prefix):
+            with convert_animated_webp(file) as converted:
+                yield converted
+        else:
+            yield file
 
 
 @contextmanager

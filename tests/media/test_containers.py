@@ -71,6 +71,38 @@ def test_a_photo_that_ffmpeg_cannot_read_is_no_video(tmp_path: Path) -> None:
     assert reason(tmp_path / "IMG_1.HEIC") == (NotMediumError, "no video")
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_an_animation_is_a_video_of_its_frames(kind: str, tmp_path: Path) -> None:
+    shown = [Image.new("RGB", (64, 48), (level,) * 3) for level in (0, 120, 240)]
+    for image in shown:
+        image.paste("red", (0, 0, 8, 8))
+    options = {} if kind in {"GIF", "PNG"} else {"quality": 95}
+    shown[0].save(tmp_path / "a", kind, save_all=True, append_images=shown[1:], duration=1000, **options)
+    video = open_video(str(tmp_path / "a"))
+    assert (video.info.width, video.info.height) == (64, 48)
+    levels = [int(frame.pixels[40, 40].mean()) for frame in video.frames(per_second=1)]
+    assert levels[:3] == [pytest.approx(level, abs=4) for level in (0, 120, 240)]
+    assert video.info.duration == pytest.approx(3, abs=1)
+
+
+def test_white_art_on_nothing_is_seen_in_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGBA", (64, 64), (0, 0, 0, 0)) for _ in range(3)]
+    for number, frame in enumerate(frames):
+        frame.paste("white", (8 * number, 8, 8 * number + 24, 40))
+    for kind in ("WEBP", "PNG"):
+        frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:], duration=1000)
+        for frame in open_video(str(tmp_path / "a")).frames():
+            assert (frame.pixels[0, 0].max(), frame.pixels[20, 20].min()) == (0, 255)
+
+
+def test_a_damaged_animation_is_told(tmp_path: Path) -> None:
+    frames = [Image.effect_noise((64, 64), 40 + 10 * number).convert("RGB") for number in range(4)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=500)
+    whole = (tmp_path / "a.webp").read_bytes()
+    (tmp_path / "a.webp").write_bytes(whole[: len(whole) // 2])
+    assert "animation" in reason(tmp_path / "a.webp")[1]
+
+
 def test_sound_and_empty_files_are_no_videos_unless_they_are_called_so(tmp_path: Path) -> None:
     for name in ("song.m4a", "song.mp4"):
         with av.open(str(tmp_path / name), "w", format="mp4") as container:
