@@ -16,8 +16,19 @@ class Settings(BaseModel):
 class MediaSettings(Settings):
     """Reading of files, and the shards in which they are processed."""
 
+    include: tuple[str, ...] = Field(
+        (),
+        description="globs of the files to take from a folder, glob or bucket, such as *.jpg or 2024/**; default: all",
+    )
+    exclude: tuple[str, ...] = Field(
+        (), description="globs of the files and folders to leave out of a folder, glob or bucket, such as thumbnails"
+    )
     max_failure_rate: float = Field(
-        0.5, ge=0, le=1, description="share of files that may fail; if more cannot be read, the run stops"
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the images or videos that may be unreadable; if it is more, and more than one, the run "
+        "stops. Files that are none do not count",
     )
     max_pixels: int = Field(
         200_000_000,

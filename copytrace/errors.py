@@ -21,8 +21,12 @@ class MediaError(CopytraceError):
     """A file cannot be read; the text is the one-line reason that `failures.csv` gives."""
 
 
+class NotMediumError(MediaError):
+    """A file is no image, or no video, by its content; it is passed over, and listed in `passed_over.csv`."""
+
+
 class TooManyFailuresError(CopytraceError):
-    """More files failed than `max_failure_rate` allows; `failures.csv` has been written."""
+    """More media failed than `max_failure_rate` allows; `failures.csv` has been written."""
 
 
 class ModelMismatchError(CopytraceError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from copytrace.index.media_index import Role, is_index
+from copytrace.index.odd_files import FAILURES
 from copytrace.storage import resolve_path
 
 Branch = Literal["global", "local", "crop-local"]
@@ -50,7 +51,7 @@ class RunFolder:
     @property
     def failures(self) -> Path:
         """The list of files that could not be read, or not to their end."""
-        return self.out / "failures.csv"
+        return self.out / FAILURES
 
     @property
     def summary(self) -> Path:

@@ -16,7 +16,8 @@ from configs.settings import Settings
 from configs.videos import VideoSettings
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
-from copytrace.media.files import read_failures
+from copytrace.index.odd_files import count_passed_over
+from copytrace.media.failures import read_failures
 from copytrace.object_store import redact, redact_all
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
 from copytrace.step import read_record
@@ -123,6 +124,7 @@ def _write_summary(
         "queries": len(queries.items),
         "references": len(references.items),
         "failures": len(read_failures(folder.failures)),
+        "passed_over": count_passed_over(folder.failures)["files"],
     }
     summary = {
         "settings": redact_all(settings.model_dump(by_alias=True)),

@@ -17,8 +17,8 @@ from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import check_model, finish_index, shards_of
+from copytrace.index.odd_files import gather_odd_files
 from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos
-from copytrace.media.files import write_failures
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
 from copytrace.search.video_candidates import search_frames
@@ -49,7 +49,7 @@ def match_videos(
     query_index, reference_index = (each.index for each in inputs)
     runner.run(check_videos, settings, [each.index for each in inputs if each.is_given])
     if all(each.is_given for each in inputs):
-        write_failures(folder.failures, [])  # two indexes are given, so no file is read
+        gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
     _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
     indexes = {"queries": query_index, "references": reference_index}
     runner.run_shards(shards_of(query_index), search_frames, align_pairs, **indexes, folder=folder, settings=settings)

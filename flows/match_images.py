@@ -64,4 +64,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(options.choose_files(main))

@@ -98,18 +98,23 @@ def test_unreadable_files_are_listed_and_the_run_goes_on(photos: Path, tmp_path:
     whole = (photos / "queries" / "cropped.png").read_bytes()
     (broken / "whole.png").write_bytes(whole)
     (broken / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (broken / "header.png").write_bytes(whole[:200])
     (broken / "empty.jpg").touch()
+    (broken / "notes.txt").write_text("no picture, and none that is missed")
     references = photos / "references"
     run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK, "media.max_failure_rate=0.7")
     assert run.exit_code == 0, run.stderr
+    assert f"3 files could not be read, or not to the end: {tmp_path / 'out' / 'failures.csv'}" in run.stdout
+    assert f"passed over 1 file that is no image: {tmp_path / 'out' / 'passed_over.csv'}" in run.stdout
     with (tmp_path / "out" / "failures.csv").open() as file:
         assert [(row["id"], row["error"]) for row in csv.DictReader(file)] == [
-            ("cut", "truncated PNG"),
+            ("cut", "truncated PNG; used up to there"),
             ("empty", "empty file"),
+            ("header", "truncated PNG"),
         ]
     run = copytrace("match-images", broken, references, "--out", tmp_path / "out", *QUICK)
     assert run.exit_code == 1
-    assert "2 of 3 files failed" in run.stderr
+    assert "2 of 4 images among the queries cannot be read (50.0%)" in run.stderr
 
 
 def test_copies_within_one_folder_are_found_once_and_never_in_themselves(photos: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from copytrace.errors import InputError, ModelMismatchError, TooManyFailuresErro
 from copytrace.images import index_images
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.video_index import VideoIndex
-from copytrace.media.files import read_failures
+from copytrace.media.failures import read_failures
 from copytrace.metrics.video_evaluation import evaluate_videos
 from copytrace.runtime import usable_cores
 from copytrace.videos import index_videos, match_videos
@@ -300,7 +300,7 @@ def test_broken_queries_are_listed_and_those_cut_short_matched_up_to_there(
     told = reasons(tmp_path / "failures.csv")
     assert told.keys() == {"text", "empty", "headless", "cut", "sound", "dot"}
     assert told["empty"] == "empty file"
-    assert told["text"].startswith("cannot be decoded: ")
+    assert told["text"] == "no video, though its name ends in .mp4"
     assert told["headless"].startswith("cannot be decoded: ")
     assert told["sound"] == "has no video stream"
     assert told["dot"] == "1x1 pixels is too small; the shorter side must be at least 8"
@@ -340,7 +340,10 @@ def test_too_many_broken_files_stop_the_run_with_their_list(broken: Path, index:
     few.mkdir()
     for name in ("text.mp4", "empty.mp4", "sound.mp4"):
         shutil.copyfile(broken / name, few / name)
-    with pytest.raises(TooManyFailuresError, match=r"3 of 3 files failed .* see the reasons in .*failures\.csv"):
+    with pytest.raises(
+        TooManyFailuresError,
+        match=r"3 of 3 videos among the queries cannot be read .* the reasons are in .*failures\.csv",
+    ):
         match_videos(few, index, tmp_path / "out", quick())
     assert reasons(tmp_path / "out" / "failures.csv").keys() == {"text", "empty", "sound"}
     assert not (tmp_path / "out" / "segments.csv").exists()

@@ -9,6 +9,7 @@ import typer
 
 from copytrace.cli import images, training, videos
 from copytrace.cli.errors import report_errors
+from copytrace.cli.options import choose_files
 
 COMMANDS = "copytrace.commands"
 """Group of entry points through which packages add commands: functions with Typer's annotations."""
@@ -18,10 +19,10 @@ evaluate = typer.Typer(help="Measure matches against a ground truth.", no_args_i
 app.add_typer(evaluate, name="evaluate")
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    images.match_images,
-    images.index_images,
-    videos.match_videos,
-    videos.index_videos,
+    choose_files(images.match_images),
+    choose_files(images.index_images),
+    choose_files(videos.match_videos),
+    choose_files(videos.index_videos),
     training.train_descriptor,
     training.train_overlay_detector,
     training.train_aligner,

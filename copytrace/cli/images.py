@@ -84,10 +84,20 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
     print_failures(out / "failures.csv")
 
 
-def print_failures(path: Path) -> None:
-    """Print how many files could not be read, if any."""
-    from copytrace.media.files import read_failures  # noqa: PLC0415
+def print_failures(path: Path, kind: str = "images") -> None:
+    """Print how many files could not be read, and how many were passed over, if any."""
+    from copytrace.index.odd_files import PASSED_OVER, count_passed_over  # noqa: PLC0415
+    from copytrace.media.failures import read_failures  # noqa: PLC0415
 
-    failures = len(read_failures(path))
-    if failures:
-        typer.echo(f"  {failures:,} files could not be read: {path}")
+    if failures := len(read_failures(path)):
+        typer.echo(f"  {_count(failures, 'file')} could not be read, or not to the end: {path}")
+    passed_over, where = count_passed_over(path), path.with_name(PASSED_OVER)
+    if count := passed_over["files"]:
+        which = f"is no {kind[:-1]}" if count == 1 else f"are no {kind}"
+        typer.echo(f"  passed over {_count(count, 'file')} that {which}: {where}")
+    if count := passed_over["links"]:
+        typer.echo(f"  passed over {_count(count, 'link')} to what is searched anyway: {where}")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

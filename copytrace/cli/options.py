@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,3 +38,30 @@ Runner = Annotated[
         "address of a Dask scheduler."
     ),
 ]
+
+_GLOB = "GLOB of names (*.png) or of paths within the folder (raw/**); may be given several times."
+_GLOBS = {
+    "include": Annotated[list[str] | None, typer.Option(metavar="GLOB", help=f"Take only files that fit this {_GLOB}")],
+    "exclude": Annotated[list[str] | None, typer.Option(metavar="GLOB", help=f"Leave out what fits this {_GLOB}")],
+}
+
+
+def choose_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with options --include and --exclude, which it gets as settings among its `overrides`."""
+
+    @wraps(command)
+    def run(*args: Any, include: list[str] | None = None, exclude: list[str] | None = None, **kwargs: Any) -> None:
+        globs = {"include": include, "exclude": exclude}
+        chosen = [f"media.{name}={json.dumps(given)}" for name, given in globs.items() if given]
+        command(*args, **{**kwargs, "overrides": [*(kwargs.get("overrides") or []), *chosen]})
+
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _GLOBS.items()
+    ]
+    own = signature.parameters.values()
+    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+    del run.__wrapped__  # typer would read the parameters of the command itself
+    return run

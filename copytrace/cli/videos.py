@@ -42,7 +42,7 @@ def match_videos(
     typer.echo(f"  segments {folder / 'segments.csv'}")
     if (folder / "report.html").exists():
         typer.echo(f"  report   {folder / 'report.html'}")
-    print_failures(folder / "failures.csv")
+    print_failures(folder / "failures.csv", "videos")
 
 
 def index_videos(
@@ -60,7 +60,7 @@ def index_videos(
 
     root = index(references, out, settings, TerminalProgress())
     typer.echo(f"{len(VideoIndex.open(root).items):,} references are in {root}")
-    print_failures(root / "failures.csv")
+    print_failures(root / "failures.csv", "videos")
 
 
 def evaluate_videos(

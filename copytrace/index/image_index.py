@@ -29,14 +29,15 @@ from copytrace.index.media_index import (
     Shard,
     check_unchanged,
     descriptors_path,
-    plan_index,
     read_planned_shard,
     receipt_path,
-    write_plan,
 )
+from copytrace.index.odd_files import odd_file
+from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
 from copytrace.media.decode import DecodedImage, decode_image
-from copytrace.media.files import Failure, MediaItem, list_media
+from copytrace.media.failures import Failure
+from copytrace.media.files import MediaItem
 from copytrace.media.prefetch import prefetch
 from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.panes.names import WHOLE
@@ -158,10 +159,7 @@ def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *,
     def is_described(shard: Shard) -> bool:
         return _description(root, role, shard).is_done()
 
-    size = settings.media.shard_size
-    plan = plan_index(list_media(source), root, provenance, shard_size=size, is_described=is_described, replace=replace)
-    write_plan(plan)
-    return [shard.number for shard in plan.shards if not is_described(shard)]
+    return plan_source(source, root, provenance, settings.media, is_described=is_described, replace=replace)
 
 
 def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
@@ -199,7 +197,7 @@ def read_overlays(path: Path) -> dict[str, list[Box]]:
 
 
 def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
-    """Write descriptors, points and views of a planned shard, and return its receipt, which lists unreadable images.
+    """Write descriptors, points and views of a planned shard, and return its receipt, which lists odd files.
 
     Raises `ModelMismatchError` if the descriptor is not the one that the index was planned with.
     """
@@ -211,8 +209,9 @@ def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
     descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
     check_unchanged(root, "descriptor", provenance["descriptor"], model_label(descriptor))
     with step.run(len(planned.items), "images") as work:
-        failures = _describe(planned.items, paths, descriptor, settings, role, work)
+        failures, damaged = _describe(planned.items, paths, descriptor, settings, role, work)
         work.notes["failures"] = [asdict(failure) for failure in failures]
+        work.notes["damaged"] = [asdict(failure) for failure in damaged]
     return paths.receipt
 
 
@@ -230,6 +229,7 @@ class _DescribedImage:
     panes: list[str]
     pictures: list[Bytes]
     views: list[View]
+    damage: str | None
 
 
 def _describe(
@@ -239,10 +239,12 @@ def _describe(
     settings: ImageSettings,
     role: Role,
     work: StepRun,
-) -> list[Failure]:
+) -> tuple[list[Failure], list[Failure]]:
+    """Return the images that could not be read or were passed over, and those that were read only in part."""
     # Threads decode and find points while the network describes the previous batch.
     overlays = read_overlays(paths.overlays) if role == "queries" and paths.overlays.exists() else {}
     failures: list[Failure] = []
+    damaged: list[Failure] = []
     views: list[View] = []
     ids: list[str] = []
     panes: list[str] = []
@@ -256,8 +258,10 @@ def _describe(
     for item, image in _load_in_threads(items, load, settings):
         work.advance()
         if isinstance(image, MediaError):
-            failures.append(Failure(item.id, item.path, "decode", str(image)))
+            failures.append(odd_file(item, image))
             continue
+        if image.damage:
+            damaged.append(odd_file(item, image.damage, is_used=True))
         views += image.views
         ids += [item.id] * len(image.panes)
         panes += image.panes
@@ -270,7 +274,7 @@ def _describe(
     write_points(paths.points, paths.views, views)
     with open_descriptor_writer(paths.descriptors, descriptor.dimensions) as writer:
         writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
-    return failures
+    return failures, damaged
 
 
 def _read_image(
@@ -280,7 +284,8 @@ def _read_image(
     local = settings.local
     if role == "references":
         whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
-        return _DescribedImage(item, [WHOLE], [resize_for_descriptor(image.pixels, input_size)], [whole])
+        picture = resize_for_descriptor(image.pixels, input_size)
+        return _DescribedImage(item, [WHOLE], [picture], [whole], image.damage)
     views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
@@ -294,7 +299,7 @@ def _read_image(
         if box.confidence > settings.overlay.global_confidence:
             panes.append(name)
             pictures.append(resize_for_descriptor(crop, input_size))
-    return _DescribedImage(item, panes, pictures, views)
+    return _DescribedImage(item, panes, pictures, views, image.damage)
 
 
 def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -> Iterator[tuple[Box, Bytes]]:

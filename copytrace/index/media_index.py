@@ -2,7 +2,7 @@
 
     INDEX/index.json          its provenance: kind of media, role, settings, digests of models
     INDEX/manifest.parquet    id, path, stamp and shard of every image or video in it
-    INDEX/failures.csv        the files that could not be read, or not to their end
+    INDEX/failures.csv        the files that could not be read, or not to their end; see `odd_files` for other lists
     INDEX/receipts/           the record of each shard, with its cost and its failures
     INDEX/descriptors/, …     a file per shard: its content
 
@@ -26,7 +26,9 @@ import pyarrow as pa
 from configs.load import flatten
 from copytrace.errors import InputError, ModelMismatchError, StorageError
 from copytrace.index.manifest import MANIFEST_SCHEMA, Manifest, read_manifest, write_manifest
-from copytrace.media.files import Failure, MediaItem, check_failure_rate, gather_failures, write_failures
+from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
+from copytrace.media.failures import Failure
+from copytrace.media.files import MediaItem
 from copytrace.step import read_record
 from copytrace.storage import digest_of, read_table, remove_tree, table_of_rows, write_json, write_table
 
@@ -164,7 +166,7 @@ class IndexPlan:
 
     @property
     def total(self) -> int:
-        """Number of requested media, readable or not."""
+        """Number of requested files, readable or not."""
         return len(self.kept) + sum(len(shard.items) for shard in self.shards)
 
 
@@ -252,49 +254,46 @@ def check_unchanged(root: Path, what: str, planned: object, found: object) -> No
 def finish_index(root: Path, failures: Path, indexes: Sequence[Path], max_failure_rate: float) -> Path:
     """Write the manifest of the index at `root`, and the failures of all `indexes` to `failures`; return `root`.
 
-    Then raises `TooManyFailuresError` if more than the share `max_failure_rate` (0 to 1) failed.
+    Then raises `InputError` if there are no media, and `TooManyFailuresError` if more than the share `max_failure_rate`
+    (0 to 1) of them failed.
     """
     plan = read_plan(root)
-    failed = write_index(plan)
-    gather_failures([index / "failures.csv" for index in indexes], failures)
-    check_failure_rate(len(failed), plan.total, max_failure_rate, failures)
+    left_out = write_index(plan)
+    gather_odd_files(indexes, failures)
+    what = f"{plan.provenance.get('kind', 'files')} among the {plan.role}"
+    check_media(plan.total, left_out, max_failure_rate, failures, what)
     return root
 
 
 def write_index(plan: IndexPlan) -> list[Failure]:
-    """Write provenance, manifest and `failures.csv` of a plan whose shards are described; return the failures.
+    """Write provenance, manifest and lists of odd files of a plan whose shards are described; return what is left out.
 
     Media that were read in part stay in the index, and are listed in `failures.csv` by each run, but not returned.
     Shards without current rows are deleted.
     """
     items = dict(plan.kept)
-    failures: list[Failure] = []
+    left_out: list[Failure] = []
     held = {shard for _, shard in items.values()} | {shard.number for shard in plan.shards}
     records = {shard: read_record(receipt_path(plan.root, shard)) for shard in sorted(held)}
     for shard in plan.shards:
-        failed = _listed(records[shard.number], "failures")
-        failures += failed
-        unread = {failure.id for failure in failed}
+        unread = noted(records[shard.number], "failures")
+        left_out += unread.values()
         items |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
     current = {shard for _, shard in items.values()}
     damaged = [
         failure
         for shard in sorted(current)
-        for failure in _listed(records[shard], "damaged")
-        if failure.id in items and items[failure.id][1] == shard
+        for identity, failure in noted(records[shard], "damaged").items()
+        if identity in items and items[identity][1] == shard
     ]
-    write_failures(plan.root / "failures.csv", [*failures, *damaged])
+    write_odd_files(plan.root, [*left_out, *damaged])
     # Provenance first: a manifest must never stand beside the provenance of another index.
     write_json(plan.root / "index.json", plan.provenance)
     write_manifest(plan.root, items, {shard: str(records[shard].get("fingerprint")) for shard in sorted(current)})
     for receipt_file in (plan.root / "receipts").glob("*.json"):
         if int(receipt_file.stem) not in current:
             remove_shard(plan.root, int(receipt_file.stem))
-    return failures
-
-
-def _listed(record: dict[str, Any], note: str) -> list[Failure]:
-    return [Failure(**failure) for failure in record.get(note, [])]
+    return left_out
 
 
 def remove_shard(root: Path, number: int) -> None:

@@ -30,13 +30,14 @@ from copytrace.index.media_index import (
     Shard,
     check_unchanged,
     descriptors_path,
-    plan_index,
     read_planned_shard,
     receipt_path,
-    write_plan,
 )
+from copytrace.index.odd_files import odd_file
+from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
-from copytrace.media.files import Failure, MediaItem, list_media
+from copytrace.media.failures import Failure
+from copytrace.media.files import MediaItem
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.prefetch import prefetch_parts
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
@@ -206,10 +207,7 @@ def plan_videos(source: str, root: Path, role: Role, settings: VideoSettings, *,
     def is_described(shard: Shard) -> bool:
         return _description(root, role, shard).is_done()
 
-    size = settings.media.shard_size
-    plan = plan_index(list_media(source), root, provenance, shard_size=size, is_described=is_described, replace=replace)
-    write_plan(plan)
-    return [shard.number for shard in plan.shards if not is_described(shard)]
+    return plan_source(source, root, provenance, settings.media, is_described=is_described, replace=replace)
 
 
 def describe_videos(root: Path, shard: int, settings: VideoSettings) -> Path:
@@ -292,8 +290,7 @@ class _VideoShard:
                         if self.role == "queries":
                             boxes.append(_box_table(item, part))
                 except MediaError as error:
-                    reason = f"{error}; used up to there" if rows else str(error)
-                    (damaged if rows else failures).append(Failure(item.id, item.path, "decode", reason))
+                    (damaged if rows else failures).append(odd_file(item, error, is_used=rows > 0))
                 work.advance()
             write_table(paths.videos, table_of_rows(facts, VIDEO_SCHEMA))
             write_table(paths.panes, pa.concat_tables([PANE_SCHEMA.empty_table(), *boxes]))

@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 
-from copytrace.media.decode import Pixels
+from copytrace.media.rgb import Pixels
 from copytrace.storage import atomic_path
 
 

@@ -1,37 +1,40 @@
-"""Media files: their listing in a folder, a glob, a bucket or a manifest, and those that cannot be read.
+"""Media files: their listing in a folder, a glob, a bucket or a manifest, each with an id.
 
-Each file has an id. The reason why one cannot be read is a line of `failures.csv`.
+No file is opened except a manifest, so that a million files are listed in seconds. What a file holds is seen when it is
+decoded.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
-from fsspec.utils import glob_translate
 
-from copytrace.errors import InputError, MediaError, TooManyFailuresError
+from copytrace.errors import InputError
+from copytrace.media.failures import Failure
+from copytrace.media.folders import (
+    Found,
+    FoundFile,
+    find_files,
+    find_results_folders,
+    printable_name,
+    stamp_of_status,
+)
+from copytrace.media.globs import FileChoice, is_glob, split_glob
+from copytrace.media.manifest import is_manifest, join_names, read_media_manifest
 from copytrace.object_store import explain_error, filesystem_of, object_version, redact, reraise_as
-from copytrace.storage import is_uri, open_file, write_text
+from copytrace.storage import is_uri
 
-MANIFEST_SUFFIXES = {".csv", ".parquet"}
-
-_MAGIC = re.compile(r"[*?[]")
 _STAMP_THREADS = 32  # concurrent requests for object details; each takes a round trip
-_MOST_NAMES = 3  # names in an error message
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,130 +50,136 @@ class MediaItem:
     stamp: str
 
 
-# A file without an id yet: its name relative to the source, its path and its stamp.
-_Found = tuple[str, str, str]
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a source, sorted by id; and what is odd in it, a row each.
+
+    `unreadable` has the folders that cannot be read, the links that lead nowhere and the names that are not UTF-8;
+    `passed_over` the links to what is listed anyway, and pipes.
+    """
+
+    items: list[MediaItem]
+    unreadable: Sequence[Failure] = ()
+    passed_over: Sequence[Failure] = ()
 
 
 def list_media(source: str | Path) -> list[MediaItem]:
-    """Return the media of `source`, sorted by id; open no file except a manifest.
+    """Return the items of `list_source`; log how many files and folders cannot be read, if any."""
+    listing = list_source(source)
+    if listing.unreadable:
+        names = join_names([failure.path for failure in listing.unreadable])
+        logger.warning(
+            "%s files or folders in %s cannot be read, and are left out: %s",
+            f"{len(listing.unreadable):,}",
+            redact(os.fspath(source)),
+            names,
+        )
+    return listing.items
+
+
+def list_source(source: str | Path, choice: FileChoice | None = None) -> Listing:
+    """List the media of `source`; open no file except a manifest.
 
     `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI that fsspec
     opens (`s3://…`); or a manifest, that is, a CSV or Parquet file with columns `id` and `path`, where relative paths
-    start at the manifest's folder. Hidden files and folders are skipped; all other files are listed, whatever they
-    contain. The id of a file in a folder or glob is its relative path without the suffix; files that would share an id
-    keep their suffix.
+    start at the manifest's folder. Of a folder, a glob or a bucket, `choice` chooses files. Hidden files and folders
+    and Copytrace's own results are skipped, and links to folders are followed once; all other files are listed,
+    whatever they contain. The id of a file in a folder or glob is its relative path without the suffix; files that
+    would share an id keep their suffix.
 
-    Raises `InputError` if the source does not exist, is empty or cannot be reached, or if the manifest lacks a column,
-    an id or a path, or repeats an id. A manifest may name files that do not exist.
+    Raises `InputError` if the source does not exist, has no file or cannot be reached, or if the manifest lacks a
+    column, an id or a path, or repeats an id; `ConfigError` if a glob of `choice` cannot be understood. A manifest may
+    name files that do not exist.
     """
+    choice = choice or FileChoice()
+    choice.check()
     text = os.fspath(source)
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
-    items = _list_uri(text) if is_uri(text) else _list_local(text)
-    if not items:
-        raise InputError(
-            f"no files in {redact(text)}; give a folder, a glob, a bucket or a manifest that contains files"
-        )
-    _check_encodable(items)
-    return sorted(items, key=lambda item: item.id)
+    listing = _list_uri(text, choice) if is_uri(text) else _list_local(text, choice)
+    if not listing.items:
+        raise InputError(_describe_absence(redact(text), listing, choice))
+    listing.items.sort(key=lambda item: item.id)
+    return listing
 
 
-def _list_local(source: str) -> list[MediaItem]:
+def _describe_absence(source: str, listing: Listing, choice: FileChoice) -> str:
+    cure = "give a folder, a glob, a bucket or a manifest that contains files"
+    if choice.include or choice.exclude:
+        cure = "check the globs that are included and excluded"
+    if listing.unreadable:
+        first = listing.unreadable[0]
+        cure = f"{len(listing.unreadable):,} cannot be read, such as {first.path}: {first.error}"
+    return f"no files in {source}; {cure}"
+
+
+def _list_local(source: str, choice: FileChoice) -> Listing:
     try:
-        return _list_files(Path(source).expanduser().absolute())
+        return _list_files(Path(source).expanduser().absolute(), choice)
     except OSError as error:
         raise explain_error(error, source) from error
 
 
-def _list_files(path: Path) -> list[MediaItem]:
+def _list_files(path: Path, choice: FileChoice) -> Listing:
     text = str(path)
+    if (printable := printable_name(text)) != text:
+        raise InputError(f"the name of {printable} is not UTF-8; rename it")
     if path.is_dir():
-        return _assign_ids(_find_files(text))
+        return _listing(find_files(text, choice))
     if path.exists():
-        if path.suffix.lower() in MANIFEST_SUFFIXES:
-            return _read_manifest(text)
-        return [MediaItem(path.stem, text, _stamp_of_status(path.stat()))]
-    if not _MAGIC.search(text):
+        if is_manifest(text):
+            return _list_manifest(text)
+        return Listing([MediaItem(path.stem, text, stamp_of_status(path.stat()))])
+    if not is_glob(text):
         raise FileNotFoundError
-    root, pattern, depth = _split_glob(text)
-    return _assign_ids(_find_files(root, pattern, depth))
+    root, pattern, depth = split_glob(text)
+    return _listing(find_files(root, choice, pattern, depth))
 
 
-def _list_uri(uri: str) -> list[MediaItem]:
+def _list_uri(uri: str, choice: FileChoice) -> Listing:
     with reraise_as(uri):
-        return _list_objects(uri)
+        return _list_objects(uri, choice)
 
 
-def _list_objects(uri: str) -> list[MediaItem]:
+def _list_objects(uri: str, choice: FileChoice) -> Listing:
     store, path = filesystem_of(uri)
-    if _MAGIC.search(path):
-        root, pattern, depth = _split_glob(path)
-    elif Path(path).suffix.lower() in MANIFEST_SUFFIXES and store.isfile(path):
-        return _read_manifest(uri)
+    if is_glob(path):
+        root, pattern, depth = split_glob(path)
+    elif is_manifest(path) and store.isfile(path):
+        return _list_manifest(uri)
     else:
         root, pattern, depth = path.rstrip("/"), None, None
     details = store.find(root, maxdepth=depth, detail=True)
     if pattern is None and list(details) == [root] and details[root]["type"] == "file":
-        return [MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))]
+        return Listing([MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))])
     if not details:
         store.ls(root)  # raises if the folder is missing or denied; `find` does not
-    found: list[_Found] = []
-    for name, detail in details.items():
-        relative = name[len(root) :].lstrip("/")
-        hidden = relative.startswith(".") or "/." in relative
+    names = {name[len(root) :].lstrip("/"): name for name in details}
+    results = tuple(f"{folder}/" for folder in find_results_folders(names))
+    found = Found()
+    for relative, name in names.items():
+        hidden = relative.startswith(".") or "/." in relative or relative.startswith(results)
         # A key that ends in a slash is a folder created in a bucket's web console.
-        if hidden or detail["type"] != "file" or name.endswith("/") or (pattern and not pattern.fullmatch(relative)):
+        if hidden or details[name]["type"] != "file" or name.endswith("/"):
             continue
-        found.append((relative, store.unstrip_protocol(name), _stamp_of_object(detail)))
-    return _assign_ids(found)
+        if (pattern is None or pattern.fullmatch(relative)) and choice.takes(relative):
+            stamp = _stamp_of_object(details[name])
+            found.files.append(FoundFile(relative, store.unstrip_protocol(name), stamp))
+    return _listing(found)
 
 
-def _split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
-    """Return the folder above the first wildcard, the pattern of the paths below it, and their depth (None: any)."""
-    root = _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
-    rest = path.removeprefix(root).lstrip("/")
-    try:
-        pattern = re.compile(glob_translate(rest))
-    except (ValueError, re.error) as error:
-        raise InputError(
-            f"{redact(path)} is not a glob: `**` must be a whole path component; write `folder/**/name`"
-        ) from error
-    return root, pattern, None if "**" in rest else rest.count("/") + 1
+def _listing(found: Found) -> Listing:
+    return Listing(_assign_ids(found.files), found.unreadable, found.passed_over)
 
 
-def _find_files(root: str, pattern: re.Pattern[str] | None = None, depth: int | None = None) -> Iterator[_Found]:
-    status = Path(root or "/").stat()
-    start = len(root.rstrip("/")) + 1
-    for entry in _scan_folder(root or "/", depth, frozenset({(status.st_dev, status.st_ino)})):
-        relative = entry.path[start:]
-        if pattern is None or pattern.fullmatch(relative):
-            yield relative, entry.path, _stamp_of_entry(entry)
-
-
-def _scan_folder(folder: str, depth: int | None, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
-    """Yield the files of a folder that are not hidden, down to `depth` levels (1: the folder itself; None: all)."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                status = entry.stat()
-                # Links to folders are followed; one that points to a folder above itself would never end.
-                here = (status.st_dev, status.st_ino)
-                if depth != 1 and here not in above:
-                    yield from _scan_folder(entry.path, depth and depth - 1, above | {here})
-            elif entry.is_file() or entry.is_symlink():  # not sockets or pipes, which block on opening
-                yield entry
-
-
-def _assign_ids(found: Iterable[_Found]) -> list[MediaItem]:
+def _assign_ids(found: Iterable[FoundFile]) -> list[MediaItem]:
     """Give each file the shortest unique id: its name without the suffix, or else its whole name."""
-    rows = list(found)
-    ids = [_without_suffix(relative) for relative, _, _ in rows]
+    files = list(found)
+    ids = [_without_suffix(file.relative) for file in files]
     # Repeated, because `a.jpg`, with its suffix because of `a.png`, may now equal the id of `a.jpg.png`.
     while shared := {name for name, count in Counter(ids).items() if count > 1}:
-        ids = [relative if name in shared else name for name, (relative, _, _) in zip(ids, rows, strict=True)]
-    return [MediaItem(name, path, stamp) for name, (_, path, stamp) in zip(ids, rows, strict=True)]
+        ids = [file.relative if name in shared else name for name, file in zip(ids, files, strict=True)]
+    return [MediaItem(name, file.path, file.stamp) for name, file in zip(ids, files, strict=True)]
 
 
 def _without_suffix(relative: str) -> str:
@@ -178,38 +187,9 @@ def _without_suffix(relative: str) -> str:
     return folder + slash + (name.rpartition(".")[0] or name)
 
 
-def _read_manifest(path: str) -> list[MediaItem]:
-    table = _manifest_table(path)
-    for name in ("id", "path"):
-        blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
-        if blank:
-            raise InputError(f"manifest {redact(path)}: no {name} in row {_join_names(blank)}; every row needs one")
-    ids = table["id"].to_pylist()
-    repeated = [name for name, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise InputError(f"manifest {redact(path)} repeats id {_join_names(repeated)}; ids must be unique")
-    folder = path.rpartition("/")[0]
-    paths = [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
-    return [MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)]
-
-
-def _manifest_table(path: str) -> pa.Table:
-    """Return columns `id` and `path` as strings, so that `007` stays `007`."""
-    wanted = {"id": pa.string(), "path": pa.string()}
-    try:
-        with open_file(path) as stream:
-            if path.lower().endswith(".parquet"):
-                return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
-            return pyarrow.csv.read_csv(
-                stream,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted)),
-            )
-    except KeyError as error:
-        raise InputError(f"manifest {redact(path)} lacks a column; it needs id and path") from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        kind = Path(path).suffix[1:].lower()
-        raise InputError(f"manifest {redact(path)} cannot be read as {kind} with columns id and path") from error
+def _list_manifest(path: str) -> Listing:
+    ids, paths = read_media_manifest(path)
+    return Listing([MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)])
 
 
 def _stamps(paths: list[str]) -> Iterator[str]:
@@ -234,108 +214,6 @@ def _stamp_of_object(detail: dict[str, Any]) -> str:
 
 def _stamp_of_path(path: str) -> str:
     try:
-        return _stamp_of_status(Path(path).stat())
+        return stamp_of_status(Path(path).stat())
     except (OSError, ValueError):  # ValueError: a null byte in the path
         return ""
-
-
-def _stamp_of_entry(entry: os.DirEntry[str]) -> str:
-    try:
-        return _stamp_of_status(entry.stat())
-    except OSError:  # a broken link
-        return ""
-
-
-def _stamp_of_status(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _check_encodable(items: list[MediaItem]) -> None:
-    for item in items:
-        if not item.path.isascii():
-            try:
-                item.path.encode()
-            except UnicodeEncodeError as error:
-                name = item.path.encode(errors="backslashreplace").decode()
-                raise InputError(f"the name of {name} is not UTF-8; rename the file") from error
-
-
-def _join_names(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A file that a stage could not use, with the reason in one line."""
-
-    id: str
-    path: str
-    stage: str
-    error: str
-
-
-_COLUMNS = [field.name for field in fields(Failure)]
-
-
-def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
-    """Write the CSV `id,path,stage,error`, sorted, and return `path`.
-
-    The file is replaced atomically. Each error becomes one line.
-    """
-    rows = sorted((*astuple(failure)[:3], " ".join(failure.error.split())) for failure in failures)
-    # `csv` leaves a lone carriage return unquoted, and then reads it as the end of a row.
-    returns = any("\r" in field for row in rows for field in row)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
-    writer.writerows([_COLUMNS, *rows])
-    return write_text(path, text.getvalue())
-
-
-def read_failures(path: Path) -> list[Failure]:
-    """Return the failures that `write_failures` wrote. Raises `InputError` if the file has another header."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if next(rows, []) != _COLUMNS:
-            raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
-        return [Failure(*row) for row in rows]
-
-
-def gather_failures(lists: Iterable[Path], path: Path) -> Path:
-    """Write the failures of all lists to `path`, and return it; skip lists that do not exist."""
-    failures: list[Failure] = []
-    for each in lists:
-        try:
-            failures += read_failures(each)
-        except FileNotFoundError:
-            continue
-    return write_failures(path, failures)
-
-
-def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path) -> None:
-    """Raise `TooManyFailuresError` if more than `max_rate` (0 to 1) of `total` files failed."""
-    if failed > max_rate * total:
-        raise TooManyFailuresError(
-            f"{failed:,} of {total:,} files failed ({failed / max(total, 1):.1%}), more than max_failure_rate "
-            f"{max_rate:.1%}; see the reasons in {failures_path}, mend the files or raise max_failure_rate"
-        )
-
-
-@contextmanager
-def media_errors(path: str) -> Iterator[None]:
-    """Raise `MediaError` with a one-line reason, without the path, if a local file or a URI cannot be read."""
-    try:
-        yield
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError("file not found") from error
-    except PermissionError as error:
-        raise MediaError("permission denied") from error
-    except Exception as error:
-        if is_uri(path):
-            # A store's client raises errors of many types. Their texts may contain keys; the names of the types do not.
-            raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
-        if isinstance(error, OSError | ValueError):  # ValueError: a null byte in the path
-            raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-        raise

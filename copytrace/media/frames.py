@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import cast
 
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
-from copytrace.media.decode import MIN_SIDE, Pixels
+from copytrace.media.containers import no_video
+from copytrace.media.decode import MIN_SIDE
+from copytrace.media.poses import Pose, rgb_pixels
+from copytrace.media.rgb import Pixels
 from copytrace.media.timelines import (
     TOLERANCE,
     Step,
@@ -35,9 +36,6 @@ SHORTEST_INTERVAL = 1e-3  # of an interval; a shorter rest at the end of a video
 STAND_IN = 1.0  # seconds; a lost picture is replaced by the one before it, if that is no older than this
 FEW_PACKETS = 50  # packets that are read before a video may be given up as damaged
 MOST_DAMAGE = 0.5  # share of the packets read; with more damaged packets, a video is given up
-
-FLATTEST_PIXEL = 8.0  # ratio of a pixel's sides; a file that states more is wrong
-_WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +153,12 @@ def open_video(path: str, *, max_pixels: int = 200_000_000) -> Video:
         stream.codec_context.thread_count = 1  # with more, the first picture comes out only after one per thread
         first: list[VideoFrame] = []
         ended_by: list[FFmpegError] = []
-        timeline = read_timeline(stream, _decode_first(read_packets(container, stream, ended_by), stream, first))
+        try:
+            timeline = read_timeline(stream, _decode_first(read_packets(container, stream, ended_by), stream, first))
+        except MediaError as error:
+            raise no_video(path, str(error)) from error
         if not first:
-            raise MediaError("has no picture that can be decoded")
+            raise no_video(path, "has no picture that can be decoded")
         width, height = Pose.read(first[0], stream).upright_size(first[0].width, first[0].height)
     info = VideoInfo(timeline.duration, width, height, timeline.rate, timeline.start)
     return Video(path, info, timeline, bool(ended_by), max_pixels)
@@ -268,80 +269,3 @@ class _Decoding:
         if self._read > FEW_PACKETS and self.damaged > MOST_DAMAGE * self._read:
             raise MediaError(f"is damaged: {self.damaged} of the first {self._read} packets cannot be decoded")
         return pictures or []
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """How coded pictures must be turned and scaled for display: first the axes are exchanged, then flipped."""
-
-    pixel_aspect: float = 1.0  # width of a coded pixel divided by its height
-    transposed: bool = False
-    flipped_across: bool = False  # left to right
-    flipped_down: bool = False  # top to bottom
-
-    @classmethod
-    def read(cls, picture: VideoFrame, stream: VideoStream) -> Pose:
-        """Return the pose of a picture from its display matrix (ISO/IEC 14496-12, 8.5.3) and its pixels' aspect.
-
-        Angles are rounded to quarter turns.
-        """
-        aspect = float(stream.sample_aspect_ratio or 1)
-        if not 1 / FLATTEST_PIXEL <= aspect <= FLATTEST_PIXEL:
-            aspect = 1.0
-        side_data = cast(SideDataContainer, picture.side_data)  # PyAV's stubs give another type
-        if Type.DISPLAYMATRIX not in side_data:
-            return cls(aspect)
-        matrix = np.frombuffer(bytes(side_data[Type.DISPLAYMATRIX]), np.int32).reshape(3, 3)
-        (right_x, right_y), (down_x, down_y) = matrix[:2, :2].tolist()
-        if abs(right_x) + abs(down_y) >= abs(right_y) + abs(down_x):
-            return cls(aspect, False, right_x < 0, down_y < 0)
-        return cls(aspect, True, down_x < 0, right_y < 0)
-
-    def square_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the size with square pixels, before turning; the longer side of a pixel is shortened."""
-        if self.pixel_aspect > 1:
-            return width, max(1, round(height / self.pixel_aspect))
-        return max(1, round(width * self.pixel_aspect)), height
-
-    def upright_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the size of a coded picture after turning, with square pixels."""
-        size = self.square_size(width, height)
-        return size[::-1] if self.transposed else size
-
-    def turn(self, pixels: Pixels) -> Pixels:
-        """Turn and flip [H, W, 3]."""
-        if self.transposed:
-            pixels = pixels.swapaxes(0, 1)
-        if self.flipped_across:
-            pixels = pixels[:, ::-1]
-        if self.flipped_down:
-            pixels = pixels[::-1]
-        return np.ascontiguousarray(pixels)
-
-
-def rgb_pixels(
-    picture: VideoFrame, pose: Pose, short_side: int | None = None, reformatter: VideoReformatter | None = None
-) -> Pixels:
-    """Return a picture as uint8 RGB [H, W, 3]; if its shorter side exceeds `short_side` pixels, reduce it to that.
-
-    Of an interlaced picture one field is used, since the other shows another moment. Transparent pixels are blended
-    with white. A `reformatter` shared by all pictures of a video computes the scaling only once.
-    """
-    width, height = pose.square_size(picture.width, picture.height)
-    if short_side is not None and short_side < min(width, height):
-        scale = short_side / min(width, height)
-        width, height = max(round(width * scale), short_side), max(round(height * scale), short_side)
-    if picture.interlaced_frame:
-        field = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)[::2]
-        picture = VideoFrame.from_ndarray(np.ascontiguousarray(field), "rgb24")
-    transparent = any(component.is_alpha for component in picture.format.components)
-    pixel_format = "rgba" if transparent else "rgb24"
-    reformatter = reformatter or VideoReformatter()
-    scaled = reformatter.reformat(picture, width, height, pixel_format, interpolation=Interpolation.AREA)
-    pixels = np.asarray(scaled.to_ndarray(), np.uint8)
-    return pose.turn(_blend_with_white(pixels) if transparent else pixels)
-
-
-def _blend_with_white(pixels: Pixels) -> Pixels:
-    opacity = pixels[..., 3:] / np.float32(255)
-    return np.rint(pixels[..., :3] * opacity + _WHITE * (1 - opacity)).astype(np.uint8)

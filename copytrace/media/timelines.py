@@ -22,7 +22,10 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
-from copytrace.media.files import media_errors
+from copytrace.media.containers import CONTAINERS, no_video
+from copytrace.media.failures import media_errors
+from copytrace.media.formats import PREFIX_BYTES, no_medium
+from copytrace.media.webp_animation import convert_animated_webp, is_animated_webp
 from copytrace.storage import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
@@ -103,14 +106,19 @@ class Timeline:
 def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a local file or a URI that fsspec opens, with its video stream: the largest that is not a cover picture.
 
-    Raises `MediaError` with a one-line reason for errors of FFmpeg, the disk or the store while the file is open.
+    Raises `NotMediumError` if the file is no video by its content and has no video's name, and `MediaError` with a
+    one-line reason for other errors of FFmpeg, the disk or the store while the file is open.
     """
     with media_errors(path), _decoding_errors(), _open(path) as file:
-        # A file object, because FFmpeg reads some names as protocols or patterns. No protocol is allowed, so that a
-        # playlist cannot make this machine open other files or addresses.
-        options = {"protocol_whitelist": "none"}
-        with av.open(file, "r", options=options, metadata_errors="replace", buffer_size=1 << 18) as container:
-            stream = _choose_stream(container)
+        # A file object without a name, because FFmpeg reads some names as protocols or patterns, and guesses formats by
+        # names. No protocol is allowed, so that a playlist cannot make this machine open other files or addresses.
+        options = {"protocol_whitelist": "none", "format_whitelist": ",".join(CONTAINERS)}
+        try:
+            opened = av.open(_Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=1 << 18)
+        except FFmpegError as error:
+            raise no_video(path, _reason(error)) from error
+        with opened as container:
+            stream = _choose_stream(container, path)
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
@@ -230,12 +238,13 @@ def _unit_heads(data: bytes, length_size: int) -> Iterator[int]:
         at += length_size + int.from_bytes(data[at : at + length_size], "big")
 
 
-def _choose_stream(container: InputContainer) -> VideoStream:
+def _choose_stream(container: InputContainer, path: str) -> VideoStream:
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     found = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not found:
-        raise MediaError("has no video stream" + (", only a cover picture" if container.streams.video else ""))
-    stream = max(found, key=_area)
+        reason = "has no video stream" + (", only a cover picture" if container.streams.video else "")
+        raise no_medium(path, "video", reason)
+    stream = max(found, key=lambda each: (_area(each), each.frames))  # an animated AVIF also has its first as a still
     if stream.codec_context is None:
         raise MediaError("is encoded in a format for which there is no decoder")
     return stream
@@ -245,15 +254,27 @@ def _area(stream: VideoStream) -> int:
     return stream.codec_context.width * stream.codec_context.height if stream.codec_context else 0
 
 
+class _Nameless:
+    """A file that only has the methods by which PyAV reads."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
 @contextmanager
 def _open(path: str) -> Iterator[IO[bytes]]:
     if not is_uri(path) and Path(path).exists() and not Path(path).is_file():
         raise MediaError("a folder, not a file" if Path(path).is_dir() else "not a regular file")
     with open_file(path) as file:
-        if not file.read(1):
-            raise MediaError("empty file")
+        prefix = file.read(PREFIX_BYTES)
+        if not prefix:
+            raise no_medium(path, "video", "empty file")
         file.seek(0)
-        yield file
+        if is_animated_webp(prefix):
+            with convert_animated_webp(file) as converted:
+                yield converted
+        else:
+            yield file
 
 
 @contextmanager
@@ -261,4 +282,8 @@ def _decoding_errors() -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
-        raise MediaError(f"cannot be decoded: {error.strerror or type(error).__name__}") from error
+        raise MediaError(_reason(error)) from error
+
+
+def _reason(error: FFmpegError) -> str:
+    return f"cannot be decoded: {error.strerror or type(error).__name__}"

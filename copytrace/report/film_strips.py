@@ -15,9 +15,9 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.decode import Pixels
-from copytrace.media.frames import Pose, rgb_pixels
+from copytrace.media.poses import Pose, rgb_pixels
 from copytrace.media.prefetch import prefetch
+from copytrace.media.rgb import Pixels
 from copytrace.media.timelines import FALLBACK_RATE, open_stream, read_packets
 from copytrace.report.pictures import Unreadable
 from copytrace.step import current_progress

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from configs.images import ImageSettings
 from copytrace.errors import ConfigError, InputError
 from copytrace.index.image_index import ImageIndex
-from copytrace.media.files import read_failures
+from copytrace.media.failures import read_failures
 from copytrace.report.page import Page, ScoreKind, Selection, Side, score_kind, score_text
 from copytrace.report.pictures import Unreadable, make_thumbnails
 from copytrace.run_folder import ImageRunFolder

@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.videos import VideoSettings
 from copytrace.errors import ConfigError
 from copytrace.index.video_index import VideoIndex
-from copytrace.media.files import read_failures
+from copytrace.media.failures import read_failures
 from copytrace.panes.names import WHOLE
 from copytrace.report.matched_pairs import MatchedPairs
 from copytrace.report.page import SIDES, Page, Selection, Side, score_text

@@ -86,6 +86,7 @@ class ListFrameSearch:
             coarse, sample.shape[1], lists, kind, faiss.METRIC_INNER_PRODUCT, False
         )
         index.cp.niter, index.cp.seed, index.cp.spherical = 10, SEED, True
+        index.cp.min_points_per_centroid = 1  # no warning: small lists are fine
         index.nprobe = min(lists_searched, lists)
         index.train(sample)
         for block in _join_blocks(blocks(), BLOCK_ROWS):

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.decode import Pixels
 from copytrace.media.encode import crop_to_fill, fit_within
 from copytrace.media.frames import Video
+from copytrace.media.rgb import Pixels
 from copytrace.training.edited_set import Difficulty, edit_copy
 
 RATE = 10  # pictures per second of what is written

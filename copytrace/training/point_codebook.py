@@ -88,7 +88,7 @@ def _code(points: Floats, lists: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Return the list of each point, int64 [N], and the products of what is left, float32 [32, 16, 4]."""
     members = _nearest(points, lists)
     quantizer: Any = faiss.ProductQuantizer(DIMENSIONS, SUBSPACES, 4)
-    quantizer.cp.seed = SEED
+    quantizer.cp.seed, quantizer.cp.min_points_per_centroid = SEED, 1  # no warning: small samples are fine
     quantizer.train(points - lists[members])
     products = faiss.vector_to_array(quantizer.centroids).reshape(SUBSPACES, 16, DIMENSIONS // SUBSPACES)
     return members, products.astype(np.float16).astype(np.float32)  # as they are stored

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 
 from copytrace.errors import InputError
-from copytrace.media.decode import Pixels, decode_image
+from copytrace.media.decode import decode_image
 from copytrace.media.encode import crop_to_fill, write_video
 from copytrace.media.frames import read_frames
+from copytrace.media.rgb import Pixels
 from copytrace.storage import write_text
 from copytrace.training.sample_photos import sample_photos
 

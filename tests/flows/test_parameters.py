@@ -48,6 +48,14 @@ def test_a_command_line_and_the_run_that_it_starts_have_the_same_settings(tmp_pa
     assert flow_settings(ImageSettings, **chosen) == load_settings(ImageSettings, "imgfp", config, given)
 
 
+def test_globs_of_files_come_from_a_command_line_and_from_a_form() -> None:
+    given = ['media.exclude=["*.json", "raw/**"]']
+    chosen = parameters_from_cli(ImageSettings, "cpu", None, given)
+    assert chosen["overrides"] == {"media": {"exclude": ["*.json", "raw/**"]}}
+    check({**PATHS, **chosen})
+    assert flow_settings(ImageSettings, **chosen).media.exclude == ("*.json", "raw/**")
+
+
 def test_an_empty_field_of_the_form_leaves_the_preset_as_it_is() -> None:
     overrides = {"local": {"exact": None}, "merge": {"threshold": None}}
     assert flow_settings(ImageSettings, "imgfp", overrides) == load_settings(ImageSettings, "imgfp")

@@ -22,7 +22,8 @@ from copytrace.index.media_index import (
     write_index,
     write_plan,
 )
-from copytrace.media.files import MediaItem, list_media, read_failures
+from copytrace.media.failures import read_failures
+from copytrace.media.files import MediaItem, list_media
 from copytrace.storage import read_table, remove_tree, resolve_path, write_json, write_table
 
 Pixels = NDArray[np.uint8]

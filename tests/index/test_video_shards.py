@@ -16,7 +16,7 @@ from configs.videos import VideoSettings
 from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.shard_files import table_vectors
 from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths, describe_videos, plan_videos
-from copytrace.media.files import Failure
+from copytrace.media.failures import Failure
 
 Pixels = NDArray[np.uint8]
 Tour = Callable[..., list[Pixels]]

@@ -32,7 +32,15 @@ from tasks.service.seaweedfs import SeaweedFS
 Pixels = NDArray[np.uint8]
 
 QUICK = {"local.stretches": [], "overlay.detector": "none", "media.shard_size": 2, "report.max_matches": 5}
-WRITTEN_ANEW = {"plan", "manifest", "index", "failures", "run"}  # by every run, with the same content
+WRITTEN_ANEW = {
+    "plan",
+    "manifest",
+    "index",
+    "failures",
+    "passed_over",
+    "unlisted",
+    "run",
+}  # by every run, with the same content
 
 
 @pytest.fixture(scope="module")

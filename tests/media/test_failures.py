@@ -1,7 +1,7 @@
 import pytest
 
 from copytrace.errors import InputError, TooManyFailuresError
-from copytrace.media.files import Failure, check_failure_rate, read_failures, write_failures
+from copytrace.media.failures import Failure, check_failure_rate, read_failures, write_failures
 
 
 def test_failures_are_written_sorted_under_a_header(tmp_path):
@@ -45,20 +45,24 @@ def test_a_file_with_another_header_is_refused(tmp_path):
         read_failures(tmp_path / "matches.csv")
 
 
-@pytest.mark.parametrize(("failed", "total", "max_rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 10, 0.1), (10, 10, 1.0)])
-def test_a_rate_up_to_the_limit_is_borne(failed, total, max_rate, tmp_path):
+@pytest.mark.parametrize(
+    ("failed", "total", "max_rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 10, 0.1), (10, 10, 1.0), (1, 2, 0.1)]
+)
+def test_a_rate_up_to_the_limit_is_borne_and_one_failure_among_several(failed, total, max_rate, tmp_path):
     assert check_failure_rate(failed, total, max_rate, tmp_path / "failures.csv") is None
 
 
-def test_a_rate_above_the_limit_says_how_many_and_where_the_reasons_are(tmp_path):
+def test_a_rate_above_the_limit_says_how_many_of_what_and_where_the_reasons_are(tmp_path):
     with pytest.raises(TooManyFailuresError) as caught:
-        check_failure_rate(1200, 4800, 0.1, tmp_path / "failures.csv")
+        check_failure_rate(1200, 4800, 0.1, tmp_path / "failures.csv", what="images among the queries")
     assert str(caught.value) == (
-        "1,200 of 4,800 files failed (25.0%), more than max_failure_rate 10.0%; "
-        f"see the reasons in {tmp_path / 'failures.csv'}, mend the files or raise max_failure_rate"
+        "1,200 of 4,800 images among the queries cannot be read (25.0%), and media.max_failure_rate allows 10.0%; "
+        f"the reasons are in {tmp_path / 'failures.csv'}; mend or remove the files, or give a larger "
+        "media.max_failure_rate"
     )
 
 
-def test_one_failure_is_too_many_where_none_is_allowed(tmp_path):
+@pytest.mark.parametrize(("failed", "total", "max_rate"), [(1, 1_000_000, 0.0), (1, 1, 0.5), (2, 3, 0.2)])
+def test_more_failures_than_are_allowed_are_too_many(failed, total, max_rate, tmp_path):
     with pytest.raises(TooManyFailuresError):
-        check_failure_rate(1, 1_000_000, 0.0, tmp_path / "failures.csv")
+        check_failure_rate(failed, total, max_rate, tmp_path / "failures.csv")

@@ -257,7 +257,7 @@ def test_files_that_are_no_videos_are_media_errors(tmp_path: Path) -> None:
     assert read_until_error(tmp_path) == ([], "a folder, not a file")
     assert read_until_error(tmp_path / "absent.mp4") == ([], "file not found")
     assert read_until_error("null\0byte.mp4")[1].startswith("cannot be opened: ")
-    assert read_until_error(tmp_path / "text.mp4")[1].startswith("cannot be decoded: ")
+    assert read_until_error(tmp_path / "text.mp4")[1] == "no video, though its name ends in .mp4"
     assert read_until_error("memory://absent.mp4") == ([], "file not found")
 
 
@@ -267,7 +267,7 @@ def test_a_playlist_cannot_make_us_open_what_it_names(tmp_path: Path, film: Call
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{path}\n#EXT-X-ENDLIST\n")
     frames, reason = read_until_error(playlist)
     assert frames == []
-    assert reason.startswith(("cannot be decoded: ", "has no video stream"))
+    assert reason == "no video"
 
 
 def test_a_file_with_a_name_like_an_address_is_a_file(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from copytrace.media.decode import Pixels
 from copytrace.media.frames import open_video
+from copytrace.media.rgb import Pixels
 
 
 def shown(path: Path, short_side: int | None = None) -> list[Pixels]:

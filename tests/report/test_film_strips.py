@@ -72,7 +72,7 @@ def test_pictures_are_upright_and_no_longer_than_the_side(tmp_path):
     assert film_frames(path, [0.5], 640)[0].shape == (64, 48, 3)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "file not found"), (b"", "empty file"), (b"text", "decoded")])
+@pytest.mark.parametrize(("content", "reason"), [(None, "file not found"), (b"", "empty file"), (b"text", "no video")])
 def test_a_file_that_is_no_video_gives_the_reason(tmp_path, content, reason):
     path = tmp_path / "broken.mp4"
     if content is not None:

@@ -1,0 +1,79 @@
+"""The files of a source that an index does not hold, or not to their end, and the lists of them.
+
+    INDEX/failures.csv        what could not be read, or not to its end
+    INDEX/passed_over.csv     what is no medium by its content, and links to what is searched anyway
+    INDEX/unlisted.csv        of both, what was noted when the source was listed
+
+A run gathers the first two from its indexes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from copytrace.errors import InputError, MediaError, NotMediumError
+from copytrace.media.failures import Failure, check_failure_rate, gather_failures, read_failures, write_failures
+from copytrace.media.files import Listing, MediaItem
+from copytrace.media.folders import LINK, PASS_OVER
+
+FAILURES, PASSED_OVER = "failures.csv", "passed_over.csv"
+
+
+def write_unlisted(root: Path, listing: Listing) -> Path:
+    """Write down in the index at `root` what is odd in the listing of its source, and return the file."""
+    return write_failures(_unlisted_path(root), [*listing.unreadable, *listing.passed_over])
+
+
+def odd_file(item: MediaItem, error: MediaError | str, *, is_used: bool = False) -> Failure:
+    """Return the row for a file that could not be read, was passed over or, if `is_used`, was read only in part."""
+    stage = PASS_OVER if isinstance(error, NotMediumError) and not is_used else "decode"
+    return Failure(item.id, item.path, stage, f"{error}; used up to there" if is_used else str(error))
+
+
+def noted(record: Mapping[str, Any], note: str) -> dict[str, Failure]:
+    """Return, by id, the files that the record of a shard lists as its `failures` or as `damaged`."""
+    return {row["id"]: Failure(**row) for row in record.get(note, [])}
+
+
+def write_odd_files(root: Path, described: Iterable[Failure]) -> None:
+    """Write both lists of the index at `root`: of what describing noted, `described`, and of what listing noted."""
+    rows = list(described)
+    with suppress(FileNotFoundError):  # an index that was made of another system's descriptors has no source
+        rows += read_failures(_unlisted_path(root))
+    skipped = {PASS_OVER, LINK}
+    write_failures(root / PASSED_OVER, [row for row in rows if row.stage in skipped])
+    write_failures(root / FAILURES, [row for row in rows if row.stage not in skipped])
+
+
+def gather_odd_files(indexes: Sequence[Path], failures: Path) -> None:
+    """Write the failures of all `indexes` to `failures`, and what they passed over to `passed_over.csv` beside it."""
+    gather_failures([index / FAILURES for index in indexes], failures)
+    gather_failures([index / PASSED_OVER for index in indexes], failures.with_name(PASSED_OVER))
+
+
+def count_passed_over(failures: Path) -> dict[str, int]:
+    """Return the numbers of `files` that are no media and of `links`, by the list beside `failures`."""
+    stages = [row.stage for row in read_failures(failures.with_name(PASSED_OVER))]
+    return {"files": stages.count(PASS_OVER), "links": stages.count(LINK)}
+
+
+def check_media(total: int, left_out: Sequence[Failure], max_failure_rate: float, failures: Path, what: str) -> None:
+    """Raise an error if of `total` files too many are left out; files that were passed over do not count.
+
+    `what` names the media: "images among the queries". Raises `InputError` if there are no media at all, and
+    `TooManyFailuresError` as `check_failure_rate` does.
+    """
+    passed_over = sum(failure.stage == PASS_OVER for failure in left_out)
+    if total == passed_over:
+        raise InputError(
+            f"there are no {what}: all {total:,} files were passed over, and {failures.with_name(PASSED_OVER)} says "
+            "why; give other files, or use the commands for the other kind of media"
+        )
+    check_failure_rate(len(left_out) - passed_over, total - passed_over, max_failure_rate, failures, what=what)
+
+
+def _unlisted_path(root: Path) -> Path:
+    return root / "unlisted.csv"

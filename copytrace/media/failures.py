@@ -1,0 +1,94 @@
+"""Files that cannot be used: the reason of each, the lists of them in CSV files, and how many of them are too many."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from copytrace.errors import InputError, MediaError, TooManyFailuresError
+from copytrace.storage import is_uri, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file or folder that a stage could not use, or passed over, with the reason in one line."""
+
+    id: str
+    path: str
+    stage: str
+    error: str
+
+
+_COLUMNS = [field.name for field in fields(Failure)]
+
+
+def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
+    """Write the CSV `id,path,stage,error`, sorted, and return `path`.
+
+    The file is replaced atomically. Each error becomes one line.
+    """
+    rows = sorted((*astuple(failure)[:3], " ".join(failure.error.split())) for failure in failures)
+    # `csv` leaves a lone carriage return unquoted, and then reads it as the end of a row.
+    returns = any("\r" in field for row in rows for field in row)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+    writer.writerows([_COLUMNS, *rows])
+    return write_text(path, text.getvalue())
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Return the failures that `write_failures` wrote. Raises `InputError` if the file has another header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if next(rows, []) != _COLUMNS:
+            raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
+        return [Failure(*row) for row in rows]
+
+
+def gather_failures(lists: Iterable[Path], path: Path) -> Path:
+    """Write the failures of all lists to `path`, and return it; skip lists that do not exist."""
+    failures: list[Failure] = []
+    for each in lists:
+        try:
+            failures += read_failures(each)
+        except FileNotFoundError:
+            continue
+    return write_failures(path, failures)
+
+
+def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path, *, what: str = "files") -> None:
+    """Raise `TooManyFailuresError` if more than `max_rate` (0 to 1) of `total` media failed.
+
+    One failure among several media is borne, unless `max_rate` is 0. `what` names the media in the message.
+    """
+    borne = 1 if max_rate and total > 1 else 0
+    if failed > max(max_rate * total, borne):
+        raise TooManyFailuresError(
+            f"{failed:,} of {total:,} {what} cannot be read ({failed / max(total, 1):.1%}), and media.max_failure_rate "
+            f"allows {max_rate:.1%}; the reasons are in {failures_path}; mend or remove the files, or give a larger "
+            "media.max_failure_rate"
+        )
+
+
+@contextmanager
+def media_errors(path: str) -> Iterator[None]:
+    """Raise `MediaError` with a one-line reason, without the path, if a local file or a URI cannot be read."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError("file not found") from error
+    except PermissionError as error:
+        raise MediaError("permission denied") from error
+    except Exception as error:
+        if is_uri(path):
+            # A store's client raises errors of many types. Their texts may contain keys; the names of the types do not.
+            raise MediaError(f"cannot be fetched ({type(error).__name__})") from error
+        if isinstance(error, OSError | ValueError):  # ValueError: a null byte in the path
+            raise MediaError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise

@@ -1,0 +1,101 @@
+"""Formats of images and videos: what a file's first bytes say, and which suffixes promise a medium.
+
+The content decides what is read, whatever a file is called. Its name decides only what happens to a file that is no
+medium: a text called `photo.jpg` is a failure, and any other text is passed over.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import IO, Literal
+
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from copytrace.errors import MediaError, NotMediumError
+from copytrace.media.optional_formats import open_heif, open_jpeg_xl
+
+MediumKind = Literal["image", "video"]
+
+PREFIX_BYTES = 64
+"""Bytes at the start of a file that tell its format."""
+
+# Formats that Pillow reads. It reads more, but some of them start other programs (EPS) or have no signature (TGA), so
+# that any bytes may pass for one.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+
+# Brands in the first box of a file (ISO/IEC 14496-12 and 23008-12), which name the codec of its pictures.
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+_JPEG_XL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+_OPTIONAL = {"HEIF": open_heif, "JPEG XL": open_jpeg_xl}
+
+_IMAGE_SUFFIXES = """
+    .jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .jpx .ppm .pgm .pbm .pnm
+    .heic .heif .hif .jxl
+"""
+# Without .ts and .mts, which are also programs.
+_VIDEO_SUFFIXES = """
+    .mp4 .m4v .mov .qt .mkv .webm .avi .divx .wmv .asf .flv .f4v .mpg .mpeg .m2v .vob .m2ts .3gp .3g2 .ogv .mxf .rm
+    .rmvb .ivf .y4m
+"""
+_SUFFIXES: dict[MediumKind, frozenset[str]] = {
+    "image": frozenset(_IMAGE_SUFFIXES.split()),
+    "video": frozenset(_VIDEO_SUFFIXES.split()),
+}
+# Of the raw data of cameras. Many are TIFF files with a preview, which is read if it can be.
+_RAW = ".cr2 .cr3 .nef .nrw .arw .srf .sr2 .dng .orf .rw2 .pef .srw .raf .3fr .iiq .erf .kdc"
+_RAW_SUFFIXES = frozenset(_RAW.split())
+
+
+def no_medium(path: str, kind: MediumKind, reason: str = "") -> MediaError:
+    """Return the error for a file that is no `kind` by its content: `NotMediumError`, unless its name promises one."""
+    if suffix_of(path) not in _SUFFIXES[kind]:
+        return NotMediumError(reason or f"no {kind}")
+    return MediaError(reason or f"no {kind}, though its name ends in {suffix_of(path)}")
+
+
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path or URI in lower case, with its dot."""
+    return PurePosixPath(path).suffix.lower()
+
+
+def image_format(prefix: bytes) -> str | None:
+    """Return the format of an image with these first bytes, such as JPEG or HEIF; None if it is none that is read."""
+    brands = _brands(prefix)
+    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+        return "HEIF"
+    if prefix.startswith(_JPEG_XL_MARKS):
+        return "JPEG XL"
+    Image.init()
+    for name in PILLOW_FORMATS:
+        accept = Image.OPEN[name][1]
+        # `accept` returns a text if Pillow was built without the format.
+        if accept is not None and accept(prefix) is True:
+            return name
+    return None
+
+
+def is_raw(path: str) -> bool:
+    """Return whether a file is named as the raw data of a camera."""
+    return suffix_of(path) in _RAW_SUFFIXES
+
+
+def open_picture(kind: str, stream: IO[bytes]) -> ImageFile:
+    """Do what `Image.open` does, except for its pixel limit, a global that threads would share.
+
+    Raises `MediaError` if the format needs a package that is not installed.
+    """
+    stream.seek(0)
+    if kind in _OPTIONAL:
+        return _OPTIONAL[kind](stream)
+    return Image.OPEN[kind][0](stream, "")
+
+
+def _brands(prefix: bytes) -> frozenset[bytes]:
+    """Return the brands in an `ftyp` box at the start of a file."""
+    if prefix[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
+    return frozenset({prefix[8:12], *(prefix[at : at + 4] for at in range(16, end - 3, 4))})

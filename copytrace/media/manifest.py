@@ -1,0 +1,66 @@
+"""Manifests: CSV and Parquet files with columns `id` and `path` that list media."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from copytrace.errors import InputError
+from copytrace.object_store import redact
+from copytrace.storage import is_uri, open_file
+
+MANIFEST_SUFFIXES = {".csv", ".parquet"}
+
+_MOST_NAMES = 3  # names in an error message
+
+
+def is_manifest(path: str) -> bool:
+    """Return whether a file has the name of a manifest."""
+    return Path(path).suffix.lower() in MANIFEST_SUFFIXES
+
+
+def read_media_manifest(path: str) -> tuple[list[str], list[str]]:
+    """Return the ids and the paths or URIs of a manifest; relative paths start at its folder.
+
+    Raises `InputError` if it cannot be read, lacks a column, an id or a path, or repeats an id.
+    """
+    table = _manifest_table(path)
+    for name in ("id", "path"):
+        blank = [str(row) for row, text in enumerate(table[name].to_pylist(), start=1) if not (text or "").strip()]
+        if blank:
+            raise InputError(f"manifest {redact(path)}: no {name} in row {join_names(blank)}; every row needs one")
+    ids: list[str] = table["id"].to_pylist()
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(f"manifest {redact(path)} repeats id {join_names(repeated)}; ids must be unique")
+    folder = path.rpartition("/")[0]
+    return ids, [row if is_uri(row) or row.startswith("/") else f"{folder}/{row}" for row in table["path"].to_pylist()]
+
+
+def join_names(names: list[str]) -> str:
+    """Return the first names, and how many more there are, for a message."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _manifest_table(path: str) -> pa.Table:
+    """Return columns `id` and `path` as strings, so that `007` stays `007`."""
+    wanted = {"id": pa.string(), "path": pa.string()}
+    try:
+        with open_file(path) as stream:
+            if path.lower().endswith(".parquet"):
+                return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+            return pyarrow.csv.read_csv(
+                stream,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted)),
+            )
+    except KeyError as error:
+        raise InputError(f"manifest {redact(path)} lacks a column; it needs id and path") from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        kind = Path(path).suffix[1:].lower()
+        raise InputError(f"manifest {redact(path)} cannot be read as {kind} with columns id and path") from error
