@@ -14,7 +14,6 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.testing import utilities
 
 from tasks.service.mlflow_server import MlflowServer
 from tasks.service.ports import Ports, free_ports
@@ -54,6 +53,8 @@ def prefect_server(shared_cache: Path) -> Iterator[str]:
 
     The database, which takes as long to make as the server to start, is a copy of that of the first worker process.
     """
+    from prefect.testing import utilities  # here, as it takes seconds to import  # noqa: PLC0415
+
     folder, empty = Path(tempfile.mkdtemp()), shared_cache.parent / "empty-prefect.db"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

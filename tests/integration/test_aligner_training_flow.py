@@ -38,7 +38,7 @@ from tasks.experiment import open_run
 from tasks.promotion import promote
 from tasks.registry import download, register
 
-EPOCHS = 4
+EPOCHS = 6
 QUICK = """folds=2 examples_per_epoch=48 synthetic_share=0.2 loop.batch_size=8 loop.ema_decay=0.5 loop.warmup_epochs=0.5
 loop.workers=0 loop.threads=1 loop.device=cpu""".split()  # noqa: SIM905 - settings read better in lines
 

@@ -24,7 +24,7 @@ from configs.runner import Runner
 from configs.videos import VideoSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.images import match_images as match_images_by_library
-from copytrace.runtime import usable_cores
+from copytrace.runtime import CORES, usable_cores
 from copytrace.videos import match_videos as match_videos_by_library
 from flows.index_images import index_images
 from flows.index_videos import index_videos
@@ -132,9 +132,12 @@ def note_and_refuse(folder: Path) -> None:
 
 
 def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stage_does(
-    prefect_server: str, tmp_path: Path
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="is empty; give another"):
+    for name in (CORES, "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)  # what is set here would hold for the processes too
+    as_users_start_them = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+    with as_users_start_them, pytest.raises(InputError, match="is empty; give another"):
         note_and_refuse(tmp_path)
 
     notes = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
