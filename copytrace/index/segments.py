@@ -65,7 +65,10 @@ class SegmentContent(ABC, Generic[S]):
 
     def command(self) -> str:
         """Return the command that makes the segments of an index which lacks them."""
-        return f"the command that made it: copytrace index-{self.index.kind} REFERENCES --out {self.index.root}"
+        command = f"copytrace index-{self.index.kind} REFERENCES --out"
+        if self.index.provenance["role"] == "queries":
+            return f"{command} FOLDER, a new folder, since this one holds queries"
+        return f"the command that made it: {command} {self.index.root}"
 
 
 class _HasIds(Protocol):

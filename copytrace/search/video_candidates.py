@@ -134,6 +134,8 @@ class _ShardSearch:
         """Return the hits of query frames, and which are in the nearest video or in a copy of it."""
         wanted = self.rules.hits_per_frame
         hits = self.references.nearest(rows, wanted)
+        if self.noise and not self.rules.list_copies:
+            return hits, np.zeros(hits.videos.shape, bool)  # they are not needed
         copies = copies_of_nearest(self.references.videos, hits)
         several = (copies & (hits.videos != hits.videos[:, :1])).any(axis=1)
         crowded = np.flatnonzero(several & (copies.sum(axis=1) > wanted - self.rules.normalization_neighbours))

@@ -187,6 +187,14 @@ def test_imported_descriptors_have_segments_or_say_how_to_get_them(tmp_path: Pat
         open_segments(index)
 
 
+def test_an_index_of_queries_is_not_what_is_searched(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "file.npz", ["a"], np.float64([[0, 1]]), np.eye(2, dtype=np.float32)[:1])
+    index = import_npz(path, tmp_path / "index", "queries", model="by hand")
+    write_json(index.root / "index.json", index.provenance | {"frames_per_second": 1.0})
+    with pytest.raises(InputError, match="copytrace index-videos REFERENCES --out FOLDER, a new folder"):
+        open_segments(VideoIndex.open(index.root))
+
+
 def test_segments_in_a_store_are_those_on_disk(library: Library) -> None:
     remote = Library(resolve_path("memory://video-segments/index"))
     try:
