@@ -71,6 +71,9 @@ class FrameSearchSettings(Settings):
     references_per_query: int = Field(
         25, ge=1, description="references kept per query; the pair classifier drops most of them before alignment"
     )
+    list_copies: bool = Field(
+        True, description="beyond that number, also references that show the same as one of these, up to 64"
+    )
 
 
 class AlignmentSettings(Settings):

@@ -15,8 +15,8 @@ from typing import Any
 from configs.images import ImageSettings
 from copytrace.features.descriptors import model_label
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
+from copytrace.index.image_segments import index_segments, open_segments
 from copytrace.index.media_index import check_model, finish_index, shards_of
-from copytrace.index.segments import index_segments, open_segments
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import load_calibration, merge_matches
 from copytrace.report.images import report_images

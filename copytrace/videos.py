@@ -1,6 +1,6 @@
 """Video matching: `copytrace.match_videos(queries, references, out)` and the recipe behind it.
 
-    check → for queries, then references: plan → describe, per shard → finish
+    check → for queries, then references: plan → describe, per shard → finish (→ index segments)
           → search frames → align pairs, both per shard of queries → merge → report → summarize
 
 The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
@@ -8,7 +8,7 @@ The command line and notebooks run the steps in their own process; the Prefect f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from configs.videos import VideoSettings
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
 from copytrace.features.descriptors import model_label
-from copytrace.index.media_index import check_model, finish_index, shards_of
+from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files
 from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos
+from copytrace.index.video_segments import index_segments, open_segments
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
 from copytrace.search.video_candidates import search_frames
@@ -47,7 +48,7 @@ def match_videos(
     folder = VideoRunFolder(require_writable(out))
     inputs = [folder.queries(queries), folder.references(references)]
     query_index, reference_index = (each.index for each in inputs)
-    runner.run(check_videos, settings, [each.index for each in inputs if each.is_given])
+    runner.run(check_videos, settings, {each.role: each.index for each in inputs if each.is_given})
     if all(each.is_given for each in inputs):
         gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
     _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
@@ -78,21 +79,23 @@ def index_videos(
     return root
 
 
-def check_videos(settings: VideoSettings, indexes: Sequence[Path]) -> None:
-    """Raise early what would stop the run later: a missing aligner, or an index of images or of another model.
+def check_videos(settings: VideoSettings, indexes: Mapping[Role, Path]) -> None:
+    """Raise early what would stop the run later: a missing aligner, or an index of another kind or model or not ready.
 
     `indexes` are the inputs that are indexes; if both are, no descriptor is loaded.
     """
     load_aligner(settings.alignment, settings.descriptor)
-    opened = [VideoIndex.open(root) for root in indexes]
+    opened = {role: VideoIndex.open(root) for role, root in indexes.items()}
     if len(opened) < 2:
         descriptor, _ = load_video_models(settings.descriptor, settings.panes.detector)
         model = model_label(descriptor)
     else:
-        model = opened[0].provenance["descriptor"]
+        model = opened["queries"].provenance["descriptor"]
     noise = [VideoIndex.open(resolve_path(settings.search.noise))] if settings.search.noise else []
-    for index in [*opened, *noise]:
+    for index in [*opened.values(), *noise]:
         check_model(index, model)
+    for index in [*(index for role, index in opened.items() if role == "references"), *noise]:
+        open_segments(index)
 
 
 def _describe(
@@ -106,3 +109,5 @@ def _describe(
         runner.run_shards(shards, describe_videos, root=each.index, settings=settings)
         indexes = [other.index for other in inputs]
         runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
+        if each.role == "references":
+            runner.run(index_segments, each.index)

@@ -29,7 +29,7 @@ def index_videos(
 ) -> str:
     """Describe the references into the index folder `out`, or update an existing index, and return the folder.
 
-    Steps: ingest, describe (shards), finish.
+    Steps: ingest, describe (shards), finish, index-segments.
 
     Raises what `copytrace.index_videos` raises, and `SettingsError`.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from copytrace.images import check_images
 from copytrace.index.image_index import describe_images, find_overlays, plan_images
+from copytrace.index.image_segments import index_segments
 from copytrace.index.media_index import finish_index
-from copytrace.index.segments import index_segments
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge_matches
 from copytrace.report.images import report_images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
+from copytrace.index.video_segments import index_segments
 from copytrace.report.videos import report_videos
 from copytrace.search.video_candidates import search_frames
 from copytrace.summary import summarize_videos
@@ -18,6 +19,7 @@ VIDEO_STEPS = tasks_by_step(
     StepTask(plan_videos, "ingest {role}", show=log_plan),
     StepTask(describe_videos, "describe {root.name} {shard:05}", descriptor_slots),
     StepTask(finish_index, "finish {root.name}"),
+    StepTask(index_segments, "index-segments {root.name}"),
     StepTask(search_frames, "search {shard:05}", cpu_slots),
     StepTask(align_pairs, "align {shard:05}", aligner_slots),
     StepTask(merge_segments, "merge"),

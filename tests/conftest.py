@@ -26,8 +26,8 @@ from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_segments import index_segments
 from copytrace.index.media_index import Role, finish_index
-from copytrace.index.segments import index_segments
 from copytrace.index.shard_files import View
 from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.runtime import WEIGHTS

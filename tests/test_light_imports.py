@@ -17,6 +17,7 @@ STEPS = {
         "import tasks.service_commands",
         {"prefect", "mlflow", "boto3"},
     ),
+    "image matching": ("import copytrace.images", {"av", "torch", "skimage"}),
     "finding the sample photos": (
         "from copytrace.training.sample_photos import sample_photos; assert sample_photos()",
         {"skimage", "sklearn", "matplotlib", "torch"},

@@ -102,6 +102,11 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
         )
         return rows
 
+    def ids_shared_with(self, other: Manifest) -> list[str]:
+        """Return the ids that another manifest has too."""
+        shared: list[str] = self._id.filter(pc.is_in(self._id, value_set=other._id)).to_pylist()
+        return shared
+
     @property
     def paths(self) -> Mapping[str, str]:
         """Path of each medium, by its id."""

@@ -15,6 +15,7 @@ from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path
 from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
+from copytrace.index.video_segments import index_segments
 from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step
@@ -79,6 +80,8 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
             writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
         work.notes["failures"] = []
     write_index(IndexPlan(root, provenance, {}, (Shard(0, items, fingerprint),)))
+    if role == "references":
+        index_segments(root)
     return VideoIndex.open(root)
 
 

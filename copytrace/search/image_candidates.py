@@ -18,9 +18,10 @@ from configs.images import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.arrays import Numbers
 from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
+from copytrace.index.image_segments import open_segments
 from copytrace.index.media_index import check_model
 from copytrace.index.point_lists import codebook_digest
-from copytrace.index.segments import group_shards, open_segments
+from copytrace.index.segments import group_shards
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from copytrace.arrays import Floats
 from copytrace.errors import CopytraceError
 from copytrace.features.points import DIMENSIONS, Bytes
+from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import FoundPoints, ListedPoints, PointLists, shipped_quantizer
-from copytrace.index.segments import Segment, ids_of
+from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
 
 try:

@@ -1,7 +1,4 @@
-"""Search of the reference vectors nearest to each query vector, and how similar unrelated ones are to it: its noise.
-
-faiss compares a query with all references; among many frames of videos it searches inverted lists.
-"""
+"""Search of the reference vectors nearest to each query vector, and how similar unrelated ones are to it: its noise."""
 
 from __future__ import annotations
 
@@ -23,9 +20,6 @@ BLOCK_ROWS = 1 << 17  # reference frames compared at a time: 128 MiB of 256 numb
 MAX_NEIGHBORS = 2048  # faiss on a GPU finds no more
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 BLAS_BLOCK_ROWS = 4096  # reference frames per matrix product; faiss's own 1024 takes half as long again
-TRAINING_ROWS_PER_LIST = 64
-SMALLEST_WITH_LISTS = 10_000  # frames; with fewer, comparing with all of them is as fast
-SEED = 1234
 
 UNKNOWN_NOISE = 0.3  # typical noise of a model whose file does not state it
 
@@ -70,47 +64,6 @@ class ExactFrameSearch:
         return best, rows
 
 
-class ListFrameSearch:
-    """A search of inverted lists of half-precision vectors: the `lists_searched` lists nearest to each query frame.
-
-    It takes 2·D + 8 bytes of memory per frame, on the CPU. Building it takes as long as searching thousands of frames.
-    """
-
-    def __init__(self, blocks: Callable[[], Iterable[Floats]], count: int, *, lists_searched: int) -> None:
-        # With about √N lists, comparing with their centers costs about as much as comparing with the frames of a few.
-        lists = 1 << round(np.log2(2 * count**0.5))
-        sample = _sample(blocks(), count, lists * TRAINING_ROWS_PER_LIST)
-        coarse = faiss.IndexFlatIP(sample.shape[1])
-        kind = faiss.ScalarQuantizer.QT_fp16
-        index: Any = faiss.IndexIVFScalarQuantizer(
-            coarse, sample.shape[1], lists, kind, faiss.METRIC_INNER_PRODUCT, False
-        )
-        index.cp.niter, index.cp.seed, index.cp.spherical = 10, SEED, True
-        index.cp.min_points_per_centroid = 1  # no warning: small lists are fine
-        index.nprobe = min(lists_searched, lists)
-        index.train(sample)
-        for block in _join_blocks(blocks(), BLOCK_ROWS):
-            index.add(block)
-        self._index = index
-
-    def nearest(self, queries: Floats, neighbours: int) -> tuple[Floats, Numbers]:
-        """See `FrameSearch`; frames in lists that are not searched are missed."""
-        found, rows = self._index.search(np.ascontiguousarray(queries, np.float32), neighbours)
-        return np.where(rows < 0, np.float32(-np.inf), found), rows
-
-
-def build_frame_search(
-    blocks: Callable[[], Iterable[Floats]], count: int, *, exact: bool, lists_searched: int
-) -> FrameSearch:
-    """Return a search of `count` frames, which `blocks()` yields as float32 [N, D], each time in the same order.
-
-    It has inverted lists, unless `exact` is set or comparing with so few frames is as fast.
-    """
-    if exact or count < SMALLEST_WITH_LISTS:
-        return ExactFrameSearch(blocks)
-    return ListFrameSearch(blocks, count, lists_searched=lists_searched)
-
-
 def noise_level(cosines: Floats, neighbours: int, *, typical: float | None, skip: int = 0) -> Floats:
     """Return float32 [Q]: the mean of the `neighbours` greatest cosines to noise, after leaving out the first `skip`.
 
@@ -136,19 +89,12 @@ def _search_block(queries: Floats, block: Floats, neighbours: int, gpu: Any) -> 
 def _join_blocks(blocks: Iterable[Floats], rows: int) -> Iterator[Floats]:
     """Join consecutive blocks until each has `rows` rows or more."""
     waiting: list[Floats] = []
+    count = 0
     for block in blocks:
         waiting.append(block)
-        if sum(map(len, waiting)) >= rows:
-            yield np.concatenate(waiting)
-            waiting = []
-    if sum(map(len, waiting)):
+        count += len(block)
+        if count >= rows:
+            yield np.concatenate(waiting) if len(waiting) > 1 else block
+            waiting, count = [], 0
+    if count:
         yield np.concatenate(waiting)
-
-
-def _sample(blocks: Iterable[Floats], count: int, wanted: int) -> Floats:
-    """Return rows at even distances: at least `wanted` of the `count` rows, or all if there are fewer."""
-    step, start, chosen = max(count // wanted, 1), 0, []
-    for block in blocks:
-        chosen.append(block[-start % step :: step])
-        start += len(block)
-    return np.concatenate(chosen)

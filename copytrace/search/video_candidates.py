@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,18 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.vector_search import MAX_NEIGHBORS, FrameSearch, build_frame_search, noise_level
+from copytrace.search.frame_search import FrameHits
+from copytrace.search.own_videos import OthersSearch
+from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
+from copytrace.search.video_copies import copies_of_nearest, frame_videos
 from copytrace.step import Step, StepRun
-from copytrace.storage import digest_of, read_table, real_path, resolve_path, write_table
+from copytrace.storage import read_table, resolve_path, write_table
+
+logger = logging.getLogger(__name__)
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
+MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
+WIDER = 8  # times as many hits are looked for where copies leave no room for noise
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -49,7 +56,7 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
 
     A frame's score is its cosine minus `normalization_weight` times its noise level: the mean of its highest cosines
     to frames that it was certainly not copied from (score normalization, VSC 2022). A video is never its own candidate,
-    nor its own noise. Returns the file of the candidates.
+    nor its own noise, and copies of the nearest video are no noise either. Returns the file of the candidates.
 
     Raises `ModelMismatchError` if other models made the indexes, and `InputError` if the noise index shares an id with
     the references, since its videos could then be the copied ones.
@@ -59,8 +66,6 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     noise = VideoIndex.open(resolve_path(rules.noise)) if rules.noise else None
     for index in [reference_index, *([noise] if noise else [])]:
         check_model(index, query_index.provenance["descriptor"])
-    if noise:
-        _check_disjoint(noise, reference_index)
     path, noise_path = folder.candidates(shard), folder.noise(shard)
     # The ids of the shard count too: a video that was removed and added again lies in another shard of an index with
     # the same fingerprint.
@@ -70,6 +75,8 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     )
     if step.is_done():
         return path
+    if noise:
+        _check_disjoint(noise, reference_index)
     frames = query_index.frames(shard)
     search = _ShardSearch.of(frames, query_index, reference_index, noise, rules)
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
@@ -77,7 +84,7 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
         for video_rows in _cut_at_videos(frames, QUERY_ROWS):
             level, hits = search.hits(video_rows, work)
             levels.append(level)
-            candidates.append(_rank(frames.part(video_rows), level, hits, search.references.ids, rules))
+            candidates.append(_rank(frames.part(video_rows), level, hits, search.references.videos.ids, rules))
         write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA))
         write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST))
     return path
@@ -85,16 +92,10 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
 
 @dataclass(frozen=True, slots=True)
 class _ShardSearch:
-    """The search of a shard's query frames.
+    """The search of a shard's query frames."""
 
-    `own_reference` and `own_noise` int32 [N] are the position of each frame's own video in `references` and `noise`.
-    """
-
-    frames: FrameDescriptors
-    references: VideoFrameSearch
-    noise: VideoFrameSearch | None
-    own_reference: NDArray[np.int32]
-    own_noise: NDArray[np.int32] | None
+    references: OthersSearch
+    noise: OthersSearch | None
     typical: float | None
     rules: FrameSearchSettings
 
@@ -107,14 +108,9 @@ class _ShardSearch:
         noise: VideoIndex | None,
         rules: FrameSearchSettings,
     ) -> _ShardSearch:
-        searched = load_frame_search(references, rules)
-        searched_noise = load_frame_search(noise, rules) if noise else None
         return cls(
-            frames,
-            searched,
-            searched_noise,
-            _own_videos(frames, queries, references, searched.ids),
-            _own_videos(frames, queries, noise, searched_noise.ids) if noise and searched_noise else None,
+            OthersSearch(frames, queries, references, rules),
+            OthersSearch(frames, queries, noise, rules) if noise else None,
             queries.provenance["typical_noise"] if rules.typical_noise is None else rules.typical_noise,
             rules,
         )
@@ -124,22 +120,38 @@ class _ShardSearch:
         levels, hits = [], []
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
             rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
-            vectors, own = self.frames.vectors[rows], self.own_reference[rows]
-            cosines, videos = self.references.nearest_of_others(vectors, own, self.rules.hits_per_frame)
-            level = self._noise_level(rows, cosines, videos)
-            found = best_per_video(cosines - self.rules.normalization_weight * level[:, None], videos)
+            nearest, copies = self._nearest(rows)
+            level = self._noise_level(rows, nearest.cosines, copies)
+            scores = nearest.cosines - self.rules.normalization_weight * level[:, None]
+            found = best_per_video(scores, nearest.videos, copies)
             found["frame"] += start - video_rows.start
             levels.append(level)
             hits.append(found)
             work.advance(len(level))
         return np.concatenate(levels), np.concatenate(hits)
 
-    def _noise_level(self, rows: slice, cosines: Floats, videos: NDArray[np.int32]) -> Floats:
+    def _nearest(self, rows: slice) -> tuple[FrameHits, NDArray[np.bool_]]:
+        """Return the hits of query frames, and which are in the nearest video or in a copy of it."""
+        wanted = self.rules.hits_per_frame
+        hits = self.references.nearest(rows, wanted)
+        if self.noise and not self.rules.list_copies:
+            return hits, np.zeros(hits.videos.shape, bool)  # they are not needed
+        copies = copies_of_nearest(self.references.videos, hits)
+        several = (copies & (hits.videos != hits.videos[:, :1])).any(axis=1)
+        crowded = np.flatnonzero(several & (copies.sum(axis=1) > wanted - self.rules.normalization_neighbours))
+        if len(crowded) and wanted < MAX_NEIGHBORS:
+            wanted = min(WIDER * wanted, MAX_NEIGHBORS)
+            hits = hits.widened(wanted)
+            hits[crowded] = self.references.nearest(rows, wanted)[crowded]
+            copies = copies_of_nearest(self.references.videos, hits)
+        return hits, copies
+
+    def _noise_level(self, rows: slice, cosines: Floats, copies: NDArray[np.bool_]) -> Floats:
         neighbours = self.rules.normalization_neighbours
-        if self.noise and self.own_noise is not None:
-            to_noise, _ = self.noise.nearest_of_others(self.frames.vectors[rows], self.own_noise[rows], neighbours)
-            return noise_level(to_noise, neighbours, typical=self.typical)
-        level = noise_level(_drop_nearest_video(cosines, videos), neighbours, typical=self.typical)
+        if self.noise:
+            return noise_level(self.noise.nearest(rows, neighbours).cosines, neighbours, typical=self.typical)
+        others = -np.sort(-np.where(copies, np.float32(-np.inf), cosines), axis=1)
+        level = noise_level(others, neighbours, typical=self.typical)
         # Among few references, the nearest frames do not show how similar unrelated ones can be.
         return level if self.typical is None else np.maximum(level, np.float32(self.typical))
 
@@ -156,47 +168,34 @@ def read_noise_levels(path: Path) -> Floats:
     return level
 
 
-_HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32)])
+_HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32), ("copy", np.bool_)])
 
 
-def best_per_video(scores: Floats, videos: NDArray[np.int32]) -> NDArray[np.void]:
-    """Return the best hit of each query frame in each video: `frame`, `video`, `score`, sorted by frame and video.
+def best_per_video(scores: Floats, videos: NDArray[np.int32], copies: NDArray[np.bool_]) -> NDArray[np.void]:
+    """Return the best hit of each query frame in each video: `frame`, `video`, `score`, `copy`, by frame and video.
 
-    `scores` float32 [Q, K] and `videos` int32 [Q, K] are those of the nearest frames; video −1 means none.
+    `scores` float32 [Q, K], greatest first, `videos` int32 [Q, K] and `copies` bool [Q, K] are those of the nearest
+    frames; video −1 means none. See `copies_of_nearest`.
     """
-    frame, column = np.nonzero(videos >= 0)
-    video, score = videos[frame, column], scores[frame, column]
-    order = np.lexsort((-score, video, frame))
-    frame, video, score = frame[order], video[order], score[order]
-    first = _run_starts(frame, video)
-    hits = np.empty(int(first.sum()), _HIT)
-    hits["frame"], hits["video"], hits["score"] = frame[first], video[first], score[first]
+    frame, video, column, _ = frame_videos(videos)
+    hits = np.empty(len(frame), _HIT)
+    hits["frame"], hits["video"] = frame, video
+    hits["score"], hits["copy"] = scores[frame, column], copies[frame, column]
     return hits
 
 
-def _drop_nearest_video(cosines: Floats, videos: NDArray[np.int32]) -> Floats:
-    """Return cosines, greatest first, without those to the nearest video, which may be the copied one."""
-    kept = np.where(videos == videos[:, :1], np.float32(-np.inf), cosines)
-    return -np.sort(-kept, axis=1)
-
-
-def _own_videos(
-    frames: FrameDescriptors, queries: VideoIndex, references: VideoIndex, ids: Sequence[str]
-) -> NDArray[np.int32]:
-    """Return the position in `ids` of the video that each frame comes from, int32 [N]; −1 if it is not there."""
-    numbers = {real_path(references.items[identity][0].path): number for number, identity in enumerate(ids)}
-    own = np.full(len(frames.ids), -1, np.int32)
-    for identity, rows in frames.rows_of_videos().items():
-        own[rows] = numbers.get(real_path(queries.items[identity][0].path), -1)
-    return own
-
-
 def _check_disjoint(noise: VideoIndex, references: VideoIndex) -> None:
-    if shared := noise.items.keys() & references.items.keys():
+    states = (noise.items.digest, references.items.digest)
+    if shared := _shared_ids(noise.root, references.root, states):
         raise InputError(
             f"search.noise={noise.root} and the references share {len(shared):,} ids, for instance {min(shared)}; "
             "noise must be videos that no query was copied from (if they are, index them from a table with other ids)"
         )
+
+
+@lru_cache(maxsize=2)
+def _shared_ids(noise: Path, references: Path, states: tuple[str, str]) -> list[str]:
+    return VideoIndex.open(noise).items.ids_shared_with(VideoIndex.open(references).items)
 
 
 def _cut_at_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
@@ -215,7 +214,7 @@ def _rank(
     frames: FrameDescriptors,
     level: Floats,
     hits: NDArray[np.void],
-    references: Sequence[str],
+    references: pa.LargeStringArray,
     settings: FrameSearchSettings,
 ) -> pa.Table:
     """Return a table of the best pairs of each query, scored by their hits, with the columns of `CANDIDATE_SCHEMA`."""
@@ -228,21 +227,53 @@ def _rank(
     order = np.lexsort((-hits["score"], at, pair))
     kept = order[_run_starts(at[order], pair[order])]
     kept = kept[np.lexsort((-hits["score"][kept], pair[kept]))]
-    hits, starts = hits[kept], _run_starts(pair[kept])
-    score, top = _aggregate(hits["score"], starts, settings), hits[starts]
+    counted, starts = hits[kept], _run_starts(pair[kept])
+    score, top = _aggregate(counted["score"], starts, settings), counted[starts]
     table = pa.table(
         [
             query_names[query[top["frame"]]],
-            np.array(references, object)[top["video"]],
+            references.take(pa.array(top["video"])).cast(pa.string()),
             score,
             top["score"] + settings.normalization_weight * level[top["frame"]],
             np.array(frames.panes, object)[top["frame"]],
             frames.times[top["frame"], 0],
+            np.arange(len(top)),
         ],
-        schema=CANDIDATE_SCHEMA,
+        schema=CANDIDATE_SCHEMA.append(pa.field("number", pa.int64())),
     ).sort_by(BEST_FIRST)
     names = table.column("query_id").to_numpy(zero_copy_only=False)
-    return table.filter(pa.array(_rank_in_run(_run_starts(names)) < settings.references_per_query))
+    number, starts = table.column("number").to_numpy(), _run_starts(names)
+    rank = _rank_in_run(starts)
+    if not settings.list_copies:
+        return table.filter(pa.array(rank < settings.references_per_query)).drop_columns("number")
+    copies = hits[hits["copy"]]
+    place = np.empty_like(number)
+    place[number] = np.arange(len(number))
+    rows = place[np.searchsorted(pair[kept][_run_starts(pair[kept])], pair[hits["copy"]])]
+    chosen = _choose(starts, copies["frame"], rows, settings.references_per_query)
+    return table.filter(pa.array(chosen)).drop_columns("number")
+
+
+def _choose(starts: NDArray[np.bool_], frames: Numbers, rows: Numbers, limit: int) -> NDArray[np.bool_]:
+    """Return which of N pairs, sorted by query and then best first, are kept: `limit` per query, and copies of these.
+
+    `frames` and `rows` int64 [C] say which pairs share a frame by a copy: those of one frame are copies of one another.
+    Of them, only the best takes a place among the `limit`.
+    """
+    first_of_frame = np.full(frames.max(initial=-1) + 1, len(starts))
+    np.minimum.at(first_of_frame, frames, rows)
+    copied = np.arange(len(starts))
+    np.minimum.at(copied, rows, first_of_frame[frames])
+    is_copy = copied < np.arange(len(starts))
+    place = _count_before(~is_copy, starts)
+    kept = place[copied] < limit
+    listed = kept & is_copy
+    cut = listed & (_count_before(listed, starts) >= MOST_COPIES)
+    if cut.any():
+        logger.warning(
+            "%d candidates that are copies of others are left out; a query keeps %d of them", cut.sum(), MOST_COPIES
+        )
+    return np.asarray(kept & ~cut)
 
 
 def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
@@ -265,60 +296,7 @@ def _rank_in_run(starts: NDArray[np.bool_]) -> Numbers:
     return np.asarray(np.arange(len(starts)) - np.flatnonzero(starts)[np.cumsum(starts) - 1])
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFrameSearch:
-    """A search of the frames of videos: `video` int32 [N] is the position in `ids` of the video of each frame."""
-
-    search: FrameSearch
-    ids: tuple[str, ...]
-    video: NDArray[np.int32]
-
-    def nearest_of_others(
-        self, queries: Floats, own: NDArray[np.int32], neighbours: int
-    ) -> tuple[Floats, NDArray[np.int32]]:
-        """Return cosines float32 [Q, K], greatest first, and videos int32 [Q, K], of the nearest frames.
-
-        `own` int32 [Q] is the video of each query frame, whose frames are left out; −1 if it is not among `ids`. Where
-        there are fewer than K frames, cosines are −inf and videos −1.
-        """
-        rows_of_own = np.bincount(self.video)[own[own >= 0]].max(initial=0)
-        requested = max(neighbours, min(neighbours + int(rows_of_own), MAX_NEIGHBORS))
-        cosines, rows = self.search.nearest(queries, requested)
-        videos = np.full(rows.shape, -1, np.int32)
-        videos[rows >= 0] = self.video[rows[rows >= 0]]
-        videos[videos == own[:, None]] = -1
-        kept = np.argsort(videos < 0, axis=1, kind="stable")[:, :neighbours]
-        videos = np.take_along_axis(videos, kept, axis=1)
-        return np.where(videos < 0, np.float32(-np.inf), np.take_along_axis(cosines, kept, axis=1)), videos
-
-
-def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> VideoFrameSearch:
-    """Return a search of the frames of an index.
-
-    The two that were used last stay in memory, for the next shard of queries: inverted lists take longer to build than
-    to search. `ListFrameSearch` says how much memory they need.
-    """
-    # The fingerprint is not enough: an index that was built again may have the same videos in other shards.
-    state = digest_of(videos.fingerprint, sorted((i, shard) for i, (_, shard) in videos.items.items()))
-    with _BUILD_LOCK:
-        return _build_video_search(videos.root, state, settings.index == "exact", settings.lists_searched)
-
-
-_BUILD_LOCK = Lock()  # threads that match shards side by side share one search instead of building one each
-
-
-@lru_cache(maxsize=2)  # one of references and one of noise
-def _build_video_search(root: Path, state: str, exact: bool, lists_searched: int) -> VideoFrameSearch:
-    videos = VideoIndex.open(root)  # not a parameter, because `state` is what identifies its content
-    names: list[str] = []
-    counts: list[int] = []
-    for shard in videos.shards:
-        for identity, count in videos.frame_counts(shard):
-            names.append(identity)
-            counts.append(count)
-
-    def blocks() -> Iterator[Floats]:
-        return (videos.vectors(shard) for shard in videos.shards)
-
-    search = build_frame_search(blocks, sum(counts), exact=exact, lists_searched=lists_searched)
-    return VideoFrameSearch(search, tuple(names), np.repeat(np.arange(len(names), dtype=np.int32), counts))
+def _count_before(counted: NDArray[np.bool_], starts: NDArray[np.bool_]) -> Numbers:
+    """Return for each row how many rows before it in its run are counted."""
+    before: Numbers = np.cumsum(counted) - counted
+    return np.asarray(before - before[np.flatnonzero(starts)][np.cumsum(starts) - 1])

@@ -16,7 +16,7 @@ from configs.images import ImageSettings
 from copytrace.errors import InputError
 from copytrace.index import segments as segments_module
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.segments import index_segments, open_segments
+from copytrace.index.image_segments import index_segments, open_segments
 from copytrace.search.point_search import ListSearch
 from copytrace.storage import remove_tree, resolve_path
 

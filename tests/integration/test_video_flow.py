@@ -85,6 +85,7 @@ def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
     stages = ["check", "merge", "report", "summarize", "track"]
     for role in ("queries", "references"):
         stages += [f"ingest {role}", f"describe {role} 00000", f"describe {role} 00001", f"finish {role}"]
+    stages += ["index-segments references"]
     stages += [f"{stage} {shard}" for stage in ("search", "align") for shard in ("00000", "00001")]
     assert tasks_of(run[1], "track") == dict.fromkeys(stages, "Completed")
 
@@ -117,7 +118,8 @@ def test_an_index_is_made_by_its_own_flow(run: tuple[Path, UUID], sides: dict[st
     root = tmp_path / "index"
     made = index_videos(sides["references"], str(root), overrides=OVERRIDES, return_state=True)
     stages = ["ingest references", "describe index 00000", "describe index 00001", "finish index"]
-    assert tasks_of(flow_run_of(made), "finish index") == dict.fromkeys(stages, "Completed")
+    stages += ["index-segments index"]
+    assert tasks_of(flow_run_of(made), "index-segments index") == dict.fromkeys(stages, "Completed")
     assert sorted(VideoIndex.open(root).items) == ["astronaut", "chelsea", "coffee"]
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import PointLists, add_points, shipped_quantizer
-from copytrace.index.segments import Segment
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch

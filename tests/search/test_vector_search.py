@@ -1,17 +1,9 @@
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from configs.videos import FrameSearchSettings
-from copytrace.search.vector_search import (
-    BLOCK_ROWS,
-    SMALLEST_WITH_LISTS,
-    ExactFrameSearch,
-    ListFrameSearch,
-    build_frame_search,
-)
+from copytrace.search.vector_search import BLOCK_ROWS, ExactFrameSearch
 
 Floats = NDArray[np.float32]
 AXES = np.eye(3, dtype=np.float32)
@@ -23,22 +15,6 @@ def blocks_of(*blocks: Floats) -> Callable[[], Iterable[Floats]]:
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def scenes() -> tuple[Floats, Floats]:
-    """12,000 frames in scenes of 10, and 200 edited copies of some, about 0.6 alike to what they were copied from."""
-    random = np.random.default_rng(11)
-    scene = np.repeat(random.normal(size=(1_200, 256)), 10, axis=0)
-    frames = unit(scene + random.normal(size=scene.shape) * 0.5)
-    copied = frames[random.choice(len(frames), 200, replace=False)]
-    return frames, unit(copied + unit(random.normal(size=copied.shape)) * 1.3)
-
-
-@pytest.fixture(scope="module")
-def one_list(scenes: tuple[Floats, Floats]) -> ListFrameSearch:
-    """All frames in one block; each query looks into one list."""
-    return ListFrameSearch(blocks_of(scenes[0]), len(scenes[0]), lists_searched=1)
 
 
 def test_cosines_come_greatest_first_with_numbers_counted_over_all_blocks():
@@ -85,53 +61,3 @@ def test_frames_that_take_several_steps_are_ranked_as_by_numpy():
     expected = np.sort(queries @ frames.T, axis=1)[:, :-21:-1]
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
     np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, frames[numbers]), expected, atol=1e-6)
-
-
-def test_inverted_lists_find_nearly_all_that_comparing_with_every_frame_finds(scenes: tuple[Floats, Floats]):
-    frames, queries = scenes
-    lists = ListFrameSearch(blocks_of(*np.array_split(frames, 3)), len(frames), lists_searched=default_lists())
-    _, numbers = lists.nearest(queries, 10)
-    _, expected = ExactFrameSearch(blocks_of(frames)).nearest(queries, 10)
-    found = [len(np.intersect1d(*rows)) / 10 for rows in zip(numbers, expected, strict=True)]
-    assert np.mean(found) > 0.95
-
-
-def default_lists() -> int:
-    return FrameSearchSettings().lists_searched
-
-
-def test_inverted_lists_all_looked_into_give_the_exact_cosines_to_half_precision(scenes: tuple[Floats, Floats]):
-    frames, queries = scenes
-    lists = ListFrameSearch(blocks_of(frames), len(frames), lists_searched=1 << 20)
-    cosines, _ = lists.nearest(queries, 50)
-    np.testing.assert_allclose(cosines, ExactFrameSearch(blocks_of(frames)).nearest(queries, 50)[0], atol=2e-3)
-
-
-def test_inverted_lists_mark_what_they_do_not_find(scenes: tuple[Floats, Floats], one_list: ListFrameSearch):
-    cosines, numbers = one_list.nearest(scenes[1], 2000)
-    assert (numbers[:, -1] == -1).all()
-    np.testing.assert_array_equal(cosines == -np.inf, numbers == -1)
-    assert (np.diff(np.where(numbers < 0, -2, cosines), axis=1) <= 0).all()
-
-
-def test_the_same_frames_in_other_blocks_give_the_same_inverted_lists(
-    scenes: tuple[Floats, Floats], one_list: ListFrameSearch
-):
-    frames, queries = scenes
-    other = ListFrameSearch(blocks_of(*np.array_split(frames, 7)), len(frames), lists_searched=1)
-    # A frame between two lists may fall to either by rounding.
-    assert np.mean(other.nearest(queries, 5)[1] == one_list.nearest(queries, 5)[1]) > 0.98
-
-
-def test_a_few_frames_or_a_wish_for_exactness_make_an_exact_search(scenes: tuple[Floats, Floats]):
-    frames = scenes[0]
-
-    def kind(count: int, *, exact: bool) -> type:
-        def blocks() -> Iterator[Floats]:
-            yield frames[:count]
-
-        return type(build_frame_search(blocks, count, exact=exact, lists_searched=1))
-
-    assert kind(SMALLEST_WITH_LISTS - 1, exact=False) is ExactFrameSearch
-    assert kind(SMALLEST_WITH_LISTS, exact=True) is ExactFrameSearch
-    assert kind(SMALLEST_WITH_LISTS, exact=False) is ListFrameSearch

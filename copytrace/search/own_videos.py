@@ -1,0 +1,71 @@
+"""Search of an index for the frames of queries, in which no video finds the file that it is itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.videos import FrameSearchSettings
+from copytrace.index.video_index import FrameDescriptors, VideoIndex
+from copytrace.search.frame_search import FrameHits, load_frame_search
+from copytrace.storage import real_path
+
+
+class OthersSearch:
+    """A search of an index for frames of query videos; a reference that is the query's own file is left out.
+
+    A file counts as the query's own however its path is spelled. Paths are followed only of references that are found,
+    since to follow those of all of a large index takes longer than to search it.
+    """
+
+    def __init__(
+        self, frames: FrameDescriptors, queries: VideoIndex, searched: VideoIndex, settings: FrameSearchSettings
+    ) -> None:
+        self.videos = load_frame_search(searched, settings)
+        self._frames, self._queries, self._searched = frames, queries, searched
+        self._rows = frames.rows_of_videos()
+        self._own: dict[str, list[int]] = {}
+        self._real_paths: dict[int, str] = {}
+
+    def nearest(self, rows: slice, neighbours: int) -> FrameHits:
+        """Return the frames nearest to the query frames `rows`, which are not of the same file."""
+        hits = self.videos.nearest_of_others(self._frames.vectors[rows], self._own_in(rows), neighbours)
+        for query, part in self._parts(rows):
+            here = slice(part.start - rows.start, part.stop - rows.start)
+            while same := self._same_file(query, hits.videos[here]):
+                self._own[query] += same
+                hits[here] = self.videos.nearest_of_others(self._frames.vectors[part], self._own_in(part), neighbours)
+        return hits
+
+    def _own_in(self, rows: slice) -> NDArray[np.int32]:
+        known = [(part, self._known(query)) for query, part in self._parts(rows)]
+        own = np.full((rows.stop - rows.start, max((len(videos) for _, videos in known), default=0)), -1, np.int32)
+        for part, videos in known:
+            own[part.start - rows.start : part.stop - rows.start, : len(videos)] = videos
+        return own
+
+    def _parts(self, rows: slice) -> Iterator[tuple[str, slice]]:
+        """Yield the query videos that have frames in `rows`, with these frames."""
+        for query, whole in self._rows.items():
+            part = slice(max(whole.start, rows.start), min(whole.stop, rows.stop))
+            if part.start < part.stop:
+                yield query, part
+
+    def _known(self, query: str) -> list[int]:
+        """Return the references that are known to be the same file: at first, one of the same id and path."""
+        if query not in self._own:
+            same = query in self._searched.items and self._searched.paths[query] == self._queries.paths[query]
+            position = self.videos.position_of(query) if same else -1
+            self._own[query] = [position] if position >= 0 else []
+        return self._own[query]
+
+    def _same_file(self, query: str, found: NDArray[np.int32]) -> list[int]:
+        path = real_path(self._queries.paths[query])
+        return [video for video in np.unique(found[found >= 0]).tolist() if self._real_path(video) == path]
+
+    def _real_path(self, video: int) -> str:
+        if video not in self._real_paths:
+            self._real_paths[video] = real_path(self._searched.paths[self.videos.ids[video].as_py()])
+        return self._real_paths[video]
