@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import typer
-from copytrace.index.image_segments import IMAGE_SCHEMA, index_segments
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +33,7 @@ from configs.images import ImageSettings
 from copytrace.images import index_images
 from copytrace.index import image_segments
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
+from copytrace.index.image_segments import IMAGE_SCHEMA, index_segments
 from copytrace.index.manifest import MANIFEST_SCHEMA, STATES_KEY
 from copytrace.index.media_index import finish_index
 from copytrace.index.point_lists import add_codes, shipped_quantizer, write_lists
@@ -126,7 +126,7 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
         members, codes = drawn.points(random, count * points, fine=level is shipped_quantizer().fine)
         numbers = random.permutation(np.repeat(np.arange(count, dtype=np.int64), points)) << PLACE_BITS
         add_codes(lists, members, codes, numbers | random.integers(0, 1 << PLACE_BITS, len(numbers)))
-        write_lists(lists, path.with_suffix(".faiss"))
+        write_lists(lists, path.with_suffix(".points"))
         np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
         write_table(path, pa.table(columns, schema=IMAGE_SCHEMA))

@@ -2,7 +2,8 @@
 
 INDEX/segments/NAME.parquet   its images: id, shard, width and height
 INDEX/segments/NAME.npy       their descriptors, float16 [R, D]
-INDEX/segments/NAME.faiss     their points in inverted lists, as codes of 16 bytes
+INDEX/segments/NAME.points    their points in inverted lists, as codes of 16 bytes
+INDEX/segments/NAME.lists     where each list begins, and how long it is, int64 [L, 3]
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class _ImageContent(SegmentContent[Segment]):
             rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
             vectors.append(self._vectors(shard, [view.id for view in views]))
             work.advance(sum(len(view.points) for view in views))
-        write_lists(lists, path.with_suffix(".faiss"))
+        write_lists(lists, path.with_suffix(".points"))
         with atomic_path(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(vectors))
         write_table(path.with_suffix(".parquet"), table_of_rows(rows, IMAGE_SCHEMA))
@@ -105,4 +106,4 @@ class _ImageContent(SegmentContent[Segment]):
         current = current_media(self.index, ids, images.column("shard").to_numpy(), shards)
         with local_copy(path.with_suffix(".npy")) as file:
             vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-        return Segment(ids, vectors, PointLists(read_lists(path.with_suffix(".faiss")), sides, current))
+        return Segment(ids, vectors, PointLists(read_lists(path.with_suffix(".points")), sides, current))

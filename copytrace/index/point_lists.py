@@ -6,7 +6,8 @@ nor its segments decide what is found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
-from copytrace.errors import ConfigError, CopytraceError
+from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.features.points import DIMENSIONS
 from copytrace.index.shard_files import View
 from copytrace.runtime import WEIGHTS
@@ -32,6 +33,7 @@ except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclud
 SHIPPED = WEIGHTS / "point_codebook.safetensors"
 CELLS_SEARCHED = 8  # cells in which the lists nearest to a point are looked for
 LISTS_DIVIDED = 16  # lists in which the fine ones nearest to a point are looked for
+FINE_SEARCHED = 2  # fine lists searched instead of a coarse one; they hold an eighth of its points
 CHANCE_RANK = 2  # the nearest point of the sample may show the same thing as the query
 POINTS_AT_ONCE = 1 << 18
 
@@ -87,9 +89,15 @@ class ListLevel:
         lists.is_trained = True
         return lists
 
-    def nearest_lists(self, points: Floats, count: int) -> NearestLists:
-        """Return the lists nearest to each of Q points."""
-        found: NearestLists = self.centers.search(points, min(count, self.count))
+    def nearest_lists(self, points: Floats, count: int, parents: NearestLists | None = None) -> NearestLists:
+        """Return the lists nearest to each of Q points; `parents` are the nearest parents, if they are known."""
+        count = min(count, self.count)
+        found: NearestLists
+        if parents is None:
+            found = self.centers.search(points, count)
+        else:
+            self.centers.nprobe = parents[1].shape[1]
+            found = self.centers.search_preassigned(points, count, parents[1], parents[0])
         return found
 
 
@@ -116,12 +124,22 @@ class PointQuantizer:
         """Return the level that has `count` lists."""
         return self.coarse if count == self.coarse.count else self.fine
 
-    def chance_distance(self, points: Floats, lists_searched: int) -> Floats:
+    def nearest_lists(self, points: Floats, lists_searched: int, counts: Collection[int]) -> dict[int, NearestLists]:
+        """Return the lists nearest to points float32 [Q, 128], by the count of lists of each level in `counts`.
+
+        Of the coarse lists, which are always there, they are `lists_searched`; of fine ones, which hold fewer points,
+        `FINE_SEARCHED` times as many.
+        """
+        fine = [count for count in counts if count != self.coarse.count]
+        coarse = self.coarse.nearest_lists(points, max(LISTS_DIVIDED, lists_searched) if fine else lists_searched)
+        found = {count: self.fine.nearest_lists(points, FINE_SEARCHED * lists_searched, coarse) for count in fine}
+        return found | {self.coarse.count: _first(coarse, lists_searched)}
+
+    def chance_distance(self, points: Floats, nearest: NearestLists) -> Floats:
         """Return the squared distance of each point to the second nearest point of the sample, float32 [Q].
 
-        Only points in the nearest `lists_searched` coarse lists are looked at; ∞ if there are none.
+        Only points in the `nearest` coarse lists are looked at; ∞ if there are none.
         """
-        nearest = self.coarse.nearest_lists(points, lists_searched)
         self._sample.nprobe = nearest[1].shape[1]
         distance, numbers = self._sample.search_preassigned(points, CHANCE_RANK, nearest[1], nearest[0])
         return np.where(numbers[:, -1] < 0, np.float32(np.inf), distance[:, -1])
@@ -132,6 +150,11 @@ class PointQuantizer:
         codes, numbers = self.codebook.sample_codes, np.arange(len(self.codebook.sample_codes), dtype=np.int64)
         add_codes(lists, self.codebook.sample_lists, codes, numbers)
         return lists
+
+
+def _first(nearest: NearestLists, count: int) -> NearestLists:
+    distance, numbers = (np.ascontiguousarray(each[:, :count]) for each in nearest)
+    return distance, numbers
 
 
 class ListedPoints(NamedTuple):
@@ -194,25 +217,48 @@ def add_codes(lists: Any, members: Numbers, codes: NDArray[np.uint8], numbers: N
 
 
 def write_lists(lists: Any, path: Path) -> Path:
-    """Write inverted lists without the codebook, which is not stored again with each of them, and return `path`."""
-    lists.quantizer = _EMPTY
-    with atomic_path(path) as temporary:
-        faiss.write_index(lists, str(temporary))
+    """Write inverted lists, without the codebook, so that a search can map them into memory, and return `path`.
+
+    The codes of each list, in whole blocks, and the numbers of its points follow one another in `path`; an array beside
+    it, `.lists`, has the length of each list, its room in points, and its first byte, int64 [L, 3].
+    """
+    inverted = faiss.downcast_InvertedLists(lists.invlists)
+    block, code_size = lists.get_CodePacker().nvec, lists.code_size
+    length = np.array([inverted.list_size(number) for number in range(lists.nlist)], np.int64)
+    room = -(-length // block) * block
+    first = np.cumsum(room * (code_size + 8)) - room * (code_size + 8)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for number in np.flatnonzero(length).tolist():
+            file.write(faiss.rev_swig_ptr(inverted.get_codes(number), int(room[number]) * code_size))
+            numbers = np.zeros(room[number], np.int64)
+            numbers[: length[number]] = faiss.rev_swig_ptr(inverted.get_ids(number), int(length[number]))
+            file.write(numbers)
+    with atomic_path(path.with_suffix(".lists")) as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack([length, room, first], axis=1))
     return path
 
 
 def read_lists(path: Path) -> Any:
-    """Open inverted lists that `write_lists` wrote; local ones stay on disk and are mapped into memory."""
-    lists: Any
+    """Map inverted lists that `write_lists` wrote into memory. Raises `InputError` if the files do not fit."""
+    with local_copy(path.with_suffix(".lists")) as file:
+        table = np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
+    lists = shipped_quantizer().level(len(table)).new_lists()
+    inverted = faiss.OnDiskInvertedLists()
+    inverted.nlist, inverted.code_size, inverted.read_only = len(table), lists.code_size, True
+    inverted.lists.resize(len(table))
+    ctypes.memmove(int(inverted.lists.data().this), table.ctypes.data, table.nbytes)  # three size_t each
     with local_copy(path) as file:
-        lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
-    lists.own_fields = False
-    lists.quantizer = shipped_quantizer().level(lists.nlist).centers
-    lists.use_precomputed_table = -1
+        inverted.totsize = file.stat().st_size
+        ends = table[:, 2] + table[:, 1] * (lists.code_size + 8)
+        if len(table) != lists.nlist or ends.max(initial=0) != inverted.totsize or (table[:, 0] > table[:, 1]).any():
+            raise InputError(f"{path} is damaged; delete {path.parent} and index again")
+        inverted.filename = str(file)
+        if inverted.totsize:
+            inverted.do_mmap()
+    lists.replace_invlists(inverted, True)
+    inverted.this.disown()
+    lists.ntotal = int(table[:, 0].sum())
     return lists
-
-
-_EMPTY = faiss.IndexFlatL2(DIMENSIONS)
 
 
 @lru_cache(maxsize=1)

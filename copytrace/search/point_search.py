@@ -25,7 +25,6 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-FINE_PER_LIST_SEARCHED = 2  # fine lists searched instead of one; they hold an eighth of its points
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
 
@@ -66,10 +65,7 @@ class ListSearch:
         """See `PointSearch`."""
         points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
-        nearest = {
-            count: quantizer.level(count).nearest_lists(points, self._searched(count))
-            for count in {part.lists.nlist for part in self.parts}
-        }
+        nearest = quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
@@ -84,12 +80,8 @@ class ListSearch:
             np.take_along_axis(distance, order, axis=1),
             np.take_along_axis(image, order, axis=1),
             np.take_along_axis(geometry, order[:, :, None], axis=1),
-            quantizer.chance_distance(points, self.lists_searched),
+            quantizer.chance_distance(points, nearest[quantizer.coarse.count]),
         )
-
-    def _searched(self, lists: int) -> int:
-        """Return how many lists are searched for a point, of a segment that has so many of them."""
-        return self.lists_searched * (1 if lists == shipped_quantizer().coarse.count else FINE_PER_LIST_SEARCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +127,7 @@ class ExactSearch:
         """See `PointSearch`."""
         points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
-        chance = quantizer.chance_distance(points, self.lists_searched)
+        chance = quantizer.chance_distance(points, quantizer.coarse.nearest_lists(points, self.lists_searched))
         shape = (len(points), neighbours)
         if not len(self.image):
             nowhere = (
