@@ -49,5 +49,5 @@ def test_the_commands_that_read_folders_have_them(command: str) -> None:
 
 
 def test_a_glob_must_be_a_text() -> None:
-    with pytest.raises(SettingsError, match="media.exclude"):
+    with pytest.raises(SettingsError, match=r"media\.exclude"):
         load_settings(ImageSettings, overrides=["media.exclude=[1]"])
