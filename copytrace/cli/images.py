@@ -52,6 +52,18 @@ def index_images(
     print_failures(root / "failures.csv")
 
 
+def compact_index(index: Annotated[str, typer.Argument(help="An index of images or of videos.")]) -> None:
+    """Erase what was removed from an INDEX, and make it quicker to search."""
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.index.compaction import compact_index as compact  # noqa: PLC0415
+    from copytrace.step import listen  # noqa: PLC0415
+    from copytrace.storage import require_writable  # noqa: PLC0415
+
+    with listen(TerminalProgress()):
+        compacted = compact(require_writable(index))
+    typer.echo(f"{len(compacted.items):,} {compacted.kind} are in {compacted.root}")
+
+
 def evaluate_images(
     ground_truth: Annotated[str, typer.Argument(help="CSV query_id,reference_id[,kind]; no reference means no copy.")],
     matches: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with query_id,reference_id,score.")],

@@ -9,10 +9,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from copytrace.errors import InputError
+from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_segments import index_segments as index_image_segments
 from copytrace.index.manifest import write_manifest
-from copytrace.index.media_index import MediaIndex, plan_path, receipt_path, remove_shard
+from copytrace.index.media_index import MediaIndex, plan_path, read_provenance, receipt_path, remove_shard
 from copytrace.step import current_progress, read_record
 from copytrace.storage import atomic_path, digest_of, open_parquet, write_json
+
+
+def compact_index(root: Path) -> MediaIndex:
+    """Erase what was removed from the index at `root`, merge its segments, and return it.
+
+    What matching finds stays the same. Runs that use the index should have ended: the files from which they read are
+    deleted. Raises `InputError` if there is no index.
+    """
+    provenance = read_provenance(root)
+    if provenance is None:
+        raise InputError(f"{root} is not an index; make one with copytrace index-images or index-videos")
+    if provenance.get("kind") == "videos":
+        # Here, because images need no FFmpeg.
+        from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
+        from copytrace.index.video_segments import index_segments as index_video_segments  # noqa: PLC0415
+
+        erase_removed(VideoIndex.open(root))
+        index_video_segments(root, merge_all=True)
+        return VideoIndex.open(root)
+    erase_removed(ImageIndex.open(root))
+    index_image_segments(root, merge_all=True)
+    return ImageIndex.open(root)
 
 
 def erase_removed(index: MediaIndex) -> int:

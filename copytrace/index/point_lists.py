@@ -59,10 +59,14 @@ class FoundPoints:
 
 @dataclass(frozen=True, slots=True)
 class ListLevel:
-    """Inverted lists of one fineness: `centers` finds those nearest to points, and `products` code points in them."""
+    """Inverted lists of one fineness: `centers` finds those nearest to points, and `products` code points in them.
+
+    `table` has the centers in their order, for what needs no search of them.
+    """
 
     count: int
     centers: Any
+    table: Any
     products: Floats
 
     @classmethod
@@ -78,11 +82,14 @@ class ListLevel:
         inside = numbers // (len(lists) // parents.ntotal)
         centers.add_core(len(lists), *(faiss.swig_ptr(np.ascontiguousarray(each)) for each in (lists, numbers, inside)))
         centers.make_direct_map()
-        return cls(len(lists), centers, products)
+        table: Any = faiss.IndexFlatL2(DIMENSIONS)
+        table.add(np.ascontiguousarray(lists))
+        return cls(len(lists), centers, table, products)
 
-    def new_lists(self) -> Any:
-        """Return empty inverted lists."""
-        lists = faiss.IndexIVFPQFastScan(self.centers, DIMENSIONS, self.count, len(self.products), 4)
+    def new_lists(self, *, to_add: bool = True) -> Any:
+        """Return empty inverted lists; without `to_add`, they are searched faster and take no points, only codes."""
+        quantizer = self.centers if to_add else self.table
+        lists = faiss.IndexIVFPQFastScan(quantizer, DIMENSIONS, self.count, len(self.products), 4)
         faiss.copy_array_to_vector(np.ascontiguousarray(self.products).ravel(), lists.pq.centroids)
         lists.by_residual = True  # not faiss's default: codes of differences from the center are more exact
         lists.use_precomputed_table = -1  # a table of all lists would take more than it saves
@@ -146,15 +153,14 @@ class PointQuantizer:
 
     @cached_property
     def _sample(self) -> Any:
-        lists = self.coarse.new_lists()
+        lists = self.coarse.new_lists(to_add=False)
         codes, numbers = self.codebook.sample_codes, np.arange(len(self.codebook.sample_codes), dtype=np.int64)
         add_codes(lists, self.codebook.sample_lists, codes, numbers)
         return lists
 
 
 def _first(nearest: NearestLists, count: int) -> NearestLists:
-    distance, numbers = (np.ascontiguousarray(each[:, :count]) for each in nearest)
-    return distance, numbers
+    return np.ascontiguousarray(nearest[0][:, :count]), np.ascontiguousarray(nearest[1][:, :count])
 
 
 class ListedPoints(NamedTuple):
@@ -229,10 +235,10 @@ def write_lists(lists: Any, path: Path) -> Path:
     first = np.cumsum(room * (code_size + 8)) - room * (code_size + 8)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         for number in np.flatnonzero(length).tolist():
-            file.write(faiss.rev_swig_ptr(inverted.get_codes(number), int(room[number]) * code_size))
+            file.write(faiss.rev_swig_ptr(inverted.get_codes(number), int(room[number]) * code_size).data)
             numbers = np.zeros(room[number], np.int64)
             numbers[: length[number]] = faiss.rev_swig_ptr(inverted.get_ids(number), int(length[number]))
-            file.write(numbers)
+            file.write(numbers.data)
     with atomic_path(path.with_suffix(".lists")) as temporary, temporary.open("wb") as file:
         np.save(file, np.stack([length, room, first], axis=1))
     return path
@@ -242,8 +248,8 @@ def read_lists(path: Path) -> Any:
     """Map inverted lists that `write_lists` wrote into memory. Raises `InputError` if the files do not fit."""
     with local_copy(path.with_suffix(".lists")) as file:
         table = np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
-    lists = shipped_quantizer().level(len(table)).new_lists()
-    inverted = faiss.OnDiskInvertedLists()
+    lists = shipped_quantizer().level(len(table)).new_lists(to_add=False)
+    inverted: Any = faiss.OnDiskInvertedLists()
     inverted.nlist, inverted.code_size, inverted.read_only = len(table), lists.code_size, True
     inverted.lists.resize(len(table))
     ctypes.memmove(int(inverted.lists.data().this), table.ctypes.data, table.nbytes)  # three size_t each

@@ -11,9 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.images import ImageSettings
-from copytrace.index import compaction
-from copytrace.index.compaction import erase_removed
+from copytrace.errors import InputError
+from copytrace.index import compaction, segments
+from copytrace.index.compaction import compact_index, erase_removed
 from copytrace.index.image_index import ImageIndex
+from copytrace.index.image_segments import open_segments
+from copytrace.search.point_search import ListSearch
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -60,6 +63,40 @@ def test_removed_images_are_erased_and_the_others_stay_as_they_were(index: Image
     assert after.fingerprint == fingerprint
     assert sorted(after.items.states) == after.shards
     assert erase_removed(after) == 0
+
+
+def test_compaction_leaves_one_segment_that_finds_the_same(
+    index: ImageIndex,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments, "ABSORBED", 0)
+    folder = write_photos(index.root.parent / "photos", {"new": photos["coffee"][::-1].copy()})
+    build_index(folder, index.root, "references", image_settings)
+    views = [view for shard in index.shards for view in index.views(shard)]
+
+    def nearest() -> list[list[str]]:
+        search = ListSearch.of(open_segments(ImageIndex.open(index.root)), lists_searched=8)
+        found = [search.search(view.points.descriptor, 1).image[:, 0] for view in views]
+        return [[search.ids[number].as_py() for number in numbers if number >= 0] for numbers in found]
+
+    before = nearest()
+    assert len(open_segments(ImageIndex.open(index.root))) == 2
+    compacted = compact_index(index.root)
+    assert len(open_segments(ImageIndex.open(index.root))) == 1
+    assert len(compacted.items) == 4
+    assert nearest() == before
+    files = sorted(index.root.rglob("*"))
+    compact_index(index.root)
+    assert sorted(index.root.rglob("*")) == files
+
+
+def test_a_folder_that_is_no_index_is_not_compacted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not an index; make one with copytrace index-images or index-videos"):
+        compact_index(tmp_path)
 
 
 def test_a_compacted_index_grows_and_nothing_is_described_again(
