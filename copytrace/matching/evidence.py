@@ -37,6 +37,7 @@ EVIDENCE_SCHEMA = pa.schema(
         ("normalized_similarity", pa.float32()),
         ("votes", pa.float32()),
         ("crop_votes", pa.float32()),
+        ("view_points", pa.int32()),
         ("ratio_matches", pa.int32()),
         ("inliers", pa.int32()),
         ("coverage", pa.float32()),
@@ -149,6 +150,7 @@ def _verify(name: str, variant: int, views: dict[str, View], reference: View, se
 def _geometric_evidence(view: View, found: Verification) -> dict[str, Any]:
     shown = slice(0, POINTS_SHOWN)
     return {
+        "view_points": len(view.points),
         "ratio_matches": found.ratio_matches,
         "inliers": found.inliers,
         "coverage": found.coverage,
@@ -175,6 +177,7 @@ def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dic
         matches.append(counted[view][0])
     best = max(counted, key=lambda name: counted[name][0])
     return {
+        "view_points": len(views[best].points),
         "ratio_matches": counted[best][0],
         "inliers": 0,
         "branch_matches": matches,

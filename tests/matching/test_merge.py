@@ -89,6 +89,29 @@ def test_a_calibrated_score_is_the_probability(tmp_path: Path, by_inliers: Merge
     ]
 
 
+@pytest.mark.parametrize(
+    ("evidence", "supported"),
+    [
+        ({"inliers": 5, "view_points": 300}, True),
+        ({"inliers": 4, "view_points": 300, "similarity": 0.99, "votes": 150.0}, False),  # a page of other words
+        (
+            {"inliers": 0, "view_points": 300, "similarity": 0.99},
+            False,
+        ),  # a photo with a black box, and a black picture
+        ({"inliers": 0, "view_points": 2, "similarity": 0.99}, True),  # the same plain picture
+        ({"inliers": 0, "view_points": 2, "similarity": 0.9}, False),  # plain pictures of two colors
+    ],
+)
+def test_likeness_without_points_that_agree_is_no_copy(
+    tmp_path: Path, evidence: dict[str, Any], supported: bool
+) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({"weights": dict.fromkeys(FEATURES, 0.0), "bias": 4.0}))
+    rules = MergeSettings(rule="calibrated", calibration=str(path), min_score=0)
+    ((_, _, score),) = scores(merged(tmp_path, [[row("q", "r", **evidence)]], rules))
+    assert score > 0.9 if supported else score < 0.1
+
+
 def test_pairs_of_all_shards_are_sorted_best_first_and_ties_by_ids(tmp_path: Path) -> None:
     shards = [
         [row("b", "y", branch_matches=[7]), row("b", "x", branch_matches=[7])],

@@ -104,7 +104,7 @@ def test_a_picture_that_is_gone_or_damaged_or_unknown_leaves_a_placeholder_with_
     page = parse(report(rows, without={"Q1"}, reference_paths=paths))
     assert page.text.count("Picture can’t be shown") == 3
     assert "file not found" in page.text
-    assert "not an image" in page.text
+    assert "no image, though its name ends in .jpg" in page.text
     assert "its file is not known" in page.text
     assert [image["alt"] for image in page.all("img")] == ["Query Q2"]
 
