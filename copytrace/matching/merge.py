@@ -39,7 +39,7 @@ SURE_LOGIT = 5.0  # a probability of 0.9933
 LEAST_INLIERS = 5
 FEW_POINTS = 8  # with fewer, a query is a plain picture, and only descriptors can tell
 PLAIN_LIKENESS = 0.98  # least cosine of a plain picture and a copy of it; red and green have 0.87
-UNSUPPORTED = 0.1
+UNSUPPORTED_FROM, UNSUPPORTED_TO = 0.02, 0.1  # probabilities above the first are pressed together below the second
 
 FEATURES = (
     "log_inliers",
@@ -200,7 +200,9 @@ def _score(evidence: pa.Table, settings: MergeSettings) -> pa.Table:
             2, MATCH_SCHEMA.field("score"), pa.array([float(sum(each)) for each in lists], pa.float64())
         )
     probability = load_calibration(settings.calibration).probability(features_of(evidence))
-    score = np.where(_is_supported(evidence), probability, UNSUPPORTED * probability).round(SCORE_DECIMALS)
+    share = np.maximum(probability - UNSUPPORTED_FROM, 0) / (1 - UNSUPPORTED_FROM)
+    pressed = np.minimum(probability, UNSUPPORTED_FROM) + share * (UNSUPPORTED_TO - UNSUPPORTED_FROM)
+    score = np.where(_is_supported(evidence), probability, pressed).round(SCORE_DECIMALS)
     scored = evidence.add_column(2, MATCH_SCHEMA.field("score"), pa.array(score))
     return scored.filter(pa.array(score >= settings.min_score))
 
