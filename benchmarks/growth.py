@@ -1,6 +1,6 @@
 """Cost of a query, and what is still found, as an index of images grows.
 
-    python -m benchmarks.growth REFERENCES QUERIES GROUND_TRUTH [--sizes 10000,100000,1000000]
+    python -m benchmarks.growth [REFERENCES QUERIES GROUND_TRUTH.csv] [--sizes 10000,100000,1000000]
 
 The references stand among synthetic images, whose points and descriptors are distributed as those of the references;
 their codes are drawn straight into the lists of segments. Synthetic images cannot be scored, so a query ends after the
@@ -40,31 +40,37 @@ from copytrace.index.point_lists import add_codes, shipped_quantizer, write_list
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
 from copytrace.storage import digest_of, read_table, write_json, write_table
+from copytrace.training.sample_photos import write_demo_set
 
-SHARD, SEGMENT = 64, 100_000  # synthetic images of a shard and of a segment
+SHARD, SEGMENT = 256, 400_000  # synthetic images of a shard and of a segment
 PLACE_BITS = 39  # of a point's number: its x, y, scale and angle
 CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
 WARM = 20  # queries
 
-app = typer.Typer(add_completion=False)
 
-
-@app.command()
-def run(
-    references: Path,
-    queries: Path,
-    ground_truth: Path,
+def main(
+    references: Annotated[str, typer.Argument()] = "",
+    queries: Annotated[str, typer.Argument()] = "",
+    ground_truth: Annotated[str, typer.Argument()] = "",
     work: Path = Path("growth"),
-    sizes: str = "10000,100000,1000000",
+    sizes: str = "10000,100000",
     points: Annotated[int, typer.Option(help="points of a synthetic image")] = 300,
+    searched: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    started: Annotated[float, typer.Option(hidden=True)] = 0,
 ) -> None:
-    """Make an index of each size, search it, and write `growth.json`, `growth.png` and a table."""
+    """Make an index of each size, search it, and write `growth.json`, `growth.png` and a table into `work`."""
+    if searched:
+        search(searched, Path(queries), Path(ground_truth), started)
+        return
+    if not references:
+        samples = write_demo_set(work / "samples")
+        references, queries, ground_truth = (str(samples / n) for n in ("references", "queries", "ground_truth.csv"))
     real = index_images(references, work / "real")
     rows: list[dict[str, Any]] = []
     for images in map(int, sizes.split(",")):
         root = grow(real, work / str(images), images, points)
         held = sum(file.stat().st_size for file in [*(root / "segments").iterdir(), root / "manifest.parquet"])
-        arguments = ["query", str(root), str(queries), str(ground_truth), str(time.time())]
+        arguments = [references, queries, ground_truth, "--searched", str(root), "--started", str(time.time())]
         command = [sys.executable, "-m", "benchmarks.growth", *arguments]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append({"images": images, "bytes per image": held / images, **json.loads(answer)})
@@ -79,8 +85,7 @@ def run(
     Console().print(f"a warm query costs references ** {np.polyfit(*logs.T, 1)[0]:.2f}" if len(rows) > 1 else "")
 
 
-@app.command()
-def query(root: Path, queries: Path, ground_truth: Path, started: float) -> None:
+def search(root: Path, queries: Path, ground_truth: Path, started: float) -> None:
     """Print as JSON what the copies among the queries cost, the first one in this new process and then the others."""
     faiss.omp_set_num_threads(1)
     truth = pd.read_csv(ground_truth, dtype=str).dropna(subset="reference_id").head(WARM + 1)
@@ -94,7 +99,8 @@ def query(root: Path, queries: Path, ground_truth: Path, started: float) -> None
         "core-seconds, cold": cold,
         "seconds, cold": before,
         "core-seconds, warm": warm,
-        "resident MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MiB with mapped files": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MiB of its own": _own_memory() / 1024,
         "true ones among ten": best[best["rank"] <= 10].query_id.nunique() / len(truth),
         "among ten by points": best[(best["rank"] <= 10) & (best.branch != "global")].query_id.nunique() / len(truth),
     }
@@ -205,6 +211,13 @@ def _search(pictures: list[Path], root: Path) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def _own_memory() -> int:
+    """Return the KiB of this process that are no mapped files; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text("utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+
+
 def _plot(rows: pd.DataFrame, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
@@ -212,7 +225,7 @@ def _plot(rows: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     panels = {
         "core-seconds": ["core-seconds, cold", "core-seconds, warm"],
-        "resident MiB": ["resident MiB"],
+        "MiB": ["MiB with mapped files", "MiB of its own"],
         "share of true references": ["true ones among ten", "among ten by points"],
     }
     for axis, (label, names) in zip(axes, panels.items(), strict=True):
@@ -224,4 +237,4 @@ def _plot(rows: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)
