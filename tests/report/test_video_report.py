@@ -175,7 +175,7 @@ def test_a_file_that_is_gone_or_damaged_or_unknown_leaves_a_placeholder_with_the
         parse(report([match("Q1", "R1", 0.9), match("Q2", "R9", 0.8)], query_paths=paths, reference_paths={}))
     )
     assert found[0]["query"]["reason"] == "file not found"
-    assert found[1]["query"]["reason"].startswith("cannot be decoded")
+    assert found[1]["query"]["reason"].startswith("no video, though its name ends in .mp4")
     assert found[0]["reference"]["reason"] == "its file is not known"
 
 
