@@ -23,6 +23,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     choose_files(images.index_images),
     choose_files(videos.match_videos),
     choose_files(videos.index_videos),
+    images.compact_index,
     training.train_descriptor,
     training.train_overlay_detector,
     training.train_aligner,

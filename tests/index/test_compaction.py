@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from configs.images import ImageSettings
+from copytrace.cli import app
 from copytrace.errors import InputError
 from copytrace.index import compaction, segments
 from copytrace.index.compaction import compact_index, erase_removed
@@ -140,3 +142,9 @@ def test_points_are_still_read_a_few_images_at_a_time(index: ImageIndex) -> None
     for compacted in (index.root / "points").glob("*.parquet"):
         metadata = pq.read_metadata(compacted)
         assert all(metadata.row_group(group).num_rows <= rows for group in range(metadata.num_row_groups))
+
+
+def test_the_command_compacts_an_index(index: ImageIndex) -> None:
+    result = CliRunner().invoke(app, ["compact-index", str(index.root)])
+    assert (result.exit_code, result.stdout.strip()) == (0, f"3 images are in {index.root}")
+    assert ids_on_disk(index.root) == set(index.items)
