@@ -93,14 +93,14 @@ def recall_images(
         check_model(index, query_index.provenance["descriptor"])
     if noise:
         _check_disjoint(noise, reference_index)
-    pair = _QueryShard(shard, query_index, reference_index)
+    part = _QueryShard(shard, query_index, reference_index)
     exact = branch != "global" and settings.local.exact
     passes = len(_exact_parts(reference_index)) if exact else 1
     with step.run(len(query_index.ids_in(shard)) * passes, "queries") as work:
         if branch == "global":
-            found = _global_candidates(pair, noise, settings.global_, work)
+            found = _global_candidates(part, noise, settings.global_, work)
         else:
-            found = _local_candidates(pair, branch, settings.local, work)
+            found = _local_candidates(part, branch, settings.local, work)
         rows = sorted(found, key=lambda c: (c.query_id, -c.score, c.reference_id))
         write_table(path, table_of_rows([astuple(row) for row in rows], CANDIDATE_SCHEMA))
     return path
@@ -127,14 +127,14 @@ class _QueryShard:
 
 
 def _global_candidates(
-    pair: _QueryShard, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
+    part: _QueryShard, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
 ) -> Iterator[Candidate]:
     # More than needed: the image itself may be found, and copies of the nearest reference are no noise.
     averaged = settings.normalization_neighbours
     wanted = max(settings.references_per_query, averaged) + 2 + MOST_COPIES
-    typical = pair.queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
-    search = DescriptorSearch(open_segments(pair.references))
-    panes = _searched_panes(pair.queries.descriptors(pair.number), settings)
+    typical = part.queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
+    search = DescriptorSearch(open_segments(part.references))
+    panes = _searched_panes(part.queries.descriptors(part.number), settings)
     similarity, rows = search.nearest(panes.vectors, wanted)
     copies = _copies_of_nearest(search, rows)
     if noise is None:
@@ -146,7 +146,7 @@ def _global_candidates(
     best: dict[tuple[str, str], Candidate] = {}
     alike: set[tuple[str, str]] = set()
     for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
-        is_itself, found = pair.is_itself(query), np.flatnonzero(rows[number] >= 0)
+        is_itself, found = part.is_itself(query), np.flatnonzero(rows[number] >= 0)
         for rank, reference in zip(found, search.ids.take(pa.array(rows[number, found])).to_pylist(), strict=True):
             if is_itself(reference):
                 continue
@@ -202,16 +202,16 @@ def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descr
     )
 
 
-def _local_candidates(pair: _QueryShard, branch: Branch, settings: LocalSettings, work: StepRun) -> Iterator[Candidate]:
-    groups = groupby(pair.queries.views(pair.number), key=lambda view: view.id)
+def _local_candidates(part: _QueryShard, branch: Branch, settings: LocalSettings, work: StepRun) -> Iterator[Candidate]:
+    groups = groupby(part.queries.views(part.number), key=lambda view: view.id)
     by_query = [
         [view for view in group if view.name.startswith("crop") == (branch == "crop-local")] for _, group in groups
     ]
     queries = [views for views in by_query if views]
     proposed: list[list[LocalCandidate]] = [[] for _ in queries]
     nearest: list[list[NearestReferences]] = [[] for _ in queries]
-    for search in _point_searches(pair.references, settings) if queries else ():
-        recall = partial(_recall, pair, search, settings)
+    for search in _point_searches(part.references, settings) if queries else ():
+        recall = partial(_recall, part, search, settings)
         threads = faiss.omp_get_max_threads()
         with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
             for number, found in enumerate(pool.map(recall, queries)):
@@ -245,9 +245,9 @@ def _exact_parts(references: ImageIndex) -> list[list[int]]:
 
 
 def _recall(
-    pair: _QueryShard, search: PointSearch, settings: LocalSettings, views: Sequence[View]
+    part: _QueryShard, search: PointSearch, settings: LocalSettings, views: Sequence[View]
 ) -> list[LocalCandidate] | NearestReferences:
-    is_itself = pair.is_itself(views[0].id)
+    is_itself = part.is_itself(views[0].id)
     if settings.rule == "vote":
         return nearest_references(views[0], search, settings, is_itself)
     return recall_by_hough(views, search, settings, is_itself)

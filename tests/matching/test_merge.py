@@ -98,6 +98,7 @@ def test_a_calibrated_score_is_the_probability(tmp_path: Path, by_inliers: Merge
             {"inliers": 0, "view_points": 300, "similarity": 0.99},
             False,
         ),  # a photo with a black box, and a black picture
+        ({"inliers": 1, "view_points": 26, "similarity": 0.99999}, True),  # the same pattern
         ({"inliers": 0, "view_points": 2, "similarity": 0.99}, True),  # the same plain picture
         ({"inliers": 0, "view_points": 2, "similarity": 0.9}, False),  # plain pictures of two colors
     ],
