@@ -6,14 +6,17 @@ Hough voting finds straight lines; `dynamic_programming` finds paths of any shap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
+from copytrace.alignment.distinct_evidence import distinct_evidence
 from copytrace.alignment.segments import Float64s, Indices, Plane, Segment, SimilarityMatrix, suppress_overlapping
+from copytrace.alignment.turns import find_turns
 
 PEAKS = 8  # lines with the most votes that are cut and compared
 VOTES_AT_ONCE = 1_000_000  # bounds the memory of the vote; a vote takes about 50 bytes
@@ -32,6 +35,10 @@ class Direction:
     query_times: Float64s
     reference_times: Float64s
     backwards: bool
+
+    def part(self, rows: slice) -> Direction:
+        """Return the direction of some rows of the query, with a view of their evidence."""
+        return Direction(self.evidence[rows], self.query_times[rows], self.reference_times, self.backwards)
 
     @cached_property
     def query_seconds(self) -> Float64s:
@@ -74,11 +81,12 @@ class GreedyAligner(ABC):
 
     The evidence of a cell is its similarity minus `threshold`, but at least `-max_penalty`, so that a few frames
     without a match do not end a segment. The evidence of a path is the sum over its cells, per second of the query.
-    Paths with less than `min_evidence` are not reported.
+    Paths with less than `min_evidence` are not reported. A path on which the query turns, as in a loop or a boomerang,
+    is replaced by the best path of each part; a turn must gain `turn_cost`, in frames of full evidence.
 
-    The score is eᵏ / (eᵏ + hᵏ), where e is the evidence, h is `half_evidence` and k is `sharpness`: a logistic model of
-    the logarithm of the evidence. Both defaults are fitted to the shipped descriptor, so that seven in ten segments
-    with a score of 0.7 are copies.
+    The score is eᵏ / (eᵏ + hᵏ), where e is the distinct evidence, h is `half_evidence` and k is `sharpness`: a logistic
+    model of the logarithm of the evidence. Both defaults are fitted to the shipped descriptor, so that seven in ten
+    segments with a score of 0.7 are copies.
 
     Only `backwards_share` of the evidence of backwards paths counts, because a still shot fits both directions.
     Segments that overlap a better one by more than `max_overlap` (intersection over union) are dropped; at most
@@ -94,9 +102,13 @@ class GreedyAligner(ABC):
     backwards_share: float = 0.8
     max_overlap: float = 0.8
     max_segments: int = 16
+    turn_cost: float = 0.35
 
-    def align(self, matrix: SimilarityMatrix) -> list[Segment]:
-        """Return the segments of a pair of videos, best first; an empty matrix has none."""
+    def align(self, matrix: SimilarityMatrix, likeness: SimilarityMatrix | None = None) -> list[Segment]:
+        """Return the segments of a pair of videos, best first; an empty matrix has none.
+
+        `likeness`, by default `matrix`, has the similarities that tell how distinct the evidence of a segment is.
+        """
         if not matrix.values.size:
             return []
         evidence = np.clip(matrix.values.astype(np.float64) - self.threshold, -self.max_penalty, None)
@@ -114,9 +126,11 @@ class GreedyAligner(ABC):
             path, direction = max(paths, key=lambda pair: self._worth(*pair), default=(None, directions[0]))
             if path is None or self._worth(path, direction) < self.min_evidence:
                 break
-            found.append(self._segment(path, direction))
-            _remove_path(direction.evidence, path.rows, path.columns, -self.max_penalty)
-        return suppress_overlapping(found, self.max_overlap)
+            for piece, part in self._pieces(path, direction, directions):
+                found.append(self._segment(piece, part, likeness or matrix))
+                _remove_path(part.evidence, piece.rows, piece.columns, -self.max_penalty)
+            direction.evidence[path.rows, path.columns] = -self.max_penalty
+        return suppress_overlapping(found, self.max_overlap)[: self.max_segments]
 
     @abstractmethod
     def find(self, direction: Direction) -> Path | None:
@@ -126,19 +140,39 @@ class GreedyAligner(ABC):
         """Return the evidence of a second without a frame: that of similarity 0 (unrelated frames), but not above 0."""
         return float(np.clip(-self.threshold, -self.max_penalty, 0.0))
 
+    def _pieces(
+        self, path: Path, direction: Direction, directions: Sequence[Direction]
+    ) -> Iterator[tuple[Path, Direction]]:
+        """Yield the path, or if the query turns on it, the best path of each part that it touches."""
+        first, last = int(path.rows[0]), int(path.rows[-1]) + 1
+        start, stop = max(0, 2 * first - last), min(2 * last - first, len(direction.evidence))
+        shift = direction.query_seconds[start:stop].mean() / np.median(np.diff(direction.reference_times))
+        turns = [start + turn for turn in find_turns(directions[0].evidence[start:stop], shift, self.turn_cost)]
+        if not any(first < turn < last for turn in turns):
+            yield path, direction
+            return
+        for begin, end in pairwise([start, *turns, stop]):
+            if begin < last and end > first:
+                parts = [each.part(slice(begin, end)) for each in directions]
+                found = [(piece, part) for part in parts if (piece := self.find(part)) is not None]
+                best = max(found, key=lambda pair: self._worth(*pair), default=None)
+                if best is not None and self._worth(*best) >= self.min_evidence:
+                    yield best
+
     def _max_evidence(self, direction: Direction) -> float:
         return float(np.maximum(direction.evidence.max(axis=1), 0.0) @ direction.query_seconds)
 
     def _worth(self, path: Path, direction: Direction) -> float:
         return path.evidence * (self.backwards_share if direction.backwards else 1.0)
 
-    def _segment(self, path: Path, direction: Direction) -> Segment:
+    def _segment(self, path: Path, direction: Direction, likeness: SimilarityMatrix) -> Segment:
         worth = self._worth(path, direction)
         first, last = direction.reference_times[0, 0], direction.reference_times[-1, 1]
         start, end = np.clip([path.speed * second + path.offset for second in (path.start, path.end)], first, last)
-        score = 1.0 / (1.0 + (self.half_evidence / worth) ** self.sharpness)
-        segment = Segment(float(path.start), float(path.end), float(start), float(end), float(score))
-        return segment.mirror() if direction.backwards else segment
+        segment = Segment(float(path.start), float(path.end), float(start), float(end), 0.0)
+        segment = segment.mirror() if direction.backwards else segment
+        odds = distinct_evidence(worth / self.half_evidence, segment, likeness) ** self.sharpness
+        return replace(segment, score=odds / (1.0 + odds))
 
 
 class _Search:

@@ -97,7 +97,7 @@ class NetworkAligner:
         heat = self.heat_map(matrix.values)
         if self.rules == "vsc22":
             return vsc22_segments(heat, matrix)
-        return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)))
+        return self.rules.align(replace(matrix, values=matrix.values + heat - np.float32(HEAT_ZERO)), matrix)
 
     def heat_map(self, values: Floats) -> Floats:
         """Return the probability that each cell lies on a copied diagonal, float32 [Q, R], of similarities [Q, R].
