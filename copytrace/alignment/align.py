@@ -28,6 +28,7 @@ from copytrace.storage import read_table, remove_stale_shards, table_of_rows, wr
 Pair = tuple[str, str]  # ids of a query and of a reference
 
 SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
+RULES_VERSION = 2  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
 
 SEGMENT_SCHEMA = pa.schema(
     [
@@ -45,7 +46,7 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
     """Write the segments of all candidate pairs of a shard of queries, best first, and return the file."""
     path, rules = folder.shard_segments(shard), settings.alignment
     candidates, models = folder.candidates(shard), model_digests(rules)
-    made_from = [shard, fingerprint_of(candidates), rules.model_dump(exclude={"threshold"}), models]
+    made_from = [RULES_VERSION, shard, fingerprint_of(candidates), rules.model_dump(exclude={"threshold"}), models]
     step = Step.of("align pairs", path, made_from=made_from)
     if step.is_done():
         return path
