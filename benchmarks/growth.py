@@ -137,7 +137,9 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
         write_table(path, pa.table(columns, schema=IMAGE_SCHEMA))
         tables.append(
-            pa.table([ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, columns[1]], MANIFEST_SCHEMA)
+            pa.table(
+                [ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, [""] * count, columns[1]], MANIFEST_SCHEMA
+            )
         )
         made = {int(number): "synthetic" for number in np.unique(shards)}
         states |= made
