@@ -46,7 +46,7 @@ def find_unchanged(
         if verdict is _Verdict.READ:
             doubtful.append((before, now))
         elif verdict is _Verdict.SAME:
-            found[now.id] = now if now.content or not before.content else replace(now, content=before.content)
+            found[now.id] = MediaItem(now.id, now.path, now.stamp, now.content or before.content)
     for (before, now), content in zip(doubtful, _read_contents([now for _, now in doubtful]), strict=True):
         if content and content == (before.content or content):
             found[now.id] = replace(now, content=content)

@@ -29,7 +29,7 @@ from copytrace.errors import InputError, ModelMismatchError, StorageError
 from copytrace.index.changes import find_unchanged
 from copytrace.index.manifest import Manifest, read_manifest, write_manifest
 from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
-from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan
+from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, read_planned_shards
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.step import read_record
@@ -250,11 +250,11 @@ def remove_shard(root: Path, number: int) -> None:
 def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) -> list[Shard]:
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
-        planned = read_plan(root)
+        planned, made_with = read_planned_shards(root)
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, pa.ArrowInvalid):
         return []  # there is none, or it is damaged or of an older version; then all is planned anew
     held = set(manifest.shards)
-    return [shard for shard in planned.shards if planned.provenance == provenance and shard.number not in held]
+    return [shard for shard in planned if made_with == provenance and shard.number not in held]
 
 
 def _refresh(root: Path, shard: Shard, wanted: Mapping[str, MediaItem], known_by: KnownBy) -> Shard | None:

@@ -8,12 +8,13 @@ It is written before media are described, so that any process can describe a sha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from copytrace.index.manifest import ITEM_SCHEMA, MANIFEST_SCHEMA, item_values
 from copytrace.media.files import MediaItem
@@ -70,23 +71,23 @@ def write_plan(plan: IndexPlan) -> Path:
 def read_plan(root: Path) -> IndexPlan:
     """Return the plan that was last written at `root`."""
     table = read_table(plan_path(root))
+    is_kept = table.column("kept")
+    kept = table.filter(is_kept)
+    items = zip(_items_of(kept), kept.column("shard").to_pylist(), strict=True)
     provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
-    kept: dict[str, tuple[MediaItem, int]] = {}
-    new: dict[int, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        if row["kept"]:
-            kept[row["id"]] = (_item_of(row), row["shard"])
-        else:
-            new.setdefault(row["shard"], []).append(row)
-    shards = tuple(_planned_shard(number, rows, provenance) for number, rows in new.items())
-    return IndexPlan(root, provenance, kept, shards)
+    shards = _shards_of(table.filter(pc.invert(is_kept)), provenance)
+    return IndexPlan(root, provenance, {item.id: (item, shard) for item, shard in items}, tuple(shards))
+
+
+def read_planned_shards(root: Path) -> tuple[list[Shard], dict[str, Any]]:
+    """Return the shards of the plan at `root` and the provenance of its index, without what is kept."""
+    return _read_shards(root, ("kept", "==", False))
 
 
 def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
     """Return one shard of the plan at `root` and the provenance of its index, without reading the other shards."""
-    table = read_table(plan_path(root), filters=[("shard", "==", number), ("kept", "==", False)])
-    provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
-    return _planned_shard(number, table.to_pylist(), provenance), provenance
+    (shard,), provenance = _read_shards(root, ("kept", "==", False), ("shard", "==", number))
+    return shard, provenance
 
 
 def new_shard(number: int, items: Sequence[MediaItem], provenance: dict[str, Any]) -> Shard:
@@ -95,11 +96,25 @@ def new_shard(number: int, items: Sequence[MediaItem], provenance: dict[str, Any
     return Shard(number, tuple(items), digest_of(provenance, described))
 
 
-def _planned_shard(number: int, rows: Sequence[dict[str, Any]], provenance: dict[str, Any]) -> Shard:
-    shard = new_shard(number, [_item_of(row) for row in rows], provenance)
-    fingerprints = {row["fingerprint"] for row in rows if "fingerprint" in row}  # 0.1.0 wrote none
-    return replace(shard, fingerprint=fingerprints.pop()) if fingerprints else shard
+def _read_shards(root: Path, *chosen: tuple[str, str, object]) -> tuple[list[Shard], dict[str, Any]]:
+    table = read_table(plan_path(root), filters=list(chosen))
+    provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
+    return _shards_of(table, provenance), provenance
 
 
-def _item_of(row: Mapping[str, Any]) -> MediaItem:
-    return MediaItem(*(row.get(name, "") for name in ITEM_SCHEMA.names))
+def _shards_of(table: pa.Table, provenance: dict[str, Any]) -> list[Shard]:
+    """Return the shards in rows that are not kept."""
+    items: dict[int, list[MediaItem]] = {}
+    numbers = table.column("shard").to_pylist()
+    for item, number in zip(_items_of(table), numbers, strict=True):
+        items.setdefault(number, []).append(item)
+    shards = [new_shard(number, part, provenance) for number, part in items.items()]
+    if "fingerprint" not in table.column_names:  # a plan of version 0.1.0
+        return shards
+    fingerprints = dict(zip(numbers, table.column("fingerprint").to_pylist(), strict=True))
+    return [replace(shard, fingerprint=fingerprints[shard.number]) for shard in shards]
+
+
+def _items_of(table: pa.Table) -> list[MediaItem]:
+    names = [name for name in ITEM_SCHEMA.names if name in table.column_names]  # version 0.1.0 wrote no contents
+    return list(map(MediaItem, *(table.column(name).to_pylist() for name in names)))
