@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from copytrace.arrays import Numbers
 from copytrace.errors import InputError
 from copytrace.media.files import MediaItem
+from copytrace.media.stamps import inode_in
 from copytrace.storage import as_stored_path, read_table, table_of_rows, write_table
 
 ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
@@ -116,6 +117,25 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
         """Return the ids that another manifest has too."""
         shared: list[str] = self._id.filter(pc.is_in(self._id, value_set=other._id)).to_pylist()
         return shared
+
+    def places_shared_with(self, other: Manifest) -> list[str]:
+        """Return path and inode of the media that another manifest may hold too: of the same content or path.
+
+        Where a content is not known, as in an index of 0.1.0, it may be the same as any.
+        """
+        same_content = pc.is_in(self._content, value_set=other._content)
+        shared = pc.or_(same_content, pc.is_in(self._path, value_set=other._path))
+        if other.has_unknown_contents:
+            shared = pa.array([True] * len(self), pa.bool_())
+        elif self.has_unknown_contents:
+            shared = pc.or_(shared, pc.equal(self._content, ""))
+        places = zip(self._path.filter(shared).to_pylist(), self._stamp.filter(shared).to_pylist(), strict=True)
+        return [f"{path} {inode_in(stamp)}" for path, stamp in places]
+
+    @cached_property
+    def has_unknown_contents(self) -> bool:
+        """Whether the content of a medium is not known: in an index of 0.1.0, and of most stores."""
+        return bool(pc.any(pc.equal(self._content, "")).as_py())
 
     @property
     def paths(self) -> Mapping[str, str]:
