@@ -22,7 +22,7 @@ def assign_ids(relatives: Sequence[str], kind: MediumKind | None = None) -> list
         group = [relative for relative, own in zip(relatives, ranks, strict=True) if own == rank]
         named = _shortest(group, taken)
         ids |= dict(zip(group, named, strict=True))
-        taken.update(named)
+        taken.update(named, map(_without_suffix, group))
     return list(ids.values())
 
 
