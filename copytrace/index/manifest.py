@@ -94,6 +94,11 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
         """Digest of the ids and paths."""
         return _digest_of_texts(self._id, self._path)
 
+    @cached_property
+    def stamp_digest(self) -> str:
+        """Digest of the stamps."""
+        return _digest_of_texts(self._stamp)
+
     def ids_in(self, shard: int) -> list[str]:
         """Return the ids of the media of a shard, ascending."""
         ordered, numbers = self._by_shard

@@ -15,7 +15,7 @@ def digest_of_shared_places(queries: MediaIndex, searched: MediaIndex) -> str:
     A query finds other files than itself, so what it finds changes if one of these is moved, though no content does.
     """
     ours, theirs = queries.items, searched.items
-    state = (ours.digest, ours.path_digest, theirs.digest, theirs.path_digest)
+    state = tuple(text for each in (ours, theirs) for text in (each.digest, each.path_digest, each.stamp_digest))
     if state not in _digests:
         while len(_digests) >= _MOST_KEPT:
             _digests.pop(next(iter(_digests)))

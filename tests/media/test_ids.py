@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copytrace.media.files import list_source
@@ -43,10 +43,12 @@ NAMES = st.lists(
     st.text("ab./", min_size=1, max_size=3).flatmap(
         lambda stem: st.sampled_from([stem, *(f"{stem}{end}" for end in (".jpg", ".png", ".txt", ".mp4", ".x"))])
     ),
+    max_size=8,
     unique=True,
 )
 
 
+@settings(max_examples=40)
 @given(names=NAMES, kind=st.sampled_from(["image", "video", None]))
 def test_ids_are_different_and_those_of_media_are_as_without_sidecars(names: list[str], kind: Any) -> None:
     ids = assign_ids(names, kind)
