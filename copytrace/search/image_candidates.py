@@ -20,7 +20,7 @@ from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.image_segments import open_segments
 from copytrace.index.media_index import check_model
-from copytrace.index.point_lists import codebook_digest
+from copytrace.index.point_quantizer import codebook_digest
 from copytrace.index.segments import group_shards
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
@@ -238,7 +238,7 @@ def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator
     for shards in _exact_parts(references):
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
-        yield ExactSearch.of(views, lists_searched=settings.lists_searched)
+        yield ExactSearch.of(views)
 
 
 def _exact_parts(references: ImageIndex) -> list[list[int]]:
