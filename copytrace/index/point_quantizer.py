@@ -213,7 +213,7 @@ def pack_codes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     padded[: len(codes)] = codes
     pairs = padded.reshape(blocks, BLOCK, CODE_BYTES).transpose(0, 2, 1)
     halves = np.stack([pairs & 15, pairs >> 4], axis=2)  # of each two products, [blocks, 16, 2, 32]
-    packed = halves[..., _INTERLEAVED] | halves[..., _INTERLEAVED + BLOCK // 2] << 4
+    packed: NDArray[np.uint8] = halves[..., _INTERLEAVED] | halves[..., _INTERLEAVED + BLOCK // 2] << 4
     return packed.reshape(blocks, BLOCK * CODE_BYTES)
 
 

@@ -153,7 +153,7 @@ def _bound(pairs: Numbers, sums: Doubles, reference: Numbers, settings: LocalSet
     if len(best) <= settings.references_per_query:
         return 0.0
     sure = max(SURE_VOTES, SURE_SHARE * best[0])
-    return min(sure, float(best[settings.references_per_query - 1]))
+    return float(min(sure, best[settings.references_per_query - 1]))
 
 
 def _agreeing(votes: _Votes, pair: Numbers, center: Floats) -> tuple[Numbers, Doubles]:

@@ -63,8 +63,8 @@ def train_point_codebook(index: str | Path, out: str | Path, size: CodebookSize 
                 f"{index} holds {len(whole):,} points, and a codebook needs {size.sample:,}; index more photos"
             )
         parts = [whole]
-        for points in _quarters(photos):
-            parts.append(points)
+        for quarters in _quarters(photos):
+            parts.append(quarters)
             shown.advance()
         random = np.random.default_rng(SEED)
         form = fit_canonical_form(whole, np.array(MARGINS, np.float32))
