@@ -36,14 +36,15 @@ from copytrace.index.image_index import ImageIndex, describe_images, find_overla
 from copytrace.index.image_segments import IMAGE_SCHEMA, index_segments
 from copytrace.index.manifest import MANIFEST_SCHEMA, STATES_KEY
 from copytrace.index.media_index import finish_index
-from copytrace.index.point_lists import add_codes, shipped_quantizer, write_lists
+from copytrace.index.point_lists import CodedPoints
+from copytrace.index.point_places import IMAGE_SHIFT
+from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
 from copytrace.storage import digest_of, read_table, write_json, write_table
 from copytrace.training.sample_photos import write_demo_set
 
 SHARD, SEGMENT = 256, 400_000  # synthetic images of a shard and of a segment
-PLACE_BITS = 39  # of a point's number: its x, y, scale and angle
 CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
 WARM = 20  # queries
 
@@ -128,16 +129,18 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
         shard += 1 + (count - 1) // SHARD
         name = digest_of("synthetic", start)
         path = root / "segments" / f"{name}.parquet"
-        lists = level.new_lists()
-        members, codes = drawn.points(random, count * points, fine=level is shipped_quantizer().fine)
-        numbers = random.permutation(np.repeat(np.arange(count, dtype=np.int64), points)) << PLACE_BITS
-        add_codes(lists, members, codes, numbers | random.integers(0, 1 << PLACE_BITS, len(numbers)))
-        write_lists(lists, path.with_suffix(".points"))
+        coded = CodedPoints(level, count * points)
+        places = random.permutation(np.repeat(np.arange(count, dtype=np.int64), points)) << IMAGE_SHIFT
+        places |= random.integers(0, 1 << IMAGE_SHIFT, len(places))
+        coded.add(*drawn.points(random, count * points, level), places)
+        coded.write(path.with_suffix(".points"))
         np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
         write_table(path, pa.table(columns, schema=IMAGE_SCHEMA))
         tables.append(
-            pa.table([ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, columns[1]], MANIFEST_SCHEMA)
+            pa.table(
+                [ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, [""] * count, columns[1]], MANIFEST_SCHEMA
+            )
         )
         made = {int(number): "synthetic" for number in np.unique(shards)}
         states |= made
@@ -152,7 +155,7 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
 class _Drawn:
     """What synthetic images are drawn from: real points; mean and a factor of the covariance of real descriptors."""
 
-    descriptors: NDArray[np.float32]
+    descriptors: NDArray[np.uint8]
     mean: NDArray[np.float32]
     factor: NDArray[np.float32]
 
@@ -161,23 +164,18 @@ class _Drawn:
         points = [view.points.descriptor for shard in index.shards for view in index.views(shard)]
         vectors = np.concatenate([index.descriptors(shard).vectors for shard in index.shards])
         centered = vectors - vectors.mean(axis=0)
-        return cls(
-            np.concatenate(points).astype(np.float32), vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5)
-        )
+        return cls(np.concatenate(points), vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5))
 
     def points(
-        self, random: np.random.Generator, count: int, *, fine: bool
+        self, random: np.random.Generator, count: int, level: ListLevel
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the lists int64 [count] and the codes uint8 [count, 16] of synthetic points."""
-        quantizer, book = shipped_quantizer(), shipped_quantizer().codebook
-        level, centers = (quantizer.fine, book.fine_lists) if fine else (quantizer.coarse, book.lists)
-        members = level.nearest_lists(self.descriptors, 1)[1][:, 0]
-        product: Any = faiss.ProductQuantizer(self.descriptors.shape[1], len(level.products), 4)
-        faiss.copy_array_to_vector(level.products.ravel(), product.centroids)
-        real = product.compute_codes(self.descriptors - centers[members])
+        canonical, _ = shipped_quantizer().canonical_form.of(self.descriptors)
+        members, real = level.encode(canonical.astype(np.float32))
         chosen = random.integers(0, len(members), count)
         codes = real[chosen]
         changed = random.random(codes.shape, np.float32) < CHANGED
+        changed[:, -1] = False  # the length
         codes[changed] = random.integers(0, 256, int(changed.sum()), np.uint8)
         return members[chosen], codes
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+KnownBy = Literal["status", "time", "content"]
+
 
 class Settings(BaseModel):
     """The base class of all settings: unknown names are refused, and values cannot change."""
@@ -22,6 +24,12 @@ class MediaSettings(Settings):
     )
     exclude: tuple[str, ...] = Field(
         (), description="globs of the files and folders to leave out of a folder, glob or bucket, such as thumbnails"
+    )
+    known_by: KnownBy = Field(
+        "status",
+        description="by what an indexed file is known to be unchanged. status: by size, times and inode or, if one of "
+        "them differs, by content; time: the same by size and time of modification alone, for file systems that number "
+        "files anew; content: by content, so that every file is read",
     )
     max_failure_rate: float = Field(
         0.2,

@@ -56,6 +56,18 @@ def real_path(path: str) -> str:
     return f"{_real_folder(folder)}/{name}"
 
 
+def file_identity(path: str) -> str:
+    """Return what all names of a local file share, spellings and links of both kinds: its device and inode.
+
+    A URI is returned as it is, and of a file that cannot be looked up, the real path.
+    """
+    try:
+        status = Path(path).stat() if not is_uri(path) else None
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        status = None
+    return f"{status.st_dev}:{status.st_ino}" if status and status.st_ino else real_path(path)
+
+
 _real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # a folder is looked up once, not for each of its files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +12,54 @@ from safetensors.numpy import save
 
 from models.configs import ModelFileError
 
-FORMAT = "copytrace.point_codebook.2"
-TENSORS = ("cells", "lists", "products", "fine_lists", "fine_products", "sample_lists", "sample_codes")
+FORMAT = "copytrace.point_codebook.3"
 
 
 @dataclass(frozen=True, slots=True)
 class PointCodebook:
-    """A codebook of root-SIFT points, uint8 [128].
+    """A codebook of the canonical forms of root-SIFT points, uint8 [128].
 
-    `cells` float32 [A, 128] divide the space, and `lists` float32 [A * B, 128] divide each cell: list n lies in cell
-    n // B. A point is coded by its list and by the nearest of 16 `products`, float32 [32, 16, 4], to each four numbers
-    of its difference from the center of its list: 4 bits each, two to a byte.
+    `axes` int8 [2, 128] choose the canonical form of a point among its mirrored and negative forms, and `margins`
+    float32 [2] tell how near to 0 its projections on them are uncertain.
 
-    `fine_lists` float32 [A * B * C, 128] divide each list further, for large indexes: fine list n lies in list n // C.
-    `fine_products` code differences from their centers.
+    `cells` float32 [A, 128] divide the space, `lists` float32 [A * B, 128] divide each cell, and `fine_lists` float32
+    [A * B * C, 128] divide each list, for large indexes: list n lies in cell n // B, fine list n in list n // C.
 
-    `sample_lists` int64 [S] and `sample_codes` uint8 [S, 16] are points of photographs that belong to no library. What
-    is as near to a query's point as the nearest of these is near by chance.
+    A point is coded as its list's center plus one of 16 vectors of each of the `products`, float32 [30, 16, 128], which
+    are orthogonal to those of all other products: 4 bits each. 8 bits more code the squared length of that sum, in
+    steps between the two `lengths`, float32 [2]. Fine lists have `fine_products` and `fine_lengths`.
+
+    `sample_codes` uint8 [S, 16] are points of photographs that belong to no library, coded in a single list, whose
+    center is `sample_lists` float32 [1, 128]; what is as near to a query's point as the nearest of them is near by
+    chance.
     """
 
+    axes: NDArray[np.int8]
+    margins: NDArray[np.float32]
     cells: NDArray[np.float32]
     lists: NDArray[np.float32]
     products: NDArray[np.float32]
+    lengths: NDArray[np.float32]
     fine_lists: NDArray[np.float32]
     fine_products: NDArray[np.float32]
-    sample_lists: NDArray[np.int64]
+    fine_lengths: NDArray[np.float32]
+    sample_lists: NDArray[np.float32]
+    sample_products: NDArray[np.float32]
+    sample_lengths: NDArray[np.float32]
     sample_codes: NDArray[np.uint8]
+
+
+TENSORS = tuple(field.name for field in fields(PointCodebook))
+_BYTES = ("cells", "lists", "fine_lists", "sample_lists")  # centers, rounded
+_HALVES = ("products", "fine_products", "sample_products")
+_READ = {"axes": np.int8, "sample_codes": np.uint8}
 
 
 def write_point_codebook(path: Path, codebook: PointCodebook) -> Path:
     """Write a codebook as safetensors and return the path; centers are rounded to bytes."""
-    tensors: dict[str, NDArray[np.generic]] = {
-        "cells": np.rint(codebook.cells).astype(np.uint8),
-        "lists": np.rint(codebook.lists).astype(np.uint8),
-        "products": codebook.products.astype(np.float16),
-        "fine_lists": np.rint(codebook.fine_lists).astype(np.uint8),
-        "fine_products": codebook.fine_products.astype(np.float16),
-        "sample_lists": codebook.sample_lists.astype(np.uint16),
-        "sample_codes": codebook.sample_codes,
-    }
+    tensors: dict[str, NDArray[np.generic]] = {name: getattr(codebook, name) for name in TENSORS}
+    tensors |= {name: np.rint(tensors[name]).astype(np.uint8) for name in _BYTES}
+    tensors |= {name: tensors[name].astype(np.float16) for name in _HALVES}
     path.write_bytes(save(tensors, metadata={"format": FORMAT}))
     return path
 
@@ -64,5 +73,4 @@ def read_point_codebook(path: Path) -> PointCodebook:
             tensors = {name: file.get_tensor(name) for name in TENSORS}
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}; install copytrace again") from error
-    types = {"sample_lists": np.int64, "sample_codes": np.uint8}
-    return PointCodebook(**{name: tensor.astype(types.get(name, np.float32)) for name, tensor in tensors.items()})
+    return PointCodebook(**{name: tensor.astype(_READ.get(name, np.float32)) for name, tensor in tensors.items()})

@@ -19,6 +19,7 @@ from copytrace.storage import (
     count_rows,
     digest_of,
     digest_of_file,
+    file_identity,
     file_size,
     local_copy,
     open_parquet,
@@ -161,3 +162,19 @@ def test_all_spellings_of_a_file_have_one_real_path(tmp_path: Path) -> None:
     spelled = [folder / "a.jpg", folder / ".." / "photos" / "a.jpg", tmp_path / "linked" / "a.jpg", folder / "link.jpg"]
     assert {real_path(str(path)) for path in spelled} == {os.path.realpath(folder / "a.jpg")}
     assert real_path("s3://bucket/../a.jpg") == "s3://bucket/../a.jpg"
+
+
+def test_all_names_of_a_file_have_one_identity_and_its_copies_have_others(tmp_path: Path) -> None:
+    first, second, link, copy = (tmp_path / name for name in ("a.jpg", "b.jpg", "link.jpg", "copy.jpg"))
+    first.write_bytes(b"a")
+    copy.write_bytes(b"a")
+    second.hardlink_to(first)
+    link.symlink_to(first)
+    assert {file_identity(str(path)) for path in (second, link)} == {file_identity(str(first))}
+    assert file_identity(str(copy)) != file_identity(str(first))
+
+
+def test_a_file_that_is_gone_is_known_by_its_real_path(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path)
+    assert file_identity(str(tmp_path / "linked" / "gone.jpg")) == os.path.realpath(tmp_path / "gone.jpg")
+    assert file_identity("s3://bucket/a.jpg") == "s3://bucket/a.jpg"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -23,7 +24,7 @@ from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import read_table, remove_stale_shards, table_of_rows, write_csv, write_table
+from copytrace.storage import file_identity, read_table, remove_stale_shards, table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
 
@@ -181,8 +182,9 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
         remove_stale_shards(shard_file(0).parent, shards)
     parts = [folder.shard_segments(shard) for shard in shards]
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
-    fingerprints = [fingerprint_of(part) for part in parts]
-    step = Step.of("merge", parquet, csv, made_from=[fingerprints], record=folder.work / "merge.json")
+    paths = [index.items.path_digest for index in (query_index, reference_index)]
+    made_from = [[fingerprint_of(part) for part in parts], paths]
+    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
     if step.is_done():
         return parquet
     with step.run(len(parts), "shards") as work:
@@ -199,7 +201,11 @@ def _drop_reversed_duplicates(
     table: pa.Table, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
 ) -> pa.Table:
     pairs = zip(table.column("query_id").to_pylist(), table.column("ref_id").to_pylist(), strict=True)
-    directions = [(query_paths[query], reference_paths[reference]) for query, reference in pairs]
+    query_files, reference_files = (
+        {video: file_identity(paths[video]) for video in pc.unique(table.column(name)).to_pylist()}
+        for name, paths in (("query_id", query_paths), ("ref_id", reference_paths))
+    )
+    directions = [(query_files[query], reference_files[reference]) for query, reference in pairs]
     kept: dict[frozenset[str], tuple[str, str]] = {}
     for direction in directions:
         kept.setdefault(frozenset(direction), direction)  # the best segment comes first

@@ -15,6 +15,7 @@ from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, Tra
 from copytrace.errors import CopytraceError
 
 if TYPE_CHECKING:
+    from copytrace.media.formats import MediumKind
     from copytrace.training.edited_set import EditedSetPlan
 
 Runs = Annotated[
@@ -133,7 +134,7 @@ def edit_images(
     """Write edited copies of PHOTOS with their ground truth, to evaluate or calibrate on your own pictures."""
     from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
-    _edit(write_edited_set, photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
+    _edit(write_edited_set, "image", photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
 
 def edit_videos(
@@ -151,7 +152,7 @@ def edit_videos(
     from copytrace.training.edited_set import EditedSetPlan  # noqa: PLC0415
     from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
 
-    _edit(write_edited_videos, videos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
+    _edit(write_edited_videos, "video", videos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
 
 def video_stills(
@@ -165,7 +166,9 @@ def video_stills(
     from copytrace.media.stills import write_stills  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
-    count, failures = write_stills(list_media(videos), require_writable(out), every=every, progress=TerminalProgress())
+    count, failures = write_stills(
+        list_media(videos, "video"), require_writable(out), every=every, progress=TerminalProgress()
+    )
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
     if not count:
@@ -187,15 +190,17 @@ def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
 
 
-def _edit(write: Callable[..., Path], sources: str, donors: str, out: str, plan: EditedSetPlan) -> None:
+def _edit(
+    write: Callable[..., Path], kind: MediumKind, sources: str, donors: str, out: str, plan: EditedSetPlan
+) -> None:
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
     from copytrace.storage import require_writable  # noqa: PLC0415
 
     folder = write(
-        list_media(sources),
-        list_media(donors),
+        list_media(sources, kind),
+        list_media(donors, kind),
         require_writable(out),
         plan,
         workers=usable_cores(),

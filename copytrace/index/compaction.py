@@ -13,7 +13,8 @@ from copytrace.errors import InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments as index_image_segments
 from copytrace.index.manifest import write_manifest
-from copytrace.index.media_index import MediaIndex, plan_path, read_provenance, receipt_path, remove_shard
+from copytrace.index.media_index import MediaIndex, read_provenance, receipt_path, remove_shard
+from copytrace.index.plan_file import plan_path
 from copytrace.step import current_progress, read_record
 from copytrace.storage import atomic_path, digest_of, open_parquet, write_json
 

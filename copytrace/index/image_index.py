@@ -22,17 +22,17 @@ from copytrace.arrays import Floats
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.points import Bytes, find_points
+from copytrace.index.changes import note_content
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
     Role,
-    Shard,
     check_unchanged,
     descriptors_path,
-    read_planned_shard,
     receipt_path,
 )
 from copytrace.index.odd_files import odd_file
+from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
 from copytrace.media.decode import DecodedImage, decode_image
@@ -255,7 +255,8 @@ def _describe(
     def load(item: MediaItem) -> _DescribedImage:
         return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
 
-    for item, image in _load_in_threads(items, load, settings):
+    contents = work.notes.setdefault("contents", {})
+    for item, image in _load_in_threads(items, note_content(load, contents), settings):
         work.advance()
         if isinstance(image, MediaError):
             failures.append(odd_file(item, image))

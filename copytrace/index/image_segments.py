@@ -18,14 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.point_lists import (
-    PointLists,
-    add_points,
-    codebook_digest,
-    read_lists,
-    shipped_quantizer,
-    write_lists,
-)
+from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
+from copytrace.index.point_quantizer import codebook_digest, shipped_quantizer
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, write_segments
 from copytrace.step import StepRun
 from copytrace.storage import atomic_path, local_copy, read_table, table_of_rows, write_table
@@ -78,16 +72,17 @@ class _ImageContent(SegmentContent[Segment]):
 
     def write(self, path: Path, shards: Sequence[int], form: str, work: StepRun) -> None:
         quantizer = shipped_quantizer()
-        lists = (quantizer.fine if form == "fine" else quantizer.coarse).new_lists()
+        level = quantizer.fine if form == "fine" else quantizer.coarse
+        points = CodedPoints(level, sum(map(self.size, shards)))
         rows: list[tuple[str, int, int, int]] = []
         vectors: list[NDArray[np.float16]] = []
         for shard in shards:
             views = list(self.index.views(shard))
-            add_points(lists, views, len(rows))
+            points.add_views(views, len(rows))
             rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
             vectors.append(self._vectors(shard, [view.id for view in views]))
             work.advance(sum(len(view.points) for view in views))
-        write_lists(lists, path.with_suffix(".points"))
+        points.write(path.with_suffix(".points"))
         with atomic_path(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(vectors))
         write_table(path.with_suffix(".parquet"), table_of_rows(rows, IMAGE_SCHEMA))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,15 @@ from numpy.typing import NDArray
 from copytrace.arrays import Numbers
 from copytrace.errors import InputError
 from copytrace.media.files import MediaItem
+from copytrace.media.stamps import inode_in
 from copytrace.storage import as_stored_path, read_table, table_of_rows, write_table
 
-MANIFEST_SCHEMA = pa.schema([("id", pa.string()), ("path", pa.string()), ("stamp", pa.string()), ("shard", pa.int32())])
+ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
+MANIFEST_SCHEMA = ITEM_SCHEMA.append(pa.field("shard", pa.int32()))
 STATES_KEY = b"copytrace.shards"
+
+item_values = attrgetter(*ITEM_SCHEMA.names)
+"""Return the fields of a media item as a tuple."""
 
 
 class Manifest(Mapping[str, tuple[MediaItem, int]]):
@@ -28,18 +34,18 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
-        self._id, self._path, self._stamp = (_texts(table.column(name)) for name in ("id", "path", "stamp"))
+        self._id, self._path, self._stamp, self._content = map(_texts, table.select(ITEM_SCHEMA.names).columns)
         self.shard_numbers: NDArray[np.int32] = table.column("shard").to_numpy()
 
     @classmethod
     def of(cls, items: Mapping[str, tuple[MediaItem, int]], states: Mapping[int, str]) -> Manifest:
         """Return the manifest of some items; see `states`."""
-        rows = [(*astuple(item), shard) for _, (item, shard) in sorted(items.items())]
+        rows = [(*item_values(item), shard) for _, (item, shard) in sorted(items.items())]
         return cls(table_of_rows(rows, MANIFEST_SCHEMA).replace_schema_metadata({STATES_KEY: json.dumps(states)}))
 
     def __getitem__(self, identity: str) -> tuple[MediaItem, int]:
         row = self._row(identity)
-        item = MediaItem(identity, self._path[row].as_py(), self._stamp[row].as_py())
+        item = MediaItem(identity, *(column[row].as_py() for column in (self._path, self._stamp, self._content)))
         return item, int(self.shard_numbers[row])
 
     def __contains__(self, identity: object) -> bool:
@@ -59,9 +65,12 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
 
     def as_dict(self) -> dict[str, tuple[MediaItem, int]]:
         """Return all rows as Python objects: a kilobyte each, for changing an index, not for reading it."""
-        columns = (column.to_pylist() for column in (self._id, self._path, self._stamp))
-        rows = zip(*columns, self.shard_numbers.tolist(), strict=True)
-        return {identity: (MediaItem(identity, path, stamp), shard) for identity, path, stamp, shard in rows}
+        return {item.id: (item, shard) for item, shard in zip(self.media(), self.shard_numbers.tolist(), strict=True)}
+
+    def media(self) -> list[MediaItem]:
+        """Return all media, as `as_dict`."""
+        columns = [column.to_pylist() for column in (self._id, self._path, self._stamp, self._content)]
+        return list(map(MediaItem, *columns))
 
     @cached_property
     def states(self) -> dict[int, str]:
@@ -76,12 +85,19 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the ids and stamps; it does not depend on paths, shards, or the order in which an index grew."""
-        digest = hashlib.sha256()
-        for column in (self._id, self._stamp):
-            digest.update(pc.binary_length(column).to_numpy())
-            digest.update(column.buffers()[2] or b"")
-        return digest.hexdigest()[:16]
+        """Digest of the ids and contents; it does not depend on paths, shards, or the order in which an index grew."""
+        known = pc.if_else(pc.equal(self._content, ""), self._stamp, self._content)
+        return _digest_of_texts(self._id, known)
+
+    @cached_property
+    def path_digest(self) -> str:
+        """Digest of the ids and paths."""
+        return _digest_of_texts(self._id, self._path)
+
+    @cached_property
+    def stamp_digest(self) -> str:
+        """Digest of the stamps."""
+        return _digest_of_texts(self._stamp)
 
     def ids_in(self, shard: int) -> list[str]:
         """Return the ids of the media of a shard, ascending."""
@@ -106,6 +122,25 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
         """Return the ids that another manifest has too."""
         shared: list[str] = self._id.filter(pc.is_in(self._id, value_set=other._id)).to_pylist()
         return shared
+
+    def places_shared_with(self, other: Manifest) -> list[str]:
+        """Return path and inode of the media that another manifest may hold too: of the same content or path.
+
+        Where a content is not known, as in an index of 0.1.0, it may be the same as any.
+        """
+        same_content = pc.is_in(self._content, value_set=other._content)
+        shared = pc.or_(same_content, pc.is_in(self._path, value_set=other._path))
+        if other.has_unknown_contents:
+            shared = pa.array([True] * len(self), pa.bool_())
+        elif self.has_unknown_contents:
+            shared = pc.or_(shared, pc.equal(self._content, ""))
+        places = zip(self._path.filter(shared).to_pylist(), self._stamp.filter(shared).to_pylist(), strict=True)
+        return [f"{path} {inode_in(stamp)}" for path, stamp in places]
+
+    @cached_property
+    def has_unknown_contents(self) -> bool:
+        """Whether the content of a medium is not known: in an index of 0.1.0, and of most stores."""
+        return bool(pc.any(pc.equal(self._content, "")).as_py())
 
     @property
     def paths(self) -> Mapping[str, str]:
@@ -168,7 +203,10 @@ def write_manifest(root: Path, items: Mapping[str, tuple[MediaItem, int]], state
 
 
 def _read(path: Path) -> Manifest:
-    return Manifest(read_table(path, columns=MANIFEST_SCHEMA.names))
+    table = read_table(path)
+    if "content" not in table.column_names:  # of version 0.1.0
+        table = table.append_column("content", pa.array([""] * len(table), pa.string()))
+    return Manifest(table.select(MANIFEST_SCHEMA.names))
 
 
 @lru_cache(maxsize=4)  # queries, references and noise
@@ -179,3 +217,11 @@ def _read_once(path: Path, state: tuple[int, ...]) -> Manifest:
 def _texts(column: pa.ChunkedArray) -> pa.LargeStringArray:
     """Return texts as one array, which may have more than 2 GiB, with an offset of 0."""
     return pa.concat_arrays([pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks])
+
+
+def _digest_of_texts(*columns: pa.LargeStringArray) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(pc.binary_length(column).to_numpy())
+        digest.update(column.buffers()[2] or b"")
+    return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """An index: a folder of described images or videos, which is read shard by shard.
 
     INDEX/index.json          its provenance: kind of media, role, settings, digests of models
-    INDEX/manifest.parquet    id, path, stamp and shard of every image or video in it
+    INDEX/manifest.parquet    id, path, stamp, content and shard of every image or video in it
     INDEX/failures.csv        the files that could not be read, or not to their end; see `odd_files` for other lists
     INDEX/receipts/           the record of each shard, with its cost and its failures
     INDEX/descriptors/, …     a file per shard: its content
@@ -17,26 +17,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 
 from configs.load import flatten
+from configs.settings import KnownBy
 from copytrace.errors import InputError, ModelMismatchError, StorageError
-from copytrace.index.manifest import MANIFEST_SCHEMA, Manifest, read_manifest, write_manifest
+from copytrace.index.changes import find_unchanged
+from copytrace.index.manifest import Manifest, read_manifest, write_manifest
 from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
+from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, read_planned_shards
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.step import read_record
-from copytrace.storage import digest_of, read_table, remove_tree, table_of_rows, write_json, write_table
+from copytrace.storage import digest_of, remove_tree, write_json
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
-
-PLAN_SCHEMA = MANIFEST_SCHEMA.append(pa.field("kept", pa.bool_()))
-PROVENANCE_KEY = b"copytrace.provenance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,36 +140,6 @@ def read_provenance(root: Path) -> dict[str, Any] | None:
     return provenance
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Media that are described together; `fingerprint` covers them and the provenance of their index."""
-
-    number: int
-    items: tuple[MediaItem, ...]
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexPlan:
-    """The media that an index keeps and the shards that it needs, to hold exactly the requested media."""
-
-    root: Path
-    provenance: dict[str, Any]
-    kept: dict[str, tuple[MediaItem, int]]
-    shards: tuple[Shard, ...]
-
-    @property
-    def role(self) -> Role:
-        """Role of the media: queries or references."""
-        role: Role = self.provenance["role"]
-        return role
-
-    @property
-    def total(self) -> int:
-        """Number of requested files, readable or not."""
-        return len(self.kept) + sum(len(shard.items) for shard in self.shards)
-
-
 def plan_index(
     items: Sequence[MediaItem],
     root: Path,
@@ -178,11 +148,13 @@ def plan_index(
     shard_size: int,
     is_described: Callable[[Shard], bool],
     replace: bool = False,
+    known_by: KnownBy = "status",
 ) -> IndexPlan:
-    """Compare the requested media with those in the index at `root`, and cut the new ones into shards.
+    """Compare the requested media with those in the index at `root`, and cut the new and changed ones into shards.
 
-    Shards that an earlier run described, but did not put into the index because it was stopped, stay as they are,
-    whichever media have been added since. If the index has another provenance, it is deleted with `replace`; otherwise
+    `known_by` says by what a file is known to be unchanged, wherever it lies now; see `find_unchanged`. Shards that an
+    earlier run described, but did not put into the index because it was stopped, stay as they are, whichever media have
+    been added since. If the index has another provenance, it is deleted with `replace`; otherwise
     `ModelMismatchError`, which names the differences, is raised.
     """
     before = read_provenance(root)
@@ -190,55 +162,25 @@ def plan_index(
         if not replace:
             raise ModelMismatchError(_difference(root, before, provenance))
         remove_tree(root)
-    manifest = read_manifest(root)
-    present = manifest.as_dict() if manifest else {}
+    manifest = read_manifest(root) or Manifest.of({}, {})
     wanted = {item.id: item for item in items}
-    kept = {i: (wanted[i], shard) for i, (item, shard) in present.items() if wanted.get(i) == item and item.stamp}
-    finished = [
-        shard
-        for shard in _stopped_shards(root, provenance, present)
-        if all(item.stamp and wanted.get(item.id) == item for item in shard.items) and is_described(shard)
-    ]
-    held = kept.keys() | {item.id for shard in finished for item in shard.items}
-    new = [item for item in items if item.id not in held]
-    taken = [shard for _, shard in present.values()] + [shard.number for shard in finished]
+    stopped = [shard for shard in _stopped_shards(root, provenance, manifest) if is_described(shard)]
+    finished = [shard for shard in (_refresh(root, shard, wanted, known_by) for shard in stopped) if shard]
+    held = {item.id for shard in finished for item in shard.items}
+    media = manifest.media()
+    unchanged = find_unchanged(media, wanted, known_by)
+    kept = {
+        item.id: (unchanged[item.id], shard)
+        for item, shard in zip(media, manifest.shard_numbers.tolist(), strict=True)
+        if item.id in unchanged and item.id not in held
+    }
+    new = [item for item in items if item.id not in kept and item.id not in held]
+    taken = [*manifest.shards, *(shard.number for shard in finished)]
     shards = [
-        _shard(number, new[start : start + shard_size], provenance)
+        new_shard(number, new[start : start + shard_size], provenance)
         for number, start in enumerate(range(0, len(new), shard_size), 1 + max(taken, default=-1))
     ]
     return IndexPlan(root, provenance, kept, (*finished, *shards))
-
-
-def write_plan(plan: IndexPlan) -> Path:
-    """Write the plan into the index folder, so that any process can describe a shard by its number."""
-    rows = [(*asdict(item).values(), shard, True) for item, shard in plan.kept.values()]
-    rows += [(*asdict(item).values(), shard.number, False) for shard in plan.shards for item in shard.items]
-    table = table_of_rows(rows, PLAN_SCHEMA).replace_schema_metadata({PROVENANCE_KEY: json.dumps(plan.provenance)})
-    return write_table(plan_path(plan.root), table)
-
-
-def read_plan(root: Path) -> IndexPlan:
-    """Return the plan that was last written at `root`."""
-    table = read_table(plan_path(root))
-    provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
-    kept: dict[str, tuple[MediaItem, int]] = {}
-    new: dict[int, list[MediaItem]] = {}
-    for row in table.to_pylist():
-        item = MediaItem(row["id"], row["path"], row["stamp"])
-        if row["kept"]:
-            kept[item.id] = (item, row["shard"])
-        else:
-            new.setdefault(row["shard"], []).append(item)
-    shards = tuple(_shard(number, items, provenance) for number, items in new.items())
-    return IndexPlan(root, provenance, kept, shards)
-
-
-def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
-    """Return one shard of the plan at `root` and the provenance of its index, without reading the other shards."""
-    chosen = [("shard", "==", number), ("kept", "==", False)]
-    table = read_table(plan_path(root), columns=["id", "path", "stamp"], filters=chosen)
-    provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
-    return _shard(number, [MediaItem(**row) for row in table.to_pylist()], provenance), provenance
 
 
 def check_unchanged(root: Path, what: str, planned: object, found: object) -> None:
@@ -277,11 +219,13 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     records = {shard: read_record(receipt_path(plan.root, shard)) for shard in sorted(held)}
     for shard in plan.shards:
         unread = noted(records[shard.number], "failures")
-        left_out += unread.values()
-        items |= {item.id: (item, shard.number) for item in shard.items if item.id not in unread}
+        left_out += [replace(unread[item.id], path=item.path) for item in shard.items if item.id in unread]
+        contents = records[shard.number].get("contents", {})
+        described = [replace(item, content=item.content or contents.get(item.id, "")) for item in shard.items]
+        items |= {item.id: (item, shard.number) for item in described if item.id not in unread}
     current = {shard for _, shard in items.values()}
     damaged = [
-        failure
+        replace(failure, path=items[identity][0].path)
         for shard in sorted(current)
         for identity, failure in noted(records[shard], "damaged").items()
         if identity in items and items[identity][1] == shard
@@ -303,23 +247,24 @@ def remove_shard(root: Path, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _stopped_shards(root: Path, provenance: dict[str, Any], present: dict[str, tuple[MediaItem, int]]) -> list[Shard]:
+def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) -> list[Shard]:
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
-        planned = read_plan(root)
+        planned, made_with = read_planned_shards(root)
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, pa.ArrowInvalid):
         return []  # there is none, or it is damaged or of an older version; then all is planned anew
-    held = {shard for _, shard in present.values()}
-    return [shard for shard in planned.shards if planned.provenance == provenance and shard.number not in held]
+    held = set(manifest.shards)
+    return [shard for shard in planned if made_with == provenance and shard.number not in held]
 
 
-def plan_path(root: Path) -> Path:
-    """Return the file of the plan of the index at `root`."""
-    return root / "plan.parquet"
-
-
-def _shard(number: int, items: Sequence[MediaItem], provenance: dict[str, Any]) -> Shard:
-    return Shard(number, tuple(items), digest_of(provenance, [asdict(item) for item in items]))
+def _refresh(root: Path, shard: Shard, wanted: Mapping[str, MediaItem], known_by: KnownBy) -> Shard | None:
+    """Return a described shard with the paths and stamps that its media have now; None if any of them changed."""
+    contents = read_record(receipt_path(root, shard.number)).get("contents", {})
+    held = [replace(item, content=item.content or contents.get(item.id, "")) for item in shard.items]
+    unchanged = find_unchanged(held, wanted, known_by)
+    if len(unchanged) < len(held):
+        return None
+    return replace(shard, items=tuple(unchanged[item.id] for item in held))
 
 
 def _difference(root: Path, before: dict[str, Any], now: dict[str, Any]) -> str:

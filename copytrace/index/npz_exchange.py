@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Times
 from copytrace.errors import InputError
-from copytrace.index.media_index import IndexPlan, Role, Shard, descriptors_path, receipt_path, write_index
+from copytrace.index.media_index import Role, descriptors_path, receipt_path, write_index
 from copytrace.index.npz_files import read_npz, write_npz
+from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
 from copytrace.index.video_segments import index_segments

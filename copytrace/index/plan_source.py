@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import MediaSettings
-from copytrace.index.media_index import Shard, plan_index, write_plan
+from copytrace.index.media_index import plan_index
 from copytrace.index.odd_files import write_unlisted
+from copytrace.index.plan_file import Shard, write_plan
 from copytrace.media.files import list_source
+from copytrace.media.formats import MediumKind
 from copytrace.media.globs import FileChoice
 
 
@@ -27,9 +29,16 @@ def plan_source(
     What the listing could not read or passed over is written down in the index. Raises `InputError` if the source
     cannot be used, and `ModelMismatchError` as `plan_index` does.
     """
-    listing = list_source(source, FileChoice(media.include, media.exclude))
+    kind: MediumKind = "video" if provenance["kind"] == "videos" else "image"
+    listing = list_source(source, FileChoice(media.include, media.exclude), kind)
     plan = plan_index(
-        listing.items, root, provenance, shard_size=media.shard_size, is_described=is_described, replace=replace
+        listing.items,
+        root,
+        provenance,
+        shard_size=media.shard_size,
+        is_described=is_described,
+        replace=replace,
+        known_by=media.known_by,
     )
     write_plan(plan)
     write_unlisted(root, listing)

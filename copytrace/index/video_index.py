@@ -23,17 +23,17 @@ from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError, MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.ensemble import load_ensemble, read_projection
+from copytrace.index.changes import note_content
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
     Role,
-    Shard,
     check_unchanged,
     descriptors_path,
-    read_planned_shard,
     receipt_path,
 )
 from copytrace.index.odd_files import odd_file
+from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
 from copytrace.media.failures import Failure
@@ -278,7 +278,8 @@ class _VideoShard:
 
         paths = VideoPaths.of(self.root, self.number)
         with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
-            for item, parts in prefetch_parts(items, load, threads=threads, ahead=PARTS_AHEAD):
+            read = note_content(load, work.notes.setdefault("contents", {}))
+            for item, parts in prefetch_parts(items, read, threads=threads, ahead=PARTS_AHEAD):
                 rows = 0
                 try:
                     for part in parts:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.images import ImageSettings
+from copytrace.features.variants import VARIANTS
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
 from copytrace.matching.verification import Verification, imgfp_score, verify
@@ -21,7 +22,7 @@ from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.image_candidates import Candidate, read_candidates
-from copytrace.search.local_recall import VARIANTS, enabled_variants
+from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 

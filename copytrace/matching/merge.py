@@ -24,7 +24,15 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import digest_of_file, read_table, remove_stale_shards, resolve_path, write_csv, write_table
+from copytrace.storage import (
+    digest_of_file,
+    file_identity,
+    read_table,
+    remove_stale_shards,
+    resolve_path,
+    write_csv,
+    write_table,
+)
 
 SHIPPED = Path(models.__file__).parent / "weights" / "image_calibration.json"
 
@@ -180,6 +188,7 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
         [fingerprint_of(path) for path in evidence],
         rules.model_dump(exclude={"threshold"}),
         digest_of_file(calibration_file(rules.calibration)),
+        [index.items.path_digest for index in (query_index, reference_index)],
     ]
     step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
     if step.is_done():
@@ -227,7 +236,7 @@ def _drop_reversed_duplicates(
     sides = []
     for name, paths in (("query_id", query_paths), ("reference_id", reference_paths)):
         ids = pc.dictionary_encode(pairs.column(name)).combine_chunks()
-        found = np.array([paths[image] for image in ids.dictionary.to_pylist()], object)
+        found = np.array([file_identity(paths[image]) for image in ids.dictionary.to_pylist()], object)
         sides.append(found[ids.indices.to_numpy()] if len(found) else found)
     if not set(sides[0]) & set(sides[1]):
         return pairs

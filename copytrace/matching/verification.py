@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from configs.images import VerificationSettings
 from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.features.points import MIRRORED_ORDER, Bytes, Points
-from copytrace.search.local_recall import Variant
+from copytrace.features.variants import Variant
 
 # The scale and rotation of one match give a whole transform (Philbin et al. 2007); matches that agree with it within
 # these bounds are passed to USAC.

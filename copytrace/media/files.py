@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fsspec.core import url_to_fs
 
 from copytrace.errors import InputError
 from copytrace.media.failures import Failure
-from copytrace.media.folders import (
-    Found,
-    FoundFile,
-    find_files,
-    find_results_folders,
-    printable_name,
-    stamp_of_status,
-)
+from copytrace.media.folders import Found, FoundFile, find_files, find_results_folders, printable_name
+from copytrace.media.formats import MediumKind
 from copytrace.media.globs import FileChoice, is_glob, split_glob
+from copytrace.media.ids import assign_ids
 from copytrace.media.manifest import is_manifest, join_names, read_media_manifest
-from copytrace.object_store import explain_error, filesystem_of, object_version, redact, reraise_as
+from copytrace.media.stamps import content_of_object, stamp_of_object, stamp_of_status
+from copytrace.object_store import explain_error, filesystem_of, redact, reraise_as
 from copytrace.storage import is_uri
 
 _STAMP_THREADS = 32  # concurrent requests for object details; each takes a round trip
@@ -39,15 +33,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """A file to read: its id, unique in the source; its absolute path or URI; a stamp of its content.
+    """A file to read: its id, unique in the source; its absolute path or URI; a stamp; and its content, if known.
 
-    The stamp consists of the size and the modification time, or of what the store gives (ETag, last-modified). It
-    changes with the content, and is empty if the file does not exist.
+    The stamp (see `stamps`) changes with the content, and is empty if the file does not exist. `content`
+    tells it by a digest, wherever it lies; listing knows that only of objects in S3, and an index of all that it holds.
     """
 
     id: str
     path: str
     stamp: str
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +58,9 @@ class Listing:
     passed_over: Sequence[Failure] = ()
 
 
-def list_media(source: str | Path) -> list[MediaItem]:
+def list_media(source: str | Path, kind: MediumKind | None = None) -> list[MediaItem]:
     """Return the items of `list_source`; log how many files and folders cannot be read, if any."""
-    listing = list_source(source)
+    listing = list_source(source, kind=kind)
     if listing.unreadable:
         names = join_names([failure.path for failure in listing.unreadable])
         logger.warning(
@@ -77,15 +72,15 @@ def list_media(source: str | Path) -> list[MediaItem]:
     return listing.items
 
 
-def list_source(source: str | Path, choice: FileChoice | None = None) -> Listing:
+def list_source(source: str | Path, choice: FileChoice | None = None, kind: MediumKind | None = None) -> Listing:
     """List the media of `source`; open no file except a manifest.
 
     `source` is a folder, read recursively; a glob (`*`, `?`, `[…]`, `**`); one file; any of these as a URI that fsspec
     opens (`s3://…`); or a manifest, that is, a CSV or Parquet file with columns `id` and `path`, where relative paths
     start at the manifest's folder. Of a folder, a glob or a bucket, `choice` chooses files. Hidden files and folders
     and Copytrace's own results are skipped, and links to folders are followed once; all other files are listed,
-    whatever they contain. The id of a file in a folder or glob is its relative path without the suffix; files that
-    would share an id keep their suffix.
+    whatever they contain. The id of a file in a folder or glob is its relative path without the suffix; media of this
+    `kind` (None: of any) that would share an id keep their suffix (see `assign_ids`).
 
     Raises `InputError` if the source does not exist, has no file or cannot be reached, or if the manifest lacks a
     column, an id or a path, or repeats an id; `ConfigError` if a glob of `choice` cannot be understood. A manifest may
@@ -96,7 +91,7 @@ def list_source(source: str | Path, choice: FileChoice | None = None) -> Listing
     text = os.fspath(source)
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
-    listing = _list_uri(text, choice) if is_uri(text) else _list_local(text, choice)
+    listing = (_list_uri if is_uri(text) else _list_local)(text, choice, kind)
     if not listing.items:
         raise InputError(_describe_absence(redact(text), listing, choice))
     listing.items.sort(key=lambda item: item.id)
@@ -113,19 +108,19 @@ def _describe_absence(source: str, listing: Listing, choice: FileChoice) -> str:
     return f"no files in {source}; {cure}"
 
 
-def _list_local(source: str, choice: FileChoice) -> Listing:
+def _list_local(source: str, choice: FileChoice, kind: MediumKind | None) -> Listing:
     try:
-        return _list_files(Path(source).expanduser().absolute(), choice)
+        return _list_files(Path(source).expanduser().absolute(), choice, kind)
     except OSError as error:
         raise explain_error(error, source) from error
 
 
-def _list_files(path: Path, choice: FileChoice) -> Listing:
+def _list_files(path: Path, choice: FileChoice, kind: MediumKind | None) -> Listing:
     text = str(path)
     if (printable := printable_name(text)) != text:
         raise InputError(f"the name of {printable} is not UTF-8; rename it")
     if path.is_dir():
-        return _listing(find_files(text, choice))
+        return _listing(find_files(text, choice), kind)
     if path.exists():
         if is_manifest(text):
             return _list_manifest(text)
@@ -133,15 +128,15 @@ def _list_files(path: Path, choice: FileChoice) -> Listing:
     if not is_glob(text):
         raise FileNotFoundError
     root, pattern, depth = split_glob(text)
-    return _listing(find_files(root, choice, pattern, depth))
+    return _listing(find_files(root, choice, pattern, depth), kind)
 
 
-def _list_uri(uri: str, choice: FileChoice) -> Listing:
+def _list_uri(uri: str, choice: FileChoice, kind: MediumKind | None) -> Listing:
     with reraise_as(uri):
-        return _list_objects(uri, choice)
+        return _list_objects(uri, choice, kind)
 
 
-def _list_objects(uri: str, choice: FileChoice) -> Listing:
+def _list_objects(uri: str, choice: FileChoice, kind: MediumKind | None) -> Listing:
     store, path = filesystem_of(uri)
     if is_glob(path):
         root, pattern, depth = split_glob(path)
@@ -151,7 +146,9 @@ def _list_objects(uri: str, choice: FileChoice) -> Listing:
         root, pattern, depth = path.rstrip("/"), None, None
     details = store.find(root, maxdepth=depth, detail=True)
     if pattern is None and list(details) == [root] and details[root]["type"] == "file":
-        return Listing([MediaItem(Path(root).stem, store.unstrip_protocol(root), _stamp_of_object(details[root]))])
+        name = store.unstrip_protocol(root)
+        known = stamp_of_object(details[root]), content_of_object(name, details[root])
+        return Listing([MediaItem(Path(root).stem, name, *known)])
     if not details:
         store.ls(root)  # raises if the folder is missing or denied; `find` does not
     names = {name[len(root) :].lstrip("/"): name for name in details}
@@ -163,53 +160,42 @@ def _list_objects(uri: str, choice: FileChoice) -> Listing:
         if hidden or details[name]["type"] != "file" or name.endswith("/"):
             continue
         if (pattern is None or pattern.fullmatch(relative)) and choice.takes(relative):
-            stamp = _stamp_of_object(details[name])
-            found.files.append(FoundFile(relative, store.unstrip_protocol(name), stamp))
-    return _listing(found)
+            place, detail = store.unstrip_protocol(name), details[name]
+            known = stamp_of_object(detail), content_of_object(place, detail)
+            found.files.append(FoundFile(relative, place, *known))
+    return _listing(found, kind)
 
 
-def _listing(found: Found) -> Listing:
-    return Listing(_assign_ids(found.files), found.unreadable, found.passed_over)
-
-
-def _assign_ids(found: Iterable[FoundFile]) -> list[MediaItem]:
-    """Give each file the shortest unique id: its name without the suffix, or else its whole name."""
-    files = list(found)
-    ids = [_without_suffix(file.relative) for file in files]
-    # Repeated, because `a.jpg`, with its suffix because of `a.png`, may now equal the id of `a.jpg.png`.
-    while shared := {name for name, count in Counter(ids).items() if count > 1}:
-        ids = [file.relative if name in shared else name for name, file in zip(ids, files, strict=True)]
-    return [MediaItem(name, file.path, file.stamp) for name, file in zip(ids, files, strict=True)]
-
-
-def _without_suffix(relative: str) -> str:
-    folder, slash, name = relative.rpartition("/")
-    return folder + slash + (name.rpartition(".")[0] or name)
+def _listing(found: Found, kind: MediumKind | None) -> Listing:
+    ids = assign_ids([file.relative for file in found.files], kind)
+    items = [
+        MediaItem(identity, file.path, file.stamp, file.content)
+        for identity, file in zip(ids, found.files, strict=True)
+    ]
+    return Listing(items, found.unreadable, found.passed_over)
 
 
 def _list_manifest(path: str) -> Listing:
     ids, paths = read_media_manifest(path)
-    return Listing([MediaItem(*row) for row in zip(ids, paths, _stamps(paths), strict=True)])
+    stamped = zip(ids, paths, _stamps(paths), strict=True)
+    return Listing([MediaItem(identity, place, *stamps) for identity, place, stamps in stamped])
 
 
-def _stamps(paths: list[str]) -> Iterator[str]:
+def _stamps(paths: list[str]) -> Iterator[tuple[str, str]]:
     with ThreadPoolExecutor(_STAMP_THREADS) as pool:
         details = iter(list(pool.map(_stamp_of_uri, filter(is_uri, paths))))
     for path in paths:
-        yield next(details) if is_uri(path) else _stamp_of_path(path)
+        yield next(details) if is_uri(path) else (_stamp_of_path(path), "")
 
 
-def _stamp_of_uri(uri: str) -> str:
+def _stamp_of_uri(uri: str) -> tuple[str, str]:
     with reraise_as(uri):
         store, path = filesystem_of(uri)
         try:
-            return _stamp_of_object(store.info(path))
+            detail = store.info(path)
         except (FileNotFoundError, PermissionError):
-            return ""
-
-
-def _stamp_of_object(detail: dict[str, Any]) -> str:
-    return f"{detail.get('size')}-{object_version(detail).strip(chr(34))}"
+            return "", ""
+        return stamp_of_object(detail), content_of_object(uri, detail)
 
 
 def _stamp_of_path(path: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from copytrace.media.failures import Failure
 from copytrace.media.globs import FileChoice
+from copytrace.media.stamps import stamp_of_status
 
 LIST = "list"
 """The stage of what could not be listed."""
@@ -28,15 +29,17 @@ WORK = "work"
 _MARKS = {"plan.parquet", "receipts", "index.json", WORK, "failures.csv"}
 
 _Identity = tuple[int, int]  # device and inode
+_Entry = tuple[str, str, os.stat_result]  # of a file: relative path, path, status
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file without an id yet: its name relative to the source, its path or URI, and a stamp of its content."""
+    """A file without an id yet: its name relative to the source, and the rest as in `MediaItem`."""
 
     relative: str
     path: str
     stamp: str
+    content: str = ""
 
 
 @dataclass(slots=True)
@@ -86,11 +89,6 @@ def find_results_folders(paths: Iterable[str]) -> set[str]:
     return (found - {""}) | ({WORK} if "" in found else set())
 
 
-def stamp_of_status(status: os.stat_result) -> str:
-    """Return a text that changes with the content of a local file: its size and its modification time."""
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 class _Walk:
     """A search of a folder: first what is in it, then what its links lead to, so that real names win over links."""
 
@@ -101,7 +99,8 @@ class _Walk:
         self._above: set[_Identity] = set()
         self._real_folders: dict[str, str] = {}  # with all links followed, by the relative path
         self._folder_links: list[_Folder] = []
-        self._file_links: list[tuple[str, str, str]] = []  # relative, path, stamp
+        self._hard_links: list[_Entry] = []
+        self._file_links: list[_Entry] = []
 
     def visit_root(self, root: _Folder) -> None:
         self._above = {_identity(parent.stat()) for parent in Path(root.real).parents}
@@ -115,7 +114,7 @@ class _Walk:
             for link in links:
                 if self._is_new(link):
                     self._visit_all([link])
-        self._take_file_links()
+        self._take_links()
 
     def _visit_all(self, stack: list[_Folder]) -> None:
         while stack:
@@ -182,24 +181,37 @@ class _Walk:
             return
         if not entry.is_file():
             self._note_other(entry, relative)
-        elif entry.is_symlink():
-            self._file_links.append((relative, entry.path, stamp_of_status(entry.stat())))
+            return
+        status = entry.stat()
+        if entry.is_symlink():
+            self._file_links.append((relative, entry.path, status))
+        elif status.st_nlink > 1 and status.st_ino:  # some network file systems number no files
+            self._hard_links.append((relative, entry.path, status))
         else:
-            self.found.files.append(FoundFile(relative, entry.path, stamp_of_status(entry.stat())))
+            self.found.files.append(FoundFile(relative, entry.path, stamp_of_status(status)))
 
-    def _take_file_links(self) -> None:
-        """Take links to files that are not among the files found, each file once."""
+    def _take_links(self) -> None:
+        """Take each file that has several names once, by the first of them, and by a symbolic link only if need be."""
+        several: dict[_Identity, str] = {}
+        for relative, path, status in sorted(self._hard_links, key=_relative):
+            first = several.setdefault(_identity(status), path)
+            if first == path:
+                self.found.files.append(FoundFile(relative, path, stamp_of_status(status)))
+            else:
+                self._note_passed_over(relative, path, f"a hard link to a file that is searched anyway, {first}")
         if not self._file_links:
             return
         places = (file.relative.rpartition("/") for file in self.found.files)
         known = {f"{self._real_folders[folder]}/{name}" for folder, _, name in places}
-        for relative, path, stamp in sorted(self._file_links):
+        for relative, path, status in sorted(self._file_links, key=_relative):
             real = os.path.realpath(path)
-            if real in known:
+            if real in known or _identity(status) in several:
                 self._note_passed_over(relative, path, f"a link to a file that is searched anyway, {real}")
-            else:
-                known.add(real)
-                self.found.files.append(FoundFile(relative, path, stamp))
+                continue
+            known.add(real)
+            if status.st_nlink > 1:
+                several[_identity(status)] = path
+            self.found.files.append(FoundFile(relative, path, stamp_of_status(status)))
 
     def _note_other(self, entry: os.DirEntry[str], relative: str) -> None:
         if Path(entry.path).exists():  # a pipe, a socket or a device, which may block on opening
@@ -220,6 +232,10 @@ class _Walk:
 
     def _note_passed_over(self, relative: str, path: str, reason: str, stage: str = LINK) -> None:
         self.found.passed_over.append(Failure(relative, path, stage, reason))
+
+
+def _relative(entry: _Entry) -> str:
+    return entry[0]
 
 
 def _identity(status: os.stat_result) -> _Identity:

@@ -6,7 +6,6 @@ medium: a text called `photo.jpg` is a failure, and any other text is passed ove
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import IO, Literal
 
 from PIL import Image
@@ -47,6 +46,12 @@ _SUFFIXES: dict[MediumKind, frozenset[str]] = {
 # Of the raw data of cameras. Many are TIFF files with a preview, which is read if it can be.
 _RAW = ".cr2 .cr3 .nef .nrw .arw .srf .sr2 .dng .orf .rw2 .pef .srw .raf .3fr .iiq .erf .kdc"
 _RAW_SUFFIXES = frozenset(_RAW.split())
+# Of what lies beside media: notes, data, subtitles, lists.
+_SIDECARS = """
+    .aae .ass .bak .csv .db .doc .docx .edl .exif .gpx .htm .html .idx .ini .json .log .lrc .m3u .m3u8 .md .md5 .nfo
+    .pdf .pp3 .rtf .sfv .sha1 .sha256 .srt .ssa .sub .tsv .txt .url .vtt .xml .xmp .yaml .yml .zip
+"""
+_SIDECAR_SUFFIXES = frozenset(_SIDECARS.split())
 
 
 def no_medium(path: str, kind: MediumKind, reason: str = "") -> MediaError:
@@ -56,9 +61,21 @@ def no_medium(path: str, kind: MediumKind, reason: str = "") -> MediaError:
     return MediaError(reason or f"no {kind}, though its name ends in {suffix_of(path)}")
 
 
+def promises_medium(path: str, kind: MediumKind | None = None) -> int:
+    """Return what a file's name says of whether it is a medium of a kind (None: of any): 2 yes, 1 perhaps, 0 no.
+
+    For images, a video is none; for videos, a picture is one. A file without a suffix is taken for a medium.
+    """
+    suffix = suffix_of(path)
+    if not suffix or suffix in _SUFFIXES["image"] or (suffix in _SUFFIXES["video"] and kind != "image"):
+        return 2
+    return 0 if suffix in _SIDECAR_SUFFIXES or suffix in _SUFFIXES["video"] else 1
+
+
 def suffix_of(path: str) -> str:
     """Return the suffix of a path or URI in lower case, with its dot."""
-    return PurePosixPath(path).suffix.lower()
+    stem, _, suffix = path.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if stem and suffix else ""
 
 
 def image_format(prefix: bytes) -> str | None:

@@ -20,7 +20,7 @@ from copytrace.errors import InputError
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.image_segments import open_segments
 from copytrace.index.media_index import check_model
-from copytrace.index.point_lists import codebook_digest
+from copytrace.index.point_quantizer import codebook_digest
 from copytrace.index.segments import group_shards
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
@@ -34,10 +34,11 @@ from copytrace.search.local_recall import (
     recall_by_hough,
     references_kept,
 )
+from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
 from copytrace.search.vector_search import noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, real_path, resolve_path, table_of_rows, write_table
+from copytrace.storage import file_identity, read_table, resolve_path, table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
 
@@ -77,7 +78,7 @@ def recall_images(
 ) -> Path:
     """Write the candidates of one branch for a shard of queries, sorted by query and then best first; return the file.
 
-    An image is never its own candidate, however its path is spelled. Raises `ModelMismatchError` if other models made
+    An image is never its own candidate, whatever names its file has. Raises `ModelMismatchError` if other models made
     the indexes, and `InputError` if the noise index holds references.
     """
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
@@ -85,7 +86,8 @@ def recall_images(
     path = folder.candidates(branch, shard)
     rules = settings.global_ if branch == "global" else settings.local
     state = query_index.items.states.get(shard), query_index.ids_in(shard)
-    indexes = [reference_index.fingerprint, noise and noise.fingerprint]
+    places = digest_of_shared_places(query_index, reference_index)
+    indexes = [reference_index.fingerprint, noise and noise.fingerprint, places]
     step = Step.of(f"recall {branch}", path, made_from=[branch, state, *indexes, rules.model_dump(), codebook_digest()])
     if step.is_done():
         return path
@@ -122,8 +124,8 @@ class _QueryShard:
 
     def is_itself(self, query: str) -> Callable[[str], bool]:
         """Return a function that tells whether a reference is the same file as a query."""
-        path = real_path(self.queries.items[query][0].path)
-        return lambda reference: real_path(self.references.items[reference][0].path) == path
+        own = file_identity(self.queries.items[query][0].path)
+        return lambda reference: file_identity(self.references.items[reference][0].path) == own
 
 
 def _global_candidates(
@@ -236,7 +238,7 @@ def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator
     for shards in _exact_parts(references):
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
-        yield ExactSearch.of(views, lists_searched=settings.lists_searched)
+        yield ExactSearch.of(views)
 
 
 def _exact_parts(references: ImageIndex) -> list[list[int]]:
@@ -254,7 +256,8 @@ def _recall(
 
 
 def _check_disjoint(noise: ImageIndex, references: ImageIndex) -> None:
-    shared = set(map(real_path, noise.paths.values())) & set(map(real_path, references.paths.values()))
+    files = {file_identity(path) for path in references.paths.values()}
+    shared = [path for path in noise.paths.values() if file_identity(path) in files]
     if shared:
         raise InputError(
             f"global.noise={noise.root} and the references share {len(shared):,} files, for instance {min(shared)}; "

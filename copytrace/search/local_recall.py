@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from configs.images import LocalSettings
 from copytrace.arrays import Doubles, Floats, Numbers
-from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
+from copytrace.features.variants import PLAIN, VARIANTS, Variant, read_geometry
 from copytrace.index.shard_files import View
 from copytrace.search.point_search import PointSearch
 
@@ -25,37 +25,9 @@ SMALLEST_WEIGHT = 0.02
 SURE_VOTES = 15  # votes that no unrelated reference gets
 SURE_SHARE = 0.6  # of the votes of the best reference
 MOST_REFERENCES = 200
-REFERENCES_FIRST = 64  # whose votes are compared first
+PAIRS_FIRST = 64  # whose votes are compared first
 _POSITION_RANGE = 4096
 _SCALE_RANGE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A way to read a view's points: as they are, mirrored, with inverted colors, or both."""
-
-    mirrored: bool
-    negative: bool
-
-    @property
-    def number(self) -> int:
-        """0 plain, 1 mirrored, 2 negative, 3 both."""
-        return self.mirrored + 2 * self.negative
-
-    def read(self, geometry: Floats, descriptors: Bytes) -> tuple[Floats, Bytes]:
-        """Return geometry float32 [N, 4] and descriptors uint8 [N, 128] as if the picture had not been edited so."""
-        geometry = geometry.copy()
-        if self.mirrored:
-            descriptors = descriptors[:, MIRRORED_ORDER]
-            geometry[:, 1] *= -1
-            geometry[:, 3] *= -1
-        if self.negative:
-            descriptors = descriptors[:, NEGATIVE_ORDER]
-            geometry[:, 3] += np.pi
-        return geometry, descriptors
-
-
-VARIANTS = tuple(Variant(mirrored, negative) for negative in (False, True) for mirrored in (False, True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +55,34 @@ def never(_: str) -> bool:
     return False
 
 
-# References int64 [R], ascending, and the sum of the votes of each, float64 [R].
-_ReferenceVotes = tuple[Numbers, Doubles]
-
-
 @dataclass(frozen=True, slots=True)
 class _Votes:
-    """V votes: weights float64 [V], geometry in the query and in the reference float32 [V, 4], references int64 [V]."""
+    """V votes: weights float64 [V], geometry in the query and in the reference float32 [V, 4], references int64 [V].
+
+    `source` int64 [V] is the view and the variant of the query that a vote comes from: four times the view's number,
+    and the variant's.
+    """
 
     weight: Doubles
     here: Floats
     there: Floats
     reference: Numbers
+    source: Numbers
 
-    def of(self, chosen: NDArray[np.bool_]) -> _Votes:
-        return _Votes(self.weight[chosen], self.here[chosen], self.there[chosen], self.reference[chosen])
+    def of(self, chosen: Numbers | NDArray[np.bool_]) -> _Votes:
+        return _Votes(*(getattr(self, name)[chosen] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class HoughVotes:
+    """The largest sums of votes that agree: of each of N references, by each source that has votes for it.
+
+    `reference` and `source` are int64 [N], as in `_Votes`, and `votes` float64 [N].
+    """
+
+    reference: Numbers
+    source: Numbers
+    votes: Doubles
 
 
 def recall_by_hough(
@@ -107,28 +92,22 @@ def recall_by_hough(
 
     `is_itself` tells whether a reference is the query, which is left out.
     """
-    found: list[tuple[Numbers, Doubles, Numbers]] = []
-    for number, view in enumerate(views):
-        for variant in enabled_variants(settings):
-            geometry, descriptors = variant.read(view.points.relative_geometry(), view.points.descriptor)
-            reference, votes = hough_votes(index, geometry, descriptors, settings)
-            found.append((reference, votes, np.full(len(votes), number * len(VARIANTS) + variant.number)))
-    reference, votes, source = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((source, -votes, reference))
-    _, first = np.unique(reference[order], return_index=True)  # of each reference, its best view and variant
+    found = hough_votes(views, index, settings)
+    order = np.lexsort((found.source, -found.votes, found.reference))
+    _, first = np.unique(found.reference[order], return_index=True)  # of each reference, its best view and variant
     best = order[first]
-    best = best[np.argsort(-votes[best], kind="stable")][: MOST_REFERENCES + 1]
-    ids = index.ids.take(pa.array(reference[best])).to_pylist()
+    best = best[np.argsort(-found.votes[best], kind="stable")][: MOST_REFERENCES + 1]
+    ids = index.ids.take(pa.array(found.reference[best])).to_pylist()
     named = [(row, image) for row, image in zip(best, ids, strict=True) if not is_itself(image)]
     return [
         LocalCandidate(
             views[0].id,
             image,
-            float(votes[row]),
-            views[source[row] // len(VARIANTS)].name,
-            int(source[row] % len(VARIANTS)),
+            float(found.votes[row]),
+            views[found.source[row] // len(VARIANTS)].name,
+            int(found.source[row] % len(VARIANTS)),
         )
-        for row, image in named[: references_kept([votes[row] for row, _ in named], settings)]
+        for row, image in named[: references_kept([found.votes[row] for row, _ in named], settings)]
     ]
 
 
@@ -142,63 +121,84 @@ def references_kept(votes: Sequence[float] | Doubles, settings: LocalSettings) -
     return max(settings.references_per_query, int(sure.sum()))
 
 
-def hough_votes(index: PointSearch, geometry: Floats, descriptors: Bytes, settings: LocalSettings) -> _ReferenceVotes:
-    """Return the largest sum of votes that agree, of each reference that `references_kept` could keep.
+def hough_votes(views: Sequence[View], index: PointSearch, settings: LocalSettings) -> HoughVotes:
+    """Return the largest sums of votes that agree, at least of each reference that `references_kept` could keep.
 
     Each query point votes for the references of its nearest points, once for each. A vote weighs more, the nearer its
     point is compared with unrelated points. Its scale, its rotation and the center of the reference in the query fall
     into two bins per dimension; votes in one bin agree.
     """
-    if len(descriptors) == 0 or len(index.ids) == 0:
-        return np.zeros(0, np.int64), np.zeros(0)
-    votes = _votes(index, geometry, descriptors, settings.neighbours)
-    references, place = np.unique(votes.reference, return_inverse=True)
-    total = np.bincount(place, votes.weight, minlength=len(references))
-    # A reference cannot have more agreeing votes than votes, so those with the most set a bound to the others.
-    first = np.argsort(-total, kind="stable")[:REFERENCES_FIRST]
-    agreeing = np.sort(_agreeing(votes.of(np.isin(place, first)), index.center)[1])[::-1]
-    bound = 0.0
-    if len(agreeing) > settings.references_per_query:
-        sure = max(SURE_VOTES, SURE_SHARE * agreeing[0])
-        bound = min(sure, float(agreeing[settings.references_per_query - 1]))
-    return _agreeing(votes.of(total[place] >= bound), index.center)
+    if not any(len(view.points) for view in views) or not len(index.ids):
+        return HoughVotes(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    votes = _votes(views, index, settings)
+    # Pairs of a reference and a source are numbered, for bins to be whole numbers.
+    sources = len(VARIANTS) * len(views)
+    pairs, pair = np.unique(votes.reference * sources + votes.source, return_inverse=True)
+    total = np.bincount(pair, votes.weight, minlength=len(pairs))
+    # A pair cannot have more agreeing votes than votes, so those with the most set a bound to the others.
+    first = np.argsort(-total, kind="stable")[:PAIRS_FIRST]
+    chosen = np.isin(pair, first)
+    bound = _bound(*_agreeing(votes.of(chosen), pair[chosen], index.center), pairs // sources, settings)
+    chosen = total[pair] >= bound
+    agreeing, sums = _agreeing(votes.of(chosen), pair[chosen], index.center)
+    return HoughVotes(pairs[agreeing] // sources, pairs[agreeing] % sources, sums)
 
 
-def _agreeing(votes: _Votes, center: Floats) -> _ReferenceVotes:
-    here, there, reference = votes.here, votes.there, votes.reference
+def _bound(pairs: Numbers, sums: Doubles, reference: Numbers, settings: LocalSettings) -> float:
+    """Return the fewest votes with which a reference may be kept, given the agreeing votes of some pairs."""
+    _, place = np.unique(reference[pairs], return_inverse=True)
+    best = np.zeros(place.max(initial=-1) + 1)
+    np.maximum.at(best, place, sums)
+    best = np.sort(best)[::-1]
+    if len(best) <= settings.references_per_query:
+        return 0.0
+    sure = max(SURE_VOTES, SURE_SHARE * best[0])
+    return float(min(sure, best[settings.references_per_query - 1]))
+
+
+def _agreeing(votes: _Votes, pair: Numbers, center: Floats) -> tuple[Numbers, Doubles]:
+    """Return pairs int64 [P], ascending, and the largest sum of agreeing votes of each, float64 [P]."""
+    here, there = votes.here, votes.there
     scale = here[:, 2] / there[:, 2]
     rotation = (here[:, 3] - there[:, 3]) % (2 * np.pi)
     cosine, sine = np.cos(rotation) * scale, np.sin(rotation) * scale
-    arm = center[reference] - there[:, :2]
+    arm = center[votes.reference] - there[:, :2]
     center_x = here[:, 0] + cosine * arm[:, 0] - sine * arm[:, 1]
     center_y = here[:, 1] + sine * arm[:, 0] + cosine * arm[:, 1]
-    bins = np.concatenate(list(_bins(reference, np.log2(scale), rotation, center_x, center_y)))
+    bins = np.concatenate(list(_bins(pair, np.log2(scale), rotation, center_x, center_y)))
     distinct, place = np.unique(bins, return_inverse=True)
-    sums = np.bincount(place, np.tile(votes.weight, len(bins) // max(len(reference), 1)), minlength=len(distinct))
-    # Bins are sorted, and those of a reference follow one another.
-    references, starts = np.unique(distinct // (_SCALE_RANGE * ROTATION_BINS * _POSITION_RANGE**2), return_index=True)
-    return references, np.maximum.reduceat(sums, starts) if len(starts) else np.zeros(0)
+    sums = np.bincount(place, np.tile(votes.weight, len(bins) // max(len(pair), 1)), minlength=len(distinct))
+    # Bins are sorted, and those of a pair follow one another.
+    pairs, starts = np.unique(distinct // (_SCALE_RANGE * ROTATION_BINS * _POSITION_RANGE**2), return_index=True)
+    return pairs, np.maximum.reduceat(sums, starts) if len(starts) else np.zeros(0)
 
 
-def _votes(index: PointSearch, geometry: Floats, descriptors: Bytes, neighbours: int) -> _Votes:
-    found = index.search(descriptors, neighbours)
+def _votes(views: Sequence[View], index: PointSearch, settings: LocalSettings) -> _Votes:
+    counts = [len(view.points) for view in views]
+    geometry = np.concatenate([view.points.relative_geometry() for view in views])
+    view_number = np.repeat(np.arange(len(views)), counts)
+    descriptors = np.concatenate([view.points.descriptor for view in views])
+    found = index.search(descriptors, settings.neighbours, enabled_variants(settings))
     # How near an unrelated point would be is measured on a sample that ships. The next reference point would do as
     # well, unless it is a copy of this one: then no vote would weigh anything.
     weight = 1 - found.distance.astype(np.float64) / (found.chance[:, None] + 1e-6)
-    query_point, rank = np.nonzero((found.image >= 0) & (weight > SMALLEST_WEIGHT))
-    pairs = query_point * len(index.ids) + found.image[query_point, rank]
-    _, first = np.unique(pairs, return_index=True)  # of repeated patterns, one vote per query point and reference
-    query_point, rank = query_point[first], rank[first]
-    there = found.geometry[query_point, rank]
-    return _Votes(weight[query_point, rank], geometry[query_point], there, found.image[query_point, rank])
+    hits = np.nonzero((found.image >= 0) & (weight > SMALLEST_WEIGHT))
+    weight, point, variant = weight[hits], found.query[hits[0]], found.variant[hits]
+    here = read_geometry(geometry[point], variant)
+    source = len(VARIANTS) * view_number[point] + variant
+    votes = _Votes(weight, here, found.geometry[hits], found.image[hits], source)
+    # Of repeated patterns, one vote per query point, variant and reference: that of the nearest point.
+    order = np.lexsort((-weight, variant, votes.reference, point))
+    same = [np.diff(column[order], prepend=-1) == 0 for column in (variant, votes.reference, point)]
+    return votes.of(np.sort(order[~np.all(same, axis=0)]))
 
 
-def _bins(reference: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
+def _bins(pair: Numbers, log_scale: Floats, rotation: Floats, x: Floats, y: Floats) -> Iterator[Numbers]:
     turn = rotation / (2 * np.pi) * ROTATION_BINS
     for scale_bin in _two_nearest(log_scale):
         size = POSITION_BIN * 2.0 ** (scale_bin + 0.5)
         for turn_bin in _two_nearest(turn):
-            head = (reference * _SCALE_RANGE + scale_bin % _SCALE_RANGE) * ROTATION_BINS + turn_bin % ROTATION_BINS
+            head = (pair * _SCALE_RANGE + scale_bin % _SCALE_RANGE) * ROTATION_BINS + turn_bin % ROTATION_BINS
             for x_bin in _two_nearest(x / size):
                 for y_bin in _two_nearest(y / size):
                     yield (head * _POSITION_RANGE + x_bin % _POSITION_RANGE) * _POSITION_RANGE + y_bin % _POSITION_RANGE
@@ -228,15 +228,15 @@ def nearest_references(
     distances, ids = np.full(count, np.inf, np.float32), np.full(count, None, object)
     if count == 0 or len(index.ids) == 0:
         return NearestReferences(distances, ids)
-    found = index.search(view.points.descriptor, 1)
+    found = index.search(view.points.descriptor, settings.neighbours, [PLAIN])
     own = _own_numbers(found.image, index, is_itself)
-    if len(own):  # a query's own points are always its nearest
-        found = index.search(view.points.descriptor, settings.neighbours)
     usable = (found.image >= 0) & ~np.isin(found.image, own)
     hit = np.flatnonzero(usable.any(axis=1))
     rank = usable.argmax(axis=1)[hit]
-    distances[hit] = found.distance[hit, rank]
-    ids[hit] = np.array(index.ids.take(pa.array(found.image[hit, rank])).to_pylist(), object)
+    distance, image, point = found.distance[hit, rank], found.image[hit, rank], found.query[hit]
+    order = np.argsort(-distance, kind="stable")  # the nearest row of a query point is written last
+    distances[point[order]] = distance[order]
+    ids[point[order]] = np.array(index.ids.take(pa.array(image[order])).to_pylist(), object)
     return NearestReferences(distances, ids)
 
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from configs.videos import FrameSearchSettings
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.search.frame_search import FrameHits, load_frame_search
-from copytrace.storage import real_path
+from copytrace.storage import file_identity
 
 
 class OthersSearch:
     """A search of an index for frames of query videos; a reference that is the query's own file is left out.
 
-    A file counts as the query's own however its path is spelled. Paths are followed only of references that are found,
-    since to follow those of all of a large index takes longer than to search it.
+    A file counts as the query's own under all of its names. Only references that are found are looked up on disk, since
+    to look up all of a large index takes longer than to search it.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class OthersSearch:
         self._frames, self._queries, self._searched = frames, queries, searched
         self._rows = frames.rows_of_videos()
         self._own: dict[str, list[int]] = {}
-        self._real_paths: dict[int, str] = {}
+        self._identities: dict[int, str] = {}
 
     def nearest(self, rows: slice, neighbours: int) -> FrameHits:
         """Return the frames nearest to the query frames `rows`, which are not of the same file."""
@@ -62,10 +62,10 @@ class OthersSearch:
         return self._own[query]
 
     def _same_file(self, query: str, found: NDArray[np.int32]) -> list[int]:
-        path = real_path(self._queries.paths[query])
-        return [video for video in np.unique(found[found >= 0]).tolist() if self._real_path(video) == path]
+        own = file_identity(self._queries.paths[query])
+        return [video for video in np.unique(found[found >= 0]).tolist() if self._identity(video) == own]
 
-    def _real_path(self, video: int) -> str:
-        if video not in self._real_paths:
-            self._real_paths[video] = real_path(self._searched.paths[self.videos.ids[video].as_py()])
-        return self._real_paths[video]
+    def _identity(self, video: int) -> str:
+        if video not in self._identities:
+            self._identities[video] = file_identity(self._searched.paths[self.videos.ids[video].as_py()])
+        return self._identities[video]

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from copytrace.arrays import Floats
+from copytrace.arrays import Floats, Numbers
 from copytrace.errors import CopytraceError
 from copytrace.features.points import DIMENSIONS, Bytes
+from copytrace.features.variants import VARIANTS, Variant, read_descriptors
 from copytrace.index.image_segments import Segment
-from copytrace.index.point_lists import FoundPoints, ListedPoints, PointLists, shipped_quantizer
+from copytrace.index.point_lists import ListedPoints, PointLists
+from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
 
@@ -26,6 +28,25 @@ except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclud
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPoints:
+    """Reference points near to query points, in E rows of K, nearest first; a query point may have several rows.
+
+    `query` int64 [E] is the query point of each row, and `chance` float32 [E] the squared distance at which an
+    unrelated point would be found. `distance` float32 [E, K] is squared. `image` int64 [E, K] is the number of the
+    reference; −1, and an infinite distance, if there is no further point. `variant` int64 [E, K] is the number of the
+    variant by which the query point is read to look like the reference's. `geometry` float32 [E, K, 4] has x, y, scale
+    and angle, in short sides of the reference.
+    """
+
+    query: Numbers
+    chance: Floats
+    distance: Floats
+    image: Numbers
+    variant: Numbers
+    geometry: Floats
 
 
 class PointSearch(Protocol):
@@ -42,8 +63,11 @@ class PointSearch(Protocol):
     def center(self) -> Floats:
         """See the class."""
 
-    def search(self, descriptors: Bytes, neighbours: int) -> FoundPoints:
-        """Return the `neighbours` reference points nearest to each of Q descriptors, uint8 [Q, 128]."""
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
+        """Return the `neighbours` reference points nearest to each of Q descriptors, uint8 [Q, 128].
+
+        Descriptors are read by all `variants`, and points found by others are left out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +85,29 @@ class ListSearch:
         sides = np.concatenate([np.zeros((0, 2), np.float32), *(segment.points.sides for segment in segments)])
         return cls([segment.points for segment in segments], ids_of(segments), _centers(sides), lists_searched)
 
-    def search(self, descriptors: Bytes, neighbours: int) -> FoundPoints:
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
         """See `PointSearch`."""
-        points = descriptors.astype(np.float32)
         quantizer = shipped_quantizer()
+        query, forms, own_variant = quantizer.canonical_form.all_likely(descriptors)
+        points = forms.astype(np.float32)
         nearest = quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
             found.append(part.search(points, nearest[part.lists.nlist], neighbours, first))
             first += len(part.sides)
-        distance, image, geometry = (
-            np.concatenate([getattr(part, name) for part in found], axis=1)
-            for name in ("distance", "image", "geometry")
-        )
+        distance, image, variant, geometry = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
         order = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
+        # A point and another one with the same canonical form are one another's, read by both of their variants.
+        variant = np.take_along_axis(variant, order, axis=1) ^ own_variant[:, None]
+        wanted = np.isin(variant, [each.number for each in variants])
         return FoundPoints(
-            np.take_along_axis(distance, order, axis=1),
-            np.take_along_axis(image, order, axis=1),
+            query,
+            quantizer.chance_distance(points),
+            np.where(wanted, np.take_along_axis(distance, order, axis=1), np.float32(np.inf)),
+            np.where(wanted, np.take_along_axis(image, order, axis=1), -1),
+            variant,
             np.take_along_axis(geometry, order[:, :, None], axis=1),
-            quantizer.chance_distance(points, nearest[quantizer.coarse.count]),
         )
 
 
@@ -97,11 +124,10 @@ class ExactSearch:
     geometry: Floats
     center: Floats
     ids: pa.Array
-    lists_searched: int
     turn: AbstractContextManager[object]
 
     @classmethod
-    def of(cls, references: Sequence[View], *, lists_searched: int) -> ExactSearch:
+    def of(cls, references: Sequence[View]) -> ExactSearch:
         """Return a search of the points of references, one view each."""
         counts = [len(view.points) for view in references]
         geometry = [view.points.relative_geometry() for view in references]
@@ -119,28 +145,28 @@ class ExactSearch:
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
             _centers(sides),
             pa.array([view.id for view in references], pa.large_string()),
-            lists_searched,
             Lock() if _count_gpus() else nullcontext(),
         )
 
-    def search(self, descriptors: Bytes, neighbours: int) -> FoundPoints:
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
         """See `PointSearch`."""
-        points = descriptors.astype(np.float32)
+        numbers = np.repeat([variant.number for variant in variants], len(descriptors))
+        query = np.tile(np.arange(len(descriptors)), len(variants))
+        read = read_descriptors(descriptors[query], numbers)
+        points = read.astype(np.float32)
         quantizer = shipped_quantizer()
-        chance = quantizer.chance_distance(points, quantizer.coarse.nearest_lists(points, self.lists_searched))
+        chance = quantizer.chance_distance(quantizer.canonical_form.of(read)[0].astype(np.float32))
         shape = (len(points), neighbours)
+        variant = np.broadcast_to(numbers[:, None], shape)
         if not len(self.image):
-            nowhere = (
-                np.full(shape, np.inf, np.float32),
-                np.full(shape, -1, np.int64),
-                np.zeros((*shape, 4), np.float32),
-            )
-            return FoundPoints(*nowhere, chance)
+            nowhere = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
+            return FoundPoints(query, chance, *nowhere, variant, np.zeros((*shape, 4), np.float32))
         with self.turn:
             distance, rows = self.index.search(points, neighbours)
         found, rows = rows >= 0, np.maximum(rows, 0)
         image = np.where(found, self.image[rows], -1).astype(np.int64)
-        return FoundPoints(np.where(found, distance, np.float32(np.inf)), image, self.geometry[rows], chance)
+        distance = np.where(found, distance, np.float32(np.inf))
+        return FoundPoints(query, chance, distance, image, variant, self.geometry[rows])
 
 
 def _centers(sides: Floats) -> Floats:

@@ -20,6 +20,7 @@ from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.frame_search import FrameHits
+from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest, frame_videos
@@ -69,7 +70,8 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     path, noise_path = folder.candidates(shard), folder.noise(shard)
     # The ids of the shard count too: a video that was removed and added again lies in another shard of an index with
     # the same fingerprint.
-    indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint]
+    places = [digest_of_shared_places(query_index, index) for index in (reference_index, noise) if index]
+    indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint, places]
     step = Step.of(
         "search frames", path, noise_path, made_from=[shard, query_index.ids_in(shard), indexes, rules.model_dump()]
     )

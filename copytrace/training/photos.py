@@ -13,6 +13,7 @@ from configs.training import PhotoSettings
 from copytrace.errors import InputError
 from copytrace.media.decode import decode_image
 from copytrace.media.files import MediaItem, list_media
+from copytrace.media.stamps import size_and_time
 from copytrace.storage import digest_of
 
 
@@ -45,7 +46,7 @@ def split_photos(source: str, settings: PhotoSettings) -> PhotoSplit:
     The names of the groups decide which of them validate, so that photos that are added later do not change the split
     of the others. Raises `InputError` when either side is left with fewer than two photos.
     """
-    items = list_media(source)
+    items = list_media(source, "image")
     photos = [TrainingPhoto(item.id, item.path, _photo_group(item, settings.grouped)) for item in items]
     held_out = {photo.group for photo in photos if _hash_share(photo.group) < settings.validation_share}
     validation: dict[str, TrainingPhoto] = {}  # one per group, as the others would be near-duplicates
@@ -58,7 +59,7 @@ def split_photos(source: str, settings: PhotoSettings) -> PhotoSplit:
             f"{len(photos)} photos leave {len(train)} for training and {len(validation)} for validation; "
             "give more photos, or another photos.validation_share"
         )
-    stamps = {item.id: item.stamp for item in items}
+    stamps = {item.id: size_and_time(item.stamp) for item in items}
     chosen = sorted(validation.values(), key=lambda photo: photo.id)
     return PhotoSplit(
         train,

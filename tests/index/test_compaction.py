@@ -80,17 +80,18 @@ def test_compaction_leaves_one_segment_that_finds_the_same(
     build_index(folder, index.root, "references", image_settings)
     views = [view for shard in index.shards for view in index.views(shard)]
 
-    def nearest() -> list[list[str]]:
+    def nearest() -> list[NDArray[np.float32]]:
         search = ListSearch.of(open_segments(ImageIndex.open(index.root)), lists_searched=8)
-        found = [search.search(view.points.descriptor, 1).image[:, 0] for view in views]
-        return [[search.ids[number].as_py() for number in numbers if number >= 0] for numbers in found]
+        found = [search.search(view.points.descriptor, 32) for view in views]  # among them points of what was removed
+        return [each.distance[:, :4] for each in found]
 
     before = nearest()
     assert len(open_segments(ImageIndex.open(index.root))) == 2
     compacted = compact_index(index.root)
     assert len(open_segments(ImageIndex.open(index.root))) == 1
     assert len(compacted.items) == 4
-    assert nearest() == before
+    for now, then in zip(nearest(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
     files = sorted(index.root.rglob("*"))
     compact_index(index.root)
     assert sorted(index.root.rglob("*")) == files

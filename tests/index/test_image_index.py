@@ -13,15 +13,8 @@ from configs.images import ImageSettings
 from copytrace.errors import InputError, ModelMismatchError
 from copytrace.index import image_index
 from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, plan_images
-from copytrace.index.media_index import (
-    is_index,
-    plan_index,
-    read_plan,
-    read_planned_shard,
-    receipt_path,
-    write_index,
-    write_plan,
-)
+from copytrace.index.media_index import is_index, plan_index, receipt_path, write_index
+from copytrace.index.plan_file import read_plan, read_planned_shard, write_plan
 from copytrace.media.failures import read_failures
 from copytrace.media.files import MediaItem, list_media
 from copytrace.storage import read_table, remove_tree, resolve_path, write_json, write_table

@@ -10,8 +10,9 @@ import pytest
 
 from configs.settings import MediaSettings
 from copytrace.errors import InputError, MediaError, NotMediumError, TooManyFailuresError
-from copytrace.index.media_index import Shard, finish_index, read_plan, receipt_path
+from copytrace.index.media_index import finish_index, receipt_path
 from copytrace.index.odd_files import count_passed_over, odd_file
+from copytrace.index.plan_file import Shard, read_plan
 from copytrace.index.plan_source import plan_source
 from copytrace.media.failures import read_failures
 from copytrace.media.files import MediaItem

@@ -7,7 +7,8 @@ import pytest
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
 from copytrace.features.descriptors import load_descriptor
-from copytrace.index.media_index import IndexPlan, Shard, descriptors_path, receipt_path, write_index
+from copytrace.index.media_index import descriptors_path, receipt_path, write_index
+from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import (
     PANE_SCHEMA,

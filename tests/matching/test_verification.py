@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from configs.images import VerificationSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Points
+from copytrace.features.variants import VARIANTS
 from copytrace.matching.verification import (
     LOOSE_OCTAVES,
     LOOSE_RADIANS,
@@ -18,7 +19,6 @@ from copytrace.matching.verification import (
     largest_agreeing_set,
     verify,
 )
-from copytrace.search.local_recall import VARIANTS
 
 Floats = NDArray[np.float32]
 Make = Callable[..., Points]

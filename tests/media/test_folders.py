@@ -81,6 +81,28 @@ def test_a_link_to_a_file_of_the_same_folder_is_that_file(tmp_path: Path) -> Non
     assert set(passed_over(listing)) == {"a.jpg", "two.jpg"}
 
 
+def test_a_file_with_several_names_is_listed_once_by_the_first(tmp_path: Path) -> None:
+    root, outside = write(tmp_path / "photos", "sub/b.jpg", "z.jpg"), write(tmp_path / "outside", "c.jpg")
+    (root / "c.jpg").hardlink_to(root / "sub" / "b.jpg")
+    (root / "from_outside.jpg").hardlink_to(outside / "c.jpg")
+    (root / "a.jpg").symlink_to(outside / "c.jpg")  # a name of its own counts more than a symbolic link
+    (root / "b.jpg").symlink_to("sub/b.jpg")
+    listing = list_source(root)
+    assert ids(listing) == ["c", "from_outside", "z"]
+    assert passed_over(listing) == {
+        "a.jpg": f"a link to a file that is searched anyway, {outside / 'c.jpg'}",
+        "b.jpg": f"a link to a file that is searched anyway, {root / 'sub' / 'b.jpg'}",
+        "sub/b.jpg": f"a hard link to a file that is searched anyway, {root / 'c.jpg'}",
+    }
+    assert ids(list_source(root, FileChoice(exclude=["c.jpg"]))) == ["from_outside", "sub/b", "z"]
+
+
+def test_copies_of_a_file_are_all_listed(tmp_path: Path) -> None:
+    root = write(tmp_path, "a.jpg")
+    (root / "b.jpg").write_bytes((root / "a.jpg").read_bytes())
+    assert ids(list_source(root)) == ["a", "b"]
+
+
 def test_a_link_that_leads_nowhere_is_listed_and_the_rest_searched(tmp_path: Path) -> None:
     write(tmp_path, "a.jpg")
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")

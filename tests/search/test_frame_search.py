@@ -97,7 +97,7 @@ def index_of(folder: Path, name: str, videos: list[str]) -> VideoIndex:
     return import_npz(write_npz(folder / f"{name}.npz", ids, times, vectors), folder / name, "references", model="m")
 
 
-def test_paths_are_followed_only_of_videos_that_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_videos_that_are_found_are_looked_up_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     queries = index_of(tmp_path, "queries", ["q1", "q2"])
     others = index_of(tmp_path, "others", [f"r{n}" for n in range(9)])
     followed: list[str] = []
@@ -106,7 +106,7 @@ def test_paths_are_followed_only_of_videos_that_are_found(tmp_path: Path, monkey
         followed.append(path)
         return str(queries.paths["q2"]) if path.endswith("#r2") else path
 
-    monkeypatch.setattr(own_videos, "real_path", follow)
+    monkeypatch.setattr(own_videos, "file_identity", follow)
     frames = queries.frames(0)
     search = OthersSearch(frames, queries, others, FrameSearchSettings())
     hits = search.nearest(slice(0, len(frames.ids)), 2)

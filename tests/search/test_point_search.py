@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from copytrace.features.variants import PLAIN, VARIANTS, Variant
 from copytrace.index.image_segments import Segment
-from copytrace.index.point_lists import PointLists, add_points, shipped_quantizer
+from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
+from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
-from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
+from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch
 
 Bytes = NDArray[np.uint8]
 MakeView = Callable[..., View]
@@ -35,15 +39,24 @@ def keypoints(count: int) -> NDArray[np.float32]:
 
 
 def list_search(*segments: list[View]) -> ListSearch:
-    return ListSearch.of([segment_of(views) for views in segments], lists_searched=8)
+    return ListSearch.of([segment_of(views) for views in segments], lists_searched=16)
 
 
 def segment_of(views: list[View]) -> Segment:
-    lists = shipped_quantizer().coarse.new_lists()
-    add_points(lists, views)
+    points = CodedPoints(shipped_quantizer().coarse, sum(len(view.points) for view in views))
+    points.add_views(views)
+    with TemporaryDirectory() as folder:  # what is mapped stays when its name is gone
+        lists = read_lists(points.write(Path(folder) / "some.points"))
     sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
     ids = pa.array([view.id for view in views], pa.large_string())
     return Segment(ids, np.zeros((len(views), 2), np.float16), PointLists(lists, sides, np.ones(len(views), bool)))
+
+
+def nearest_rows(found: FoundPoints, queries: int) -> NDArray[np.int64]:
+    """Return the row of the nearest point of each of Q query points, int64 [Q]."""
+    order = np.lexsort((found.distance[:, 0], found.query))
+    rows: NDArray[np.int64] = order[np.searchsorted(found.query[order], np.arange(queries))]
+    return rows
 
 
 def edited(descriptors: Bytes) -> Bytes:
@@ -54,10 +67,9 @@ def edited(descriptors: Bytes) -> Bytes:
 
 @pytest.fixture(scope="module")
 def photo_points() -> Bytes:
-    """Return 4,000 points as those of photographs are: around the sample that ships, uint8 [4000, 128]."""
-    codebook = shipped_quantizer().codebook
-    chosen = np.random.default_rng(0).integers(0, len(codebook.sample_lists), 4000)
-    centers = codebook.lists[codebook.sample_lists[chosen]]
+    """Return 4,000 points as those of photographs are: around the lists that ship, uint8 [4000, 128]."""
+    lists = shipped_quantizer().codebook.fine_lists
+    centers = lists[np.random.default_rng(0).integers(0, len(lists), 4000)]
     return np.clip(centers + np.random.default_rng(1).normal(0, 8, centers.shape), 0, 255).astype(np.uint8)
 
 
@@ -68,7 +80,7 @@ def test_an_exact_search_answers_like_brute_force(
 ) -> None:
     views = [view_of(f"r{n}", keypoints(count), random_descriptors(count, seed + n)) for n, count in enumerate(counts)]
     query = random_descriptors(3, seed + 99)
-    found = ExactSearch.of(views, lists_searched=1).search(query, neighbours)
+    found = ExactSearch.of(views).search(query, neighbours, [PLAIN])
     expected = np.sort(squared(query, np.concatenate([view.points.descriptor for view in views])), axis=1)
     there = min(neighbours, sum(counts))
     np.testing.assert_array_equal(found.distance[:, :there], expected[:, :there])
@@ -86,16 +98,35 @@ def test_points_know_their_reference_and_where_they_are(
         view_of("none", [], random_descriptors(0, 1)),
         view_of("b", [[10, 20, 2, 0], [30, 40, 2, 6.2]], random_descriptors(2, 2)),
     ]
-    search: PointSearch = ExactSearch.of(views, lists_searched=1) if exact else list_search(views)
+    search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
     assert search.ids.to_pylist() == ["a", "none", "b"]
     np.testing.assert_allclose(search.center, 0.5)
     for view, number in ((views[0], 0), (views[2], 2)):
         found = search.search(view.points.descriptor, 1)
-        assert (found.image == number).all()
-        expected = view.points.relative_geometry()
-        np.testing.assert_allclose(found.geometry[:, 0, :2], expected[:, :2], atol=1e-3)
-        np.testing.assert_allclose(found.geometry[:, 0, 2], expected[:, 2], rtol=0.01)
-        np.testing.assert_allclose(found.geometry[:, 0, 3], expected[:, 3], atol=0.01)
+        best = nearest_rows(found, len(view.points))
+        assert (found.image[best, 0] == number).all()
+        assert (found.variant[best, 0] == PLAIN.number).all()
+        expected, geometry = view.points.relative_geometry(), found.geometry[best, 0]
+        np.testing.assert_allclose(geometry[:, :2], expected[:, :2], atol=1e-3)
+        np.testing.assert_allclose(geometry[:, 2], expected[:, 2], rtol=0.03)
+        np.testing.assert_allclose(geometry[:, 3], expected[:, 3], atol=0.01)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("edit", VARIANTS)
+def test_one_search_finds_points_of_mirror_images_and_negatives_and_tells_which(
+    view_of: MakeView, photo_points: Bytes, exact: bool, edit: Variant
+) -> None:
+    views = [view_of(f"r{n}", keypoints(100), photo_points[100 * n : 100 * n + 100]) for n in range(3)]
+    search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
+    _, query = edit.read(keypoints(100), edited(views[1].points.descriptor))
+    found = search.search(query, 4)
+    best = nearest_rows(found, 100)
+    assert (found.image[best, 0] == 1).mean() > 0.9
+    assert (found.variant[best, 0] == edit.number).mean() > 0.9
+    others = [variant for variant in VARIANTS if variant != edit]
+    without = search.search(query, 4, others)
+    assert not (without.image[without.variant == edit.number] >= 0).any()
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -103,9 +134,10 @@ def test_the_place_in_a_wide_reference_is_told_in_short_sides(
     points_of: Callable[..., object], random_descriptors: Descriptors, exact: bool
 ) -> None:
     wide = View("wide", "whole", points_of([[290, 50, 2, 0]], random_descriptors(1, 0), width=300, height=100))
-    search: PointSearch = ExactSearch.of([wide], lists_searched=1) if exact else list_search([wide])
+    search: PointSearch = ExactSearch.of([wide]) if exact else list_search([wide])
     assert search.center.tolist() == [[1.5, 0.5]]
-    np.testing.assert_allclose(search.search(random_descriptors(1, 0), 1).geometry[0, 0, :2], [2.9, 0.5], atol=2e-3)
+    found = search.search(random_descriptors(1, 0), 1)
+    np.testing.assert_allclose(found.geometry[nearest_rows(found, 1)[0], 0, :2], [2.9, 0.5], atol=2e-3)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -113,18 +145,20 @@ def test_where_there_are_no_points_none_are_found(
     view_of: MakeView, random_descriptors: Descriptors, exact: bool
 ) -> None:
     for views in ([], [view_of("none", [], random_descriptors(0, 0))]):
-        search: PointSearch = ExactSearch.of(views, lists_searched=4) if exact else list_search(views)
+        search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
         found = search.search(random_descriptors(2, 1), 3)
         assert np.isinf(found.distance).all()
-        assert found.image.tolist() == [[-1] * 3] * 2
+        assert (found.image == -1).all()
+        assert set(found.query.tolist()) == {0, 1}
 
 
 def test_lists_find_nearly_all_that_looking_at_every_point_finds(view_of: MakeView, photo_points: Bytes) -> None:
     views = [view_of(f"r{n}", keypoints(400), part) for n, part in enumerate(np.array_split(photo_points, 10))]
     query = edited(photo_points[::40])
-    exact = ExactSearch.of(views, lists_searched=8).search(query, 1)
-    assert (exact.image[:, 0] == np.arange(100) // 10).all()
-    assert (list_search(views).search(query, 1).image == exact.image).mean() > 0.9
+    found = [search.search(query, 1) for search in (ExactSearch.of(views), list_search(views))]
+    exact, listed = (each.image[nearest_rows(each, 100), 0] for each in found)
+    assert (exact == np.arange(100) // 10).all()
+    assert (listed == exact).mean() > 0.9
 
 
 def test_neither_segments_nor_threads_change_what_is_found(view_of: MakeView, photo_points: Bytes) -> None:
@@ -142,7 +176,7 @@ def test_neither_segments_nor_threads_change_what_is_found(view_of: MakeView, ph
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer.distance, answers[0].distance)
         np.testing.assert_array_equal(answer.chance, answers[0].chance)
-        for row in range(len(query)):  # of points that are as far away, any may come first
+        for row in range(len(answer.distance)):  # of points that are as far away, any may come first
             for distance in np.unique(answer.distance[row, :-1]):
                 here = [set(each.image[row][each.distance[row] == distance]) for each in (answer, answers[0])]
                 assert here[0] == here[1] or distance == answer.distance[row, -1]
@@ -157,7 +191,7 @@ def test_copies_of_a_reference_change_neither_its_distance_nor_that_of_chance(
     once, often = list_search(views).search(query, 40), list_search(views, copies).search(query, 40)
     np.testing.assert_array_equal(once.chance, often.chance)
     np.testing.assert_array_equal(once.distance[:, 0], often.distance[:, 0])
-    for row in range(len(query)):  # all copies are as near
+    for row in nearest_rows(often, len(query)):  # all copies are as near
         nearest = often.image[row][often.distance[row] == often.distance[row, 0]]
         assert set(range(10, 40)) | {0} <= set(nearest.tolist()) or once.image[row, 0] != 0
 
@@ -166,7 +200,8 @@ def test_points_nearer_than_chance_are_told_from_unrelated_ones(view_of: MakeVie
     halves = photo_points[::2], photo_points[1::2]
     search = list_search([view_of("r", keypoints(len(halves[0])), halves[0])])
     copied, unrelated = search.search(edited(halves[0]), 1), search.search(halves[1], 1)
-    assert (copied.distance[:, 0] < copied.chance).mean() > 0.9
+    best = nearest_rows(copied, len(halves[0]))
+    assert (copied.distance[best, 0] < copied.chance[best]).mean() > 0.9
     assert (unrelated.distance[:, 0] < unrelated.chance).mean() < 0.5
 
 
@@ -175,7 +210,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
 ) -> None:
     monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
     monkeypatch.setattr(point_search, "_move_to_gpus", lambda index: index)
-    search = ExactSearch.of([view_of("r", keypoints(9), random_descriptors(9, 1))], lists_searched=1)
+    search = ExactSearch.of([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0
 
