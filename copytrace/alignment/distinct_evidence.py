@@ -47,7 +47,7 @@ def distinct_evidence(evidence: float, segment: Segment, likeness: SimilarityMat
     Both are in units of the evidence at which the score is 0.5. `evidence` grows with the seconds of the segment, and
     `likeness` has the similarities of its frames.
     """
-    novelty = measure_novelty(likeness.values, *cells_near(segment, likeness))
+    novelty = measure_novelty(likeness.values.astype(np.float64), *cells_near(segment, likeness))
     alike = _ramp(novelty.alike, ALIKE)
     evidence *= 1.0 - alike * (1.0 - novelty.share)
     evidence = evidence ** (1.0 - alike) * min(evidence, PER_WEIGHT * novelty.distinct) ** alike
