@@ -45,6 +45,7 @@ from copytrace.storage import digest_of, read_table, write_json, write_table
 from copytrace.training.sample_photos import write_demo_set
 
 SHARD, SEGMENT = 256, 400_000  # synthetic images of a shard and of a segment
+DRAWN = 1 << 13  # images whose points are drawn at once
 CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
 WARM = 20  # queries
 
@@ -120,7 +121,7 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
     image_segments.FINE_FROM = threshold
     listed = json.loads((root / "segments" / "segments.json").read_text("utf-8"))
     form = next(iter(listed["segments"].values()))["form"]
-    random, drawn = np.random.default_rng(1), _Drawn.of(index)
+    random, drawn = np.random.default_rng(1), _Drawn.of(index, level)
     shard, states, tables = 1 + max(index.shards), dict(index.items.states), [index.items.table]
     for start in range(len(index.items), images, SEGMENT):
         count = min(SEGMENT, images - start)
@@ -130,9 +131,11 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
         name = digest_of("synthetic", start)
         path = root / "segments" / f"{name}.parquet"
         coded = CodedPoints(level, count * points)
-        places = random.permutation(np.repeat(np.arange(count, dtype=np.int64), points)) << IMAGE_SHIFT
-        places |= random.integers(0, 1 << IMAGE_SHIFT, len(places))
-        coded.add(*drawn.points(random, count * points, level), places)
+        for first in range(0, count, DRAWN):
+            images_drawn = np.arange(first, min(first + DRAWN, count), dtype=np.int64)
+            places = np.repeat(images_drawn, points) << IMAGE_SHIFT
+            places |= random.integers(0, 1 << IMAGE_SHIFT, len(places))
+            coded.add(*drawn.points(random, len(places)), places)
         coded.write(path.with_suffix(".points"))
         np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
@@ -153,31 +156,33 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What synthetic images are drawn from: real points; mean and a factor of the covariance of real descriptors."""
+    """What synthetic images are drawn from: lists and codes of real points; mean and factor of real descriptors.
 
-    descriptors: NDArray[np.uint8]
+    The factor is one of the covariance.
+    """
+
+    members: NDArray[np.int64]
+    codes: NDArray[np.uint8]
     mean: NDArray[np.float32]
     factor: NDArray[np.float32]
 
     @classmethod
-    def of(cls, index: ImageIndex) -> _Drawn:
-        points = [view.points.descriptor for shard in index.shards for view in index.views(shard)]
+    def of(cls, index: ImageIndex, level: ListLevel) -> _Drawn:
+        points = np.concatenate([view.points.descriptor for shard in index.shards for view in index.views(shard)])
+        canonical, _ = shipped_quantizer().canonical_form.of(points)
         vectors = np.concatenate([index.descriptors(shard).vectors for shard in index.shards])
         centered = vectors - vectors.mean(axis=0)
-        return cls(np.concatenate(points), vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5))
+        encoded = level.encode(canonical.astype(np.float32))
+        return cls(*encoded, vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5))
 
-    def points(
-        self, random: np.random.Generator, count: int, level: ListLevel
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def points(self, random: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the lists int64 [count] and the codes uint8 [count, 16] of synthetic points."""
-        canonical, _ = shipped_quantizer().canonical_form.of(self.descriptors)
-        members, real = level.encode(canonical.astype(np.float32))
-        chosen = random.integers(0, len(members), count)
-        codes = real[chosen]
+        chosen = random.integers(0, len(self.members), count)
+        codes = self.codes[chosen]
         changed = random.random(codes.shape, np.float32) < CHANGED
         changed[:, -1] = False  # the length
         codes[changed] = random.integers(0, 256, int(changed.sum()), np.uint8)
-        return members[chosen], codes
+        return self.members[chosen], codes
 
     def vectors(self, random: np.random.Generator, count: int) -> NDArray[np.float16]:
         """Return synthetic descriptors, float16 [count, D]."""
