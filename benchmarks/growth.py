@@ -158,11 +158,15 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
 class _Drawn:
     """What synthetic images are drawn from: lists and codes of real points; mean and factor of real descriptors.
 
-    The factor is one of the covariance.
+    The factor is one of the covariance. `lengths` float32 [lists, 480] are what each vector of a product adds to the
+    squared length of a point, beyond `base` float32 [lists].
     """
 
+    level: ListLevel
     members: NDArray[np.int64]
     codes: NDArray[np.uint8]
+    base: NDArray[np.float32]
+    lengths: NDArray[np.float32]
     mean: NDArray[np.float32]
     factor: NDArray[np.float32]
 
@@ -172,17 +176,29 @@ class _Drawn:
         canonical, _ = shipped_quantizer().canonical_form.of(points)
         vectors = np.concatenate([index.descriptors(shard).vectors for shard in index.shards])
         centered = vectors - vectors.mean(axis=0)
-        encoded = level.encode(canonical.astype(np.float32))
-        return cls(*encoded, vectors.mean(axis=0), centered / np.float32(len(vectors) ** 0.5))
+        centers = level.table.reconstruct_n(0, level.count)
+        products = level.code.products.reshape(-1, centers.shape[1])
+        return cls(
+            level,
+            *level.encode(canonical.astype(np.float32)),
+            (centers**2).sum(axis=1),
+            (products**2).sum(axis=1) + 2 * centers @ products.T,
+            vectors.mean(axis=0),
+            centered / np.float32(len(vectors) ** 0.5),
+        )
 
     def points(self, random: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the lists int64 [count] and the codes uint8 [count, 16] of synthetic points."""
         chosen = random.integers(0, len(self.members), count)
-        codes = self.codes[chosen]
+        members, codes = self.members[chosen], self.codes[chosen]
         changed = random.random(codes.shape, np.float32) < CHANGED
-        changed[:, -1] = False  # the length
         codes[changed] = random.integers(0, 256, int(changed.sum()), np.uint8)
-        return self.members[chosen], codes
+        length = self.base[members]
+        for number in range(len(self.level.code.products)):
+            vector = codes[:, number // 2] >> 4 * (number % 2) & 15
+            length += self.lengths[members, 16 * number + vector]
+        codes[:, -1] = self.level.code.length_code(length)
+        return members, codes
 
     def vectors(self, random: np.random.Generator, count: int) -> NDArray[np.float16]:
         """Return synthetic descriptors, float16 [count, D]."""

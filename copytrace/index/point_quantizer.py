@@ -36,6 +36,7 @@ CELLS_SEARCHED = 8  # cells in which the lists nearest to a point are looked for
 LISTS_DIVIDED = 16  # lists in which the fine ones nearest to a point are looked for
 FINE_SEARCHED = 2  # fine lists searched instead of a coarse one; they hold an eighth of its points
 CHANCE_RANK = 2  # the nearest point of the sample may show the same thing as the query
+CHANCE_SHARE = 0.85  # of its squared distance; nearer points of references are rarely near by chance
 LENGTHS = 256  # steps of a squared length
 CODED_AT_ONCE = 1 << 13
 
@@ -60,12 +61,15 @@ class PointCode:
             part = slice(start, start + CODED_AT_ONCE)
             chosen, coded = self.nearest(points[part] - centers[part])
             coded += centers[part]
-            length = np.einsum("ij,ij->i", coded, coded)
-            step = np.rint((length - self.lengths[0]) / self._step)
-            numbers = np.clip(step, 0, LENGTHS - 1).astype(np.uint8)
-            nibbles = np.concatenate([chosen, (numbers >> 4)[:, None], (numbers & 15)[:, None]], axis=1)
-            codes[part] = nibbles[:, ::2] | nibbles[:, 1::2] << 4
+            codes[part, :-1] = chosen[:, ::2] | chosen[:, 1::2] << 4
+            codes[part, -1] = self.length_code(np.einsum("ij,ij->i", coded, coded))
         return codes
+
+    def length_code(self, squared: Floats) -> NDArray[np.uint8]:
+        """Return the last byte of the codes of points whose coded sums have these squared lengths, uint8 [N]."""
+        number = np.clip(np.rint((squared - self.lengths[0]) / self._step), 0, LENGTHS - 1)
+        step: NDArray[np.uint8] = number.astype(np.uint8)
+        return step >> 4 | step << 4  # the greater half comes first
 
     def nearest(self, differences: Floats) -> tuple[NDArray[np.uint8], Floats]:
         """Return the nearest vector of each product, uint8 [N, 30], and their sum, float32 [N, 128]."""
@@ -184,10 +188,13 @@ class PointQuantizer:
         return found | {self.coarse.count: _first(coarse, lists_searched)}
 
     def chance_distance(self, points: Floats) -> Floats:
-        """Return the squared distance of each canonical point to the second nearest of the sample, float32 [Q]."""
+        """Return the squared distance within which a point is hardly near each canonical point by chance, float32 [Q].
+
+        It is a share of the distance of the second nearest point of the sample.
+        """
         nowhere = np.zeros((len(points), 1), np.float32), np.zeros((len(points), 1), np.int64)
         distance = self._sample.search_preassigned(points, CHANCE_RANK, nowhere[1], nowhere[0])[0]
-        found: Floats = distance[:, -1] + (points**2).sum(axis=1)
+        found: Floats = CHANCE_SHARE * (distance[:, -1] + (points**2).sum(axis=1))
         return found
 
     @cached_property
