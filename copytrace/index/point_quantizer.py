@@ -69,7 +69,7 @@ class PointCode:
         """Return the last byte of the codes of points whose coded sums have these squared lengths, uint8 [N]."""
         number = np.clip(np.rint((squared - self.lengths[0]) / self._step), 0, LENGTHS - 1)
         step: NDArray[np.uint8] = number.astype(np.uint8)
-        return step >> 4 | step << 4  # the greater half comes first
+        return np.asarray(step >> 4 | step << 4, np.uint8)  # the greater half comes first
 
     def nearest(self, differences: Floats) -> tuple[NDArray[np.uint8], Floats]:
         """Return the nearest vector of each product, uint8 [N, 30], and their sum, float32 [N, 128]."""
