@@ -195,7 +195,7 @@ class _Drawn:
         codes[changed] = random.integers(0, 256, int(changed.sum()), np.uint8)
         length = self.base[members]
         for number in range(len(self.level.code.products)):
-            vector = codes[:, number // 2] >> 4 * (number % 2) & 15
+            vector = (codes[:, number // 2] >> 4 * (number % 2) & 15).astype(np.int64)
             length += self.lengths[members, 16 * number + vector]
         codes[:, -1] = self.level.code.length_code(length)
         return members, codes
