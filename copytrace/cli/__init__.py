@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import images, training, videos
+from copytrace.cli import images, sets, training, videos
 from copytrace.cli.errors import report_errors
 from copytrace.cli.options import choose_files
 
@@ -29,9 +29,10 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     training.train_aligner,
     training.train_pair_classifier,
     training.calibrate,
-    training.edit_images,
-    training.edit_videos,
-    training.video_stills,
+    sets.edit_images,
+    sets.edit_videos,
+    sets.draw_images,
+    sets.video_stills,
     videos.fit_pca,
     videos.export_descriptors,
     videos.import_descriptors,

@@ -1,11 +1,10 @@
-"""Commands that train networks, calibrate scores, and make the sets for it."""
+"""Commands that train networks and calibrate scores."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,10 +13,6 @@ from configs.training import AlignerTraining, DescriptorTraining, OverlayTrainin
 from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
 
-if TYPE_CHECKING:
-    from copytrace.media.formats import MediumKind
-    from copytrace.training.edited_set import EditedSetPlan
-
 Runs = Annotated[
     list[str],
     typer.Argument(
@@ -25,10 +20,6 @@ Runs = Annotated[
         help="Folders of match-videos, each followed by its ground truth CSV; then settings.",
     ),
 ]
-Copies = Annotated[int, typer.Option(min=0, help="Number of queries that are copies.")]
-Distractors = Annotated[int, typer.Option(min=0, help="Number of queries that are not copies.")]
-Level = Annotated[str, typer.Option(help="mild (1-2 edits), hard (2-4 strong ones), or mixed.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes on the same machine and versions.")]
 _SETTING = re.compile(r"[a-z_.]+=")  # a path of this form can be given as ./path
 
 
@@ -120,62 +111,6 @@ def calibrate(
         )
 
 
-def edit_images(
-    photos: Annotated[str, typer.Argument(help="Photos to make copies of: folder, glob, URI or manifest.")],
-    donors: Annotated[
-        str, typer.Argument(help="Other photos, for copies to be pasted onto and for queries that are not copies.")
-    ],
-    out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and boxes.csv.")],
-    copies: Copies = 200,
-    distractors: Distractors = 100,
-    difficulty: Level = "mixed",
-    seed: Seed = 0,
-) -> None:
-    """Write edited copies of PHOTOS with their ground truth, to evaluate or calibrate on your own pictures."""
-    from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
-
-    _edit(write_edited_set, "image", photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
-
-
-def edit_videos(
-    videos: Annotated[str, typer.Argument(help="Videos to copy from: folder, glob, URI or manifest.")],
-    donors: Annotated[
-        str, typer.Argument(help="Other videos, for footage around the copies and for queries that are not copies.")
-    ],
-    out: Annotated[str, typer.Option(help="Folder or s3://… for queries/, ground_truth.csv and edits.csv.")],
-    copies: Copies = 100,
-    distractors: Distractors = 30,
-    difficulty: Level = "mixed",
-    seed: Seed = 0,
-) -> None:
-    """Write videos that show edited parts of VIDEOS, with their ground truth, to evaluate or train on your footage."""
-    from copytrace.training.edited_set import EditedSetPlan  # noqa: PLC0415
-    from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
-
-    _edit(write_edited_videos, "video", videos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
-
-
-def video_stills(
-    videos: Annotated[str, typer.Argument(help="Videos: folder, glob or manifest.")],
-    out: Annotated[str, typer.Option(help="Folder or s3://… for a folder of JPEGs per video.")],
-    every: Annotated[float, typer.Option(min=0.04, help="Seconds between stills.")] = 3.0,
-) -> None:
-    """Write stills of VIDEOS for training with photos.grouped=folder."""
-    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.media.files import list_media  # noqa: PLC0415
-    from copytrace.media.stills import write_stills  # noqa: PLC0415
-    from copytrace.storage import require_writable  # noqa: PLC0415
-
-    count, failures = write_stills(
-        list_media(videos, "video"), require_writable(out), every=every, progress=TerminalProgress()
-    )
-    for video, reason in failures:
-        typer.echo(f"  {video}: {reason}", err=True)
-    if not count:
-        raise CopytraceError(f"{videos} has no readable videos; give others")
-    typer.echo(f"{count:,} stills are in {out}; train on them with photos.grouped=folder")
-
-
 def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Split the words of a command into pairs of a run and its ground truth, and settings.
 
@@ -188,26 +123,6 @@ def parse_runs(words: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
     if not paths or len(paths) % 2:
         raise CopytraceError("give pairs of a match-videos folder and its ground truth CSV, then settings")
     return list(zip(paths[::2], paths[1::2], strict=True)), overrides
-
-
-def _edit(
-    write: Callable[..., Path], kind: MediumKind, sources: str, donors: str, out: str, plan: EditedSetPlan
-) -> None:
-    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
-    from copytrace.media.files import list_media  # noqa: PLC0415
-    from copytrace.runtime import usable_cores  # noqa: PLC0415
-    from copytrace.storage import require_writable  # noqa: PLC0415
-
-    folder = write(
-        list_media(sources, kind),
-        list_media(donors, kind),
-        require_writable(out),
-        plan,
-        workers=usable_cores(),
-        progress=TerminalProgress(),
-    )
-    count = plan.copies + plan.distractors
-    typer.echo(f"{count:,} queries are in {folder / 'queries'}, with their ground truth in ground_truth.csv")
 
 
 def _print_result(out: str, setting: str, command: str = "match-images") -> None:

@@ -205,16 +205,17 @@ def _write_query(
     others = [donor for donor in donors if donor.id != query.photo.id] or list(donors)
 
     def load_donor(generator: np.random.Generator) -> Image.Image:
-        return _read(others[int(generator.integers(len(others)))])
+        return read_photo(others[int(generator.integers(len(others)))])
 
     difficulty = difficulties[int(rng.integers(len(difficulties)))]
-    edited, names = edit_copy(_read(query.photo), difficulty, rng, load_donor)
+    edited, names = edit_copy(read_photo(query.photo), difficulty, rng, load_donor)
     with atomic_path(folder / f"{query.query_id}.jpg") as file:
         edited.image.save(file, "JPEG", quality=int(rng.integers(75, 96)))
     return _EditedQuery(query, names, edited.box)
 
 
-def _read(photo: Photo) -> Image.Image:
+def read_photo(photo: Photo) -> Image.Image:
+    """Return a photo as RGB, reduced to a long side of 1,000 pixels. Raises `MediaError` if it is unreadable."""
     try:
         image = Image.fromarray(decode_image(os.fspath(photo.path), short_side=_LONGEST_SIDE).pixels)
     except MediaError as error:
