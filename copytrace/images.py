@@ -18,7 +18,8 @@ from copytrace.index.image_index import ImageIndex, describe_images, find_overla
 from copytrace.index.image_segments import index_segments, open_segments
 from copytrace.index.media_index import check_model, finish_index, shards_of
 from copytrace.matching.evidence import score_pairs
-from copytrace.matching.merge import load_calibration, merge_matches
+from copytrace.matching.merge import merge_matches
+from copytrace.matching.score import load_calibration
 from copytrace.report.images import report_images
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunInput
 from copytrace.search.image_candidates import recall_images

@@ -93,13 +93,22 @@ def calibrate(
         list[str], typer.Argument(help="RUN GROUND_TRUTH pairs: a folder of match-images and its ground truth.")
     ],
     out: Annotated[str, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
+    lookalikes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN,GROUND_TRUTH",
+            help="A run with pictures that share letters or a frame but are no copies; may be given several times. "
+            "Without it, how such pictures are told from copies stays as shipped.",
+        ),
+    ] = None,
 ) -> None:
     """Fit the score to your own photos with known copies, so that it is a probability."""
-    if len(runs) % 2:
+    others = [(run, truth) for run, _, truth in (words.rpartition(",") for words in lookalikes or ())]
+    if len(runs) % 2 or not all(run for run, _ in others):
         raise CopytraceError("give pairs of a run's folder and its ground truth CSV")
     from copytrace.training.calibration import DOUBTFUL, fit_calibration  # noqa: PLC0415
 
-    fit = fit_calibration(list(zip(runs[::2], runs[1::2], strict=True)), out)
+    fit = fit_calibration(list(zip(runs[::2], runs[1::2], strict=True)), out, lookalikes=others)
     typer.echo(f"wrote {out}; the expected calibration error on the pairs of the fit is {fit.error:.4f}")
     if len(fit.doubtful):
         highest = fit.doubtful.iloc[0]

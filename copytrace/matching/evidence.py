@@ -14,9 +14,10 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.images import ImageSettings
-from copytrace.features.variants import VARIANTS
+from copytrace.features.variants import VARIANTS, Variant
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
+from copytrace.matching.confirmation import confirmed_share
 from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
@@ -26,6 +27,7 @@ from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
+RULES_VERSION = 2  # of what is measured; an unfinished run of an earlier one measures its pairs again
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
 _FLOATS = pa.list_(pa.float32())
@@ -43,6 +45,8 @@ EVIDENCE_SCHEMA = pa.schema(
         ("inliers", pa.int32()),
         ("coverage", pa.float32()),
         ("agreement", pa.float32()),
+        ("distance", pa.float32()),
+        ("confirmed", pa.float32()),
         ("branch_matches", pa.list_(pa.int32())),
         ("view", pa.string()),
         ("mirrored", pa.bool_()),
@@ -84,7 +88,8 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
     path, ids = folder.evidence(shard), query_index.ids_in(shard)
     files = [folder.candidates(branch, shard) for branch in BRANCHES]
     rules = (settings.verification.model_dump(), settings.local.mirrored, settings.local.negative)
-    step = Step.of("score pairs", path, made_from=[shard, ids, [fingerprint_of(file) for file in files], rules])
+    made_from = [RULES_VERSION, shard, ids, [fingerprint_of(file) for file in files], rules]
+    step = Step.of("score pairs", path, made_from=made_from)
     if step.is_done():
         return path
     pairs = _pairs_by_shard(read_candidates(files), reference_index)
@@ -137,25 +142,28 @@ def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: Im
     }
     if settings.verification.rule == "imgfp":
         return row | _imgfp_evidence(pair, views, reference)
-    view, best = max(
-        ((name, _verify(name, number, views, reference, settings)) for name, number in pair.attempts(views, settings)),
-        key=lambda attempt: (attempt[1].inliers, attempt[1].agreement, attempt[0] == WHOLE),
+    (name, variant), best = max(
+        (
+            (attempt, verify(views[attempt[0]].points, reference.points, VARIANTS[attempt[1]], settings.verification))
+            for attempt in pair.attempts(views, settings)
+        ),
+        key=lambda tried: (tried[1].inliers, tried[1].agreement, tried[0][0] == WHOLE),
     )
-    return row | _geometric_evidence(views[view], best)
+    return row | _geometric_evidence(views[name], reference, VARIANTS[variant], best)
 
 
-def _verify(name: str, variant: int, views: dict[str, View], reference: View, settings: ImageSettings) -> Verification:
-    return verify(views[name].points, reference.points, VARIANTS[variant], settings.verification)
-
-
-def _geometric_evidence(view: View, found: Verification) -> dict[str, Any]:
-    shown = slice(0, POINTS_SHOWN)
+def _geometric_evidence(view: View, reference: View, variant: Variant, found: Verification) -> dict[str, Any]:
+    shown, confirmed = slice(0, POINTS_SHOWN), None
+    if found.placement is not None:
+        confirmed = confirmed_share(view.points, reference.points, variant, found.placement, found.distance)
     return {
         "view_points": len(view.points),
         "ratio_matches": found.ratio_matches,
         "inliers": found.inliers,
         "coverage": found.coverage,
         "agreement": found.agreement,
+        "distance": found.distance if found.inliers else None,
+        "confirmed": confirmed,
         "branch_matches": [],
         "view": view.name,
         "mirrored": found.mirrored,

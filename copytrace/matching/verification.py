@@ -33,8 +33,10 @@ class Verification:
     """The result of the geometric verification of one pair.
 
     `transform` is None or float64 [2, 3], from reference to query, both in shares of the whole image's width and
-    height. `query_points` and `reference_points` are the inliers, float32 [inliers, 2], in the same shares. `coverage`
-    is the share of the reference within their convex hull, `agreement` their share of the matches.
+    height; `placement` is the same from the reference to the view as its variant, both in short sides. `query_points`
+    and `reference_points` are the inliers, float32 [inliers, 2], in shares of the whole image. `coverage` is the share
+    of the reference within their convex hull, `agreement` their share of the matches, and `distance` the median of
+    their squared distances, of uint8 descriptors.
     """
 
     ratio_matches: int
@@ -42,13 +44,21 @@ class Verification:
     mirrored: bool
     negative: bool
     transform: Doubles | None
+    placement: Doubles | None
     query_points: Floats
     reference_points: Floats
     coverage: float
     agreement: float
+    distance: float
 
 
-NOTHING = np.zeros((0, 2), np.float32)
+_NONE = np.zeros((0, 2), np.float32)
+
+
+def nothing(ratio_matches: int, variant: Variant) -> Verification:
+    """Return the verification of a pair of which no matches agree."""
+    mirrored, negative = variant.mirrored, variant.negative
+    return Verification(ratio_matches, 0, mirrored, negative, None, None, _NONE, _NONE, 0.0, 0.0, np.nan)
 
 
 def verify(query: Points, reference: Points, variant: Variant, settings: VerificationSettings) -> Verification:
@@ -59,7 +69,8 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
     agreeing = largest_agreeing_set(here, there)
     inliers = _inliers(here, there, agreeing, settings)
     if len(inliers) == 0:
-        return Verification(len(matches), 0, variant.mirrored, variant.negative, None, NOTHING, NOTHING, 0.0, 0.0)
+        return nothing(len(matches), variant)
+    apart = descriptors[matches[inliers, 0]].astype(np.float32) - reference.descriptor[matches[inliers, 1]]
     query_points = query.image_positions()[matches[inliers, 0]]
     reference_points = reference.image_positions()[matches[inliers, 1]]
     return Verification(
@@ -68,10 +79,12 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
         mirrored=variant.mirrored,
         negative=variant.negative,
         transform=_least_squares(reference_points, query_points),
+        placement=_least_squares(there[inliers, :2], here[inliers, :2]),
         query_points=query_points,
         reference_points=reference_points,
         coverage=float(cv2.contourArea(cv2.convexHull(reference_points))),
         agreement=len(inliers) / len(matches),
+        distance=float(np.median((apart**2).sum(axis=1))),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,19 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from copytrace.arrays import Doubles
 from copytrace.errors import InputError
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.matching.merge import FEATURES, features_of, probability
+from copytrace.matching.score import (
+    FEATURES,
+    TEMPLATE_FEATURES,
+    Calibration,
+    LogisticModel,
+    features_of,
+    load_calibration,
+    points_agree,
+    template_features_of,
+)
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import read_table, resolve_path, write_json
@@ -26,11 +37,10 @@ LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
 
 
 @dataclass(frozen=True, slots=True)
-class LabeledCandidates:
-    """Candidate pairs as `query_id` and `reference_id`, with features float64 [N, F] and labels bool [N]."""
+class LabeledPairs:
+    """The evidence of a run's candidate pairs, N rows, and which of them are copies, bool [N]."""
 
-    pairs: pd.DataFrame
-    features: NDArray[np.float64]
+    evidence: pa.Table
     labels: NDArray[np.bool_]
 
 
@@ -46,34 +56,60 @@ class CalibrationFit:
     doubtful: pd.DataFrame
 
 
-def fit_calibration(runs: Sequence[tuple[str | Path, str | Path]], out: str | Path) -> CalibrationFit:
-    """Fit a logistic model to finished runs and their ground truths, and write it to `out`.
+def fit_calibration(
+    runs: Sequence[tuple[str | Path, str | Path]],
+    out: str | Path,
+    *,
+    lookalikes: Sequence[tuple[str | Path, str | Path]] = (),
+) -> CalibrationFit:
+    """Fit the models of a `Calibration` to finished runs and their ground truths, and write them to `out`.
 
-    `runs` are pairs of a `match_images` output folder and its ground truth CSV. Every true pair counts twice: as it is,
-    and without its lead, as if its reference were stored twice. Otherwise the score would depend on the lead, which is
-    absent in collections with near-duplicates. The error is the expected calibration error on the pairs as they are.
+    `runs` and `lookalikes` are pairs of a `match_images` output folder and its ground truth CSV. The model of copies is
+    fitted to `runs`; every true pair counts twice: as it is, and without its lead, as if its reference were stored
+    twice. Otherwise the score would depend on the lead, which is absent in collections with near-duplicates. The model
+    of templates is fitted to the pairs of both whose points agree, or is the shipped one without `lookalikes`: runs
+    with pictures of one origin. The error is the expected calibration error on the pairs of `runs` as they are.
     """
-    sets = [_read_candidates(resolve_path(run), resolve_path(truth)) for run, truth in runs]
-    features = np.concatenate([part.features for part in sets])
-    labels = np.concatenate([part.labels for part in sets])
+    tables, others = ([_read_pairs(run, truth) for run, truth in given] for given in (runs, lookalikes))
+    features = np.concatenate([features_of(part.evidence) for part in tables])
+    labels = np.concatenate([part.labels for part in tables])
     if labels.all() or not labels.any():
         raise InputError("calibration needs both copies and other pairs among the candidates; give other runs")
     twins = features[labels].copy()
     twins[:, LEADS] = 0
-    values, answers = np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)])
-    weights, bias = fit_logistic(values, answers)
-    scores = probability(features @ weights + bias)
+    copy = _fit(np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)]))
+    calibration = Calibration(copy, _fit_template([*tables, *others]) if others else load_calibration().template)
+    scores = np.concatenate([calibration.score(part.evidence) for part in tables])
     error = expected_calibration_error(scores, labels)
     content = {
-        "weights": {name: round(float(weight), 6) for name, weight in zip(FEATURES, weights, strict=True)},
-        "bias": round(bias, 6),
+        "copy": _content(calibration.copy, FEATURES),
+        "template": _content(calibration.template, TEMPLATE_FEATURES),
         "pairs": len(labels),
         "true_pairs": int(labels.sum()),
         "expected_calibration_error": round(error, 5),
     }
     write_json(resolve_path(out), content)
-    doubtful = pd.concat([part.pairs for part in sets]).assign(score=scores)[~labels & (scores >= DOUBTFUL)]
+    pairs = pa.concat_tables([part.evidence.select(["query_id", "reference_id"]) for part in tables]).to_pandas()
+    doubtful = pairs.assign(score=scores)[~labels & (scores >= DOUBTFUL)]
     return CalibrationFit(error, doubtful.sort_values("score", ascending=False, ignore_index=True))
+
+
+def _fit_template(parts: Sequence[LabeledPairs]) -> LogisticModel:
+    chosen = [points_agree(part.evidence) for part in parts]
+    features = [template_features_of(part.evidence)[rows] for part, rows in zip(parts, chosen, strict=True)]
+    labels = np.concatenate([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
+    if labels.all() or not labels.any():
+        raise InputError("the runs need pairs whose points agree and that are no copies; give other lookalikes")
+    return _fit(np.concatenate(features), labels)
+
+
+def _fit(features: Doubles, labels: NDArray[np.bool_]) -> LogisticModel:
+    return LogisticModel(*fit_logistic(features, labels))
+
+
+def _content(model: LogisticModel, features: Sequence[str]) -> dict[str, Any]:
+    weights = {name: round(float(weight), 6) for name, weight in zip(features, model.weights, strict=True)}
+    return {"weights": weights, "bias": round(model.bias, 6)}
 
 
 def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
@@ -106,17 +142,14 @@ def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray
     return float(np.abs(gap[pairs > 0]).sum() / max(len(labels), 1))
 
 
-def _read_candidates(run: Path, ground_truth: Path) -> LabeledCandidates:
-    shards = sorted(ImageRunFolder(run).evidence(0).parent.glob("*.parquet"))
+def _read_pairs(run: str | Path, ground_truth: str | Path) -> LabeledPairs:
+    shards = sorted(ImageRunFolder(resolve_path(run)).evidence(0).parent.glob("*.parquet"))
     if not shards:
         raise InputError(
             f"{run} holds no evidence; make it with: copytrace match-images QUERIES REFERENCES --out {run}"
         )
-    truth = read_ground_truth(ground_truth)
+    truth = read_ground_truth(resolve_path(ground_truth))
     true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
-    tables = [read_table(path, schema=EVIDENCE_SCHEMA) for path in shards]
-    features = np.concatenate([features_of(table) for table in tables])
-    pairs = pa.concat_tables(tables).select(["query_id", "reference_id"]).to_pandas()
-    return LabeledCandidates(
-        pairs, features, np.array([pair in true for pair in pairs.itertuples(index=False, name=None)])
-    )
+    evidence = pa.concat_tables([read_table(path, schema=EVIDENCE_SCHEMA) for path in shards])
+    pairs = zip(evidence.column("query_id").to_pylist(), evidence.column("reference_id").to_pylist(), strict=True)
+    return LabeledPairs(evidence, np.array([pair in true for pair in pairs], bool))

@@ -112,6 +112,7 @@ def write_drawn_set(
     if not donors:
         raise InputError("a drawn set needs at least one photo onto which copies are pasted; give donors")
     jobs = [(kind, template) for kind in plan.kinds for template in range(plan.templates)]
+    _require_own_folders(out, plan, jobs)
     queries: list[_Query] = []
     with (
         (progress or SilentProgress()).step("draw pictures", len(jobs), "templates") as step,
@@ -120,14 +121,21 @@ def write_drawn_set(
         for written in pool.map(lambda job: _write_template(out, plan, job[0], job[1], donors), jobs):
             queries += written
             step.advance()
-    for folder, names in (
-        ("queries", {f"{query.name}{suffix}" for query in queries for suffix in (".png", ".jpg")}),
-        ("references", {f"{kind}-{t:02}-{n:02}.png" for kind, t in jobs for n in range(plan.references)}),
-    ):
-        require_only(out / folder, names)
     rows = [[query.name, query.reference, query.kind, " ".join(query.edits)] for query in queries]
     write_text(out / "ground_truth.csv", csv_text(["query_id", "reference_id", "kind", "edits"], rows))
     return out
+
+
+def _require_own_folders(out: Path, plan: DrawnSetPlan, jobs: Sequence[tuple[str, int]]) -> None:
+    names: dict[str, set[str]] = {"references": set(), "queries": set()}
+    for kind, template in jobs:
+        name = f"{kind}-{template:02}"
+        names["references"] |= {f"{name}-{number:02}.png" for number in range(plan.references)}
+        names["queries"] |= {f"{name}-other{number:02}.png" for number in range(plan.others)}
+        names["queries"] |= {f"{name}-copy{number:02}.jpg" for number in range(plan.copies)}
+    for folder, expected in names.items():
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        require_only(out / folder, expected)
 
 
 def _write_template(out: Path, plan: DrawnSetPlan, kind: str, template: int, donors: Sequence[Photo]) -> list[_Query]:
@@ -170,6 +178,5 @@ def _edit(
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as file:
         image.save(file, _FORMATS[path.suffix], quality=85)

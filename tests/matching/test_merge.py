@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from configs.images import ImageSettings, MergeSettings, VerificationSettings
 from copytrace.errors import ConfigError
 from copytrace.index.manifest import write_manifest
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.matching.merge import CSV_COLUMNS, FEATURES, MATCH_SCHEMA, merge_matches
+from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge_matches
+from copytrace.matching.score import FEATURES, TEMPLATE_FEATURES
 from copytrace.media.files import MediaItem
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import digest_of, write_json, write_table
@@ -59,6 +59,14 @@ def merged(
     return pq.read_table(run.matches, schema=MATCH_SCHEMA).to_pylist()
 
 
+def calibration(folder: Path, bias: float, **weights: float) -> MergeSettings:
+    """Return rules with a score by these weights of evidence, whatever template two pictures may share."""
+    copy = {"weights": dict.fromkeys(FEATURES, 0.0) | weights, "bias": bias}
+    template = {"weights": dict.fromkeys(TEMPLATE_FEATURES, 0.0), "bias": 1e300}
+    path = write_json(folder / "calibration.json", {"copy": copy, "template": template})
+    return MergeSettings(rule="calibrated", calibration=str(path), min_score=0)
+
+
 def scores(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
     return [(row["query_id"], row["reference_id"], row["score"]) for row in rows]
 
@@ -66,10 +74,7 @@ def scores(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
 @pytest.fixture
 def by_inliers(tmp_path: Path) -> MergeSettings:
     """Rules whose score is (1 + inliers) / (5 + inliers), for the three and more that count."""
-    weights = dict.fromkeys(FEATURES, 0.0) | {"log_inliers": 1.0}
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"weights": weights, "bias": 0.0}))
-    return MergeSettings(rule="calibrated", calibration=str(path), min_score=0)
+    return calibration(tmp_path, 0.0, log_inliers=1.0)
 
 
 def test_the_sum_rule_adds_the_matches_of_all_branches(tmp_path: Path) -> None:
@@ -106,10 +111,7 @@ def test_a_calibrated_score_is_the_probability(tmp_path: Path, by_inliers: Merge
 def test_likeness_without_points_that_agree_is_no_copy(
     tmp_path: Path, evidence: dict[str, Any], supported: bool
 ) -> None:
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"weights": dict.fromkeys(FEATURES, 0.0), "bias": 4.0}))
-    rules = MergeSettings(rule="calibrated", calibration=str(path), min_score=0)
-    ((_, _, score),) = scores(merged(tmp_path, [[row("q", "r", **evidence)]], rules))
+    ((_, _, score),) = scores(merged(tmp_path, [[row("q", "r", **evidence)]], calibration(tmp_path, 4.0)))
     assert score > 0.9 if supported else score < 0.1
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from copytrace.matching.merge import probability
+from copytrace.matching.score import probability
 from copytrace.training.calibration import expected_calibration_error, fit_logistic
 
 

@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from copytrace.errors import ConfigError
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
-from copytrace.matching.merge import FEATURES, Calibration, features_of, load_calibration
+from copytrace.matching.score import (
+    FEATURES,
+    TEMPLATE_FEATURES,
+    Calibration,
+    LogisticModel,
+    features_of,
+    load_calibration,
+    template_features_of,
+)
 from copytrace.storage import resolve_path, write_json
 
-GOOD: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
+MODEL: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
+TEMPLATE: dict[str, Any] = {"weights": dict.fromkeys(TEMPLATE_FEATURES, 0.5), "bias": -2.0}
+GOOD: dict[str, Any] = {"copy": MODEL, "template": TEMPLATE}
 
 
 def evidence(*rows: dict[str, Any]) -> pa.Table:
@@ -60,7 +70,7 @@ def test_features_do_not_depend_on_the_order_of_rows() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=len(FEATURES), max_size=len(FEATURES)), st.floats(-1e6, 1e6))
 def test_a_probability_is_between_0_and_1(values: list[float], bias: float) -> None:
-    (probability,) = Calibration(np.ones(len(FEATURES)), bias).probability(np.array([values]))
+    (probability,) = LogisticModel(np.ones(len(FEATURES)), bias).probability(np.array([values]))
     assert 0 <= probability <= 1
 
 
@@ -68,42 +78,74 @@ def test_a_probability_is_between_0_and_1(values: list[float], bias: float) -> N
 def test_more_of_what_speaks_for_a_copy_is_never_less_probable(value: float, more: float, column: int) -> None:
     features = np.zeros((2, len(FEATURES)))
     features[:, column] = value, value + more
-    first, second = Calibration(np.linspace(0, 2, len(FEATURES)), -3.0).probability(features)
+    first, second = LogisticModel(np.linspace(0, 2, len(FEATURES)), -3.0).probability(features)
     assert first <= second + 1e-12  # an exponential is not monotone to its last digit
 
 
 def test_a_probability_is_the_logistic_of_the_weighted_sum() -> None:
-    calibration = Calibration(np.array([2.0, -1.0]), 0.5)
-    assert calibration.probability(np.array([[1.0, 2.5], [0, 0.5]])).tolist() == pytest.approx([0.5, 0.5])
-    assert calibration.probability(np.array([[np.log(3) / 2, 0.5]])).tolist() == pytest.approx([0.75])
+    model = LogisticModel(np.array([2.0, -1.0]), 0.5)
+    assert model.probability(np.array([[1.0, 2.5], [0, 0.5]])).tolist() == pytest.approx([0.5, 0.5])
+    assert model.probability(np.array([[np.log(3) / 2, 0.5]])).tolist() == pytest.approx([0.75])
 
 
-def test_the_shipped_calibration_fits_this_version() -> None:
-    calibration = load_calibration()
-    assert calibration.weights.shape == (len(FEATURES),)
-    strong = features_of(
-        evidence({"inliers": 120, "ratio_matches": 130, "agreement": 0.92, "coverage": 0.7, "votes": 150.0,
-                  "similarity": 0.95, "normalized_similarity": 0.5, "branches": ["global", "local"]})
-    )  # fmt: skip
+COPY = {"inliers": 120, "ratio_matches": 130, "agreement": 0.92, "coverage": 0.7, "votes": 150.0, "similarity": 0.95}
+COPY |= {
+    "view_points": 300,
+    "normalized_similarity": 0.5,
+    "branches": ["global", "local"],
+    "distance": 900.0,
+    "confirmed": 0.9,
+}
+
+
+def test_the_shipped_calibration_tells_a_copy_from_chance() -> None:
     stray = {"inliers": 3, "ratio_matches": 20, "agreement": 0.15, "votes": 3.0, "branches": ["local"]}
-    weak = features_of(evidence(*[{"reference_id": str(n)} | stray for n in range(5)]))
-    assert calibration.probability(strong)[0] > 0.9
-    assert calibration.probability(weak).max() < 0.1
+    calibration = load_calibration()
+    assert calibration.score(evidence(COPY))[0] > 0.9
+    assert calibration.score(evidence(*[{"reference_id": str(n)} | stray for n in range(5)])).max() < 0.1
+
+
+def test_pages_of_one_template_are_no_copies_though_their_frame_agrees() -> None:
+    frame = COPY | {"inliers": 12, "ratio_matches": 80, "agreement": 0.15, "confirmed": 0.12, "similarity": 0.98}
+    assert load_calibration().score(evidence(frame))[0] < 0.1
+    assert load_calibration().score(evidence(frame | {"similarity": 0.999}))[0] > 0.5  # the same picture
+
+
+@given(st.sampled_from(["inliers", "agreement", "confirmed"]), st.floats(1.0, 3.0))
+def test_a_pair_with_more_in_common_never_scores_less(name: str, factor: float) -> None:
+    less: dict[str, Any] = {"inliers": 20, "agreement": 0.3, "confirmed": 0.3, "distance": 2000.0, "votes": 20.0}
+    more = less | {name: less[name] * factor if name != "inliers" else int(less[name] * factor)}
+    first, second = (load_calibration().score(evidence(row))[0] for row in (less, more))
+    assert first <= second + 1e-12
+
+
+def test_features_of_templates_are_finite_where_evidence_is_missing() -> None:
+    features = template_features_of(evidence({}, {"inliers": 9, "distance": 1e9}, COPY))
+    assert features.shape == (3, len(TEMPLATE_FEATURES))
+    assert np.isfinite(features).all()
+
+
+def test_only_pairs_whose_points_agree_are_held_against_templates() -> None:
+    none = LogisticModel(np.zeros(len(TEMPLATE_FEATURES)), -4.0)
+    calibration = Calibration(LogisticModel(np.zeros(len(FEATURES)), 4.0), none)
+    alike = {"similarity": 0.999, "view_points": 300}
+    agreeing, same, plain = calibration.score(evidence({"inliers": 30}, alike, alike | {"inliers": 30}))
+    assert agreeing < 0.1
+    assert min(same, plain) > 0.9
 
 
 def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
     weights = {name: float(number) for number, name in enumerate(reversed(FEATURES))}
-    (tmp_path / "c.json").write_text(json.dumps({"weights": weights, "bias": -1, "pairs": 10}))
+    (tmp_path / "c.json").write_text(json.dumps(GOOD | {"copy": {"weights": weights, "bias": -1}, "pairs": 10}))
     calibration = load_calibration(str(tmp_path / "c.json"))
-    assert calibration.weights.tolist() == list(range(len(FEATURES)))[::-1]
-    assert calibration.bias == -1
+    assert calibration.copy.weights.tolist() == list(range(len(FEATURES)))[::-1]
+    assert calibration.copy.bias == -1
+    assert calibration.template.weights.tolist() == [0.5] * len(TEMPLATE_FEATURES)
 
 
 def test_a_calibration_is_read_from_a_store() -> None:
-    path = write_json(
-        resolve_path("memory://calibrations/c.json"), {"weights": dict.fromkeys(FEATURES, 2.0), "bias": -1}
-    )
-    assert load_calibration(str(path)).weights.tolist() == [2.0] * len(FEATURES)
+    path = write_json(resolve_path("memory://calibrations/c.json"), GOOD)
+    assert load_calibration(str(path)).copy.weights.tolist() == [0.5] * len(FEATURES)
     path.unlink()
     with pytest.raises(ConfigError, match="no calibration file at memory://calibrations"):
         load_calibration(str(path))
@@ -120,13 +162,16 @@ def test_a_missing_calibration_says_what_to_give(tmp_path: Path) -> None:
         "not json",
         "[]",
         "{}",
-        json.dumps({"weights": GOOD["weights"]}),
-        json.dumps({"weights": {**GOOD["weights"], "unknown": 1.0}, "bias": 0}),
-        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: "much"}, "bias": 0}),
-        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: None}, "bias": 0}),
-        json.dumps({"weights": {**GOOD["weights"], FEATURES[0]: float("nan")}, "bias": 0}),
-        json.dumps({**GOOD, "bias": None}),
-        json.dumps({**GOOD, "bias": float("nan")}),
+        json.dumps(MODEL),
+        json.dumps({"copy": MODEL}),
+        json.dumps(GOOD | {"template": MODEL}),
+        json.dumps(GOOD | {"copy": {"weights": MODEL["weights"]}}),
+        json.dumps(GOOD | {"copy": MODEL | {"weights": {**MODEL["weights"], "unknown": 1.0}}}),
+        json.dumps(GOOD | {"copy": MODEL | {"weights": {**MODEL["weights"], FEATURES[0]: "much"}}}),
+        json.dumps(GOOD | {"copy": MODEL | {"weights": {**MODEL["weights"], FEATURES[0]: None}}}),
+        json.dumps(GOOD | {"copy": MODEL | {"weights": {**MODEL["weights"], FEATURES[0]: float("nan")}}}),
+        json.dumps(GOOD | {"copy": MODEL | {"bias": None}}),
+        json.dumps(GOOD | {"template": TEMPLATE | {"bias": float("nan")}}),
     ],
 )
 def test_a_file_that_is_no_calibration_of_this_version_says_to_fit_anew(tmp_path: Path, content: str) -> None:
