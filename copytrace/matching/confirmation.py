@@ -1,17 +1,21 @@
-"""Confirmation: whether two pictures agree everywhere, once a transform lays one over the other.
+"""Confirmation: what speaks for a copy, and against pictures of one origin, where the points of a pair agree.
 
 Points of two pages, charts or windows of one origin agree where their frame and their letters are the same, and so do
 those of two logos with a letter in common. In a copy, nearly every part that has points in either picture is confirmed
-by a point that lies there in both.
+by a point that lies there in both. In most photographs, no point looks like another one of the same picture; letters,
+corners and marks do, and what repeats is found at one place or another by chance.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from copytrace.arrays import Doubles, Floats, Numbers
-from copytrace.features.points import Points
+from copytrace.features.points import Bytes, Points
 from copytrace.features.variants import Variant, read_geometry
+from copytrace.matching.verification import Verification, squared_distances
 
 GRID = 8  # cells of the reference, along each side
 FEWEST_IN_CELL = 2  # points of either picture that a cell needs to count
@@ -20,17 +24,59 @@ OCTAVES, RADIANS = 0.8, 0.5  # how much its scale and its angle may differ
 # A point is confirmed at up to twice the median distance of the inliers, so that the same holds for pictures that were
 # edited much and for those that were only encoded again.
 TIMES_MEDIAN, LEAST_MEDIAN = 2.0, 500.0
+ELSEWHERE = 0.012  # of the short side: points nearer than this are one place
+FARTHEST = np.float32(2 * 255**2)  # the largest squared distance of two root-SIFT descriptors
 SMALLEST = 0.02  # quantile of a picture's scales below which its detector finds nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What the inliers of a pair are worth.
+
+    `distance` is the median of the inliers' squared distances, of uint8 descriptors. `uniqueness` is the median of the
+    squared distances to the most similar other point of the same picture, in that of the two pictures where it is less.
+    `share` is that of the reference's cells, 0 to 1, in which a point of one picture confirms one of the other.
+    """
+
+    distance: float
+    uniqueness: float
+    share: float
+
+
+def confirm(query: Points, reference: Points, variant: Variant, found: Verification) -> Confirmation | None:
+    """Return the confirmation of a pair, or None if no transform was found.
+
+    `query` is the view that shows the reference, read as `variant`.
+    """
+    if found.placement is None:
+        return None
+    geometry, descriptors = variant.read(query.relative_geometry(), query.descriptor)
+    here, there = found.rows.T
+    apart = descriptors[here].astype(np.float32) - reference.descriptor[there]
+    distance = float(np.median((apart**2).sum(axis=1)))
+    others = np.minimum(
+        _nearest_other(geometry, descriptors, here),
+        _nearest_other(reference.relative_geometry(), reference.descriptor, there),
+    )
+    share = confirmed_share(query, reference, variant, found.placement, distance)
+    return Confirmation(distance, float(np.median(others)), share)
+
+
+def _nearest_other(geometry: Floats, descriptors: Bytes, rows: Numbers) -> Floats:
+    """Return the squared distances of some rows' descriptors to the most similar one elsewhere in the picture."""
+    distances = squared_distances(descriptors[rows], descriptors)
+    apart = ((geometry[rows, None, :2] - geometry[None, :, :2]) ** 2).sum(axis=2)
+    return np.asarray(np.where(apart < ELSEWHERE**2, FARTHEST, distances).min(axis=1), np.float32)
 
 
 def confirmed_share(
     query: Points, reference: Points, variant: Variant, placement: Doubles, median_distance: float
 ) -> float:
-    """Return the share of the reference's cells, 0 to 1, in which a point of one picture confirms one of the other.
+    """Return the `share` of a `Confirmation`.
 
-    `query` is the view that shows the reference, read as `variant`. `placement` float64 [2, 3] leads from the reference
-    to it, both in short sides. `median_distance` is that of the inliers, squared. Cells outside the view, or with fewer
-    than `FEWEST_IN_CELL` points that both detectors could find, do not count; 0 if no cell counts.
+    `placement` float64 [2, 3] leads from the reference to the query, both in short sides. `median_distance` is that of
+    the inliers, squared. Cells outside the view, or with fewer than `FEWEST_IN_CELL` points that both detectors could
+    find, do not count; 0 if no cell counts.
     """
     here, descriptors = variant.read(query.relative_geometry(), query.descriptor)
     there = reference.relative_geometry()

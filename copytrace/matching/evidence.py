@@ -17,7 +17,7 @@ from configs.images import ImageSettings
 from copytrace.features.variants import VARIANTS, Variant
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
-from copytrace.matching.confirmation import confirmed_share
+from copytrace.matching.confirmation import confirm
 from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
@@ -46,6 +46,7 @@ EVIDENCE_SCHEMA = pa.schema(
         ("coverage", pa.float32()),
         ("agreement", pa.float32()),
         ("distance", pa.float32()),
+        ("uniqueness", pa.float32()),
         ("confirmed", pa.float32()),
         ("branch_matches", pa.list_(pa.int32())),
         ("view", pa.string()),
@@ -153,17 +154,17 @@ def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: Im
 
 
 def _geometric_evidence(view: View, reference: View, variant: Variant, found: Verification) -> dict[str, Any]:
-    shown, confirmed = slice(0, POINTS_SHOWN), None
-    if found.placement is not None:
-        confirmed = confirmed_share(view.points, reference.points, variant, found.placement, found.distance)
+    shown = slice(0, POINTS_SHOWN)
+    confirmation = confirm(view.points, reference.points, variant, found)
     return {
         "view_points": len(view.points),
         "ratio_matches": found.ratio_matches,
         "inliers": found.inliers,
         "coverage": found.coverage,
         "agreement": found.agreement,
-        "distance": found.distance if found.inliers else None,
-        "confirmed": confirmed,
+        "distance": confirmation and confirmation.distance,
+        "uniqueness": confirmation and confirmation.uniqueness,
+        "confirmed": confirmation and confirmation.share,
         "branch_matches": [],
         "view": view.name,
         "mirrored": found.mirrored,

@@ -35,8 +35,8 @@ class Verification:
     `transform` is None or float64 [2, 3], from reference to query, both in shares of the whole image's width and
     height; `placement` is the same from the reference to the view as its variant, both in short sides. `query_points`
     and `reference_points` are the inliers, float32 [inliers, 2], in shares of the whole image. `coverage` is the share
-    of the reference within their convex hull, `agreement` their share of the matches, and `distance` the median of
-    their squared distances, of uint8 descriptors.
+    of the reference within their convex hull, `agreement` their share of the matches. `rows` int64 [inliers, 2] are
+    the inliers' rows in the points of both.
     """
 
     ratio_matches: int
@@ -49,16 +49,16 @@ class Verification:
     reference_points: Floats
     coverage: float
     agreement: float
-    distance: float
+    rows: Numbers
 
 
-_NONE = np.zeros((0, 2), np.float32)
+_NONE, _NO_ROWS = np.zeros((0, 2), np.float32), np.zeros((0, 2), np.int64)
 
 
 def nothing(ratio_matches: int, variant: Variant) -> Verification:
     """Return the verification of a pair of which no matches agree."""
     mirrored, negative = variant.mirrored, variant.negative
-    return Verification(ratio_matches, 0, mirrored, negative, None, None, _NONE, _NONE, 0.0, 0.0, np.nan)
+    return Verification(ratio_matches, 0, mirrored, negative, None, None, _NONE, _NONE, 0.0, 0.0, _NO_ROWS)
 
 
 def verify(query: Points, reference: Points, variant: Variant, settings: VerificationSettings) -> Verification:
@@ -70,7 +70,6 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
     inliers = _inliers(here, there, agreeing, settings)
     if len(inliers) == 0:
         return nothing(len(matches), variant)
-    apart = descriptors[matches[inliers, 0]].astype(np.float32) - reference.descriptor[matches[inliers, 1]]
     query_points = query.image_positions()[matches[inliers, 0]]
     reference_points = reference.image_positions()[matches[inliers, 1]]
     return Verification(
@@ -84,7 +83,7 @@ def verify(query: Points, reference: Points, variant: Variant, settings: Verific
         reference_points=reference_points,
         coverage=float(cv2.contourArea(cv2.convexHull(reference_points))),
         agreement=len(inliers) / len(matches),
-        distance=float(np.median((apart**2).sum(axis=1))),
+        rows=matches[inliers],
     )
 
 

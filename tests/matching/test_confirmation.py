@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from configs.images import VerificationSettings
 from copytrace.features.points import Points
 from copytrace.features.variants import VARIANTS
-from copytrace.matching.confirmation import confirmed_share
+from copytrace.matching.confirmation import confirm, confirmed_share
+from copytrace.matching.verification import verify
 
 SAME = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 PLAIN, MIRRORED = VARIANTS[0], VARIANTS[1]
@@ -76,3 +78,36 @@ def test_pictures_without_points_confirm_nothing() -> None:
     empty = picture(0, count=0)
     for first, second in ((empty, picture(0)), (picture(0), empty), (empty, empty)):
         assert confirmed_share(first, second, PLAIN, SAME, 500.0) == 0.0
+
+
+def test_marks_that_repeat_are_told_from_unique_ones() -> None:
+    unique = picture(0, count=60)
+    repeated = picture(0, count=60)
+    repeated.descriptor[1::2] = np.clip(repeated.descriptor[::2].astype(int) + 2, 0, 255)  # every mark occurs twice
+    found = {}
+    for name, points in (("unique", unique), ("repeated", repeated)):
+        verified = verify(points, points, PLAIN, VerificationSettings(ratio=1.0))
+        confirmation = confirm(points, points, PLAIN, verified)
+        assert confirmation is not None
+        assert confirmation.distance == 0.0
+        assert confirmation.share == 1.0
+        found[name] = confirmation.uniqueness
+    assert found["repeated"] < 1000
+    assert found["unique"] > 100_000
+
+
+def test_points_at_the_same_place_are_no_repetition() -> None:
+    one = picture(0, count=60)
+    names = ("x", "y", "scale", "angle", "descriptor")
+    # SIFT gives a point with two directions twice.
+    both = Points(*(np.concatenate([getattr(one, name)] * 2) for name in names), 400, 300)
+    both.angle[60:] += 1.0
+    both.descriptor[60:] = np.clip(both.descriptor[60:].astype(int) + 2, 0, 255)
+    confirmation = confirm(both, both, PLAIN, verify(both, both, PLAIN, VerificationSettings(ratio=1.0)))
+    assert confirmation is not None
+    assert confirmation.uniqueness > 100_000
+
+
+def test_without_a_transform_there_is_no_confirmation() -> None:
+    first, second = picture(0), picture(1)
+    assert confirm(first, second, PLAIN, verify(first, second, PLAIN, VerificationSettings())) is None

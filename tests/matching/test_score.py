@@ -63,6 +63,11 @@ def test_a_lead_is_over_the_best_other_reference_of_the_same_query() -> None:
     assert feature(frame, "log_inlier_lead") == pytest.approx(np.log([4, 1, 1, 4, 1, 1]))
 
 
+def test_matches_that_disagree_speak_against_a_copy() -> None:
+    frame = evidence({"inliers": 12, "ratio_matches": 15}, {"inliers": 12, "ratio_matches": 75}, {"inliers": 12})
+    assert feature(frame, "few_disagree") == pytest.approx(-np.log([4, 64, 1]))
+
+
 def test_features_do_not_depend_on_the_order_of_rows() -> None:
     rows = [{"query_id": q, "reference_id": str(n), "inliers": 5 * n, "votes": 2.0 * n} for q in "ab" for n in range(4)]
     np.testing.assert_array_equal(features_of(evidence(*rows)), features_of(evidence(*rows[::-1]))[::-1])
@@ -106,7 +111,14 @@ def test_the_shipped_calibration_tells_a_copy_from_chance() -> None:
 
 
 def test_pages_of_one_template_are_no_copies_though_their_frame_agrees() -> None:
-    frame = COPY | {"inliers": 12, "ratio_matches": 80, "agreement": 0.15, "confirmed": 0.12, "similarity": 0.98}
+    frame = COPY | {
+        "inliers": 12,
+        "ratio_matches": 80,
+        "agreement": 0.15,
+        "confirmed": 0.12,
+        "uniqueness": 4000.0,
+        "similarity": 0.98,
+    }
     assert load_calibration().score(evidence(frame))[0] < 0.1
     assert load_calibration().score(evidence(frame | {"similarity": 0.999}))[0] > 0.5  # the same picture
 
@@ -186,8 +198,8 @@ def test_a_folder_is_no_calibration(tmp_path: Path) -> None:
 
 
 def test_inliers_that_chance_explains_are_no_evidence() -> None:
-    few = evidence(*({"inliers": number, "agreement": 1.0, "coverage": 0.5} for number in (0, 1, 3)))
-    some = evidence({"inliers": 15, "agreement": 1.0, "coverage": 0.25})
-    for name, beyond in (("log_inliers", np.log(4)), ("agreement", 1.0), ("coverage", 0.5)):
+    few = evidence(*({"inliers": number, "agreement": 1.0, "confirmed": 0.5} for number in (0, 1, 3)))
+    some = evidence({"inliers": 15, "agreement": 1.0, "confirmed": 0.25})
+    for name, beyond in (("log_inliers", np.log(4)), ("agreement", 1.0), ("confirmed", 0.25)):
         assert feature(few, name) == [0.0, 0.0, 0.0]
         assert feature(some, name) == pytest.approx([beyond])
