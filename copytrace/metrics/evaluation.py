@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from copytrace.metrics.images import (
+    SURE,
     GroundTruth,
     ImageMetrics,
     KindMetrics,
@@ -121,15 +122,15 @@ def _overall_table(evaluation: Evaluation) -> Table:
 
 
 def _kind_table(rows: Sequence[KindMetrics]) -> Table:
-    table = Table(title="By kind of edit", title_justify="left")
+    table = Table(title="By kind", title_justify="left")
     table.add_column("kind")
-    for name in ("queries", "true pairs", "top-1", "found at P90", "micro-AP"):
+    at_half = (f"found at {SURE}", f"wrong at {SURE}")
+    for name in ("queries", "true pairs", "top-1", "found at P90", "micro-AP", *at_half):
         table.add_column(name, justify="right")
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.pairs:,}")
-        table.add_row(
-            escape(row.kind), *counts, format_figure(row.top1), format_figure(row.found), format_figure(row.micro_ap)
-        )
+        figures = (format_figure(value) for value in (row.top1, row.found, row.micro_ap))
+        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}")
     return table
 
 

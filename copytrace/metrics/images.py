@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from copytrace.errors import InputError
 
 P90 = 0.9  # the challenge's second figure is the recall at this precision
+SURE = 0.5  # probability from which a pair is called a copy
 
 Ids = Sequence[str] | NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -113,6 +114,7 @@ class KindMetrics:
 
     `top1` is the share of true pairs ranked first for their query. `found` is the share of true pairs at or above the
     threshold of 90 % precision, None if there is none. `micro_ap` is over the predictions of these queries only.
+    `sure` and `mistaken` are the numbers of true and of false predictions with a score of at least `SURE`.
     """
 
     kind: str
@@ -121,6 +123,8 @@ class KindMetrics:
     top1: float | None
     found: float | None
     micro_ap: float | None
+    sure: int
+    mistaken: int
 
 
 def judge(truth: GroundTruth, predictions: Predictions) -> JudgedPredictions:
@@ -185,7 +189,8 @@ def evaluate_by_kind(judged: JudgedPredictions, threshold: float | None) -> tupl
             top1 = rank_recall(judged.ranks[chosen], correct, count, within=1)
             found = None if threshold is None else int(np.sum(correct & (scores >= threshold))) / count
             micro_ap = micro_average_precision(correct, scores, count)
-        rows.append(KindMetrics(kind, int(queries[number]), count, top1, found, micro_ap))
+        sure, mistaken = (int(np.sum((scores >= SURE) & which)) for which in (correct, ~correct))
+        rows.append(KindMetrics(kind, int(queries[number]), count, top1, found, micro_ap, sure, mistaken))
     return tuple(rows)
 
 

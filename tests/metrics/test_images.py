@@ -234,11 +234,12 @@ def test_each_kind_is_measured_on_its_own_queries_including_those_without_a_matc
         ["Q1", "Q2", "Q3", "Q4", "Q5"], ["R1", "R2", "", "R4", ""], ["crop", "crop", "crop", "overlay", "photo"]
     )
     rows = [("Q1", "R1", 9.0), ("Q3", "R1", 8.0), ("Q2", "R2", 7.0), ("Q2", "R9", 7.0), ("Q9", "R9", 10.0)]
+    rows += [("Q5", "R9", 0.5), ("Q5", "R8", 0.49)]
     judged = judge(truth, predictions_of(rows))
     assert evaluate_by_kind(judged, threshold=8.0) == (
-        KindMetrics("crop", queries=3, pairs=2, top1=0.5, found=0.5, micro_ap=(1 + 2 / 4) / 2),
-        KindMetrics("overlay", queries=1, pairs=1, top1=0.0, found=0.0, micro_ap=0.0),
-        KindMetrics("photo", queries=1, pairs=0, top1=None, found=None, micro_ap=None),
+        KindMetrics("crop", queries=3, pairs=2, top1=0.5, found=0.5, micro_ap=(1 + 2 / 4) / 2, sure=2, mistaken=2),
+        KindMetrics("overlay", queries=1, pairs=1, top1=0.0, found=0.0, micro_ap=0.0, sure=0, mistaken=0),
+        KindMetrics("photo", queries=1, pairs=0, top1=None, found=None, micro_ap=None, sure=0, mistaken=1),
     )
     assert [row.found for row in evaluate_by_kind(judged, threshold=None)] == [None, None, None]
 
