@@ -158,7 +158,10 @@ def test_an_evaluation_becomes_plain_json(write):
         "pairs": 2,
         "predictions": 3,
     }
-    assert value["by_kind"]["crop"] == {"queries": 2, "pairs": 1, "top1": 1.0, "found": 1.0, "micro_ap": 1.0}
+    assert value["by_kind"]["crop"] == {
+        **{"queries": 2, "pairs": 1, "top1": 1.0, "found": 1.0, "micro_ap": 1.0},
+        **{"sure": 1, "mistaken": 1},
+    }
     assert list(value["by_kind"]) == ["crop", "overlay"]
 
 
@@ -169,8 +172,8 @@ def test_an_evaluation_is_rendered_with_its_kinds_and_its_unknown_queries(write)
         console.print(evaluate_images(truth, write("p.csv", PREDICTIONS)).render())
     lines = [line.replace("│", " ").replace("|", " ").split() for line in capture.get().splitlines()]
     assert ["micro-AP", "0.50000"] in lines
-    assert ["crop", "2", "1", "1.00000", "1.00000", "1.00000"] in lines
-    assert ["[b]", "1", "1", "0.00000", "0.00000", "0.00000"] in lines
+    assert ["crop", "2", "1", "1.00000", "1.00000", "1.00000", "1", "1"] in lines
+    assert ["[b]", "1", "1", "0.00000", "0.00000", "0.00000", "0", "0"] in lines
     assert any(line[-1:] == ["1"] and "counted" in line for line in lines)
 
 
