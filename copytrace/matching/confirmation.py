@@ -34,12 +34,14 @@ class Confirmation:
     """What the inliers of a pair are worth.
 
     `distance` is the median of the inliers' squared distances, of uint8 descriptors. `uniqueness` is the median of the
-    squared distances to the most similar other point of the same picture, in that of the two pictures where it is less.
+    squared distances to the most similar other point of the same picture, in that of the two pictures where it is less,
+    and `points` the number of points in the picture that has fewer.
     `share` is that of the reference's cells, 0 to 1, in which a point of one picture confirms one of the other.
     """
 
     distance: float
     uniqueness: float
+    points: int
     share: float
 
 
@@ -59,7 +61,7 @@ def confirm(query: Points, reference: Points, variant: Variant, found: Verificat
         _nearest_other(reference.relative_geometry(), reference.descriptor, there),
     )
     share = confirmed_share(query, reference, variant, found.placement, distance)
-    return Confirmation(distance, float(np.median(others)), share)
+    return Confirmation(distance, float(np.median(others)), min(len(query), len(reference)), share)
 
 
 def _nearest_other(geometry: Floats, descriptors: Bytes, rows: Numbers) -> Floats:

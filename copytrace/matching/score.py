@@ -49,9 +49,10 @@ FEATURES = (
     "normalized_similarity",
 )
 
-TEMPLATE_FEATURES = ("log_inliers", "agreement", "confirmed", "log_distance", "unique")
+TEMPLATE_FEATURES = ("agreement", "confirmed", "log_distance", "unique")
 DISTANCES = (300.0, 20_000.0)  # squared, of the inliers of pictures as they are, and of pictures that were edited much
 UNIQUENESS = (10_000.0, 12_000.0)  # of pictures with marks that repeat, and of 90 % of photographs
+POINTS = (200.0, 350.0)  # of drawn pictures, in which no mark repeats because they have few, and of most photographs
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +186,19 @@ def template_features_of(evidence: pa.Table) -> Doubles:
     can be expected to agree.
     """
     distance = np.clip(_numbers(evidence, "distance"), *DISTANCES)
-    uniqueness = np.clip(_numbers(evidence, "uniqueness"), *UNIQUENESS)
     columns = {
-        "log_inliers": np.log1p(_numbers(evidence, "inliers")),
         "agreement": _numbers(evidence, "agreement"),
         "confirmed": _numbers(evidence, "confirmed"),
         "log_distance": np.log(distance / DISTANCES[0]),
-        "unique": np.log(uniqueness / UNIQUENESS[0]) / np.log(UNIQUENESS[1] / UNIQUENESS[0]),
+        "unique": _ramp(_numbers(evidence, "uniqueness"), UNIQUENESS)
+        * _ramp(_numbers(evidence, "fewest_points"), POINTS),
     }
     return np.stack([columns[name] for name in TEMPLATE_FEATURES], axis=1)
+
+
+def _ramp(values: Doubles, bounds: tuple[float, float]) -> Doubles:
+    """Return 0 up to the first bound, 1 from the second on, and the share of the way in logarithms between them."""
+    return np.asarray(np.log(np.clip(values, *bounds) / bounds[0]) / np.log(bounds[1] / bounds[0]))
 
 
 def points_agree(evidence: pa.Table) -> NDArray[np.bool_]:
