@@ -59,7 +59,13 @@ class DescriptorSettings(Settings):
     model: str = Field(
         "shipped",
         description="network. shipped: the trained one; imagenet: one that was not trained on copies; or a path "
-        "(safetensors, TorchScript), s3://…, or models:/copytrace-descriptor@champion",
+        "(safetensors, TorchScript), s3://…, or models:/copytrace-descriptor@champion; #sha256=DIGEST at its end pins "
+        "it, as https://… needs",
+    )
+    trust_torchscript: bool = Field(
+        False,
+        description="load TorchScript files. Such a file is a program that can read and write files of this machine, "
+        "so it must come from somebody you trust",
     )
     input_size: int | None = Field(
         None, ge=32, le=1024, description="side of the network's square input, in pixels; default: stated by the model"

@@ -212,8 +212,13 @@ def digest_of(*parts: Any) -> str:
 
 def digest_of_file(path: Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
+    return sha256_of(path)[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _source(path: Path) -> Any:

@@ -37,6 +37,7 @@ _COPIED_TAGS = (
     *("git_commit", "git_dirty", "dataset_digest", "validation_digest"),
     *("prefect.flow_run_id", "prefect.flow_name", "prefect.flow_run_url", "prefect.deployment"),
 )
+_WEIGHTS_DIGEST = "weights_digest"
 _MODEL_URI = re.compile(
     r"models:/+(?:(?P<id>m-[0-9a-f]{32})|(?P<name>[^/@:]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[\w-]+)))"
 )
@@ -59,18 +60,17 @@ def register(
 
     Raises `InputError` if no file is `*.safetensors`, and `TrackingError`.
     """
-    weights = [digest_of_file(file) for file in sorted(files) if file.suffix == ".safetensors"]
-    if not weights:
+    if not any(file.suffix == ".safetensors" for file in files):
         raise InputError(f"no .safetensors among the files of {name}: {', '.join(map(str, files)) or 'none'}")
-    digest, client = digest_of(weights), connect(run.uri)
+    digest, client = _digest_of_weights(files), connect(run.uri)
     with mlflow_errors(run.uri):
         for version in client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'"):
-            if version.tags.get("weights_digest") == digest:
+            if version.tags.get(_WEIGHTS_DIGEST) == digest:
                 return int(version.version)
         known = client.get_run(run.id).data.tags
         evidence = {tag: known[tag] for tag in _COPIED_TAGS if tag in known}
         evidence |= {f"validation.{metric}": repr(float(value)) for metric, value in metrics.items()}
-        evidence |= {"score": score, "weights_digest": digest, "mlflow_run_id": run.id, **(tags or {})}
+        evidence |= {"score": score, _WEIGHTS_DIGEST: digest, "mlflow_run_id": run.id, **(tags or {})}
         model = _log_model(client, run, name, files, metrics, evidence)
         return _create_version(client, run, name, model, evidence, files)
 
@@ -79,7 +79,8 @@ def download(uri: str) -> Path:
     """Return a local folder with the files of `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/m-…`.
 
     A version never changes, so it is downloaded only once, into `cache_folder()`. Raises `InputError` for a URI of
-    another form or for a model, version or alias that does not exist, and `TrackingError` if MLflow does not answer.
+    another form, for a model, version or alias that does not exist, and for weights that are not those that were
+    registered, and `TrackingError` if MLflow does not answer.
     """
     parts = _MODEL_URI.fullmatch(uri)
     if parts is None:
@@ -90,17 +91,23 @@ def download(uri: str) -> Path:
     client, store = open_registry()
     with mlflow_errors(store):
         if parts["id"]:
-            location = _model_location(client, parts["id"])
+            location, tags = _logged_model(client, parts["id"])
         else:
             version = find_version(client, parts["name"], parts["alias"] or int(parts["version"]))
             location = client.get_model_version_download_uri(version.name, str(version.version))
+            tags = version.tags
             own = digest_of(redact(store), version.name, int(version.version))
             folder = folder / version.tags.get("model_id", f"{version.name}-{version.version}-{own}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # only one process downloads
             if not folder.exists():
-                _fetch(location, store, folder, uri)
+                _fetch(location, store, folder, uri, tags.get(_WEIGHTS_DIGEST))
     return folder
+
+
+def _digest_of_weights(files: Sequence[Path]) -> str:
+    weights = sorted((file for file in files if file.suffix == ".safetensors"), key=lambda file: file.name)
+    return digest_of([digest_of_file(file) for file in weights])
 
 
 def open_registry() -> tuple[MlflowClient, str]:
@@ -157,7 +164,7 @@ def _log_model(
     evidence: Mapping[str, str],
 ) -> LoggedModel:
     """Return the run's LoggedModel of these weights, created or completed if necessary."""
-    same = f"source_run_id = '{run.id}' AND name = '{name}' AND tags.weights_digest = '{evidence['weights_digest']}'"
+    same = f"source_run_id = '{run.id}' AND name = '{name}' AND tags.{_WEIGHTS_DIGEST} = '{evidence[_WEIGHTS_DIGEST]}'"
     found = client.search_logged_models([run.experiment], filter_string=same)
     model = found[0] if found else client.create_logged_model(run.experiment, name, run.id, dict(evidence))
     if model.status == "READY":
@@ -204,20 +211,27 @@ def _create_version(
     return int(version.version)
 
 
-def _model_location(client: MlflowClient, model_id: str) -> str:
+def _logged_model(client: MlflowClient, model_id: str) -> tuple[str, Mapping[str, str]]:
+    """Return where the files of a LoggedModel are, and its tags."""
     try:
-        location: str = client.get_logged_model(model_id).artifact_location
+        model = client.get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise InputError(f"there is no model {model_id} in MLflow at {redact(tracking_uri())}") from error
-    return location
+    return str(model.artifact_location), model.tags
 
 
-def _fetch(location: str, store: str, folder: Path, uri: str) -> None:
+def _fetch(location: str, store: str, folder: Path, uri: str, digest: str | None) -> None:
+    """Download the files at `location` into `folder`, if their weights have the `digest` that was registered."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, suppress(FileNotFoundError):
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=temporary, tracking_uri=store))
         if any(found.iterdir()):
+            if digest is not None and digest != _digest_of_weights(list(found.iterdir())):
+                raise InputError(
+                    f"the weights of {uri} at {redact(location)} are not those that were registered; find out who "
+                    "changed them, and register the model again"
+                )
             found.rename(folder)
             return
     raise InputError(f"the files of {uri} are gone from {redact(location)}; register the model again")

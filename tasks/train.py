@@ -12,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
-from copytrace.runtime import ModelKind
+from copytrace.model_sources import ModelKind
 from copytrace.step import Progress
 from copytrace.training.log import TrainingLog
 from copytrace.training.training_result import CARD, read_result

@@ -17,7 +17,7 @@ from copytrace.alignment.greedy_aligners import HoughAligner
 from copytrace.alignment.networks import JointRules, NetworkAligner, PairFilter, load_pair_filter
 from copytrace.alignment.segments import Segment, SimilarityMatrix, merge_pieces, suppress_overlapping
 from copytrace.errors import ConfigError
-from copytrace.runtime import resolve_model
+from copytrace.model_sources import resolve_model
 from copytrace.storage import digest_of_file
 
 __all__ = [

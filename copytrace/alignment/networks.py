@@ -21,7 +21,8 @@ from copytrace.alignment.heat_maps_vsc22 import vsc22_segments
 from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
-from copytrace.runtime import Backend, cached_graph, open_session, resolve_model, torch_device, uses_onnx
+from copytrace.model_sources import resolve_model
+from copytrace.runtime import Backend, cached_graph, open_session, torch_device, uses_onnx
 from models.configs import (
     AlignerConfig,
     ModelFileError,

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.runtime import Backend, cached_graph, open_session, resolve_model, torch_device, usable_cores, uses_onnx
+from copytrace.model_sources import resolve_model
+from copytrace.runtime import Backend, cached_graph, open_session, torch_device, usable_cores, uses_onnx
 from models.configs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -84,17 +85,20 @@ def load_descriptor(
     device: str | None = None,
     threads: int = 0,
     input_size: int | None = None,
+    trust_torchscript: bool = False,
 ) -> Descriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
     `model` is a name in `MODELS`, or a source for `resolve_model`: "shipped", a file or folder, a URI. The file is one
     that `save_descriptor` wrote, or TorchScript as published for SSCD, which takes float [N, 3, S, S] normalized as for
-    ImageNet and returns [N, D]. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA if there is
-    some. `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model. ONNX Runtime
-    needs a graph file, which is exported once (about 15 s) and kept in `cache_folder()`; torch is then no longer
-    imported. Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged or not a
-    descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the cache
-    cannot be written.
+    ImageNet and returns [N, D]. TorchScript is a program that can read and write files, and is refused unless
+    `trust_torchscript`. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA if there is some.
+    `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model. ONNX Runtime needs a
+    graph file, which is exported once (about 15 s) and kept in `cache_folder()`; torch is then no longer imported.
+
+    Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged, not trusted or
+    not a descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the
+    cache cannot be written.
     """
     if input_size is not None and input_size < SMALLEST_INPUT:
         raise ConfigError(f"input_size is {input_size}; give {SMALLEST_INPUT} or more pixels, 256 for instance")
@@ -105,11 +109,23 @@ def load_descriptor(
         scripted = config.storage == "torchscript"
         if scripted and backend == "onnx":
             raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
+        if scripted and not trust_torchscript:
+            _refuse_torchscript(config.weights)
         if not scripted and uses_onnx(backend, device):
             return OnnxDescriptor(config, threads=threads)
         return TorchDescriptor(config, device=device, threads=threads)
     except ModelFileError as error:
         raise ConfigError(str(error)) from error
+
+
+def _refuse_torchscript(path: Path) -> NoReturn:
+    from models.torchscript import check_torchscript  # here: it imports torch  # noqa: PLC0415
+
+    check_torchscript(path)
+    raise ConfigError(
+        f"{path} is TorchScript, a program that can read and write files of this machine; if you trust its maker, "
+        "set descriptor.trust_torchscript=true"
+    )
 
 
 def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray[np.uint8]:

@@ -80,7 +80,13 @@ class Ensemble:
 def load_ensemble(settings: FrameDescriptorSettings) -> Ensemble:
     """Load the models of `settings` as one descriptor. Raises as `load_descriptor` and `read_projection` do."""
     parts = [
-        load_descriptor(model, backend=settings.backend, device=settings.device, input_size=settings.input_size)
+        load_descriptor(
+            model,
+            backend=settings.backend,
+            device=settings.device,
+            input_size=settings.input_size,
+            trust_torchscript=settings.trust_torchscript,
+        )
         for model in (settings.model, *settings.also)
     ]
     return Ensemble(parts, read_projection(resolve_path(settings.pca)) if settings.pca else None)

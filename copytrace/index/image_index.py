@@ -39,9 +39,10 @@ from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.media.prefetch import prefetch
+from copytrace.model_sources import model_state
 from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
 from copytrace.panes.names import WHOLE
-from copytrace.runtime import model_state, usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import count_rows, read_table, table_of_rows, write_table
 
@@ -143,7 +144,11 @@ def _load_image_models(
     descriptor: DescriptorSettings, detector: str, states: Hashable
 ) -> tuple[Descriptor, OverlayDetector | None]:
     loaded = load_descriptor(
-        descriptor.model, backend=descriptor.backend, device=descriptor.device, input_size=descriptor.input_size
+        descriptor.model,
+        backend=descriptor.backend,
+        device=descriptor.device,
+        input_size=descriptor.input_size,
+        trust_torchscript=descriptor.trust_torchscript,
     )
     return loaded, load_overlay_detector(detector, backend=descriptor.backend, device=descriptor.device)
 

@@ -40,10 +40,11 @@ from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.media.frames import Frame, open_video
 from copytrace.media.prefetch import prefetch_parts
+from copytrace.model_sources import model_state
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
-from copytrace.runtime import model_state, usable_cores
+from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, resolve_path, table_of_rows, write_table
 
@@ -193,7 +194,13 @@ def _load_video_models(
     if descriptor.also or descriptor.pca is not None:
         loaded = load_ensemble(descriptor)
     else:
-        loaded = load_descriptor(descriptor.model, backend=backend, device=device, input_size=descriptor.input_size)
+        loaded = load_descriptor(
+            descriptor.model,
+            backend=backend,
+            device=device,
+            input_size=descriptor.input_size,
+            trust_torchscript=descriptor.trust_torchscript,
+        )
     return loaded, load_overlay_detector(detector, backend=backend, device=device)
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.model_sources import resolve_model
 from copytrace.overlays.edges import RULES, SAME_BOX_IOU, find_pasted_rectangles
-from copytrace.runtime import Backend, cached_graph, open_session, resolve_model, torch_device, uses_onnx
+from copytrace.runtime import Backend, cached_graph, open_session, torch_device, uses_onnx
 from copytrace.storage import digest_of
 from models.configs import ModelFileError, digest_of_network, read_overlay_config
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay

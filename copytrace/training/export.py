@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from copytrace.runtime import ModelKind
+from copytrace.model_sources import ModelKind
 from copytrace.storage import atomic_path, local_copy
 from models import export
 from models.configs import read_descriptor_config

@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.training import LoopSettings
 from copytrace.errors import ConfigError
-from copytrace.runtime import ModelKind, resolve_model
+from copytrace.model_sources import ModelKind, resolve_model
 from copytrace.storage import is_uri
 from copytrace.training.distributed import rank
 from models.configs import DescriptorConfig, efficientnet_lite0

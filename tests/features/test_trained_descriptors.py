@@ -87,7 +87,8 @@ def test_the_untrained_network_looks_at_256_pixels_by_default():
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_torchscript_runs_by_torch_at_the_size_of_sscd(backend, tmp_path):
-    found = load_descriptor(str(scripted(tmp_path / "sscd_disc.torchscript.pt")), backend=backend, device="cpu")
+    file = scripted(tmp_path / "sscd_disc.torchscript.pt")
+    found = load_descriptor(str(file), backend=backend, device="cpu", trust_torchscript=True)
     assert isinstance(found, TorchDescriptor)
     assert (found.name, found.dimensions, found.input_size) == ("sscd_disc", 512, 288)
     vectors = found.describe(np.random.default_rng(0).integers(0, 256, (3, 288, 288, 3), dtype=np.uint8))
@@ -97,6 +98,28 @@ def test_torchscript_runs_by_torch_at_the_size_of_sscd(backend, tmp_path):
 def test_torchscript_by_onnx_is_refused_with_the_cure(tmp_path):
     with pytest.raises(ConfigError, match="is TorchScript, which onnx does not run; set backend to auto or torch"):
         load_descriptor(str(scripted(tmp_path / "sscd.pt")), backend="onnx")
+
+
+class Writer(torch.nn.Module):
+    """A descriptor that writes a file beside itself."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        written = torch.from_file(self.path, shared=True, size=4).fill_(1.0)
+        return pixels.mean(dim=(2, 3)) * written[0]
+
+
+def test_torchscript_that_would_write_a_file_is_refused_before_it_runs(tmp_path):
+    written = tmp_path / "written"
+    torch.jit.script(Writer(str(written))).save(str(tmp_path / "writer.pt"))
+    with pytest.raises(ConfigError, match=r"writer.pt is TorchScript, a program .*; if you trust its maker, set"):
+        load_descriptor(str(tmp_path / "writer.pt"), device="cpu")
+    assert not written.exists()
+    load_descriptor(str(tmp_path / "writer.pt"), device="cpu", trust_torchscript=True)
+    assert written.exists()  # that is what the refusal is for
 
 
 def test_a_checkpoint_is_refused_whatever_its_name(tmp_path):

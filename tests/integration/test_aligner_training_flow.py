@@ -26,7 +26,7 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import Role
 from copytrace.index.npz_exchange import import_npz
 from copytrace.index.npz_files import write_npz
-from copytrace.runtime import ModelKind, model_file_name, resolve_model
+from copytrace.model_sources import ModelKind, model_file_name, resolve_model
 from copytrace.storage import digest_of_file
 from copytrace.training import export
 from copytrace.training.log import read_history

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from typing import ClassVar
 import fsspec
 import pytest
 
-from copytrace import runtime
+from copytrace import model_sources
 from copytrace.errors import ConfigError, CopytraceError
+from copytrace.model_sources import model_state, resolve_model
 from copytrace.object_store import redact
-from copytrace.runtime import cache_folder, model_state, resolve_model
+from copytrace.runtime import cache_folder
 
 PLUGIN = """
 from pathlib import Path
@@ -90,7 +92,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_shipped_model_lies_among_the_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(model_sources, "WEIGHTS", tmp_path)
     (tmp_path / "overlay.safetensors").touch()
     assert resolve_model("shipped", "overlay") == tmp_path / "overlay.safetensors"
     with pytest.raises(ConfigError, match=r"ships no descriptor model: .*descriptor.safetensors is missing; install"):
@@ -121,13 +123,43 @@ def test_a_missing_file_is_an_error_with_what_can_be_given():
         resolve_model("weights/x", "overlay")
 
 
+def pin(content: bytes = b"first") -> str:
+    return f"#sha256={hashlib.sha256(content).hexdigest()}"
+
+
 def test_a_uri_is_downloaded_once_per_version(shop):
-    first = [resolve_model(f"{shop}/overlay.safetensors", "overlay") for _ in range(3)]
+    first = [resolve_model(f"{shop}/overlay.safetensors{pin()}", "overlay") for _ in range(3)]
     Shop.content = b"other"  # as long as the first, so that its ETag alone tells
-    second = resolve_model(f"{shop}/overlay.safetensors", "overlay")
+    second = resolve_model(f"{shop}/overlay.safetensors{pin(b'other')}", "overlay")
     assert {path.read_bytes() for path in first} == {b"first"}
     assert (second.name, second.read_bytes()) == ("overlay.safetensors", b"other")
     assert Shop.served == ["overlay.safetensors"] * 2
+
+
+def test_a_model_on_the_web_must_be_pinned(shop):
+    with pytest.raises(ConfigError, match=r"the overlay model http://.* is not pinned, .*: add #sha256=") as caught:
+        resolve_model(f"{shop}/overlay.safetensors?signature=abc", "overlay")
+    assert "abc" not in str(caught.value)
+    assert Shop.served == []
+
+
+@pytest.mark.parametrize("address", ["{folder}/own.safetensors", "memory://model-sources/own.safetensors"])
+def test_a_pinned_model_of_another_content_is_refused(tmp_path, address):
+    fsspec.filesystem("memory").pipe("/model-sources/own.safetensors", b"weights")
+    (tmp_path / "own.safetensors").write_bytes(b"weights")
+    source = address.format(folder=tmp_path)
+    assert resolve_model(source + pin(b"weights").upper().replace("SHA", "sha"), "overlay").read_bytes() == b"weights"
+    with pytest.raises(ConfigError, match=r"own.safetensors has the SHA-256 [0-9a-f]{64}, not the one after #sha256="):
+        resolve_model(source + pin(b"other"), "overlay")
+
+
+def test_a_file_that_is_replaced_under_its_pin_is_refused(tmp_path):
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(b"weights")
+    resolve_model(f"{file}{pin(b'weights')}", "overlay")
+    file.write_bytes(b"changed weights")
+    with pytest.raises(ConfigError, match="it is another model, or was changed"):
+        resolve_model(f"{file}{pin(b'weights')}", "overlay")
 
 
 def test_a_folder_in_a_store_gives_the_file_of_the_kind(cache):
@@ -139,7 +171,7 @@ def test_a_folder_in_a_store_gives_the_file_of_the_kind(cache):
 
 def test_a_download_that_breaks_off_leaves_nothing_and_can_be_tried_again(shop, cache):
     with pytest.raises(ConfigError, match="broken"):
-        resolve_model(f"{shop}/broken.safetensors", "overlay")
+        resolve_model(f"{shop}/broken.safetensors{pin()}", "overlay")
     assert [path.name for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
 
 
@@ -152,12 +184,12 @@ def test_a_download_that_breaks_off_leaves_nothing_and_can_be_tried_again(shop, 
 )
 def test_a_uri_that_cannot_be_had_is_an_error_with_the_cure(shop, address, message):
     with pytest.raises(ConfigError, match=message):
-        resolve_model(shop + address, "overlay")
+        resolve_model(shop + address + pin(), "overlay")
 
 
 def test_a_store_that_does_not_answer_is_an_error_without_its_keys():
     with pytest.raises(ConfigError, match=r"127.0.0.1:9/d cannot be reached .*check the address") as caught:
-        resolve_model("http://ada:secret@127.0.0.1:9/d?signature=abc", "descriptor")
+        resolve_model(f"http://ada:secret@127.0.0.1:9/d?signature=abc{pin()}", "descriptor")
     assert not re.search("secret|abc", str(caught.value))
 
 
