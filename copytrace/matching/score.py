@@ -2,7 +2,7 @@
 
 It is the product of two logistic models. One was fitted to photographs: what is measured of a copy, and of two pictures
 that have nothing to do with each other. The other was fitted to pairs whose points agree, among them drawn pictures of
-one origin: pages, windows, charts or logos that share letters or a frame, but are no copies. The score stays below 0.1
+one origin: pages, windows, charts or logos that share letters or a frame, but are no copies. The score stays below 0.05
 where only the likeness of two pictures speaks for a copy, and no points agree.
 """
 
@@ -30,13 +30,14 @@ RIVAL_INLIERS = 3  # of the best of 210 unrelated references: the median over 26
 RIVAL_LOG_INLIERS = float(np.log1p(RIVAL_INLIERS))
 
 SURE_LOGIT = 5.0  # a probability of 0.9933
+LEAST_COPIED = 0.05  # what the model of templates leaves at least: some copies of photographs look like one, too
 
 # Of 375 true pairs of two evaluation sets, one has fewer inliers and yet a probability over 0.5.
 LEAST_INLIERS = 5
 FEW_POINTS = 8  # with fewer, a query is a plain picture, and only descriptors can tell
 PLAIN_LIKENESS = 0.98  # least cosine of a plain picture and a copy of it; red and green have 0.87
 SAME_LIKENESS = 0.995  # of a picture and the same one; pages of other words have up to 0.985
-UNSUPPORTED_FROM, UNSUPPORTED_TO = 0.02, 0.1  # probabilities above the first are pressed together below the second
+UNSUPPORTED_FROM, UNSUPPORTED_TO = 0.02, 0.05  # probabilities above the first are pressed together below the second
 
 FEATURES = (
     "log_inliers",
@@ -82,7 +83,8 @@ class Calibration:
         """Return the scores of evidence rows, float64 [N] in 0..1; the rows must include all pairs of each query."""
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
         agrees = points_agree(evidence)
-        score *= np.where(agrees & ~is_same, self.template.probability(template_features_of(evidence)), 1.0)
+        copied = np.maximum(self.template.probability(template_features_of(evidence)), LEAST_COPIED)
+        score *= np.where(agrees & ~is_same, copied, 1.0)
         share = np.maximum(score - UNSUPPORTED_FROM, 0) / (1 - UNSUPPORTED_FROM)
         pressed = np.minimum(score, UNSUPPORTED_FROM) + share * (UNSUPPORTED_TO - UNSUPPORTED_FROM)
         return np.asarray(np.where(agrees | is_same, score, pressed))
