@@ -25,6 +25,11 @@ class MediaSettings(Settings):
     exclude: tuple[str, ...] = Field(
         (), description="globs of the files and folders to leave out of a folder, glob or bucket, such as thumbnails"
     )
+    roots: tuple[str, ...] = Field(
+        (),
+        description="folders or beginnings of URIs in which media must lie, after all links; default: anywhere. Set "
+        "them if strangers write manifests or folders",
+    )
     known_by: KnownBy = Field(
         "status",
         description="by what an indexed file is known to be unchanged. status: by size, times and inode or, if one of "

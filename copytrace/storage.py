@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from copytrace.cells import FROM_STRANGERS, neutralize_column
 from copytrace.object_store import StoredPath, filesystem_of
+from models.atomic_file import UMASK
 
 FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
 FOOTER = 64 << 10  # bytes at the end of a Parquet file, which usually hold its schema and statistics
@@ -106,7 +108,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             if remote is None:
-                temporary.chmod(0o644)
+                temporary.chmod(0o666 & ~UMASK)  # a temporary file is for the user alone
                 temporary.replace(path)
         except OSError as error:
             if not error.errno:
@@ -160,7 +162,12 @@ def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = Non
 
 
 def write_csv(path: Path, table: pa.Table) -> Path:
-    """Write a CSV file atomically, with quotes only where they are needed, and return `path`."""
+    """Write a CSV file atomically, with quotes only where they are needed, and return `path`.
+
+    Ids and paths that a spreadsheet would run are neutralized; see `cells`.
+    """
+    for name in FROM_STRANGERS & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, neutralize_column(table.column(name)))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         # pyarrow would quote the names of columns, and some programs compare the header line as text.
         file.write((",".join(table.column_names) + "\n").encode())

@@ -6,6 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+UMASK = os.umask(0o077)  # can only be read by setting it
+os.umask(UMASK)
+
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write `content` to `path` and return it: a reader finds the old file or the new one, and never a part."""
@@ -17,7 +20,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~UMASK)  # temporary files are for the user alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

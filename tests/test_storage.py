@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +180,14 @@ def test_a_file_that_is_gone_is_known_by_its_real_path(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path)
     assert file_identity(str(tmp_path / "linked" / "gone.jpg")) == os.path.realpath(tmp_path / "gone.jpg")
     assert file_identity("s3://bucket/a.jpg") == "s3://bucket/a.jpg"
+
+
+def test_what_is_written_follows_the_umask_of_the_process(tmp_path: Path) -> None:
+    imports = "import sys; from pathlib import Path; from copytrace.storage import write_text"
+    code = f"{imports}; write_text(Path(sys.argv[1]), '')"
+    modes = {}
+    for umask in (0o077, 0o027, 0o002):
+        file = tmp_path / f"{umask:o}"
+        subprocess.run([sys.executable, "-c", code, str(file)], check=True, umask=umask)
+        modes[umask] = file.stat().st_mode & 0o777
+    assert modes == {0o077: 0o600, 0o027: 0o640, 0o002: 0o664}

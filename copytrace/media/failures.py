@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from copytrace.cells import neutralize, restore
 from copytrace.errors import InputError, MediaError, TooManyFailuresError
+from copytrace.object_store import redact
 from copytrace.storage import is_uri, write_text
 
 
@@ -29,9 +31,11 @@ _COLUMNS = [field.name for field in fields(Failure)]
 def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
     """Write the CSV `id,path,stage,error`, sorted, and return `path`.
 
-    The file is replaced atomically. Each error becomes one line.
+    The file is replaced atomically. Each error becomes one line, of a path only what is no secret remains, and texts
+    that a spreadsheet would run are neutralized.
     """
-    rows = sorted((*astuple(failure)[:3], " ".join(failure.error.split())) for failure in failures)
+    lines = ((each.id, redact(each.path), each.stage, " ".join(each.error.split())) for each in failures)
+    rows = sorted(tuple(map(neutralize, line)) for line in lines)
     # `csv` leaves a lone carriage return unquoted, and then reads it as the end of a row.
     returns = any("\r" in field for row in rows for field in row)
     text = io.StringIO(newline="")
@@ -46,7 +50,7 @@ def read_failures(path: Path) -> list[Failure]:
         rows = csv.reader(file)
         if next(rows, []) != _COLUMNS:
             raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
-        return [Failure(*row) for row in rows]
+        return [Failure(*map(restore, row)) for row in rows]
 
 
 def gather_failures(lists: Iterable[Path], path: Path) -> Path:

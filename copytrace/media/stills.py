@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -27,6 +27,9 @@ def write_stills(
     written, failures = 0, []
     with (progress or SilentProgress()).step("write stills", len(videos), "videos") as step:
         for video in videos:
+            if not _is_within(video.id):
+                failures.append((video.id, "its id leads out of the folder; give it another one"))
+                continue
             try:
                 for seconds, image in read_stills(video.path, every=every):
                     with atomic_path(out / video.id / f"{seconds:09.3f}.jpg") as temporary:
@@ -36,6 +39,12 @@ def write_stills(
                 failures.append((video.id, str(error)))
             step.advance()
     return written, failures
+
+
+def _is_within(identity: str) -> bool:
+    """Return whether an id, as a relative path, stays in the folder that it is joined to."""
+    path = PurePath(identity)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def read_stills(path: str, *, every: float) -> Iterator[tuple[float, Image.Image]]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 
+from copytrace.cells import FROM_STRANGERS, restore_column
 from copytrace.errors import InputError
 from copytrace.storage import open_parquet, read_schema
 
@@ -108,7 +109,7 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
     if has_header and not _has_data(path, lines_before):
         return pa.table({name: pa.array([], pa.string()) for name in chosen})
     with path.open("rb") as file:
-        return pa_csv.read_csv(
+        table = pa_csv.read_csv(
             file,
             # Only the single-threaded reader names the row at fault.
             read_options=pa_csv.ReadOptions(column_names=names, skip_rows=lines_before, use_threads=False),
@@ -117,6 +118,8 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
                 include_columns=chosen, column_types=dict.fromkeys(chosen, pa.string())
             ),
         )
+    restored = [restore_column(table.column(name)) if name in FROM_STRANGERS else table.column(name) for name in chosen]
+    return pa.table(dict(zip(chosen, restored, strict=True)))
 
 
 def _first_line(path: Path) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,13 +51,15 @@ class Page:
 
     def write(self, out: Path) -> Path:
         """Write the page to `out` and return it."""
-        template = jinja2.Environment(
+        templates = jinja2.Environment(
             loader=jinja2.PackageLoader("copytrace", "report"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-        ).get_template(f"{self.name}_report.html.j2")
+        )
+        templates.filters["sha256_base64"] = _sha256_base64
+        template = templates.get_template(f"{self.name}_report.html.j2")
         stream = template.stream(
             card_template=f"{self.name}_card.html.j2",
             cards=self.cards,
@@ -71,6 +75,11 @@ class Page:
         with atomic_path(out) as temporary:
             stream.dump(str(temporary), encoding="utf-8")
         return out
+
+
+def _sha256_base64(text: str) -> str:
+    """Return the digest by which a Content-Security-Policy allows one inline script, and no other."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def score_kind(summary: Mapping[str, object]) -> ScoreKind:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.files import list_media
+from copytrace.media.files import MediaItem, list_media
 from copytrace.media.stills import read_stills, write_stills
 
 
@@ -125,3 +125,13 @@ def test_a_video_without_a_frame_left_is_an_error(tmp_path: Path, keep: float) -
 def test_a_missing_file_is_a_media_error(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"^file not found$"):
         times(tmp_path / "absent.mp4", 1.0)
+
+
+@pytest.mark.parametrize("identity", ["../outside", "a/../../outside", "/tmp/outside"])
+def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path, identity: str) -> None:
+    clip = film(tmp_path / "clip.mp4", 1.0)
+    videos = [MediaItem(identity, str(clip), ""), MediaItem("clip", str(clip), "")]
+    written, failures = write_stills(videos, tmp_path / "out", every=1.0)
+    assert written == 1
+    assert failures == [(identity, "its id leads out of the folder; give it another one")]
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "out"}

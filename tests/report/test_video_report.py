@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 
@@ -239,13 +241,27 @@ def test_in_a_browser_the_best_segment_is_chosen_and_its_strips_stand_one_above_
 
 def test_in_a_browser_choosing_another_segment_swaps_the_strips(report, browse, tmp_path):
     text = report([match("Q1", "R1", 0.9, FORWARDS, BACKWARDS)])
-    click = "<script>setTimeout(() => document.querySelectorAll('.pick')[1].click(), 1000)</script></body>"
-    (tmp_path / "clicked.html").write_text(text.replace("</body>", click), encoding="utf-8")
+    click = "setTimeout(() => document.querySelectorAll('.pick')[1].click(), 1000)"
+    allowed = base64.b64encode(hashlib.sha256(click.encode()).digest()).decode()
+    text = text.replace("script-src '", f"script-src 'sha256-{allowed}' '")
+    (tmp_path / "clicked.html").write_text(
+        text.replace("</body>", f"<script>{click}</script></body>"), encoding="utf-8"
+    )
     page = browse(tmp_path / "clicked.html")
     assert [image["alt"] for image in page.all("img")][1:] == [
         "Query from 00:01.2 to 00:04.8",
         "Reference from 00:07.8 to 00:04.2",
     ]
+
+
+def test_in_a_browser_a_script_that_was_slipped_into_the_page_does_not_run(report, browse, tmp_path):
+    text = report([match("Q1", "R1", 0.9, FORWARDS)])
+    slipped = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
+    (tmp_path / "slipped.html").write_text(text.replace("</body>", f"{slipped}</body>"), encoding="utf-8")
+    page = browse(tmp_path / "slipped.html")
+    assert "owned" not in page.text
+    assert page.cards(shown=True) == [("Q1", "R1")]  # the page's own script ran
+    assert [image["alt"] for image in page.all("img") if (image.get("src") or "").startswith("data:")][1:]
 
 
 def test_in_a_browser_pairs_can_be_asked_for_by_how_they_were_copied(report, browse, tmp_path):
