@@ -52,6 +52,8 @@ def stack(
         with Stack(folder, gpus=visible_gpus(), report=typer.echo) as running:
             for name, address in running.addresses.items():
                 typer.echo(f"  {name:<11} {address}")
+            password = running.folder / "secrets" / "prefect-password"
+            typer.echo(f"  password    of the user copytrace in Prefect's UI, as copytrace:PASSWORD: {password}")
             typer.echo(f"  logs        {running.logs}")
             typer.echo(f"In another terminal:\n  source {running.folder / 'environment'}\n{_EXAMPLE}")
             running.watch()

@@ -30,6 +30,11 @@ def connect_to_server() -> Iterator[SyncPrefectClient]:
             yield client
     except PrefectHTTPStatusError as error:
         refused = f"{error.response.status_code} {error.response.reason_phrase}"
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise SetupError(
+                f"Prefect's server at {url} asks for a password: `source stack/environment`, or export "
+                "PREFECT_API_AUTH_STRING=USER:PASSWORD"
+            ) from error
         raise SetupError(f"Prefect's server at {url} answers {refused} to {error.request.url.path}") from error
     except httpx.TransportError as error:
         raise SetupError(

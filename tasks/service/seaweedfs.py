@@ -22,6 +22,9 @@ BUCKET = "copytrace"
 VOLUME_MEGABYTES = 1024
 
 
+_SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+
+
 class SeaweedFS(ServerProcess):
     """An object store in `folder`, with its S3 API at `endpoint`; its keys are generated on the first start."""
 
@@ -43,6 +46,9 @@ class SeaweedFS(ServerProcess):
         keys = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "copytrace", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         config = write_private(secrets / "s3.json", json.dumps({"identities": [identity]}))
+        # Master, volumes and filer would serve and delete without keys: they take only what the S3 API has signed.
+        signing = read_or_create_secret(secrets / "s3-signing-key")
+        write_private(folder / "security.toml", "".join(f'[{part}]\nkey = "{signing}"\n' for part in _SIGNED))
         super().__init__(
             name="SeaweedFS",
             command=_command(folder, port, config),

@@ -8,21 +8,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from tasks.service.mlflow_server import MlflowServer
 from tasks.service.ports import Ports
 from tasks.service.postgresql import PostgreSQL
 from tasks.service.prefect_server import PrefectServer
 from tasks.service.seaweedfs import SeaweedFS
-from tasks.service.secrets import write_private
+from tasks.service.secrets import read_or_create_secret, write_private
 from tasks.service.server_process import PID_SUFFIX, ServerError, ServerProcess, stop_leftovers
 from tasks.service.setup import CPU_POOL, GPU_POOL, required_resources, set_up
 from tasks.service.worker import Worker
@@ -97,6 +98,7 @@ class Stack:
         inherited = {**os.environ, **database.client_environment}
         prefect = PrefectServer(
             *(self._make_folder("prefect"), ports.prefect, database.url("prefect", "asyncpg")),
+            password=read_or_create_secret(secrets / "prefect-password"),
             log=self._log("prefect"),
             environment=inherited,
         )
@@ -112,7 +114,7 @@ class Stack:
         )
         self._start_servers("the servers of Prefect and MLflow", prefect, mlflow)
         self.bucket = store.bucket
-        clients = {"PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.uri}
+        clients = {**prefect.client_environment, "MLFLOW_TRACKING_URI": mlflow.uri}
         self.environment = {**clients, **store.client_environment}
         self.addresses = {
             "Prefect": prefect.ui,
@@ -123,13 +125,23 @@ class Stack:
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
         write_private(self.folder / "environment", exports)
         self._report("setting up pools, limits and automations; deploying the flows")
-        with temporary_settings({PREFECT_API_URL: prefect.url}), get_client(sync_client=True) as client:
+        with self.connect() as client:
             set_up(client, required_resources(gpus=len(self._gpus) or None))
         self._deploy()
         workers = [self._worker(CPU_POOL, {})]
         workers += [self._worker(GPU_POOL, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in self._gpus]
         self._start_servers(" and ".join(worker.name for worker in workers), *workers)
         self._report(f"ready after {time.monotonic() - began:.0f} s")
+
+    @contextmanager
+    def connect(self) -> Iterator[SyncPrefectClient]:
+        """Yield a client of the running stack's Prefect server."""
+        settings = {PREFECT_API_URL: "PREFECT_API_URL", PREFECT_API_AUTH_STRING: "PREFECT_API_AUTH_STRING"}
+        with (
+            temporary_settings({setting: self.environment[name] for setting, name in settings.items()}),
+            get_client(sync_client=True) as client,
+        ):
+            yield client
 
     def stop(self) -> None:
         """Stop everything: workers first, databases last. Stored data stay."""

@@ -8,8 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from tasks.service.server_process import ServerProcess
+
+_CONNECTION = (PREFECT_API_URL, PREFECT_API_AUTH_STRING)
 
 
 class Worker(ServerProcess):
@@ -20,9 +25,9 @@ class Worker(ServerProcess):
     """
 
     def __init__(self, name: str, pool: str, *, project: Path, log: Path, environment: Mapping[str, str]) -> None:
-        """`environment` must hold PREFECT_API_URL."""
+        """`environment` must hold PREFECT_API_URL, and the PREFECT_API_AUTH_STRING that its server asks for."""
+        self._pool, self._settings = pool, {name: environment.get(name.name) for name in _CONNECTION}
         self._worker_name, self._start_time = f"copytrace-{name}", datetime.now(UTC)
-        self._workers_url = f"{environment['PREFECT_API_URL']}/work_pools/{pool}/workers/filter"
         options = ["--pool", pool, "--limit", "1", "--name", self._worker_name, "--install-policy", "never"]
         super().__init__(
             name=f"worker {name}",
@@ -41,8 +46,10 @@ class Worker(ServerProcess):
     def _is_polling(self) -> bool:
         # A heartbeat after the start shows that it polls; one before may come from an earlier worker of the same name.
         try:
-            answer = httpx.post(self._workers_url, json={}, timeout=5, trust_env=False).raise_for_status()
-        except httpx.HTTPError:
+            with temporary_settings(self._settings), get_client(sync_client=True) as client:
+                workers = client.read_workers_for_work_pool(self._pool)
+        except (httpx.HTTPError, PrefectException):
             return False
-        heard = {worker["name"]: worker["last_heartbeat_time"] for worker in answer.json()}
-        return self._worker_name in heard and datetime.fromisoformat(heard[self._worker_name]) > self._start_time
+        heard = {worker.name: worker.last_heartbeat_time for worker in workers}
+        last = heard.get(self._worker_name)
+        return last is not None and last > self._start_time

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL
 
 from tasks.service.mlflow_server import MlflowServer
 from tasks.service.ports import Ports, free_ports
@@ -42,8 +42,7 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="package")
 def prefect(stack: Stack) -> Iterator[SyncPrefectClient]:
     """A client of the stack's Prefect server."""
-    url = stack.environment["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with stack.connect() as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import boto3
@@ -15,7 +16,7 @@ from tasks.service.stack import Stack
 
 
 def secrets_of(stack: Stack) -> set[str]:
-    names = ("s3-access-key", "s3-secret-key", "postgresql-password")
+    names = ("s3-access-key", "s3-secret-key", "s3-signing-key", "postgresql-password", "prefect-password")
     return {(stack.folder / "secrets" / name).read_text() for name in names}
 
 
@@ -26,6 +27,37 @@ def test_each_server_answers_at_its_address(stack: Stack) -> None:
     assert boto3.client("s3").list_buckets()["Buckets"][0]["Name"] == stack.bucket == "copytrace"
     asked = f"{stack.addresses['PostgreSQL']} -c 'select extname from pg_extension'"
     assert "pg_trgm" in subprocess.run(asked, shell=True, capture_output=True, text=True, check=True).stdout
+
+
+def test_prefect_answers_nobody_without_the_password_and_changes_nothing_without_a_token(stack: Stack) -> None:
+    url, password = stack.environment["PREFECT_API_URL"], (stack.folder / "secrets" / "prefect-password").read_text()
+    foreign = {"Origin": "http://elsewhere.example"}
+    for credentials in (None, ("copytrace", "guessed"), ("admin", password)):
+        for path in ("/work_pools/cpu", "/admin/version", "/csrf-token?client=stranger"):
+            answer = httpx.get(url + path, auth=credentials, headers=foreign)
+            assert answer.status_code == 401, path
+            assert answer.headers.get("Access-Control-Allow-Origin") not in {"*", foreign["Origin"]}
+        for path in ("/deployments/filter", "/block_documents/filter", "/flow_runs/"):
+            assert httpx.post(url + path, json={}, auth=credentials, headers=foreign).status_code in {401, 403}
+    # A page of another origin has no token, even in a browser that knows the password.
+    answer = httpx.post(f"{url}/flow_runs/filter", json={}, auth=("copytrace", password), headers=foreign)
+    assert (answer.status_code, answer.json()) == (403, {"detail": "Missing CSRF token."})
+    asked = foreign | {"Access-Control-Request-Method": "POST"}
+    allowed = httpx.options(f"{url}/flow_runs/", headers=asked).headers.get("Access-Control-Allow-Origin")
+    assert allowed not in {"*", foreign["Origin"]}
+
+
+def test_the_store_serves_and_deletes_nothing_without_its_keys(stack: Stack) -> None:
+    store = boto3.client("s3")
+    store.put_object(Bucket=stack.bucket, Key="kept.txt", Body=b"kept")
+    _, volume, filer = json.loads((stack.folder / "objects" / "ports.json").read_text())
+    for port in (filer, volume):
+        place = f"http://127.0.0.1:{port}/buckets/{stack.bucket}/kept.txt"
+        assert httpx.get(place).status_code in {400, 401}
+        assert httpx.delete(place).status_code in {400, 401}
+    assert httpx.post(f"http://127.0.0.1:{filer}/buckets/{stack.bucket}/", files={"file": b"new"}).status_code == 401
+    assert httpx.get(f"{stack.environment['AWS_ENDPOINT_URL']}/{stack.bucket}/kept.txt").status_code == 403
+    assert store.get_object(Bucket=stack.bucket, Key="kept.txt")["Body"].read() == b"kept"
 
 
 def test_the_flows_are_deployed_and_a_worker_takes_their_runs(prefect: SyncPrefectClient) -> None:
@@ -70,7 +102,7 @@ def test_an_artifact_goes_through_mlflow_into_the_bucket(stack: Stack) -> None:
 
 def test_no_secret_stands_in_a_command_or_a_log_or_a_file_that_others_can_read(stack: Stack) -> None:
     secrets = secrets_of(stack)
-    assert len(secrets) == 3
+    assert len(secrets) == 5
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "weed server" in listed
     logs = {path: path.read_text(errors="replace") for path in stack.logs.glob("*.log")}
