@@ -75,6 +75,11 @@ class LocalSettings(Settings):
         False, description="compare with all reference points, not only with the nearest inverted lists"
     )
     lists_searched: int = Field(16, ge=1, description="inverted lists searched for each query point")
+    codebook: str = Field(
+        "shipped",
+        description="codebook by which points are put into inverted lists and coded. shipped: one of photographs; or a "
+        "file of `copytrace train-codebook`",
+    )
     references_per_query: int = Field(10, ge=1, description="most references of a query and branch")
     min_votes: float = Field(
         3, ge=0, description="vote rule: a reference needs more votes than this and than the second one"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from configs.images import ImageSettings
 from configs.settings import Settings
-from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
+from configs.training import AlignerTraining, CodebookTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 
 S = TypeVar("S", bound=Settings)
@@ -24,6 +24,7 @@ _PRESETS: dict[type[Settings], Path] = {
     OverlayTraining: FOLDER / "train_overlay_detector",
     AlignerTraining: FOLDER / "train_aligner",
     PairTraining: FOLDER / "train_pair_classifier",
+    CodebookTraining: FOLDER / "train_codebook",
 }
 
 

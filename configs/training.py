@@ -111,6 +111,22 @@ class OverlayTraining(Settings):
     loop: LoopSettings = LoopSettings(batch_size=32)
 
 
+class CodebookTraining(Settings):
+    """Settings of `train-codebook`."""
+
+    cells: int = Field(64, ge=2, le=1024, description="cells into which the space of points is divided")
+    lists: int = Field(64, ge=2, le=1024, description="inverted lists of each cell")
+    fine: int = Field(16, ge=2, le=256, description="lists into which each list is divided for large indexes")
+    sample: int = Field(
+        1 << 14, ge=256, description="points of photos that tell at what distance unrelated points are found"
+    )
+    photos: int = Field(
+        2000,
+        ge=1,
+        description="most photos that are read, drawn at random if there are more; each takes 2 MB",
+    )
+
+
 class MatrixTraining(Settings):
     """Settings of all trainings on similarity matrices."""
 

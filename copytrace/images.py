@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.images import ImageSettings
 from copytrace.features.descriptors import model_label
+from copytrace.index.codebook import check_codebook
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
 from copytrace.index.image_segments import index_segments, open_segments
 from copytrace.index.media_index import check_model, finish_index, shards_of
@@ -85,11 +86,13 @@ def index_images(
 
 
 def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
-    """Raise early what would stop the run later: a bad calibration, or an index of another model or not ready."""
+    """Raise early what would stop the run later: a bad calibration, or an index of other models or not ready."""
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
     descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
     noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
+    for root in indexes:
+        check_codebook(ImageIndex.open(root), settings.local.codebook)
     for root in [*indexes, *noise]:
         check_model(ImageIndex.open(root), model_label(descriptor))
     for root in [*indexes, *noise]:

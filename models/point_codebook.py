@@ -65,12 +65,17 @@ def write_point_codebook(path: Path, codebook: PointCodebook) -> Path:
 
 
 def read_point_codebook(path: Path) -> PointCodebook:
-    """Read a codebook. Raises `ModelFileError` if the file is damaged or something else."""
+    """Read a codebook.
+
+    Raises `FileNotFoundError` if there is no file, and `ModelFileError` if it is damaged or something else.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
-                raise ModelFileError(f"{path} is not a codebook of points; install copytrace again")
+                raise ModelFileError(f"{path} is not a codebook of points of this version")
             tensors = {name: file.get_tensor(name) for name in TENSORS}
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}; install copytrace again") from error
+        raise ModelFileError(f"{path} cannot be read as a codebook of points: {error}") from error
     return PointCodebook(**{name: tensor.astype(_READ.get(name, np.float32)) for name, tensor in tensors.items()})

@@ -28,6 +28,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     training.train_overlay_detector,
     training.train_aligner,
     training.train_pair_classifier,
+    training.train_codebook,
     training.calibrate,
     sets.edit_images,
     sets.edit_videos,

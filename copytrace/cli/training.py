@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from configs.load import load_settings
-from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
+from configs.training import AlignerTraining, CodebookTraining, DescriptorTraining, OverlayTraining, PairTraining
 from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
 
@@ -86,6 +86,26 @@ def train_pair_classifier(
 
     train(pairs, require_writable(out), settings, progress=TerminalProgress())
     _print_result(out, "alignment.pair_filter", "match-videos")
+
+
+def train_codebook(
+    photos: Annotated[str, Photos],
+    out: Annotated[str, typer.Option(help="The codebook file to write; use it by local.codebook=FILE.")],
+    overrides: Overrides = None,
+    config: Config = None,
+) -> None:
+    """Fit the lists and codes of local points to PHOTOS, which should be none of the references."""
+    settings = load_settings(CodebookTraining, config=config, overrides=overrides or ())
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.training.point_codebook import train_point_codebook  # noqa: PLC0415
+
+    result = train_point_codebook(photos, out, settings, TerminalProgress())
+    for photo, reason in result.failures:
+        typer.echo(f"  {photo}: {reason}", err=True)
+    typer.echo(
+        f"wrote {out}: {settings.cells * settings.lists:,} lists, from {result.points:,} points of {result.photos:,} "
+        f"photos; use it by local.codebook={out}"
+    )
 
 
 def calibrate(

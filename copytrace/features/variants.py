@@ -8,7 +8,6 @@ have changed a sign, a query's point is searched in more than one form.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Bytes
+
+LARGEST = np.iinfo(np.int8).max  # component of an axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,10 @@ def fit_canonical_form(descriptors: Bytes, margins: Floats) -> CanonicalForm:
         part = (values + mirror_sign * values[:, MIRRORED_ORDER]) / 2
         part = (part + negative_sign * part[:, NEGATIVE_ORDER]) / 2
         axis = np.linalg.eigh(part.T @ part)[1][:, -1]
-        axis *= np.sign(axis[np.abs(axis).argmax()])
-        # Whole numbers that keep the symmetry exactly.
-        axes.append(np.rint(axis / np.abs(axis).max() * np.iinfo(np.int8).max).astype(np.int8))
+        # Whole numbers that keep the symmetry exactly. Several are the largest, with both signs: the last of them gives
+        # the axis its sign. Before rounding, errors of the eigenvector would tell which one is the largest.
+        rounded = np.rint(axis / np.abs(axis).max() * LARGEST).astype(np.int8)
+        axes.append(rounded * -np.sign(rounded[np.abs(rounded) == LARGEST][-1]))
     form = CanonicalForm(np.stack(axes), np.zeros(2, np.float32))
     spread = form._projections(descriptors).std(axis=0)
     return CanonicalForm(form.axes, (margins * spread).astype(np.float32))
-
-
-def numbers_of(variants: Collection[Variant]) -> list[int]:
-    """Return the numbers of variants."""
-    return [variant.number for variant in variants]

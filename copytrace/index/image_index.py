@@ -23,6 +23,7 @@ from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.points import Bytes, find_points
 from copytrace.index.changes import note_content
+from copytrace.index.codebook import SHIPPED, codebook_label, keep_codebook
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
@@ -126,6 +127,8 @@ def image_provenance(
         "typical_noise": descriptor.typical_noise,
         "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
     }
+    if role == "references" and settings.local.codebook != SHIPPED:
+        provenance["codebook"] = codebook_label(settings.local.codebook)
     if role == "queries":
         provenance["stretches"] = list(settings.local.stretches)
         provenance["overlays"] = settings.overlay.model_dump() | {"digest": detector.digest if detector else "none"}
@@ -156,7 +159,8 @@ def _load_image_models(
 def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *, replace: bool) -> list[int]:
     """List the images of `source`, plan the index at `root`, and return the numbers of the shards to describe.
 
-    Raises `InputError` when the source cannot be used, and `ModelMismatchError` as `plan_index` does.
+    Raises `InputError` when the source cannot be used, `ModelMismatchError` as `plan_index` does, and `ConfigError` if
+    a model or a codebook cannot be read.
     """
     models = load_image_models(settings.descriptor, settings.overlay.detector)
     provenance = image_provenance(settings, role, *models)
@@ -164,7 +168,10 @@ def plan_images(source: str, root: Path, role: Role, settings: ImageSettings, *,
     def is_described(shard: Shard) -> bool:
         return _description(root, role, shard).is_done()
 
-    return plan_source(source, root, provenance, settings.media, is_described=is_described, replace=replace)
+    shards = plan_source(source, root, provenance, settings.media, is_described=is_described, replace=replace)
+    if role == "references":
+        keep_codebook(root, settings.local.codebook)
+    return shards
 
 
 def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
-from copytrace.index.point_quantizer import codebook_digest, shipped_quantizer
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, write_segments
 from copytrace.step import StepRun
 from copytrace.storage import atomic_path, local_copy, read_table, table_of_rows, write_table
@@ -62,7 +62,7 @@ class _ImageContent(SegmentContent[Segment]):
 
     @property
     def made_by(self) -> str:
-        return codebook_digest()
+        return codebook_digest(self.index)
 
     def size(self, shard: int) -> int:
         return self.index.point_count(shard)
@@ -71,14 +71,14 @@ class _ImageContent(SegmentContent[Segment]):
         return "fine" if total >= FINE_FROM else "coarse"
 
     def write(self, path: Path, shards: Sequence[int], form: str, work: StepRun) -> None:
-        quantizer = shipped_quantizer()
+        quantizer = quantizer_of(self.index)
         level = quantizer.fine if form == "fine" else quantizer.coarse
         points = CodedPoints(level, sum(map(self.size, shards)))
         rows: list[tuple[str, int, int, int]] = []
         vectors: list[NDArray[np.float16]] = []
         for shard in shards:
             views = list(self.index.views(shard))
-            points.add_views(views, len(rows))
+            points.add_views(quantizer.canonical_form, views, len(rows))
             rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
             vectors.append(self._vectors(shard, [view.id for view in views]))
             work.advance(sum(len(view.points) for view in views))
@@ -101,4 +101,5 @@ class _ImageContent(SegmentContent[Segment]):
         current = current_media(self.index, ids, images.column("shard").to_numpy(), shards)
         with local_copy(path.with_suffix(".npy")) as file:
             vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-        return Segment(ids, vectors, PointLists(read_lists(path.with_suffix(".points")), sides, current))
+        lists = read_lists(path.with_suffix(".points"), quantizer_of(self.index))
+        return Segment(ids, vectors, PointLists(lists, sides, current))

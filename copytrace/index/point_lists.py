@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError
+from copytrace.features.variants import CanonicalForm
 from copytrace.index.point_places import pack_places, unpack_places
-from copytrace.index.point_quantizer import BLOCK, CODE_BYTES, ListLevel, NearestLists, pack_codes, shipped_quantizer
+from copytrace.index.point_quantizer import (
+    BLOCK,
+    CODE_BYTES,
+    ListLevel,
+    NearestLists,
+    PointQuantizer,
+    pack_codes,
+)
 from copytrace.index.shard_files import View
 from copytrace.storage import atomic_path, local_copy
 
@@ -73,11 +81,14 @@ class CodedPoints:
         self._places = np.zeros(size, np.int64)
         self._count = 0
 
-    def add_views(self, views: Sequence[View], first: int = 0) -> None:
-        """Add the points of views; `first` is the number of the first view among the images of the lists."""
+    def add_views(self, form: CanonicalForm, views: Sequence[View], first: int = 0) -> None:
+        """Add the canonical forms of the points of views.
+
+        `first` is the number of the first view among the images of the lists.
+        """
         for start, part in _batches(views):
             descriptors = np.concatenate([view.points.descriptor for view in part])
-            canonical, variants = shipped_quantizer().canonical_form.of(descriptors)
+            canonical, variants = form.of(descriptors)
             members, codes = self.level.encode(canonical.astype(np.float32))
             self.add(members, codes, pack_places(part, variants, first + start))
 
@@ -133,11 +144,11 @@ def _lists_as_bytes(length: Numbers, codes: NDArray[np.uint8], places: Numbers) 
     return units
 
 
-def read_lists(path: Path) -> Any:
-    """Map inverted lists into memory. Raises `InputError` if the files do not fit."""
+def read_lists(path: Path, quantizer: PointQuantizer) -> Any:
+    """Map inverted lists of a quantizer into memory. Raises `InputError` if the files do not fit."""
     with local_copy(path.with_suffix(".lists")) as file:
         table = np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
-    lists = shipped_quantizer().level(len(table)).new_lists()
+    lists = quantizer.level(len(table)).new_lists()
     inverted: Any = faiss.OnDiskInvertedLists()
     inverted.nlist, inverted.code_size, inverted.read_only = len(table), lists.code_size, True
     inverted.lists.resize(len(table))

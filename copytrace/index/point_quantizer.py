@@ -19,7 +19,6 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.features.points import DIMENSIONS
 from copytrace.features.variants import CanonicalForm
 from copytrace.runtime import WEIGHTS
-from copytrace.storage import digest_of_file
 from models.configs import ModelFileError
 from models.point_codebook import PointCodebook, read_point_codebook
 
@@ -28,7 +27,7 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-SHIPPED = WEIGHTS / "point_codebook.safetensors"
+SHIPPED_CODEBOOK = WEIGHTS / "point_codebook.safetensors"
 CODE_BYTES = 16
 BLOCK = 32  # points that faiss compares at once
 _INTERLEAVED = np.arange(16).reshape(2, 8).T.ravel()  # 0, 8, 1, 9, …
@@ -232,12 +231,6 @@ def _first(nearest: NearestLists, count: int) -> NearestLists:
 def shipped_quantizer() -> PointQuantizer:
     """Return the quantizer of the codebook that ships."""
     try:
-        return PointQuantizer(read_point_codebook(SHIPPED))
+        return PointQuantizer(read_point_codebook(SHIPPED_CODEBOOK))
     except ModelFileError as error:
-        raise ConfigError(str(error)) from error
-
-
-@lru_cache(maxsize=1)
-def codebook_digest() -> str:
-    """Return the digest of the codebook that ships."""
-    return digest_of_file(SHIPPED)
+        raise ConfigError(f"{error}; install copytrace again") from error

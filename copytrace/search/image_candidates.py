@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.arrays import Numbers
 from copytrace.errors import InputError
+from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import Descriptors, ImageIndex
 from copytrace.index.image_segments import open_segments
 from copytrace.index.media_index import check_model
-from copytrace.index.point_quantizer import codebook_digest
 from copytrace.index.segments import group_shards
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
@@ -88,7 +88,9 @@ def recall_images(
     state = query_index.items.states.get(shard), query_index.ids_in(shard)
     places = digest_of_shared_places(query_index, reference_index)
     indexes = [reference_index.fingerprint, noise and noise.fingerprint, places]
-    step = Step.of(f"recall {branch}", path, made_from=[branch, state, *indexes, rules.model_dump(), codebook_digest()])
+    codebook = codebook_digest(reference_index)
+    made_from = [branch, state, *indexes, rules.model_dump(exclude={"codebook"}), codebook]
+    step = Step.of(f"recall {branch}", path, made_from=made_from)
     if step.is_done():
         return path
     for index in [reference_index, *([noise] if noise else [])]:
@@ -232,13 +234,14 @@ def _local_candidates(part: _QueryShard, branch: Branch, settings: LocalSettings
 
 def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator[PointSearch]:
     """Yield the searches that together cover all references: the index's lists, or exact ones of parts of it."""
+    quantizer = quantizer_of(references)
     if not settings.exact:
-        yield ListSearch.of(open_segments(references), lists_searched=settings.lists_searched)
+        yield ListSearch.of(open_segments(references), quantizer, lists_searched=settings.lists_searched)
         return
     for shards in _exact_parts(references):
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
-        yield ExactSearch.of(views)
+        yield ExactSearch.of(views, quantizer)
 
 
 def _exact_parts(references: ImageIndex) -> list[list[int]]:

@@ -18,7 +18,7 @@ from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.features.variants import VARIANTS, Variant, read_descriptors
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import ListedPoints, PointLists
-from copytrace.index.point_quantizer import shipped_quantizer
+from copytrace.index.point_quantizer import PointQuantizer
 from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
 
@@ -75,22 +75,23 @@ class ListSearch:
     """A search of the segments of an index, in the few inverted lists that are nearest to each point."""
 
     parts: Sequence[PointLists]
+    quantizer: PointQuantizer
     ids: pa.Array
     center: Floats
     lists_searched: int
 
     @classmethod
-    def of(cls, segments: Sequence[Segment], *, lists_searched: int) -> ListSearch:
-        """Return a search of segments; every image is current in one of them at most."""
+    def of(cls, segments: Sequence[Segment], quantizer: PointQuantizer, *, lists_searched: int) -> ListSearch:
+        """Return a search of segments made by `quantizer`; every image is current in one of them at most."""
         sides = np.concatenate([np.zeros((0, 2), np.float32), *(segment.points.sides for segment in segments)])
-        return cls([segment.points for segment in segments], ids_of(segments), _centers(sides), lists_searched)
+        parts = [segment.points for segment in segments]
+        return cls(parts, quantizer, ids_of(segments), _centers(sides), lists_searched)
 
     def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
         """See `PointSearch`."""
-        quantizer = shipped_quantizer()
-        query, forms, own_variant = quantizer.canonical_form.all_likely(descriptors)
+        query, forms, own_variant = self.quantizer.canonical_form.all_likely(descriptors)
         points = forms.astype(np.float32)
-        nearest = quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
+        nearest = self.quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
@@ -103,7 +104,7 @@ class ListSearch:
         wanted = np.isin(variant, [each.number for each in variants])
         return FoundPoints(
             query,
-            quantizer.chance_distance(points),
+            self.quantizer.chance_distance(points),
             np.where(wanted, np.take_along_axis(distance, order, axis=1), np.float32(np.inf)),
             np.where(wanted, np.take_along_axis(image, order, axis=1), -1),
             variant,
@@ -116,10 +117,12 @@ class ExactSearch:
     """A search that compares with all points of the references, which are in memory.
 
     `image` int32 [N] is the number of the reference of each point, and `geometry` float32 [N, 4] its place. `turn` is
-    held during a search: threads may search on the CPU together, but on GPUs only in turn.
+    held during a search: threads may search on the CPU together, but on GPUs only in turn. Of the `quantizer`, only the
+    sample is needed.
     """
 
     index: faiss.Index
+    quantizer: PointQuantizer
     image: NDArray[np.int32]
     geometry: Floats
     center: Floats
@@ -127,7 +130,7 @@ class ExactSearch:
     turn: AbstractContextManager[object]
 
     @classmethod
-    def of(cls, references: Sequence[View]) -> ExactSearch:
+    def of(cls, references: Sequence[View], quantizer: PointQuantizer) -> ExactSearch:
         """Return a search of the points of references, one view each."""
         counts = [len(view.points) for view in references]
         geometry = [view.points.relative_geometry() for view in references]
@@ -141,6 +144,7 @@ class ExactSearch:
                 index.add(view.points.descriptor.astype(np.float32))
         return cls(
             index,
+            quantizer,
             np.repeat(np.arange(len(references), dtype=np.int32), counts),
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
             _centers(sides),
@@ -154,8 +158,8 @@ class ExactSearch:
         query = np.tile(np.arange(len(descriptors)), len(variants))
         read = read_descriptors(descriptors[query], numbers)
         points = read.astype(np.float32)
-        quantizer = shipped_quantizer()
-        chance = quantizer.chance_distance(quantizer.canonical_form.of(read)[0].astype(np.float32))
+        canonical = self.quantizer.canonical_form.of(read)[0]
+        chance = self.quantizer.chance_distance(canonical.astype(np.float32))
         shape = (len(points), neighbours)
         variant = np.broadcast_to(numbers[:, None], shape)
         if not len(self.image):

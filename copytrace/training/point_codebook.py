@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,19 @@ import faiss
 import numpy as np
 
 from configs.images import ImageSettings
+from configs.training import CodebookTraining
 from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError, MediaError
 from copytrace.features.points import DIMENSIONS, Bytes, find_points
 from copytrace.features.variants import fit_canonical_form
-from copytrace.index.image_index import WORKING_SIDE, ImageIndex
+from copytrace.index.image_index import WORKING_SIDE
 from copytrace.index.point_quantizer import LENGTHS, PointCode
 from copytrace.media.decode import decode_image
-from copytrace.step import current_progress
-from copytrace.storage import atomic_path, resolve_path
+from copytrace.media.files import MediaItem, list_media
+from copytrace.media.prefetch import prefetch
+from copytrace.runtime import usable_cores
+from copytrace.step import Progress, SilentProgress, StepProgress
+from copytrace.storage import atomic_path, require_writable
 from models.point_codebook import PointCodebook, write_point_codebook
 
 # Of 7,400 pairs of points of edited photos, 4 in 100 have projections with different signs and none within these
@@ -37,93 +41,114 @@ SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class CodebookSize:
-    """The number of cells, of lists of each cell, of fine lists of each list, and of points of the sample."""
+class CodebookResult:
+    """A codebook that was written to `path`: the photos and points that it was fitted to, and the unread photos.
 
-    cells: int = 64
-    lists: int = 64
-    fine: int = 16
-    sample: int = 1 << 14
-
-
-def train_point_codebook(index: str | Path, out: str | Path, size: CodebookSize | None = None) -> Path:
-    """Fit a codebook to the points of an index of photographs, write it to the file `out`, and return the path.
-
-    The photographs should show what the library shows, but be others: a vote counts only as far as its point is nearer
-    than the points of these. Lists are found by k-means, one level within the other, from points of the photographs and
-    of their quarters, which are read once more; the sample has points of whole photographs. Raises `InputError` if
-    there are fewer points than the sample needs.
+    `failures` are pairs of an id and the reason.
     """
-    size = size or CodebookSize()
-    photos = ImageIndex.open(resolve_path(index))
-    with current_progress().step("train codebook", len(photos.items) + size.cells + 2, "parts") as shown:
-        whole = np.concatenate([np.zeros((0, DIMENSIONS), np.uint8), *_whole(photos)])
-        if len(whole) < size.sample:
-            raise InputError(
-                f"{index} holds {len(whole):,} points, and a codebook needs {size.sample:,}; index more photos"
-            )
-        parts = [whole]
-        for quarters in _quarters(photos):
-            parts.append(quarters)
-            shown.advance()
-        random = np.random.default_rng(SEED)
-        form = fit_canonical_form(whole, np.array(MARGINS, np.float32))
-        points = form.of(random.permutation(np.concatenate(parts)))[0].astype(np.float32)
-        sample = form.of(random.permutation(whole)[: size.sample])[0].astype(np.float32)
-        cells = np.rint(_centers(points, size.cells))
-        members = _nearest(points, cells)
-        lists = []
-        for cell in range(size.cells):
-            lists.append(np.rint(_centers(points[members == cell], size.lists)))
-            shown.advance()
-        coarse = np.concatenate(lists)
-        fine = _divide(points, coarse, size.fine)
-        shown.advance()
-        middle = np.rint(sample.mean(axis=0, keepdims=True))
-        some = points[:CODED_POINTS]
-        nearest = _nearest(some, coarse)
-        code = _fit_code(some, coarse[nearest])
-        fine_code = _fit_code(some, _nearest_inside(some, fine, nearest, size.fine))
-        sample_code = _fit_code(sample, np.repeat(middle, len(sample), axis=0))
-        codebook = PointCodebook(
-            *(form.axes, form.margins, cells),
-            *(coarse, code.products, code.lengths),
-            *(fine, fine_code.products, fine_code.lengths),
-            *(middle, sample_code.products, sample_code.lengths),
-            sample_code.encode(sample, np.repeat(middle, len(sample), axis=0)),
+
+    path: Path
+    photos: int
+    points: int
+    failures: list[tuple[str, str]]
+
+
+def train_point_codebook(
+    photos: str,
+    out: str | Path,
+    settings: CodebookTraining | None = None,
+    progress: Progress | None = None,
+) -> CodebookResult:
+    """Fit a codebook to the points of `photos` (see `list_media`), and write it to the file `out`.
+
+    The photos should show what the library shows, but be others: a vote counts only as far as its point is nearer than
+    the points of these. Lists are found by k-means, one level within the other, from points of the photos and of their
+    quarters; the sample has points of whole photos. The same photos, settings and number of threads give the same file.
+    Raises `InputError` if there are too few points.
+    """
+    settings, shown = settings or CodebookTraining(), progress or SilentProgress()
+    path = require_writable(out)
+    items = _choose_photos(list_media(photos, "image"), settings.photos)
+    with shown.step("find points", len(items), "photos") as step:
+        whole, quarters, failures = _find_all_points(items, step)
+    needed = max(settings.sample, settings.cells * settings.lists)
+    if len(whole) < needed:
+        raise InputError(
+            f"{photos} has {len(whole):,} points, and a codebook of this size needs {needed:,}; give more photos, or "
+            "lower sample, cells and lists"
         )
-        shown.advance()
-    with atomic_path(resolve_path(out)) as temporary:
+    with shown.step("train codebook", settings.cells + 4, "parts") as step:
+        codebook = _fit_codebook(whole, quarters, settings, step)
+    with atomic_path(path) as temporary:
         write_point_codebook(temporary, codebook)
-    return resolve_path(out)
+    return CodebookResult(path, len(items) - len(failures), len(whole) + len(quarters), failures)
 
 
-def _whole(photos: ImageIndex) -> Iterator[Bytes]:
-    for shard in photos.shards:
-        for view in photos.views(shard):
-            yield view.points.descriptor
+def _choose_photos(items: Sequence[MediaItem], most: int) -> list[MediaItem]:
+    """Return the photos or, if there are more than `most`, so many of them, drawn at random, in their order."""
+    chosen = np.random.default_rng(SEED).permutation(len(items))[:most]
+    return [items[number] for number in np.sort(chosen)]
 
 
-def _quarters(photos: ImageIndex) -> Iterator[Bytes]:
-    """Yield the points of the quarters of each photograph, enlarged: three times as many as of the whole."""
-    settings = ImageSettings()
-    for path in photos.paths.values():
-        try:
-            pixels = decode_image(path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels).pixels
-        except MediaError:
-            yield np.zeros((0, DIMENSIONS), np.uint8)
+def _find_all_points(items: Sequence[MediaItem], shown: StepProgress) -> tuple[Bytes, Bytes, list[tuple[str, str]]]:
+    """Return the points of photos and of their quarters, uint8 [N, 128], and the id and reason of those unread."""
+    whole, quarters = [np.zeros((0, DIMENSIONS), np.uint8)], [np.zeros((0, DIMENSIONS), np.uint8)]
+    failures: list[tuple[str, str]] = []
+    threads = usable_cores()
+    for item, found in prefetch(items, _find_points, threads=threads, ahead=2 * threads):
+        shown.advance()
+        if isinstance(found, MediaError):
+            failures.append((item.id, str(found)))
             continue
-        middle = pixels.shape[0] // 2, pixels.shape[1] // 2
-        quarters = [
-            np.ascontiguousarray(pixels[rows, columns])
-            for rows in (slice(middle[0]), slice(middle[0], None))
-            for columns in (slice(middle[1]), slice(middle[1], None))
-        ]
-        yield np.concatenate([find_points(each, settings.local.reference_points).descriptor for each in quarters])
+        whole.append(found[0])
+        quarters += found[1:]
+    return np.concatenate(whole), np.concatenate(quarters), failures
 
 
-def _divide(points: Floats, lists: Floats, count: int) -> Floats:
-    """Return `count` centers for each list, float32 [L * count, 128], one list after another."""
+def _find_points(item: MediaItem) -> list[Bytes]:
+    """Return the points of a photo, and of each of its quarters, enlarged: three times as many in all."""
+    settings = ImageSettings()
+    pixels = decode_image(item.path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels).pixels
+    middle = pixels.shape[0] // 2, pixels.shape[1] // 2
+    quarters = [
+        np.ascontiguousarray(pixels[rows, columns])
+        for rows in (slice(middle[0]), slice(middle[0], None))
+        for columns in (slice(middle[1]), slice(middle[1], None))
+    ]
+    views = [pixels, *(quarter for quarter in quarters if quarter.size)]
+    return [find_points(view, settings.local.reference_points).descriptor for view in views]
+
+
+def _fit_codebook(whole: Bytes, quarters: Bytes, settings: CodebookTraining, shown: StepProgress) -> PointCodebook:
+    random = np.random.default_rng(SEED)
+    form = fit_canonical_form(whole, np.array(MARGINS, np.float32))
+    points = form.of(random.permutation(np.concatenate([whole, quarters])))[0].astype(np.float32)
+    sample = form.of(random.permutation(whole)[: settings.sample])[0].astype(np.float32)
+    cells = np.rint(_centers(points, settings.cells))
+    shown.advance()
+    coarse = _divide(points, cells, settings.lists, shown)
+    fine = _divide(points, coarse, settings.fine)
+    shown.advance()
+    some = points[:CODED_POINTS]
+    nearest = _nearest(some, coarse)
+    code = _fit_code(some, coarse[nearest])
+    shown.advance()
+    fine_code = _fit_code(some, _nearest_inside(some, fine, nearest, settings.fine))
+    shown.advance()
+    middle = np.rint(sample.mean(axis=0, keepdims=True))
+    middles = np.repeat(middle, len(sample), axis=0)
+    sample_code = _fit_code(sample, middles)
+    return PointCodebook(
+        *(form.axes, form.margins, cells),
+        *(coarse, code.products, code.lengths),
+        *(fine, fine_code.products, fine_code.lengths),
+        *(middle, sample_code.products, sample_code.lengths),
+        sample_code.encode(sample, middles),
+    )
+
+
+def _divide(points: Floats, lists: Floats, count: int, shown: StepProgress | None = None) -> Floats:
+    """Return `count` centers for each list, float32 [L * count, 128], one list after another; show each of them."""
     members = _nearest(points, lists)
     order = np.argsort(members, kind="stable")
     bounds = np.searchsorted(members[order], np.arange(len(lists) + 1))
@@ -132,6 +157,8 @@ def _divide(points: Floats, lists: Floats, count: int) -> Floats:
         inside = points[order[bounds[number] : bounds[number + 1]]]
         few = inside if len(inside) else center[None]
         centers.append(_centers(inside, count) if len(inside) >= count else np.resize(few, (count, DIMENSIONS)))
+        if shown:
+            shown.advance()
     return np.asarray(np.rint(np.concatenate(centers)), np.float32)
 
 

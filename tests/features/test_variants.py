@@ -81,3 +81,18 @@ def test_projections_are_exact_whole_numbers(form: CanonicalForm) -> None:
     exact = int((extreme.astype(np.int64) @ form.axes[0].astype(np.int64))[0])
     assert exact < 1 << 24  # float32 holds it
     assert form._projections(extreme)[0, 0] == exact
+
+
+def test_the_axes_do_not_depend_on_how_a_library_rounds_eigenvectors_or_chooses_their_signs(
+    random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, eigh, random = random_descriptors(400, 7), np.linalg.eigh, np.random.default_rng(0)
+
+    def of_another_library(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        values, vectors = eigh(matrix)
+        return values, vectors * random.choice([-1, 1]) + random.normal(0, 1e-12, vectors.shape)
+
+    expected = fit_canonical_form(points, FEW).axes
+    monkeypatch.setattr(np.linalg, "eigh", of_another_library)
+    for _ in range(12):
+        np.testing.assert_array_equal(fit_canonical_form(points, FEW).axes, expected)

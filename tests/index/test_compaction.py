@@ -18,6 +18,7 @@ from copytrace.index import compaction, segments
 from copytrace.index.compaction import compact_index, erase_removed
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import open_segments
+from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.search.point_search import ListSearch
 
 Pixels = NDArray[np.uint8]
@@ -81,7 +82,7 @@ def test_compaction_leaves_one_segment_that_finds_the_same(
     views = [view for shard in index.shards for view in index.views(shard)]
 
     def nearest() -> list[NDArray[np.float32]]:
-        search = ListSearch.of(open_segments(ImageIndex.open(index.root)), lists_searched=8)
+        search = ListSearch.of(open_segments(ImageIndex.open(index.root)), shipped_quantizer(), lists_searched=8)
         found = [search.search(view.points.descriptor, 32) for view in views]  # among them points of what was removed
         return [each.distance[:, :4] for each in found]
 

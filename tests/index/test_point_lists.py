@@ -56,7 +56,7 @@ def test_distances_are_those_of_the_codes(tmp_path: Path, photo_points: Floats) 
     coded = CodedPoints(level, len(members))
     coded.add(members, codes, np.arange(len(members)) << 39)
     lists = PointLists(
-        read_lists(coded.write(tmp_path / "some.points")),
+        read_lists(coded.write(tmp_path / "some.points"), shipped_quantizer()),
         np.full((len(members), 2), 100, np.float32),
         np.ones(len(members), bool),
     )
@@ -84,7 +84,7 @@ def test_lists_of_any_length_are_read_as_they_were_written(
     coded = CodedPoints(shipped_quantizer().coarse, len(members))
     for half in np.array_split(places, 2):
         coded.add(members[half], codes[half], places[half])
-    lists = read_lists(coded.write(tmp_path / "some.points"))
+    lists = read_lists(coded.write(tmp_path / "some.points"), shipped_quantizer())
     packer = lists.get_CodePacker()
     faiss = pytest.importorskip("faiss")
     for number, count in counts.items():
@@ -107,7 +107,7 @@ def test_a_shortened_file_is_damaged(tmp_path: Path, photo_points: Floats) -> No
     path = coded.write(tmp_path / "some.points")
     path.write_bytes(path.read_bytes()[:-256])
     with pytest.raises(InputError, match=r"is damaged; delete .* and index again"):
-        read_lists(path)
+        read_lists(path, shipped_quantizer())
 
 
 def test_a_place_holds_image_variant_position_scale_and_angle(view_of: Callable[..., View]) -> None:

@@ -18,6 +18,7 @@ from copytrace.features.variants import PLAIN
 from copytrace.index import segments as segments_module
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments, open_segments
+from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search.point_search import ListSearch
 from copytrace.storage import remove_tree, resolve_path
@@ -34,7 +35,7 @@ def folder(tmp_path: Path, photos: dict[str, Pixels], write_photos: WritePhotos)
 
 def answers(index: ImageIndex) -> dict[str, float]:
     """Return for each image of an index the share of its own points whose nearest one is of the same image."""
-    search = ListSearch.of(open_segments(index), lists_searched=16)
+    search = ListSearch.of(open_segments(index), shipped_quantizer(), lists_searched=16)
     shares = {}
     for shard in index.shards:
         for view in index.views(shard):
@@ -126,7 +127,7 @@ def test_removed_and_changed_images_are_not_found_as_they_were(
     (folder / "rocket.png").unlink()
     write_photos(folder, {"coffee": photos["coffee"][::-1].copy()})
     left, _ = build_index(folder, index.root, "references", image_settings)
-    search = ListSearch.of(open_segments(left), lists_searched=8)
+    search = ListSearch.of(open_segments(left), shipped_quantizer(), lists_searched=8)
     for gone in ("rocket", "coffee"):
         ids, share = nearest_ids(search, views[gone])
         assert "rocket" not in ids
@@ -142,7 +143,7 @@ def test_a_reader_keeps_what_it_opened_while_a_writer_commits(
     image_settings: ImageSettings,
 ) -> None:
     index, _ = build_index(folder, folder.parent / "index", "references", image_settings)
-    search = ListSearch.of(open_segments(index), lists_searched=8)
+    search = ListSearch.of(open_segments(index), shipped_quantizer(), lists_searched=8)
     view = next(iter(index.views(index.shards[0])))
     before = search.search(view.points.descriptor, 4)
     write_photos(folder, {f"new{n}": np.roll(photos["coffee"], 40 * n, axis=1) for n in range(1, 4)})

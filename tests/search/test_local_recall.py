@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from configs.images import LocalSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER
 from copytrace.features.variants import VARIANTS
+from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search.local_recall import (
     LocalCandidate,
@@ -51,7 +52,7 @@ def mirrored(keypoints: Floats) -> Floats:
 
 
 def index_of(*views: View) -> PointSearch:
-    return ExactSearch.of(views)
+    return ExactSearch.of(views, shipped_quantizer())
 
 
 @pytest.fixture

@@ -39,14 +39,18 @@ def keypoints(count: int) -> NDArray[np.float32]:
 
 
 def list_search(*segments: list[View]) -> ListSearch:
-    return ListSearch.of([segment_of(views) for views in segments], lists_searched=16)
+    return ListSearch.of([segment_of(views) for views in segments], shipped_quantizer(), lists_searched=16)
+
+
+def exact_search(views: list[View]) -> ExactSearch:
+    return ExactSearch.of(views, shipped_quantizer())
 
 
 def segment_of(views: list[View]) -> Segment:
     points = CodedPoints(shipped_quantizer().coarse, sum(len(view.points) for view in views))
-    points.add_views(views)
+    points.add_views(shipped_quantizer().canonical_form, views)
     with TemporaryDirectory() as folder:  # what is mapped stays when its name is gone
-        lists = read_lists(points.write(Path(folder) / "some.points"))
+        lists = read_lists(points.write(Path(folder) / "some.points"), shipped_quantizer())
     sides = np.array([(view.points.width, view.points.height) for view in views], np.float32).reshape(-1, 2)
     ids = pa.array([view.id for view in views], pa.large_string())
     return Segment(ids, np.zeros((len(views), 2), np.float16), PointLists(lists, sides, np.ones(len(views), bool)))
@@ -80,7 +84,7 @@ def test_an_exact_search_answers_like_brute_force(
 ) -> None:
     views = [view_of(f"r{n}", keypoints(count), random_descriptors(count, seed + n)) for n, count in enumerate(counts)]
     query = random_descriptors(3, seed + 99)
-    found = ExactSearch.of(views).search(query, neighbours, [PLAIN])
+    found = exact_search(views).search(query, neighbours, [PLAIN])
     expected = np.sort(squared(query, np.concatenate([view.points.descriptor for view in views])), axis=1)
     there = min(neighbours, sum(counts))
     np.testing.assert_array_equal(found.distance[:, :there], expected[:, :there])
@@ -98,7 +102,7 @@ def test_points_know_their_reference_and_where_they_are(
         view_of("none", [], random_descriptors(0, 1)),
         view_of("b", [[10, 20, 2, 0], [30, 40, 2, 6.2]], random_descriptors(2, 2)),
     ]
-    search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
+    search: PointSearch = exact_search(views) if exact else list_search(views)
     assert search.ids.to_pylist() == ["a", "none", "b"]
     np.testing.assert_allclose(search.center, 0.5)
     for view, number in ((views[0], 0), (views[2], 2)):
@@ -118,7 +122,7 @@ def test_one_search_finds_points_of_mirror_images_and_negatives_and_tells_which(
     view_of: MakeView, photo_points: Bytes, exact: bool, edit: Variant
 ) -> None:
     views = [view_of(f"r{n}", keypoints(100), photo_points[100 * n : 100 * n + 100]) for n in range(3)]
-    search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
+    search: PointSearch = exact_search(views) if exact else list_search(views)
     _, query = edit.read(keypoints(100), edited(views[1].points.descriptor))
     found = search.search(query, 4)
     best = nearest_rows(found, 100)
@@ -134,7 +138,7 @@ def test_the_place_in_a_wide_reference_is_told_in_short_sides(
     points_of: Callable[..., object], random_descriptors: Descriptors, exact: bool
 ) -> None:
     wide = View("wide", "whole", points_of([[290, 50, 2, 0]], random_descriptors(1, 0), width=300, height=100))
-    search: PointSearch = ExactSearch.of([wide]) if exact else list_search([wide])
+    search: PointSearch = exact_search([wide]) if exact else list_search([wide])
     assert search.center.tolist() == [[1.5, 0.5]]
     found = search.search(random_descriptors(1, 0), 1)
     np.testing.assert_allclose(found.geometry[nearest_rows(found, 1)[0], 0, :2], [2.9, 0.5], atol=2e-3)
@@ -145,7 +149,7 @@ def test_where_there_are_no_points_none_are_found(
     view_of: MakeView, random_descriptors: Descriptors, exact: bool
 ) -> None:
     for views in ([], [view_of("none", [], random_descriptors(0, 0))]):
-        search: PointSearch = ExactSearch.of(views) if exact else list_search(views)
+        search: PointSearch = exact_search(views) if exact else list_search(views)
         found = search.search(random_descriptors(2, 1), 3)
         assert np.isinf(found.distance).all()
         assert (found.image == -1).all()
@@ -155,7 +159,7 @@ def test_where_there_are_no_points_none_are_found(
 def test_lists_find_nearly_all_that_looking_at_every_point_finds(view_of: MakeView, photo_points: Bytes) -> None:
     views = [view_of(f"r{n}", keypoints(400), part) for n, part in enumerate(np.array_split(photo_points, 10))]
     query = edited(photo_points[::40])
-    found = [search.search(query, 1) for search in (ExactSearch.of(views), list_search(views))]
+    found = [search.search(query, 1) for search in (exact_search(views), list_search(views))]
     exact, listed = (each.image[nearest_rows(each, 100), 0] for each in found)
     assert (exact == np.arange(100) // 10).all()
     assert (listed == exact).mean() > 0.9
@@ -210,7 +214,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
 ) -> None:
     monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
     monkeypatch.setattr(point_search, "_move_to_gpus", lambda index: index)
-    search = ExactSearch.of([view_of("r", keypoints(9), random_descriptors(9, 1))])
+    search = exact_search([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0
 
