@@ -20,6 +20,7 @@ from copytrace.index.odd_files import count_passed_over
 from copytrace.media.failures import read_failures
 from copytrace.object_store import redact, redact_all
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
+from copytrace.search.cut_lists import read_cut
 from copytrace.step import read_record
 from copytrace.storage import read_table, write_json
 
@@ -46,8 +47,8 @@ def summarize_images(
     records = [folder.candidates(branch, shard).with_suffix(".json") for branch in BRANCHES for shard in shards]
     records += [folder.evidence(shard).with_suffix(".json") for shard in shards]
     records += (queries / "overlays").glob("*.json")
-    models = {"models": {"descriptor": query_index.provenance["descriptor"]}}
-    return _write_summary(folder, settings, (query_index, reference_index), models, counts, records)
+    facts = {"models": {"descriptor": query_index.provenance["descriptor"]}, "cut_queries": read_cut(folder, shards)}
+    return _write_summary(folder, settings, (query_index, reference_index), facts, counts, records)
 
 
 def summarize_videos(
@@ -70,14 +71,15 @@ def summarize_videos(
     records: list[Path] = []
     for shard in query_index.shards:
         records += [folder.candidates(shard).with_suffix(".json"), folder.shard_segments(shard).with_suffix(".json")]
-    models = {
+    facts = {
         "models": {
             "descriptor": query_index.provenance["descriptor"],
             "alignment": model_digests(settings.alignment),
         },
+        "cut_queries": read_cut(folder, query_index.shards),
         "indexes": {"queries": redact(str(queries.absolute())), "references": redact(str(references.absolute()))},
     }
-    return _write_summary(folder, settings, (query_index, reference_index), models, counts, records)
+    return _write_summary(folder, settings, (query_index, reference_index), facts, counts, records)
 
 
 def count_pairs(segments: Path, threshold: float) -> dict[str, int]:
@@ -114,7 +116,7 @@ def _write_summary(
     folder: RunFolder,
     settings: Settings,
     indexes: tuple[MediaIndex, MediaIndex],
-    models: dict[str, Any],
+    facts: dict[str, Any],
     counts: Mapping[str, float],
     records: Sequence[Path],
 ) -> dict[str, Any]:
@@ -125,11 +127,12 @@ def _write_summary(
         "references": len(references.items),
         "failures": len(read_failures(folder.failures)),
         "passed_over": count_passed_over(folder.failures)["files"],
+        "cut_queries": len(facts["cut_queries"]),
     }
     summary = {
         "settings": redact_all(settings.model_dump(by_alias=True)),
         "versions": package_versions(),
-        **models,
+        **facts,
         "counts": {**sizes, **counts},
         "stages": sum_costs([*receipts, *folder.work.glob("*.json"), *records]),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from configs.images import ImageSettings, OverlaySettings
+from copytrace.cli import app
 from copytrace.images import match_images
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
 from copytrace.index.media_index import finish_index
+from copytrace.search import image_candidates
 from copytrace.step import SilentProgress, StepProgress
 
 Pixels = NDArray[np.uint8]
@@ -100,6 +105,26 @@ def test_nothing_stays_of_shards_that_are_no_more(sides: tuple[Path, Path], tmp_
     match_images(queries, references, out, others)
     assert ImageIndex.open(out / "work" / "queries").shards == [0]
     assert {path.name for path in (out / "work" / "evidence").iterdir()} == {"00000.parquet", "00000.json"}
+
+
+def test_a_list_of_copies_that_was_cut_is_told_in_the_summary_the_page_and_the_terminal(
+    sides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, references = sides
+    monkeypatch.setattr(image_candidates, "MOST_COPIES", 1)
+    out = tmp_path / "out"
+    run = match_images(queries, references, out, quick())
+    assert (run["counts"]["cut_queries"], run["cut_queries"]) == (0, [])
+    assert "of more references than are listed" not in (out / "report.html").read_text("utf-8")
+    for number in range(14):
+        shutil.copy(references / "coffee.png", references / f"coffee{number}.png")
+    quickly = ["local.stretches=[]", "overlay.detector=none", "media.shard_size=2", "report.max_matches=5"]
+    told = CliRunner().invoke(app, ["match-images", str(queries), str(references), "--out", str(out), *quickly])
+    sentence = "1 query may be a copy of more references than are listed: b"
+    assert sentence in told.stdout
+    assert sentence in (out / "report.html").read_text("utf-8")
+    run = json.loads((out / "run.json").read_text("utf-8"))
+    assert (run["counts"]["cut_queries"], run["cut_queries"]) == (1, ["b"])
 
 
 def test_the_page_tells_of_a_file_that_cannot_be_read(sides: tuple[Path, Path], tmp_path: Path) -> None:

@@ -93,7 +93,16 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
     typer.echo(f"  matches  {out / 'matches.csv'}")
     if (out / "report.html").exists():
         typer.echo(f"  report   {out / 'report.html'}")
+    print_cut(run)
     print_failures(out / "failures.csv")
+
+
+def print_cut(run: dict[str, Any]) -> None:
+    """Print which queries may be copies of more references than are listed, if any; `run` is a run's summary."""
+    from copytrace.search.cut_lists import tell_cut  # noqa: PLC0415
+
+    if told := tell_cut(run["cut_queries"]):
+        typer.echo(f"  {told}")
 
 
 def print_failures(path: Path, kind: str = "images") -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs.load import load_settings
 from configs.videos import VideoSettings
-from copytrace.cli.images import print_failures
+from copytrace.cli.images import print_cut, print_failures
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
 
@@ -33,7 +33,8 @@ def match_videos(
     from copytrace.videos import match_videos as match  # noqa: PLC0415
 
     begin = time.perf_counter()
-    counts = match(queries, references, out, settings, TerminalProgress())["counts"]
+    run = match(queries, references, out, settings, TerminalProgress())
+    counts = run["counts"]
     typer.echo(
         f"{counts['copied_segments']:,} copied segments in {counts['queries_with_copies']:,} of {counts['queries']:,}"
         f" queries, from {counts['references']:,} references, in {time.perf_counter() - begin:,.0f} s"
@@ -42,6 +43,7 @@ def match_videos(
     typer.echo(f"  segments {folder / 'segments.csv'}")
     if (folder / "report.html").exists():
         typer.echo(f"  report   {folder / 'report.html'}")
+    print_cut(run)
     print_failures(folder / "failures.csv", "videos")
 
 

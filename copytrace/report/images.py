@@ -20,6 +20,7 @@ from copytrace.media.failures import read_failures
 from copytrace.report.page import Page, ScoreKind, Selection, Side, score_kind, score_text
 from copytrace.report.pictures import Unreadable, make_thumbnails
 from copytrace.run_folder import ImageRunFolder
+from copytrace.search.cut_lists import read_cut, tell_cut
 from copytrace.step import VERSION, Step, fingerprint_of
 from copytrace.storage import count_rows, open_parquet
 
@@ -66,9 +67,10 @@ class _Card:
 def report_images(queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings) -> Path:
     """Write `report.html`, unless the existing page shows the same matches, and return it."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
+    cut = read_cut(folder, query_index.shards)
     failures, threshold = len(read_failures(folder.failures)), settings.merge.threshold
     record = folder.work / "report.json"
-    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures]
+    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures, cut]
     step = Step.of("report", folder.report, made_from=made_from, record=record)
     if step.is_done():
         return folder.report
@@ -84,6 +86,7 @@ def report_images(queries: Path, references: Path, folder: ImageRunFolder, setti
                 "references": len(reference_index.items),
                 "pairs": pairs,
                 "failures": failures,
+                "notice": tell_cut(cut),
                 "score_kind": "points" if settings.merge.rule == "sum" else "probability",
                 "version": VERSION,
             },
@@ -112,10 +115,10 @@ def write_image_report(
     `matches` is a Parquet file with the columns `COLUMNS`, one row per candidate pair. `transform` is a 2x3 affine,
     row major, from reference to query; it, the points (x0, y0, x1, y1, …) and `crop_box` (x0, y0, x1, y1) are in
     0..1 of width and height. `paths` gives the file of each id, by side; a file that can no longer be read is shown as
-    a placeholder. `summary` is shown at the top; its `score_kind` says whether scores are a "probability" (0..1, the
-    default) or "points". Pairs that score `threshold` or more are marked as copies, and the others are folded
-    away; None marks and folds nothing. The page shows the best `max_matches` pairs; thumbnails are at most
-    `picture_side` pixels on their longer side.
+    a placeholder. `summary` is shown at the top, with its `notice`, if any; its `score_kind` says whether scores are a
+    "probability" (0..1, the default) or "points". Pairs that score `threshold` or more are marked as copies, and the
+    others are folded away; None marks and folds nothing. The page shows the best `max_matches` pairs; thumbnails are at
+    most `picture_side` pixels on their longer side.
 
     Raises `InputError` if `matches` is not such a file, and `ConfigError` if an option is out of range.
     """

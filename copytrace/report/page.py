@@ -36,7 +36,8 @@ class Page:
     """The content of a page: the `{name}_report.html.j2` template with one `{name}_card.html.j2` per card.
 
     `pictures` are base64 of WebP, and cards refer to them by their number. `top_score` is the upper end of the score
-    slider. `extra` holds variables that only one of the templates uses.
+    slider. A `notice` in the summary is shown below the headline. `extra` holds variables that only one of the
+    templates uses.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Page:
             kind=self.kind,
             threshold_text=None if self.threshold is None else _threshold_text(self.threshold, self.kind),
             counts=_headline_counts(self.summary, self.selection),
+            notice=self.summary.get("notice"),
             details=_summary_details(self.summary),
             top_score=self.top_score,
             pictures=self.pictures,
@@ -110,7 +112,7 @@ def _summary_details(summary: Mapping[str, object], prefix: str = "") -> list[tu
     """Return what the headline does not show as pairs of label and value, in the order given."""
     details: list[tuple[str, str]] = []
     for name, value in summary.items():
-        if not prefix and (name in HEADLINE_COUNTS or name == "score_kind"):
+        if not prefix and (name in HEADLINE_COUNTS or name in ("score_kind", "notice")):
             continue
         label = f"{prefix}{str(name).replace('_', ' ')}"
         if isinstance(value, Mapping):

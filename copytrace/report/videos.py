@@ -19,6 +19,7 @@ from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
 from copytrace.report.video_matches import CondensedMatch, PaneSegment, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
 from copytrace.run_folder import VideoRunFolder
+from copytrace.search.cut_lists import read_cut, tell_cut
 from copytrace.step import VERSION, Step, fingerprint_of
 from copytrace.summary import count_pairs
 
@@ -92,9 +93,10 @@ class VideoPageLimits:
 def report_videos(queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings) -> Path:
     """Write `report.html`, unless the existing page shows the same segments, and return it."""
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
+    cut = read_cut(folder, query_index.shards)
     failures, threshold = len(read_failures(folder.failures)), settings.alignment.threshold
     record = folder.work / "report.json"
-    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures]
+    made_from = [fingerprint_of(folder.work / "merge"), settings.report.model_dump(), threshold, failures, cut]
     step = Step.of("report", folder.report, made_from=made_from, record=record)
     if step.is_done():
         return folder.report
@@ -109,6 +111,7 @@ def report_videos(queries: Path, references: Path, folder: VideoRunFolder, setti
                 "references": len(reference_index.items),
                 **count_pairs(folder.segments, threshold),
                 "failures": failures,
+                "notice": tell_cut(cut),
                 "version": VERSION,
             },
             threshold=threshold,

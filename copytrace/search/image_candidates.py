@@ -25,11 +25,13 @@ from copytrace.index.segments import group_shards
 from copytrace.index.shard_files import View
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
+from copytrace.search.cut_lists import note_cut
 from copytrace.search.descriptor_search import DescriptorSearch
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
     accept_votes,
+    most_references,
     nearest_references,
     recall_by_hough,
     references_kept,
@@ -149,6 +151,8 @@ def _global_candidates(
     level = noise_level(cosines, averaged, typical=typical)
     best: dict[tuple[str, str], Candidate] = {}
     alike: set[tuple[str, str]] = set()
+    # If the last one looked for is a copy, there may be more.
+    note_cut(work, [query for query, cut in zip(panes.ids, copies[:, -1], strict=True) if cut and settings.list_copies])
     for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
         is_itself, found = part.is_itself(query), np.flatnonzero(rows[number] >= 0)
         for rank, reference in zip(found, search.ids.take(pa.array(rows[number, found])).to_pylist(), strict=True):
@@ -226,10 +230,15 @@ def _local_candidates(part: _QueryShard, branch: Branch, settings: LocalSettings
                 work.advance()
     if settings.rule == "vote":
         proposed = [accept_votes(views[0], parts, settings) for views, parts in zip(queries, nearest, strict=True)]
-    for candidates in proposed:
+    most, cut = most_references(settings), []
+    for views, candidates in zip(queries, proposed, strict=True):
         ordered = sorted(candidates, key=lambda c: (-c.votes, c.reference_id))
-        for c in ordered[: references_kept([c.votes for c in ordered], settings)]:
+        kept = references_kept([c.votes for c in ordered], settings)
+        if kept > most:
+            cut.append(views[0].id)
+        for c in ordered[: min(kept, most)]:
             yield Candidate(c.query_id, c.reference_id, branch, c.votes, None, c.view, c.variant)
+    note_cut(work, cut)
 
 
 def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator[PointSearch]:

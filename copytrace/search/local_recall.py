@@ -90,13 +90,14 @@ def recall_by_hough(
 ) -> list[LocalCandidate]:
     """Return the best references of one query by agreeing votes over all its views and variants, best first.
 
-    `is_itself` tells whether a reference is the query, which is left out.
+    There may be one more than `most_references`, to show that there are more. `is_itself` tells whether a reference is
+    the query, which is left out.
     """
     found = hough_votes(views, index, settings)
     order = np.lexsort((found.source, -found.votes, found.reference))
     _, first = np.unique(found.reference[order], return_index=True)  # of each reference, its best view and variant
     best = order[first]
-    best = best[np.argsort(-found.votes[best], kind="stable")][: MOST_REFERENCES + 1]
+    best = best[np.argsort(-found.votes[best], kind="stable")][: most_references(settings) + 2]  # the query too
     ids = index.ids.take(pa.array(found.reference[best])).to_pylist()
     named = [(row, image) for row, image in zip(best, ids, strict=True) if not is_itself(image)]
     return [
@@ -111,12 +112,18 @@ def recall_by_hough(
     ]
 
 
+def most_references(settings: LocalSettings) -> int:
+    """Return how many references of a query are listed at most."""
+    return max(MOST_REFERENCES, settings.references_per_query)
+
+
 def references_kept(votes: Sequence[float] | Doubles, settings: LocalSettings) -> int:
     """Return how many references of a query are kept, given their votes in descending order.
 
-    They are `references_per_query`, and more if further ones have so many votes that they must be copies of the best.
+    They are `references_per_query`, and more if further ones have so many votes that they must be copies of the best:
+    up to one more than `most_references`.
     """
-    values = np.asarray(votes[:MOST_REFERENCES], np.float64)
+    values = np.asarray(votes[: most_references(settings) + 1], np.float64)
     sure = values >= max(SURE_VOTES, SURE_SHARE * values.max(initial=0))
     return max(settings.references_per_query, int(sure.sum()))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
+from copytrace.search.cut_lists import note_cut
 from copytrace.search.frame_search import FrameHits
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
@@ -26,8 +26,6 @@ from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest, frame_videos
 from copytrace.step import Step, StepRun
 from copytrace.storage import read_table, resolve_path, write_table
-
-logger = logging.getLogger(__name__)
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
@@ -82,11 +80,16 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     frames = query_index.frames(shard)
     search = _ShardSearch.of(frames, query_index, reference_index, noise, rules)
     levels, candidates = [np.zeros(0, np.float32)], [CANDIDATE_SCHEMA.empty_table()]
+    cut: set[str] = set()
     with step.run(len(frames.ids), "frames") as work:
         for video_rows in _cut_at_videos(frames, QUERY_ROWS):
-            level, hits = search.hits(video_rows, work)
+            part = frames.part(video_rows)
+            level, hits, crowds = search.hits(video_rows, work)
             levels.append(level)
-            candidates.append(_rank(frames.part(video_rows), level, hits, search.references.videos.ids, rules))
+            ranked, left_out = _rank(part, level, hits, search.references.videos.ids, rules)
+            candidates.append(ranked)
+            cut |= left_out | _without_room(part.ids, crowds)
+        note_cut(work, cut)
         write_table(noise_path, pa.table([frames.ids, np.concatenate(levels)], schema=NOISE_SCHEMA))
         write_table(path, pa.concat_tables(candidates).sort_by(BEST_FIRST))
     return path
@@ -117,9 +120,9 @@ class _ShardSearch:
             rules,
         )
 
-    def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void]]:
-        """Return the noise level of each frame of `video_rows`, which are whole videos, and the hits of the frames."""
-        levels, hits = [], []
+    def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void], NDArray[np.int8]]:
+        """Return the noise level of each frame of `video_rows`, which are whole videos, the hits, and the `_crowds`."""
+        levels, hits, crowds = [], [], []
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
             rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
             nearest, copies = self._nearest(rows)
@@ -129,8 +132,9 @@ class _ShardSearch:
             found["frame"] += start - video_rows.start
             levels.append(level)
             hits.append(found)
+            crowds.append(_crowds(nearest, copies))
             work.advance(len(level))
-        return np.concatenate(levels), np.concatenate(hits)
+        return np.concatenate(levels), np.concatenate(hits), np.concatenate(crowds)
 
     def _nearest(self, rows: slice) -> tuple[FrameHits, NDArray[np.bool_]]:
         """Return the hits of query frames, and which are in the nearest video or in a copy of it."""
@@ -139,8 +143,8 @@ class _ShardSearch:
         if self.noise and not self.rules.list_copies:
             return hits, np.zeros(hits.videos.shape, bool)  # they are not needed
         copies = copies_of_nearest(self.references.videos, hits)
-        several = (copies & (hits.videos != hits.videos[:, :1])).any(axis=1)
-        crowded = np.flatnonzero(several & (copies.sum(axis=1) > wanted - self.rules.normalization_neighbours))
+        no_room = copies.sum(axis=1) > wanted - self.rules.normalization_neighbours
+        crowded = np.flatnonzero((_crowds(hits, copies) > 0) & no_room)
         if len(crowded) and wanted < MAX_NEIGHBORS:
             wanted = min(WIDER * wanted, MAX_NEIGHBORS)
             hits = hits.widened(wanted)
@@ -168,6 +172,18 @@ def read_noise_levels(path: Path) -> Floats:
     """Return the noise level of each frame of a shard of queries, float32 [N], in the order of its descriptors."""
     level: Floats = read_table(path, columns=["level"]).column("level").to_numpy()
     return level
+
+
+def _crowds(hits: FrameHits, copies: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Return of each query frame whether copies of its nearest video are among its hits: 1, and 2 if all hits are."""
+    several = (copies & (hits.videos != hits.videos[:, :1])).any(axis=1)
+    return np.asarray(several.astype(np.int8) * (1 + copies.all(axis=1)), np.int8)
+
+
+def _without_room(ids: Sequence[str], crowds: NDArray[np.int8]) -> set[str]:
+    """Return the videos whose copies may be more than were found: of no frame, the hits had room for others."""
+    full, with_room = ({ids[int(row)] for row in np.flatnonzero(crowds == crowd)} for crowd in (2, 1))
+    return full - with_room
 
 
 _HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32), ("copy", np.bool_)])
@@ -218,10 +234,13 @@ def _rank(
     hits: NDArray[np.void],
     references: pa.LargeStringArray,
     settings: FrameSearchSettings,
-) -> pa.Table:
-    """Return a table of the best pairs of each query, scored by their hits, with the columns of `CANDIDATE_SCHEMA`."""
+) -> tuple[pa.Table, set[str]]:
+    """Return the best pairs of each query, scored by their hits, and the queries of which copies were left out.
+
+    The table has the columns of `CANDIDATE_SCHEMA`.
+    """
     if not len(hits):
-        return CANDIDATE_SCHEMA.empty_table()
+        return CANDIDATE_SCHEMA.empty_table(), set()
     query_names, query = np.unique(np.array(frames.ids, object), return_inverse=True)
     # Of the panes of one moment, only the best counts.
     moment = np.unique(np.stack([query, frames.times[:, 0]], 1), axis=0, return_inverse=True)[1].ravel()
@@ -247,17 +266,21 @@ def _rank(
     number, starts = table.column("number").to_numpy(), _run_starts(names)
     rank = _rank_in_run(starts)
     if not settings.list_copies:
-        return table.filter(pa.array(rank < settings.references_per_query)).drop_columns("number")
+        return table.filter(pa.array(rank < settings.references_per_query)).drop_columns("number"), set()
     copies = hits[hits["copy"]]
     place = np.empty_like(number)
     place[number] = np.arange(len(number))
     rows = place[np.searchsorted(pair[kept][_run_starts(pair[kept])], pair[hits["copy"]])]
-    chosen = _choose(starts, copies["frame"], rows, settings.references_per_query)
-    return table.filter(pa.array(chosen)).drop_columns("number")
+    chosen, cut = _choose(starts, copies["frame"], rows, settings.references_per_query)
+    return table.filter(pa.array(chosen)).drop_columns("number"), set(names[cut].tolist())
 
 
-def _choose(starts: NDArray[np.bool_], frames: Numbers, rows: Numbers, limit: int) -> NDArray[np.bool_]:
+def _choose(
+    starts: NDArray[np.bool_], frames: Numbers, rows: Numbers, limit: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which of N pairs, sorted by query and then best first, are kept: `limit` per query, and copies of these.
+
+    Also return which copies are left out because they are too many.
 
     `frames` and `rows` int64 [C] say which pairs share a frame by a copy: those of one frame are copies of one another.
     Of them, only the best takes a place among the `limit`.
@@ -271,11 +294,7 @@ def _choose(starts: NDArray[np.bool_], frames: Numbers, rows: Numbers, limit: in
     kept = place[copied] < limit
     listed = kept & is_copy
     cut = listed & (_count_before(listed, starts) >= MOST_COPIES)
-    if cut.any():
-        logger.warning(
-            "%d candidates that are copies of others are left out; a query keeps %d of them", cut.sum(), MOST_COPIES
-        )
-    return np.asarray(kept & ~cut)
+    return np.asarray(kept & ~cut), np.asarray(cut)
 
 
 def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:

@@ -13,6 +13,8 @@ from copytrace.errors import InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search import image_candidates as candidates_module
+from copytrace.search import local_recall
+from copytrace.search.cut_lists import read_cut
 from copytrace.search.image_candidates import Candidate, read_candidates, recall_images
 
 Pixels = NDArray[np.uint8]
@@ -195,6 +197,32 @@ def test_copies_among_the_references_change_neither_votes_nor_who_gets_them(
         assert {best.reference_id, *(f"{best.reference_id}-{number:02}" for number in range(12))} <= named
         again = [c.score for c in copied if c.query_id == query and c.reference_id.startswith(best.reference_id)]
         np.testing.assert_allclose(again, votes[query, best.reference_id], rtol=1e-5)
+
+
+def test_a_list_of_copies_that_was_cut_says_so_and_no_other_does(
+    queries: ImageIndex,
+    references: ImageIndex,
+    build_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(candidates_module, "MOST_COPIES", 4)
+    monkeypatch.setattr(local_recall, "MOST_REFERENCES", 6)
+    settings = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"neighbours": 32})})
+    found("global", queries, references, settings, tmp_path)
+    found("local", queries, references, settings, tmp_path)
+    assert read_cut(ImageRunFolder(tmp_path), queries.shards) == []
+    for name, copies in (("coffee", 12), ("rocket", 2)):
+        for number in range(copies):
+            shutil.copy(tmp_path / "references" / f"{name}.png", tmp_path / "references" / f"{name}-{number:02}.png")
+    often, _ = build_index(tmp_path / "references", references.root, "references", settings)
+    branches: tuple[Branch, ...] = ("global", "local")
+    for branch in branches:
+        run = tmp_path / branch
+        candidates = [c for c in found(branch, queries, often, settings, run) if c.query_id == "mirrored"]
+        assert read_cut(ImageRunFolder(run), queries.shards) == ["mirrored"]
+        assert branch == "global" or len(candidates) == 6
 
 
 def test_exact_searches_of_parts_of_the_references_give_the_same_best(

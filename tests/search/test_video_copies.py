@@ -15,6 +15,7 @@ from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search import video_candidates
+from copytrace.search.cut_lists import read_cut
 from copytrace.search.frame_search import load_frame_search
 from copytrace.search.video_candidates import read_noise_levels, search_frames
 from copytrace.search.video_copies import copies_of_nearest
@@ -125,10 +126,21 @@ def test_copies_take_no_place_among_the_references_of_a_query(tmp_path: Path, ca
     assert not caplog.records
 
 
-def test_a_list_of_copies_that_was_cut_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_a_list_of_copies_that_was_cut_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(video_candidates, "MOST_COPIES", 4)
     rows = search(tmp_path, edited(footage(0)[3:11], 0.5), repeated(12), references_per_query=2)
     assert len(rows) == 2 + 4
-    assert "8 candidates that are copies of others are left out" in caplog.text
+    assert read_cut(VideoRunFolder(tmp_path / "run"), [0]) == ["Q"]
+
+
+def test_a_list_says_that_it_may_be_cut_only_if_no_frame_had_room_for_other_videos(tmp_path: Path):
+    still = np.repeat(footage(0)[:1], 8, axis=0)
+    references = {f"still {n:02}": still for n in range(12)} | {"other": footage(1)}
+    for name, query, hits, cut in (
+        ("full", still, 10, ["Q"]),
+        ("room", still, 20, []),  # eight times as many are looked for, and there are 96 copied frames
+        ("moving", np.concatenate([still, footage(1)]), 10, ["Q"]),
+        ("alone", footage(1), 10, []),
+    ):
+        search(tmp_path / name, query, references, hits_per_frame=hits, normalization_neighbours=2)
+        assert read_cut(VideoRunFolder(tmp_path / name / "run"), [0]) == cut, name
