@@ -78,8 +78,12 @@ def _files(root: Path, shard: int) -> list[Path]:
 
 
 def _ids_in_files(root: Path, shard: int) -> set[str]:
-    with open_parquet(root / "descriptors" / f"{shard:05}.parquet") as file:
-        return set(pc.unique(file.read(columns=["id"]).column("id")).to_pylist())
+    """Return all ids in the tables of a shard; some have only some, as a video may have no frames."""
+    found: set[str] = set()
+    for path in _files(root, shard):
+        with open_parquet(path) as file:
+            found.update(pc.unique(file.read(columns=["id"]).column("id")).to_pylist())
+    return found
 
 
 def _write_rows_of(ids: Collection[str], path: Path, out: Path) -> None:
@@ -93,4 +97,4 @@ def _write_rows_of(ids: Collection[str], path: Path, out: Path) -> None:
         if pa.types.is_dictionary(column.type):
             column = column.cast(pa.string())
         kept = table.filter(pc.is_in(column, wanted))
-        pq.write_table(kept, temporary, compression="zstd", row_group_size=max(sizes, default=None))
+        pq.write_table(kept, temporary, compression="zstd", row_group_size=max(sizes, default=0) or None)

@@ -63,8 +63,8 @@ def train_point_codebook(
 
     The photos should show what the library shows, but be others: a vote counts only as far as its point is nearer than
     the points of these. Lists are found by k-means, one level within the other, from points of the photos and of their
-    quarters; the sample has points of whole photos. The same photos, settings and number of threads give the same file.
-    Raises `InputError` if there are too few points.
+    quarters; the sample has points of whole photos. On one machine, the same photos, settings and number of threads
+    give the same file. Raises `InputError` if there are too few points.
     """
     settings, shown = settings or CodebookTraining(), progress or SilentProgress()
     path = require_writable(out)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from configs.images import ImageSettings
+from configs.videos import FrameSearchSettings, VideoSettings
 from copytrace.cli import app
 from copytrace.errors import InputError
-from copytrace.index import compaction, segments
+from copytrace.index import compaction, segments, video_segments
 from copytrace.index.compaction import compact_index, erase_removed
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import open_segments
 from copytrace.index.point_quantizer import shipped_quantizer
+from copytrace.index.video_index import VideoIndex
+from copytrace.search.frame_search import load_frame_search
 from copytrace.search.point_search import ListSearch
+from copytrace.videos import index_videos
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -144,6 +150,87 @@ def test_points_are_still_read_a_few_images_at_a_time(index: ImageIndex) -> None
     for compacted in (index.root / "points").glob("*.parquet"):
         metadata = pq.read_metadata(compacted)
         assert all(metadata.row_group(group).num_rows <= rows for group in range(metadata.num_row_groups))
+
+
+@pytest.fixture
+def videos(tmp_path: Path, tour: Callable[..., list[Pixels]], write_video: Callable[..., Path]) -> Path:
+    """Return a folder of three videos, each of which is copied partly in one of the others."""
+    tours = {name: tour(name) for name in ("astronaut", "chelsea", "coffee")}
+    for name, other in zip(tours, ("chelsea", "coffee", "astronaut"), strict=True):
+        write_video(tmp_path / "videos" / f"{name}.mp4", [*tours[name], *tours[other][10:30]])
+    return tmp_path / "videos"
+
+
+def index_of_videos(folder: Path, root: Path) -> VideoIndex:
+    settings = VideoSettings.model_validate({"media": {"shard_size": 2}, "panes": {"detector": "none"}})
+    return VideoIndex.open(index_videos(folder, root, settings))
+
+
+def frames_of(index: VideoIndex) -> dict[str, tuple[bytes, list[list[float]]]]:
+    held = {}
+    for shard in index.shards:
+        frames = index.frames(shard)
+        for video, rows in frames.rows_of_videos().items():
+            held[video] = (frames.vectors[rows].tobytes(), frames.times[rows].tolist())
+    return held
+
+
+def test_removed_videos_are_erased_and_the_others_stay_and_are_found_as_they_were(
+    use_grid_descriptor: None,
+    videos: Path,
+    tour: Callable[..., list[Pixels]],
+    write_video: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments, "ABSORBED", 0)
+    root = tmp_path / "index"
+    whole = index_of_videos(videos, root)
+    query = whole.frames(whole.shard_of("chelsea")).vectors
+    assert whole.shard_of("astronaut") == whole.shard_of("chelsea")
+    (videos / "astronaut.mp4").unlink()
+    write_video(videos / "later.mp4", tour("rocket"))
+    before = index_of_videos(videos, root)
+
+    def hits(index: VideoIndex) -> list[tuple[float, str]]:
+        search = load_frame_search(index, FrameSearchSettings())
+        found = search.nearest_of_others(query, np.zeros((len(query), 0), np.int32), 8)
+        named = search.ids.take(pa.array(found.videos.ravel())).to_pylist()
+        return sorted(zip(found.cosines.ravel().round(5).tolist(), named, strict=True))
+
+    expected, held, facts = hits(before), frames_of(before), before.facts()
+    assert len(video_segments.open_segments(before)) == 2
+    after = compact_index(root)
+    assert isinstance(after, VideoIndex)
+    assert hits(after) == expected
+    assert (frames_of(after), after.facts(), after.fingerprint) == (held, facts, before.fingerprint)
+    assert len(video_segments.open_segments(after)) == 1
+    assert "astronaut" not in names_on_disk(root)
+    shutil.copy(videos / "coffee.mp4", videos / "last.mp4")
+    assert set(frames_of(index_of_videos(videos, root))) == {"chelsea", "coffee", "later", "last"}
+
+
+def names_on_disk(root: Path) -> set[str]:
+    """Return the ids in all tables of an index, whatever they hold."""
+    tables = [pq.read_table(path) for path in root.rglob("*.parquet") if path.parent != root]
+    return {identity for table in tables for identity in table.column("id").to_pylist()}
+
+
+def test_a_removed_video_without_frames_is_erased_too(use_grid_descriptor: None, videos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "index"
+    shard = index_of_videos(videos, root).shard_of("astronaut")
+    path = root / "descriptors" / f"{shard:05}.parquet"
+    pq.write_table(pq.read_table(path, filters=[("id", "!=", "astronaut")]), path)
+    (videos / "astronaut.mp4").unlink()
+    index_of_videos(videos, root)
+    compact_index(root)
+    assert names_on_disk(root) == {"chelsea", "coffee"}
+
+
+def test_the_command_compacts_an_index_of_videos(use_grid_descriptor: None, videos: Path, tmp_path: Path) -> None:
+    index_of_videos(videos, tmp_path / "index")
+    result = CliRunner().invoke(app, ["compact-index", str(tmp_path / "index")])
+    assert (result.exit_code, result.stdout.strip()) == (0, f"3 videos are in {tmp_path / 'index'}")
 
 
 def test_the_command_compacts_an_index(index: ImageIndex) -> None:
