@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # Folder of the data, logs and keys of `make stack`.
 STACK ?= stack
+# Evaluation sets of `make bench`: folders with queries, references and ground_truth.csv; without any, sample media.
+DATA ?=
 # Number of test processes; each takes a core and up to 3 GB.
 TESTERS ?= 2
 VENV := .venv
@@ -27,7 +29,7 @@ PIP := -m pip --disable-pip-version-check -qq
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
 
-.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack bench clean
+.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack bench bench-full clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -114,9 +116,12 @@ test: $(INSTALLED) chromium ## run all checks, and all tests except those of tes
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
-bench: $(INSTALLED) ## measure speed and accuracy against named peers
-	@for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
+bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULTS.md (some minutes; DATA="SET SET")
+	@$(BIN)/python -m benchmarks $(addprefix --data ,$(DATA))
+
+bench-full: $(INSTALLED) ## the same, and what takes hours: growth to a million images, training, runners
+	@$(BIN)/python -m benchmarks --full $(addprefix --data ,$(DATA))
 
 clean: ## remove build files, the demo and the environment
-	rm -rf $(VENV) demo growth build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

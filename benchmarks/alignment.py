@@ -1,50 +1,44 @@
-"""Speed and accuracy of the aligners on synthetic matrices, beside VCSL's Temporal Network on networkx.
-
-Run `python -m benchmarks.alignment`. Times are milliseconds on one core, in the best of the rounds.
-"""
+"""Speed and accuracy of the aligners on synthetic matrices, beside VCSL's Temporal Network on networkx."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import process_time
 
 import networkx
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from benchmarks.results import Figure, Row, Section
 from copytrace.alignment.aligners import TRAINING_FREE, SimilarityMatrix, build_aligner
 from copytrace.alignment.segments import Segment
 
 Box = tuple[float, float, float, float]
 NOISE = 0.39  # cosine of unrelated frames by the shipped descriptor, which is 0 in the matrices
-PEER = "networkx Temporal Network"
+PEER = "VCSL's Temporal Network, networkx"
+SIZES, PAIRS, ROUNDS = (60, 300), 6, 2
 
 
-def main() -> None:
-    """Print one row per aligner."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[60, 300], help="frames of query and reference")
-    parser.add_argument("--pairs", type=int, default=20, help="pairs per size; half of them have no copy")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-
-    aligners: dict[str, Callable[[SimilarityMatrix], list[Segment]]] = {PEER: peer_align}
-    aligners |= {name: build_aligner(name).align for name in TRAINING_FREE}
-    table = Table("aligner", *(f"{size}x{size}, ms" for size in options.sizes), *(f"x at {n}" for n in options.sizes))
-    for column in ("mean overlap", "start error, s", "end error, s"):
-        table.add_column(column)
-    peer: list[float] = []
+def measure(given: Sequence[Path], work: Path) -> list[Section]:
+    """Measure all aligners on the same matrices."""
+    aligners: dict[str, Callable[[SimilarityMatrix], list[Segment]]] = {
+        "Copytrace's network": build_aligner("network").align
+    }
+    aligners |= {name.replace("_", " "): build_aligner(name).align for name in TRAINING_FREE} | {PEER: peer_align}
+    rows = []
     with threadpool_limits(1):
         for name, align in aligners.items():
-            times = [milliseconds(align, pairs(size, options.pairs), options.rounds) for size in options.sizes]
-            peer = peer or times
-            ratios = [f"{peer_time / own:.1f}" for peer_time, own in zip(peer, times, strict=True)]
-            table.add_row(name, *(f"{time:.2f}" for time in times), *ratios, *accuracy(align))
-    table.caption = "overlap: of the true box with the best one found; errors: signed, mean over query and reference"
-    Console().print(table)
+            speed: dict[str, Figure] = {
+                f"ms, {size} x {size}": milliseconds(align, pairs(size, PAIRS), ROUNDS) for size in SIZES
+            }
+            rows.append(Row(name, speed | accuracy(align)))
+    text = (
+        "Milliseconds of one core for a pair of videos, by their frames. *Overlap*: of the true segment with the best "
+        "one found. *Error*: signed, in seconds. The matrices are synthetic, and suit aligners without training better "
+        "than real ones do, for which the network was trained."
+    )
+    return [Section("Alignment beside its peer", text, rows)]
 
 
 def pairs(size: int, count: int) -> list[tuple[SimilarityMatrix, Box | None]]:
@@ -86,7 +80,7 @@ def milliseconds(
     return 1000.0 * best / len(made)
 
 
-def accuracy(align: Callable[[SimilarityMatrix], list[Segment]], count: int = 200) -> tuple[str, str, str]:
+def accuracy(align: Callable[[SimilarityMatrix], list[Segment]], count: int = 60) -> dict[str, Figure]:
     """Return the mean overlap with the true box, and the mean errors of starts and ends of the segments found."""
     overlaps, errors = [], []
     for matrix, box in pairs(60, 2 * count):
@@ -98,7 +92,11 @@ def accuracy(align: Callable[[SimilarityMatrix], list[Segment]], count: int = 20
             best = max(found, key=lambda segment, true=box: overlap(segment, true))
             errors.append(np.array(best.box) - np.array(box))
     mean = np.mean(errors, axis=0)
-    return f"{np.mean(overlaps):.3f}", f"{mean[0::2].mean():+.3f}", f"{mean[1::2].mean():+.3f}"
+    return {
+        "overlap": float(np.mean(overlaps)),
+        "error of starts": float(mean[0::2].mean()),
+        "error of ends": float(mean[1::2].mean()),
+    }
 
 
 def overlap(segment: Segment, box: Box) -> float:
@@ -150,7 +148,3 @@ def peer_graph(values: np.ndarray, best: np.ndarray, least: float, max_step: int
                     graph.add_edge(start, end, weight=float(values[end]))
                 nearest = min([nearest, *(end[1] - start[1] for end in steps)])
     return graph
-
-
-if __name__ == "__main__":
-    main()

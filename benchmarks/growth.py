@@ -1,7 +1,5 @@
 """Cost of a query, and what is still found, as an index of images grows.
 
-    python -m benchmarks.growth [REFERENCES QUERIES GROUND_TRUTH.csv] [--sizes 10000,100000,1000000]
-
 The references stand among synthetic images, whose points and descriptors are distributed as those of the references;
 their codes are drawn straight into the lists of segments. Synthetic images cannot be scored, so a query ends after the
 recall of its three branches. Each size is searched in a process of its own, measured from its start, imports included.
@@ -15,20 +13,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import faiss
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.evaluation_sets import choose_set
+from benchmarks.results import Row, Section
 from configs.images import ImageSettings
 from copytrace.images import index_images
 from copytrace.index import image_segments
@@ -42,49 +40,36 @@ from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
 from copytrace.storage import digest_of, read_table, write_json, write_table
-from copytrace.training.sample_photos import write_demo_set
 
 SHARD, SEGMENT = 256, 400_000  # synthetic images of a shard and of a segment
 DRAWN = 1 << 13  # images whose points are drawn at once
 CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
 WARM = 20  # queries
+SIZES, POINTS = (10_000, 100_000, 1_000_000), 300  # images in all, and points of a synthetic one
 
 
-def main(
-    references: Annotated[str, typer.Argument()] = "",
-    queries: Annotated[str, typer.Argument()] = "",
-    ground_truth: Annotated[str, typer.Argument()] = "",
-    work: Path = Path("growth"),
-    sizes: str = "10000,100000",
-    points: Annotated[int, typer.Option(help="points of a synthetic image")] = 300,
-    searched: Annotated[Path | None, typer.Option(hidden=True)] = None,
-    started: Annotated[float, typer.Option(hidden=True)] = 0,
-) -> None:
-    """Make an index of each size, search it, and write `growth.json`, `growth.png` and a table into `work`."""
-    if searched:
-        search(searched, Path(queries), Path(ground_truth), started)
-        return
-    if not references:
-        samples = write_demo_set(work / "samples")
-        references, queries, ground_truth = (str(samples / n) for n in ("references", "queries", "ground_truth.csv"))
-    real = index_images(references, work / "real")
+def measure(given: Sequence[Path], work: Path) -> list[Section]:
+    """Make an index of each size and search it; `growth.png` beside this file shows the figures."""
+    images = choose_set("images", given, work)
+    real = index_images(images.references, work / "real")
     rows: list[dict[str, Any]] = []
-    for images in map(int, sizes.split(",")):
-        root = grow(real, work / str(images), images, points)
+    for size in SIZES:
+        root = grow(real, work / str(size), size, POINTS)
         held = sum(file.stat().st_size for file in [*(root / "segments").iterdir(), root / "manifest.parquet"])
-        arguments = [references, queries, ground_truth, "--searched", str(root), "--started", str(time.time())]
+        arguments = [str(root), str(images.queries), str(images.truth), str(time.time())]
         command = [sys.executable, "-m", "benchmarks.growth", *arguments]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rows.append({"images": images, "bytes per image": held / images, **json.loads(answer)})
-        write_json(work / "growth.json", rows)
+        rows.append({"images": size, "bytes per image": held / size, **json.loads(answer)})
         shutil.rmtree(root)
-    _plot(pd.DataFrame(rows), work / "growth.png")
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" for value in row.values()))
-    Console().print(table)
-    logs = np.log([[row["images"], row["core-seconds, warm"]] for row in rows])
-    Console().print(f"a warm query costs references ** {np.polyfit(*logs.T, 1)[0]:.2f}" if len(rows) > 1 else "")
+    _plot(pd.DataFrame(rows), Path(__file__).with_name("growth.png"))
+    sizes, costs = np.log([[row["images"], row["core-seconds, warm"]] for row in rows]).T
+    exponent = np.polyfit(sizes, costs, 1)[0]
+    text = (
+        f"A query costs the number of references to the power of {exponent:.2f}. *Cold*: the first query of a process, "
+        f"from its start; *warm*: later ones. The references stand among synthetic images of {POINTS} points. "
+        "![Growth](growth.png)"
+    )
+    return [Section("Growth of an index of images", text, [Row(f"{row.pop('images'):,} images", row) for row in rows])]
 
 
 def search(root: Path, queries: Path, ground_truth: Path, started: float) -> None:
@@ -256,4 +241,4 @@ def _plot(rows: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    search(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))

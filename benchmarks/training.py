@@ -1,22 +1,17 @@
-"""Speed of training and of its two parts, making examples and the network's steps, in one run.
-
-python -m benchmarks.training [PHOTOS] [CORES]     default: sample photographs, one core
-"""
+"""Speed of training and of its two parts, making examples and the network's steps."""
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.data import default_collate
 
+from benchmarks.evaluation_sets import read_set
+from benchmarks.results import Row, Section
 from configs.load import load_settings
 from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
 from copytrace.training.batches import Examples
@@ -34,19 +29,23 @@ from copytrace.training.views import ViewExamples
 STEPS = 8
 
 
-def main() -> None:
-    """Print the examples per second of each part and of the training loop, and its ratio to the slower part."""
-    cores = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    torch.set_num_threads(cores)
-    with tempfile.TemporaryDirectory() as folder:
-        source = sys.argv[1] if len(sys.argv) > 1 else _samples(Path(folder))
-        table = Table("network", "examples made /s (1 process)", "steps alone /s", "loop /s", "loop / bound")
-        table.caption = f"examples per second on {cores} core(s), and one process that makes examples"
-        for name, examples, trainee, loop in (_descriptor(source), _detector(source)):
-            made, (steps, whole) = _make_examples(examples), _train(trainee, examples, loop, Path(folder) / name)
-            bound = min(made, steps)
-            table.add_row(name, f"{made:.1f}", f"{steps:.1f}", f"{whole:.1f}", f"{whole / bound:.2f}")
-        Console().print(table)
+def measure(given: Sequence[Path], work: Path) -> list[Section]:
+    """Train both networks for a few steps, on one core, on sample photographs or the references of a set of images."""
+    torch.set_num_threads(1)
+    sets = [each for each in map(read_set, given) if each.medium == "images"]
+    source = str(sets[0].references) if sets else _samples(work)
+    rows = []
+    for name, examples, trainee, loop in (_descriptor(source), _detector(source)):
+        made, (steps, whole) = _make_examples(examples), _train(trainee, examples, loop, work / name)
+        bound = min(made, steps)
+        figures = {
+            "examples made": made,
+            "steps alone": steps,
+            "whole loop": whole,
+            "share of the slower": whole / bound,
+        }
+        rows.append(Row(name, figures))
+    return [Section("Speed of training", "Examples per second of one core, and of one process that makes them.", rows)]
 
 
 def _descriptor(source: str) -> tuple[str, Examples, TrainingModule[nn.Module], LoopSettings]:
@@ -127,7 +126,3 @@ def _samples(folder: Path) -> str:
     manifest = folder / "photos.csv"
     manifest.write_text("\n".join(["id,path", *lines]) + "\n")
     return str(manifest)
-
-
-if __name__ == "__main__":
-    main()

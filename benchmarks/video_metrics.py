@@ -1,65 +1,58 @@
 """Seconds to evaluate a million predicted segments, beside a literal implementation of the challenge's rule.
 
-Run `python -m benchmarks.video_metrics`. The literal implementation does what the challenge's script does: at every
+The literal implementation does what the challenge's script does: at every
 prediction it builds the unions of all intervals of that pair of videos. It runs on fewer segments of fewer videos, so
 that a pair has as many predictions as in the large run: 36 for a true pair, mostly 1 for others.
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import groupby
 from math import sqrt
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv as pa_csv
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.results import Row, Section
+from benchmarks.timing import cpu_seconds
 from copytrace.metrics.video_evaluation import SEGMENT_COLUMNS, evaluate_videos
 from copytrace.metrics.videos import Segments, judge_segments, segment_curve
 
 SEGMENTS_PER_QUERY = 119  # a million segments for the 8,404 queries of the challenge's training set
 REFERENCES_PER_QUERY = 4.8  # likewise
+MANY, FEW = 1_000_000, 20_000  # segments
 Box = tuple[float, ...]
 
 
-def main() -> None:
-    """Measure both on the same kind of data, check that their results agree, and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--segments", type=int, default=1_000_000)
-    parser.add_argument("--literal-segments", type=int, default=20_000)
-    options = parser.parse_args()
-
-    table = Table("method", "segments", "seconds", "µs per segment", "relative to literal")
-    truth, few = draw_segments(options.literal_segments)
-    start = perf_counter()
+def measure(given: Sequence[Path], work: Path) -> list[Section]:
+    """Measure both on the same kind of data, after checking that their results agree."""
+    truth, few = draw_segments(FEW)
+    begin = cpu_seconds()
     expected = literal_segment_ap(truth, few)
-    literal = (perf_counter() - start) / options.literal_segments
+    each = {"literal, lists of intervals": (FEW, (cpu_seconds() - begin) / FEW)}
     ap = segment_curve(judge_segments(truth, few)).average_precision
     if abs(ap - expected) > 1e-9:
-        raise SystemExit(f"segment AP differs: ours {ap}, literal {expected}")
-    table.add_row("literal, lists of intervals", *cells(options.literal_segments, literal, literal))
-
-    truth, many = draw_segments(options.segments)
-    start = perf_counter()
+        raise ArithmeticError(f"segment AP differs: ours {ap}, literal {expected}")
+    truth, many = draw_segments(MANY)
+    begin = cpu_seconds()
     segment_curve(judge_segments(truth, many))
-    table.add_row("ours, arrays in memory", *cells(options.segments, seconds_each(start, options.segments), literal))
-    with tempfile.TemporaryDirectory() as folder:
-        truth_path = write(Path(folder, "truth.parquet"), truth)
-        for suffix in ("parquet", "csv"):
-            path = write(Path(folder, f"segments.{suffix}"), many)
-            start = perf_counter()
-            evaluate_videos(truth_path, path)
-            each = seconds_each(start, options.segments)
-            table.add_row(f"ours, all figures from {suffix}", *cells(options.segments, each, literal))
-    Console(width=100).print(table, f"segment AP agrees to 1e-9 on the literal run: {ap:.6f}")
+    each["Copytrace, segment AP alone"] = MANY, (cpu_seconds() - begin) / MANY
+    path, truth_path = write(work / "segments.parquet", many), write(work / "truth.parquet", truth)
+    begin = cpu_seconds()
+    evaluate_videos(truth_path, path)
+    each["Copytrace, all figures, from a file"] = MANY, (cpu_seconds() - begin) / MANY
+    literal = each["literal, lists of intervals"][1]
+    rows = [
+        Row(name, {"segments": count, "µs per segment": 1e6 * took, "times as fast": literal / took})
+        for name, (count, took) in each.items()
+    ]
+    text = f"Evaluation of predicted segments; segment AP agrees to 1e-9 on the literal run: {ap:.6f}."
+    return [Section("Evaluation of videos beside the challenge's rule", text, rows)]
 
 
 def draw_segments(count: int) -> tuple[Segments, Segments]:
@@ -152,17 +145,3 @@ def length(intervals: list[tuple[float, float]]) -> float:
 def overlap(one: Box, other: Box) -> bool:
     """Return whether two boxes share an area."""
     return all(min(one[axis + 1], other[axis + 1]) > max(one[axis], other[axis]) for axis in (0, 2))
-
-
-def seconds_each(start: float, count: int) -> float:
-    """Return the seconds since `start`, per segment."""
-    return (perf_counter() - start) / count
-
-
-def cells(count: int, each: float, literal: float) -> tuple[str, str, str, str]:
-    """Return the table's cells for seconds per segment."""
-    return f"{count:,}", f"{each * count:.2f}", f"{each * 1e6:.2f}", f"{literal / each:.1f} times as fast"
-
-
-if __name__ == "__main__":
-    main()
