@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +13,13 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from configs.images import ImageSettings
+from copytrace.errors import MediaError
 from copytrace.features.variants import VARIANTS, Variant
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
 from copytrace.matching.confirmation import confirm
 from copytrace.matching.verification import Verification, imgfp_score, verify
+from copytrace.media.prefetch import prefetch
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime import usable_cores
@@ -28,6 +29,7 @@ from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
 RULES_VERSION = 2  # of what is measured; an unfinished run of an earlier one measures its pairs again
+AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
 _FLOATS = pa.list_(pa.float32())
@@ -100,22 +102,31 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
         for image, group in groupby(query_index.views(shard), key=lambda view: view.id)
     }
     rows: list[dict[str, Any]] = []
+    threads = settings.media.threads or usable_cores()
+
+    def score(job: tuple[_Pair, View]) -> dict[str, Any]:
+        return _evidence(job[0], views[job[0].query_id], job[1], settings)
+
     # Linear algebra takes one thread per pair: pairs are small, and many are compared at the same time.
-    with (
-        step.run(sum(map(len, pairs.values())), "pairs") as work,
-        threadpool_limits(1),
-        ThreadPoolExecutor(settings.media.threads or usable_cores()) as pool,
-    ):
-        for reference_shard in sorted(pairs):
-            wanted = {pair.reference_id for pair in pairs[reference_shard]}
-            points = {view.id: view for view in reference_index.views(reference_shard, wanted)}
-            jobs = ((pair, views[pair.query_id], points[pair.reference_id]) for pair in pairs[reference_shard])
-            for row in pool.map(lambda job: _evidence(job[0], job[1], job[2], settings), jobs):
-                rows.append(row)
-                work.advance()
+    with step.run(sum(map(len, pairs.values())), "pairs") as work, threadpool_limits(1):
+        jobs = _with_references(pairs, reference_index)
+        for _, row in prefetch(jobs, score, threads=threads, ahead=AHEAD * threads):
+            if isinstance(row, MediaError):
+                raise row
+            rows.append(row)
+            work.advance()
         rows.sort(key=lambda row: (row["query_id"], row["reference_id"]))
         write_table(path, pa.Table.from_pylist(rows, schema=EVIDENCE_SCHEMA))
     return path
+
+
+def _with_references(pairs: Mapping[int, list[_Pair]], references: ImageIndex) -> Iterator[tuple[_Pair, View]]:
+    """Yield each pair with its reference; a shard is read when its first pair is due."""
+    for shard in sorted(pairs):
+        wanted = {pair.reference_id for pair in pairs[shard]}
+        points = {view.id: view for view in references.views(shard, wanted)}
+        for pair in pairs[shard]:
+            yield pair, points[pair.reference_id]
 
 
 def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> dict[int, list[_Pair]]:

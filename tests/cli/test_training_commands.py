@@ -60,6 +60,8 @@ def test_training_tells_what_came_out_and_how_to_use_it(folder: Path, tmp_path: 
         ),
         (["train-pair-classifier", "run", "truth.csv", "./a=b", "--out", "out"], "give pairs of a match-videos folder"),
         (["video-stills", "nowhere", "--out", "out"], "nowhere does not exist"),
+        (["train-codebook", "nowhere", "--out", "out"], "nowhere does not exist"),
+        (["train-codebook", "nowhere", "--out", "out", "cells=1"], "cells=1: input should be greater than or equal to"),
     ],
 )
 def test_what_cannot_work_is_told_in_one_line(

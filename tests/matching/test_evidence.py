@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings, VerificationSettings
 from copytrace.index.image_index import ImageIndex
+from copytrace.matching import evidence as evidence_module
 from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
+from copytrace.matching.verification import Verification
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
 from copytrace.storage import table_of_rows, write_table
@@ -178,3 +181,18 @@ def test_evidence_does_not_depend_on_threads_or_on_the_order_of_candidates(
     rows_of(indexes, candidates[::-1], image_settings.model_copy(update={"media": media}), tmp_path / "second")
     first, second = (ImageRunFolder(tmp_path / name).evidence(0) for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_pairs_of_several_shards_of_references_are_compared_at_the_same_time(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (indexes[1].ids_in(shard)[0] for shard in indexes[1].shards)
+    together, compare = threading.Barrier(2, timeout=60), evidence_module.verify
+
+    def wait_for_another(*given: Any) -> Verification:
+        together.wait()
+        return compare(*given)
+
+    monkeypatch.setattr(evidence_module, "verify", wait_for_another)
+    candidates = [on_local("plain", first), on_local("plain", second)]
+    assert len(rows_of(indexes, candidates, image_settings, tmp_path)) == 2
