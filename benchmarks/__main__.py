@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.results import Section, machine, show, to_markdown
+from benchmarks.timing import cpu_seconds
 from copytrace.storage import write_text
 
 HERE = Path(__file__).parent
@@ -55,6 +56,7 @@ def main(
         "data": ", ".join(folder.name for folder in given) or SAMPLES,
         "machine": here,
         "seconds": round(time.perf_counter() - begin),
+        "processor_seconds": round(cpu_seconds()),
         "sections": sections,
         "failed": failed,
     }

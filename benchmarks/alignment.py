@@ -23,9 +23,11 @@ SIZES, PAIRS, ROUNDS = (60, 300), 6, 2
 def measure(given: Sequence[Path], work: Path) -> list[Section]:
     """Measure all aligners on the same matrices."""
     aligners: dict[str, Callable[[SimilarityMatrix], list[Segment]]] = {
-        "Copytrace's network": build_aligner("network").align
+        "Copytrace, by its network": build_aligner("network").align
     }
-    aligners |= {name.replace("_", " "): build_aligner(name).align for name in TRAINING_FREE} | {PEER: peer_align}
+    aligners |= {f"Copytrace, by {name.replace('_', ' ')}": build_aligner(name).align for name in TRAINING_FREE} | {
+        PEER: peer_align
+    }
     rows = []
     with threadpool_limits(1):
         for name, align in aligners.items():

@@ -24,7 +24,7 @@ from copytrace.index.point_lists import PointLists
 from copytrace.matching.verification import squared_distances, verify
 from copytrace.media.decode import decode_image
 from copytrace.media.files import list_media
-from copytrace.runtime import resolve_model
+from copytrace.runtime import WEIGHTS
 from copytrace.search.descriptor_search import DescriptorSearch
 from models.configs import read_descriptor_config
 from models.export import DESCRIPTOR_OUTPUT, INPUT
@@ -83,7 +83,7 @@ def _reduce_to_gray(picture: np.ndarray, settings: PointSettings) -> np.ndarray:
 
 
 def _description(pictures: Sequence[np.ndarray]) -> Row:
-    config = read_descriptor_config(resolve_model("shipped", "descriptor"), None)
+    config = read_descriptor_config(WEIGHTS / "descriptor.safetensors", None)
     descriptor = OnnxDescriptor(config, threads=1)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

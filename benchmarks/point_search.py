@@ -29,7 +29,7 @@ from copytrace.search.point_search import FoundPoints, ListSearch
 
 TILES, TILE_SIDE = 4, 100  # of a side of a picture; least pixels of a tile's side
 MOST_VIEWS = 300
-QUERY_POINTS = 4000
+QUERY_POINTS = 8000
 NEIGHBOURS = 10
 QUANTIZED, CODE_BYTES, LINKS = 1024, 16, 32  # lists and bytes of IVFPQ, links of HNSW
 

@@ -84,8 +84,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `make {results['command']}` in {results['seconds'] / 60:.0f} minutes; "
-        "[results.json](results.json) has the same figures.",
+        f"Written by `make {results['command']}` in {results['seconds'] / 60:.0f} minutes, of which it had a core for "
+        f"{results['processor_seconds'] / 60:.0f}; [results.json](results.json) has the same figures.",
         "",
         "Times are those of the processor, unless a table says otherwise: what one core does, whatever else runs. The "
         "rows of a table were measured in one run, in turn.",
@@ -129,7 +129,8 @@ def _text(column: str, value: Figure) -> str:
         return f"{value:.0%}"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    decimals = next(number for least, number in ((100, 0), (10, 1), (1.001, 2), (0, 3)) if abs(value) >= least)
+    return f"{value:,.{decimals}f}"
 
 
 def _processor() -> str:

@@ -25,6 +25,7 @@ def results(load: float, **changes: Any) -> dict[str, Any]:
         "data": "sample media",
         "machine": here | {"versions": {"numpy": "2.0"}},
         "seconds": 421,
+        "processor_seconds": 190,
         "sections": [section.to_json() for section in SECTIONS],
         "failed": [],
     }
@@ -33,7 +34,7 @@ def results(load: float, **changes: Any) -> dict[str, Any]:
 
 def test_the_page_has_a_table_per_section_with_figures_that_a_person_reads() -> None:
     page = to_markdown(results(0.1))
-    assert "`make bench` in 7 minutes" in page
+    assert "`make bench` in 7 minutes, of which it had a core for 3;" in page
     assert "Some CPU, 2 cores, 23.5 GiB" in page
     assert "| | Copytrace | at best | share of it | unit, of one core | the limit |" in page
     assert "| reading | 30.0 | 120 | 25% | pictures/s | the decoder |" in page
