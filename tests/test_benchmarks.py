@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def test_the_ground_truth_of_a_set_tells_images_from_videos(tmp_path: Path, head
 def test_every_benchmark_has_a_file_and_every_file_that_measures_is_a_benchmark() -> None:
     measuring = {path.stem for path in runner.HERE.glob("*.py") if "\ndef measure(" in path.read_text("utf-8")}
     assert measuring == {*runner.SHORT, *runner.LONG}
+
+
+@pytest.mark.parametrize("name", [*runner.SHORT, *runner.LONG])
+def test_a_benchmark_finds_all_that_it_imports(name: str) -> None:
+    assert callable(import_module(f"benchmarks.{name}").measure)
 
 
 def test_a_benchmark_that_fails_says_why_and_gives_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
