@@ -29,7 +29,7 @@ from copytrace.storage import file_identity, read_table, remove_stale_shards, ta
 Pair = tuple[str, str]  # ids of a query and of a reference
 
 SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
-RULES_VERSION = 2  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
+RULES_VERSION = 3  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
 
 SEGMENT_SCHEMA = pa.schema(
     [

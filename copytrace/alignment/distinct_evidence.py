@@ -1,44 +1,32 @@
-"""Distinct evidence: the evidence of a segment, of which what repeats counts once.
+"""Distinct evidence: the evidence of a segment, of which only what its pictures prove counts.
 
-Evidence by likeness alone grows with every second. But pages of text are all alike to a descriptor, a still scene is
-like itself for as long as it is shown, and a cut of one second proves as much as its frames differ. So the likeness of
-frames along a line is compared with what else they are like: other frames of the line, and the rest of the reference.
+Evidence by likeness alone grows with every second, but pages of text are all alike to a descriptor, a title may be
+shared by videos that have nothing else in common, and a cut of one second proves as much as its frames differ.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from copytrace.alignment.segments import Float64s, Indices, Segment, SimilarityMatrix
+from copytrace.alignment.moments import PAGES, STILL, Moments, measure_moments, ramp, weight
+from copytrace.alignment.segments import Segment, SimilarityMatrix
 
-EQUAL = 0.01  # distance of similarity from 1 that encoding alone makes
-ALIKE = (0.7, 0.9)  # similarity to the rest of the reference; between them, only what stands out begins to count
-WHOLE = (0.8, 0.95)  # share of either video; a segment that is a whole video is amid nothing that contradicts it
-# In units of the evidence at which the score is 0.5; fitted to cuts of one and two seconds among unrelated videos, with
-# the order of the copies in runs with known copies held.
+ALIKE = (0.0, 0.3)  # similarity to most of a video; from there on, seconds prove nothing, as between pages of text
+EXPLAINED = (0.4, 0.7)  # share of a segment's weight that the most similar other pictures have too
+WHOLE = (0.8, 0.95)  # share of either video that shows what the segment shows; nothing else contradicts it then
+ONE_STILL = (0.75, 0.88)  # share of a reference to which a picture is equally similar, in a roll of text and in a still
+# In units of the evidence at which the score is 0.5; set by hand to cuts of one and two seconds among unrelated videos,
+# and to drawn videos of text, screens and stills, while segment AP of runs with known copies does not fall.
 CHANCE = 0.8  # weight of a picture that similar scenes reach
 PER_WEIGHT = 0.8  # evidence of the weight beyond that
-STILL = 0.995  # most evidence of one picture amid other footage, however long it is shown
+PER_CONTRAST = 0.25  # evidence of a picture that exceeds the other pictures of a video by a standard deviation
+MOST_CONTRAST = 2.0  # standard deviations of a picture that count
+MOST_PER_PAGE = 0.5  # evidence of one picture among others that are as alike as pages of one layout
+MOST_AGAINST = 2.0  # weight that a picture counts against the segment, if another one is more similar
+PER_EQUAL = 1.3  # evidence of the weight by which a whole video is more similar than two pages of text
+ONE_PICTURE = (0.4, 0.995)  # most evidence of one picture amid other footage, however long: of a still, and of a scene
 PER_PICTURE = 1.6  # more of it for each further picture
 NORM = 3.0  # exponent of the sum of both kinds of evidence; they are of the same frames, so they do not add up
-
-
-@dataclass(frozen=True, slots=True)
-class Novelty:
-    """What the frames along a line prove, as logarithms of how much closer they are than others.
-
-    `first` is the largest weight of a single frame. `pictures` is the weight of all frames, each without what the ones
-    before it prove, and `distinct` is that of `pictures` which the rest of the other video does not show as well.
-    `share` (0 to 1) is how much of the weight stands out from the rest, and `alike` how similar that rest is.
-    """
-
-    first: float
-    pictures: float
-    distinct: float
-    share: float
-    alike: float
 
 
 def distinct_evidence(evidence: float, segment: Segment, likeness: SimilarityMatrix) -> float:
@@ -47,60 +35,40 @@ def distinct_evidence(evidence: float, segment: Segment, likeness: SimilarityMat
     Both are in units of the evidence at which the score is 0.5. `evidence` grows with the seconds of the segment, and
     `likeness` has the similarities of its frames.
     """
-    novelty = measure_novelty(likeness.values.astype(np.float64), *cells_near(segment, likeness))
-    alike = _ramp(novelty.alike, ALIKE)
-    evidence *= 1.0 - alike * (1.0 - novelty.share)
-    evidence = evidence ** (1.0 - alike) * min(evidence, PER_WEIGHT * novelty.distinct) ** alike
-    whole = _ramp(_coverage(segment, likeness), WHOLE)
-    still = STILL + PER_PICTURE * max(0.0, novelty.pictures / max(novelty.first, 1e-9) - 1.0)
-    evidence = whole * evidence + (1.0 - whole) * min(evidence, still)
+    moments = measure_moments(segment, likeness)
+    doubt = ramp(moments.alike, ALIKE) * ramp(_explained(moments), EXPLAINED)
+    # One page may be shared by talks of one layout, so no page proves enough alone.
+    each = PER_CONTRAST * np.clip(moments.contrast, -MOST_CONTRAST, MOST_CONTRAST).sum(axis=0) * moments.independent
+    pages = PER_WEIGHT * np.minimum(moments.new, np.maximum(moments.ahead, -MOST_AGAINST))
+    proven = max(0.0, *(float(np.minimum(proof, MOST_PER_PAGE).sum()) for proof in (pages, each)))
+    evidence = evidence ** (1.0 - doubt) * min(evidence, proven) ** doubt
+    whole = ramp(max(moments.query_share, moments.reference_share), WHOLE)
+    evidence = whole * evidence + (1.0 - whole) * min(evidence, _most_amid_others(moments))
+    evidence = max(evidence, _evidence_of_equality(moments))
     # Amid other footage, one picture may be a title or a still that unrelated videos share.
-    proof = max(0.0, novelty.distinct - (1.0 - whole) * novelty.first - CHANCE)
-    return float((evidence**NORM + (PER_WEIGHT * proof) ** NORM) ** (1.0 / NORM))
+    distinct = PER_WEIGHT * float(np.minimum(moments.new, np.maximum(moments.ahead, -MOST_AGAINST)).sum())
+    distinct = (1.0 - doubt) * distinct + doubt * proven
+    proof = max(0.0, distinct - PER_WEIGHT * ((1.0 - whole) * float(moments.own.max()) + CHANCE))
+    return float((evidence**NORM + proof**NORM) ** (1.0 / NORM))
 
 
-def measure_novelty(values: Float64s, rows: Indices, columns: Indices) -> Novelty:
-    """Measure the cells `rows`, `columns` int [N], in order, of similarities `values` [Q, R]."""
-    among = weight(values[np.ix_(rows, columns)])
-    own = np.diagonal(among)
-    seen = np.tril(np.maximum(among, among.T), -1).max(axis=1)
-    new = np.maximum(own - seen, 0.0)
-    rest = np.median(values[rows], axis=1)
-    ahead = own - weight(rest)
-    return Novelty(
-        first=float(own.max()),
-        pictures=float(new.sum()),
-        distinct=float(np.minimum(new, np.maximum(ahead, 0.0)).sum()),
-        share=float(np.clip(ahead.sum() / max(float(own.sum()), 1e-9), 0.0, 1.0)),
-        alike=float(rest.mean()),
-    )
+def _explained(moments: Moments) -> float:
+    """Return the share of the weight that the other pictures have too; 1 without weight."""
+    total = float(moments.own.sum())
+    return 1.0 - float(moments.ahead_of_both.sum()) / total if total > 0 else 1.0
 
 
-def weight(similarity: Float64s) -> Float64s:
-    """Return how much a similarity proves: 0 for unrelated frames, 0.7 at 0.5, 4.6 for equal ones."""
-    return np.asarray(-np.log(np.clip(1.0 - similarity.astype(np.float64), EQUAL, 1.0)))
+def _most_amid_others(moments: Moments) -> float:
+    """Return the most evidence of pictures amid other footage, however long each is shown."""
+    one = ONE_PICTURE[0] + (ONE_PICTURE[1] - ONE_PICTURE[0]) * ramp(moments.change, STILL)
+    first = max(float(moments.own.max()), 1e-9)
+    return one + PER_PICTURE * max(0.0, float(moments.new.sum()) / first - 1.0)
 
 
-def cells_near(segment: Segment, matrix: SimilarityMatrix) -> tuple[Indices, Indices]:
-    """Return the rows [N] of a segment, and the most similar column [N] within one of its line."""
-    query, reference = matrix.query_times.mean(axis=1), matrix.reference_times.mean(axis=1)
-    rows = np.flatnonzero((query > segment.query_start) & (query < segment.query_end))
-    if not len(rows):
-        rows = np.abs(query - (segment.query_start + segment.query_end) / 2).argmin(keepdims=True)
-    line = np.array([segment.reference_at(second) for second in query[rows]])
-    after = np.clip(np.searchsorted(reference, line), 1, max(1, len(reference) - 1))
-    nearest = after - (line - reference[after - 1] < reference[np.minimum(after, len(reference) - 1)] - line)
-    near = np.clip(nearest[:, None] + np.arange(-1, 2), 0, len(reference) - 1)
-    best = matrix.values[rows[:, None], near].argmax(axis=1)
-    return rows, near[np.arange(len(rows)), best]
+def _evidence_of_equality(moments: Moments) -> float:
+    """Return the evidence of a reference that is one still and shown whole, by its likeness beyond that of two pages.
 
-
-def _coverage(segment: Segment, matrix: SimilarityMatrix) -> float:
-    """Return the share of the query or of the reference that the segment covers, whichever is larger."""
-    query, reference = (times[-1, 1] - times[0, 0] for times in (matrix.query_times, matrix.reference_times))
-    sides = segment.query_end - segment.query_start, segment.reference_end - segment.reference_start
-    return float(max(sides[0] / query, sides[1] / reference))
-
-
-def _ramp(value: float, bounds: tuple[float, float]) -> float:
-    return float(np.clip((value - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0))
+    It has no other pictures to compare with.
+    """
+    beyond = float(weight(moments.similarity) - weight(PAGES))
+    return PER_EQUAL * max(0.0, beyond) * ramp(moments.reference_share, WHOLE) * ramp(moments.level, ONE_STILL)

@@ -130,7 +130,8 @@ class GreedyAligner(ABC):
                 found.append(self._segment(piece, part, likeness or matrix))
                 _remove_path(part.evidence, piece.rows, piece.columns, -self.max_penalty)
             direction.evidence[path.rows, path.columns] = -self.max_penalty
-        return suppress_overlapping(found, self.max_overlap)[: self.max_segments]
+        proven = [segment for segment in found if segment.score > 0.0]
+        return suppress_overlapping(proven, self.max_overlap)[: self.max_segments]
 
     @abstractmethod
     def find(self, direction: Direction) -> Path | None:
