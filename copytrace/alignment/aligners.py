@@ -33,6 +33,7 @@ __all__ = [
 MAX_SIDE = 1500  # frames: 25 minutes at one per second
 OVERLAP = 120  # frames that neighboring tiles share; more than most copied segments have
 MAX_OVERLAP = 0.8  # intersection over union of two segments; tiles find those in shared frames twice
+FEWEST_FRAMES = 3  # of either video of a pair that the filter judges
 PIECE_DISTANCE = 3.0  # frames; largest distance between two pieces of one segment
 
 _READINGS: dict[str, Callable[..., JointRules | Literal["vsc22"]]] = {
@@ -118,8 +119,11 @@ class FilteringAligner:
     filter: PairFilter
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
-        """Return the segments of a pair, best first; none if the filter drops the pair, or if the matrix is empty."""
-        if not matrix.values.size or self.filter.probability([matrix])[0] < self.filter.threshold:
+        """Return the segments of a pair, best first; none if the filter drops the pair, or if the matrix is empty.
+
+        A video of fewer than `FEWEST_FRAMES` has no line that the filter could see; its pairs are aligned.
+        """
+        if min(matrix.shape) >= FEWEST_FRAMES and self.filter.probability([matrix])[0] < self.filter.threshold:
             return []
         return self.aligner.align(matrix)
 

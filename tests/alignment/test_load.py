@@ -116,6 +116,18 @@ def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path)
     assert not aligned(float(chances[0]) + 1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (9, 2)])
+def test_pairs_of_a_video_of_one_or_two_frames_are_aligned_whatever_the_filter_says(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    path = write_filter(tmp_path / "pair_classifier.safetensors", 0.9999)
+    aligner = load_aligner(AlignmentSettings(aligner="hough", pair_filter=str(path)), ON_TORCH)
+    assert isinstance(aligner, FilteringAligner)
+    same = matrix(np.eye(*shape, dtype=np.float32))
+    assert aligner.filter.probability([same])[0] < aligner.filter.threshold
+    assert aligner.align(same)
+
+
 @pytest.mark.parametrize("aligner", ["network", "hough"])
 def test_by_default_the_filter_that_ships_keeps_a_copy_and_drops_a_pair_with_nothing_alike(aligner: str) -> None:
     chosen = load_aligner(AlignmentSettings.model_validate({"aligner": aligner}), ON_TORCH)
