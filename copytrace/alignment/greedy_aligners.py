@@ -102,7 +102,7 @@ class GreedyAligner(ABC):
     backwards_share: float = 0.8
     max_overlap: float = 0.8
     max_segments: int = 16
-    turn_cost: float = 0.35
+    turn_cost: float = 0.7
 
     def align(self, matrix: SimilarityMatrix, likeness: SimilarityMatrix | None = None) -> list[Segment]:
         """Return the segments of a pair of videos, best first; an empty matrix has none.

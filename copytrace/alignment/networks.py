@@ -59,6 +59,7 @@ class JointRules(HoughAligner):
 
     half_evidence: float = 3.8
     sharpness: float = 6.5
+    turn_cost: float = 0.35
 
 
 class NetworkAligner:
