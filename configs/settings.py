@@ -48,6 +48,15 @@ class MediaSettings(Settings):
         ge=64,
         description="most pixels of an image or frame; larger ones, such as decompression bombs, are refused",
     )
+    max_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="most processor time that decoding a file may take, in seconds, besides 10 s per MiB of its size "
+        "and 2 s per second of a video; a file that takes more is given up",
+    )
+    max_memory: int = Field(
+        4096, ge=64, description="most memory that decoding a file may take, in MiB; a file that needs more is given up"
+    )
     threads: int = Field(
         0, ge=0, le=1024, description="threads that decode, find points, verify and align; 0: one per core"
     )

@@ -21,6 +21,10 @@ class MediaError(CopytraceError):
     """A file cannot be read; the text is the one-line reason that `failures.csv` gives."""
 
 
+class DecodingLimitError(MediaError):
+    """A file crashed its decoder, or needed more time or memory than it may have."""
+
+
 class NotMediumError(MediaError):
     """A file is no image, or no video, by its content; it is passed over, and listed in `passed_over.csv`."""
 

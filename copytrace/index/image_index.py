@@ -24,6 +24,7 @@ from copytrace.features.descriptors import Descriptor, load_descriptor, model_la
 from copytrace.features.points import Bytes, find_points
 from copytrace.index.changes import note_content
 from copytrace.index.codebook import SHIPPED, codebook_label, keep_codebook
+from copytrace.index.given_up import GivenUpFiles, limits_of
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
@@ -186,12 +187,13 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
     if step.is_done():
         return path
     _, detector = load_image_models(settings.descriptor, settings.overlay.detector)
+    given_up = GivenUpFiles(root, settings.media)
     check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
     rows: list[tuple[object, ...]] = []
     with step.run(len(planned.items), "images") as work:
         if detector is not None:
             for item, boxes in _load_in_threads(
-                planned.items, lambda item: detector.detect(_decode(item, settings).pixels), settings
+                planned.items, given_up.guard(lambda item: detector.detect(_decode(item, settings).pixels)), settings
             ):
                 work.advance()
                 if not isinstance(boxes, MediaError):
@@ -221,7 +223,8 @@ def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
     descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
     check_unchanged(root, "descriptor", provenance["descriptor"], model_label(descriptor))
     with step.run(len(planned.items), "images") as work:
-        failures, damaged = _describe(planned.items, paths, descriptor, settings, role, work)
+        given_up = GivenUpFiles(root, settings.media)
+        failures, damaged = _describe(planned.items, paths, descriptor, settings, role, work, given_up)
         work.notes["failures"] = [asdict(failure) for failure in failures]
         work.notes["damaged"] = [asdict(failure) for failure in damaged]
     return paths.receipt
@@ -251,6 +254,7 @@ def _describe(
     settings: ImageSettings,
     role: Role,
     work: StepRun,
+    given_up: GivenUpFiles,
 ) -> tuple[list[Failure], list[Failure]]:
     """Return the images that could not be read or were passed over, and those that were read only in part."""
     # Threads decode and find points while the network describes the previous batch.
@@ -268,7 +272,7 @@ def _describe(
         return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
 
     contents = work.notes.setdefault("contents", {})
-    for item, image in _load_in_threads(items, note_content(load, contents), settings):
+    for item, image in _load_in_threads(items, note_content(given_up.guard(load), contents), settings):
         work.advance()
         if isinstance(image, MediaError):
             failures.append(odd_file(item, image))
@@ -331,7 +335,8 @@ def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -
 
 
 def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
-    return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=settings.media.max_pixels)
+    rules = settings.media
+    return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=rules.max_pixels, limits=limits_of(rules))
 
 
 def _load_in_threads(

@@ -20,18 +20,12 @@ from numpy.typing import NDArray
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
-from copytrace.errors import InputError, MediaError
+from copytrace.errors import DecodingLimitError, InputError, MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.ensemble import load_ensemble, read_projection
 from copytrace.index.changes import note_content
-from copytrace.index.media_index import (
-    MediaIndex,
-    MediaKind,
-    Role,
-    check_unchanged,
-    descriptors_path,
-    receipt_path,
-)
+from copytrace.index.given_up import GivenUpFiles, limits_of
+from copytrace.index.media_index import MediaIndex, MediaKind, Role, check_unchanged, descriptors_path, receipt_path
 from copytrace.index.odd_files import odd_file
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
@@ -279,9 +273,11 @@ class _VideoShard:
         threads = min(self.settings.media.threads or usable_cores(), len(items))
         # Each video has its own thread; several threads decode only a shard of one video.
         codec_threads = 1 if threads > 1 else 0
+        given_up = GivenUpFiles(self.root, self.settings.media)
 
         def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:
-            return self._read_video(item, codec_threads)
+            given_up.check(item)
+            yield from self._read_video(item, codec_threads)
 
         paths = VideoPaths.of(self.root, self.number)
         with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
@@ -298,6 +294,8 @@ class _VideoShard:
                         if self.role == "queries":
                             boxes.append(_box_table(item, part))
                 except MediaError as error:
+                    if isinstance(error, DecodingLimitError) and not rows:
+                        given_up.remember(item, error)
                     (damaged if rows else failures).append(odd_file(item, error, is_used=rows > 0))
                 work.advance()
             write_table(paths.videos, table_of_rows(facts, VIDEO_SCHEMA))
@@ -308,7 +306,8 @@ class _VideoShard:
         """Yield the facts about a video, then its parts. Raises `MediaError`, possibly after some of them."""
         rules = self.settings.frames
         side = rules.query_side if self.role == "queries" else max(rules.reference_side, self.descriptor.input_size)
-        video = open_video(item.path, max_pixels=self.settings.media.max_pixels)
+        media = self.settings.media
+        video = open_video(item.path, max_pixels=media.max_pixels, limits=limits_of(media))
         yield VideoFacts(video.info.duration, video.info.width, video.info.height)
         frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
         error: MediaError | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 from copytrace.errors import MediaError
-from copytrace.media.failures import media_errors
 from copytrace.media.formats import no_medium
-from copytrace.storage import open_file
 
 # FFmpeg's names. It would open some three hundred formats, among them playlists that name other files, subtitles, and
 # any text as the output of a terminal. A picture is a video of one frame.
@@ -40,14 +40,13 @@ _PACKET = 188  # bytes of a packet of an MPEG transport stream; in M2TS, four mo
 _SYNC = 0x47
 
 
-def no_video(path: str, reason: str) -> MediaError:
+def no_video(stream: IO[bytes], name: str, reason: str) -> MediaError:
     """Return the error for a file of which FFmpeg says `reason`: a failure, unless it is no video by its first bytes.
 
-    Raises `MediaError` if the file can no longer be read.
+    Raises `OSError` if the file can no longer be read.
     """
-    with media_errors(path), open_file(path) as file:
-        prefix = file.read(_PREFIX_BYTES)
-    return MediaError(reason) if is_container(prefix) else no_medium(path, "video")
+    stream.seek(0)
+    return MediaError(reason) if is_container(stream.read(_PREFIX_BYTES)) else no_medium(name, "video")
 
 
 def is_container(prefix: bytes) -> bool:

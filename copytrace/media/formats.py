@@ -19,6 +19,9 @@ MediumKind = Literal["image", "video"]
 PREFIX_BYTES = 64
 """Bytes at the start of a file that tell its format."""
 
+MIN_SIDE = 8
+"""Pixels; a picture with a shorter side is too small to describe."""
+
 # Formats that Pillow reads. It reads more, but some of them start other programs (EPS) or have no signature (TGA), so
 # that any bytes may pass for one.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")

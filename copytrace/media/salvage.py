@@ -31,10 +31,11 @@ def salvage(kind: str, stream: IO[bytes], image: ImageFile) -> tuple[ImageFile, 
     if kind not in _BY_ROWS or _is_interlaced(kind, image):
         return image, slice(0, 0)
     if kind == "JPEG":
-        # libjpeg fills up a picture whose file says that it ends here.
+        # libjpeg fills up a picture whose file says that it ends here; what it did not read before, it does not need.
+        length = stream.tell()
         stream.seek(0)
         with suppress(Exception):
-            whole = open_picture(kind, io.BytesIO(stream.read() + _END_OF_JPEG))
+            whole = open_picture(kind, io.BytesIO(stream.read(length) + _END_OF_JPEG))
             whole.load()
             image = whole
     image.tile = []  # what the decoder wrote before it failed is all that there is

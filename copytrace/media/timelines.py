@@ -6,11 +6,10 @@ import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
-from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import av
 import numpy as np
@@ -23,10 +22,8 @@ from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
 from copytrace.media.containers import CONTAINERS, no_video
-from copytrace.media.failures import media_errors
 from copytrace.media.formats import PREFIX_BYTES, no_medium
 from copytrace.media.webp_animation import convert_animated_webp, is_animated_webp
-from copytrace.storage import is_uri, open_file
 
 Times = npt.NDArray[np.float64]
 VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no parameters when it runs
@@ -35,6 +32,8 @@ TOLERANCE = 1e-6  # seconds; sums of floating-point times are not exact
 LONGEST_PICTURE = 3600.0  # seconds; a longer gap means that the clock jumped
 CUT_SHORT = 1.0  # seconds; a video that ends earlier than its header says, by more than this, counts as cut short
 DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between decoding and display
+# Bytes of all packets: at most this multiple of the file's, and this many more.
+MOST_REPEATED, MOST_OF_SMALL = 2, 1 << 20
 FALLBACK_RATE = 25.0  # pictures per second, for videos that state no rate
 
 # Decoders that, with skip_frame NONREF, skip exactly the pictures that no other refers to (shown by tests).
@@ -76,6 +75,16 @@ class Timeline:
     can_leave_out: bool  # every packet has a timestamp
     can_skip: bool  # every packet has one, and the decoder skips exactly the disposable pictures
 
+    def to_parts(self) -> tuple[Times, npt.NDArray[np.bool_], dict[str, float]]:
+        """Return the two arrays, and the other fields by name."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return self.packet_times, self.random_access, facts
+
+    @classmethod
+    def of_parts(cls, packet_times: Times, random_access: npt.NDArray[np.bool_], facts: dict[str, Any]) -> Timeline:
+        """Return the timeline that `to_parts` took apart."""
+        return cls(packet_times, random_access, **facts)
+
     @property
     def is_cut_short(self) -> bool:
         """Whether the pictures end well before the end that the header states."""
@@ -103,22 +112,24 @@ class Timeline:
 
 
 @contextmanager
-def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local file or a URI that fsspec opens, with its video stream: the largest that is not a cover picture.
+def open_stream(file: IO[bytes], name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file with its video stream: the largest that is not a cover picture. `name` is the path of the file.
 
     Raises `NotMediumError` if the file is no video by its content and has no video's name, and `MediaError` with a
-    one-line reason for other errors of FFmpeg, the disk or the store while the file is open.
+    one-line reason for other errors of FFmpeg while it is open.
     """
-    with media_errors(path), _decoding_errors(), _open(path) as file:
+    with _decoding_errors(), _convert(file, name) as readable:
         # A file object without a name, because FFmpeg reads some names as protocols or patterns, and guesses formats by
         # names. No protocol is allowed, so that a playlist cannot make this machine open other files or addresses.
         options = {"protocol_whitelist": "none", "format_whitelist": ",".join(CONTAINERS)}
         try:
-            opened = av.open(_Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=1 << 18)
+            opened = av.open(_Nameless(readable), "r", options=options, metadata_errors="replace", buffer_size=1 << 18)
+        except MemoryError:
+            raise
         except FFmpegError as error:
-            raise no_video(path, _reason(error)) from error
+            raise no_video(file, name, _reason(error)) from error
         with opened as container:
-            stream = _choose_stream(container, path)
+            stream = _choose_stream(container, name)
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
@@ -128,11 +139,18 @@ def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 def read_packets(
     container: InputContainer, stream: VideoStream, ended_by: list[FFmpegError] | None = None
 ) -> Iterator[VideoPacket]:
-    """Yield a stream's packets in decoding order, up to the file's end or an error, which goes to `ended_by`."""
+    """Yield a stream's packets in decoding order, up to the file's end or an error, which goes to `ended_by`.
+
+    Raises `MediaError` if they have many more bytes than the file, because its tables name the same ones many times.
+    """
     held: VideoPacket | None = None
+    left = MOST_REPEATED * max(container.size, 0) + MOST_OF_SMALL
     try:
         for packet in container.demux(stream):
             if packet.size:  # the last packet is empty and makes decoders flush
+                left -= packet.size
+                if left < 0:
+                    raise MediaError("has packets that together are larger than the file")
                 if held is not None:
                     yield held
                 held = packet
@@ -238,12 +256,12 @@ def _unit_heads(data: bytes, length_size: int) -> Iterator[int]:
         at += length_size + int.from_bytes(data[at : at + length_size], "big")
 
 
-def _choose_stream(container: InputContainer, path: str) -> VideoStream:
+def _choose_stream(container: InputContainer, name: str) -> VideoStream:
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     found = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not found:
         reason = "has no video stream" + (", only a cover picture" if container.streams.video else "")
-        raise no_medium(path, "video", reason)
+        raise no_medium(name, "video", reason)
     stream = max(found, key=lambda each: (_area(each), each.frames))  # an animated AVIF also has its first as a still
     if stream.codec_context is None:
         raise MediaError("is encoded in a format for which there is no decoder")
@@ -262,25 +280,25 @@ class _Nameless:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[IO[bytes]]:
-    if not is_uri(path) and Path(path).exists() and not Path(path).is_file():
-        raise MediaError("a folder, not a file" if Path(path).is_dir() else "not a regular file")
-    with open_file(path) as file:
-        prefix = file.read(PREFIX_BYTES)
-        if not prefix:
-            raise no_medium(path, "video", "empty file")
-        file.seek(0)
-        if is_animated_webp(prefix):
-            with convert_animated_webp(file) as converted:
-                yield converted
-        else:
-            yield file
+def _convert(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """Yield the file itself or, of an animated WebP, a file with the same pictures that FFmpeg can read."""
+    prefix = file.read(PREFIX_BYTES)
+    if not prefix:
+        raise no_medium(name, "video", "empty file")
+    file.seek(0)
+    if is_animated_webp(prefix):
+        with convert_animated_webp(file) as converted:
+            yield converted
+    else:
+        yield file
 
 
 @contextmanager
 def _decoding_errors() -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise
     except FFmpegError as error:
         raise MediaError(_reason(error)) from error
 

@@ -12,6 +12,7 @@ from skimage import data
 from copytrace.errors import MediaError, NotMediumError
 from copytrace.media.decode import decode_image
 from copytrace.media.optional_formats import read_jpeg_xl_size
+from copytrace.media.pictures import read_picture
 
 PHOTO = np.ascontiguousarray(data.chelsea()[:200, :300])
 HEIC_HEAD = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(200)
@@ -34,8 +35,9 @@ def test_a_format_whose_package_is_missing_is_named_with_the_cure(
     module: str, content: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MediaError) as caught:
-        decode_image(write(tmp_path, content))
+    path = write(tmp_path, content)
+    with pytest.raises(MediaError) as caught, Path(path).open("rb") as stream:  # in this process, without the package
+        next(read_picture(stream, path, {"short_side": None, "max_pixels": 1000}))
     assert str(caught.value).startswith(told)
     assert caught.type is not NotMediumError
 
