@@ -28,8 +28,9 @@ PIP := -m pip --disable-pip-version-check -qq
 # faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
+FAULTS := tests/faults
 
-.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack bench bench-full clean
+.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -105,16 +106,19 @@ chromium:
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } \
 	    >/dev/null 2>&1 || echo "chromium could not be installed; the tests in a browser will be skipped"; fi
 
-test: $(INSTALLED) chromium ## run all checks, and all tests except those of test-stack
+test: $(INSTALLED) chromium ## run all checks, and all tests except those of test-stack and test-faults
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	COPYTRACE_CORES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile \
-	  $(addprefix --ignore=,$(OF_ALL_SERVERS))
+	  $(addprefix --ignore=,$(OF_ALL_SERVERS) $(FAULTS))
 
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
+
+test-faults: $(INSTALLED) ## decode thousands of hostile files (a quarter of an hour); COPYTRACE_SEED chooses others
+	$(BIN)/python -m pytest $(FAULTS) --capture=no
 
 bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULTS.md (some minutes; DATA="SET SET")
 	@$(BIN)/python -m benchmarks $(addprefix --data ,$(DATA))

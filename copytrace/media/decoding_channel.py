@@ -56,12 +56,13 @@ class Patience:
 class Channel:
     """One end of a connection. Its methods raise `EOFError` or `ConnectionError` if the other end is gone.
 
-    `most_bytes` bounds what an array may have; `takes_files`, whether files are received; both are for the other end's
-    sake. Methods that are given a `Patience` raise `TimeoutError` if it ends first.
+    Arrays of more than `most_bytes` are refused, and files unless it `takes_files`. Methods that are given a `Patience`
+    raise `TimeoutError` if it ends first.
     """
 
-    def __init__(self, connection: socket.socket, *, most_bytes: int = 1 << 62, takes_files: bool = False) -> None:
-        self._socket, self._most_bytes, self._takes_files = connection, most_bytes, takes_files
+    def __init__(self, connection: socket.socket, *, takes_files: bool = False) -> None:
+        self._socket, self._takes_files = connection, takes_files
+        self.most_bytes = 1 << 62
 
     def send(
         self,
@@ -112,7 +113,7 @@ class Channel:
 
     def _receive_array(self, code: str, shape: list[int], patience: Patience | None) -> Array:
         dtype = np.dtype(_DTYPES[code])
-        if min(shape) < 0 or math.prod(shape) * dtype.itemsize > self._most_bytes:
+        if min(shape) < 0 or math.prod(shape) * dtype.itemsize > self.most_bytes:
             raise ValueError("the array is too large")
         array = np.empty(shape, dtype)
         self._repeat(self._socket.recv_into, _bytes_of(array), patience)

@@ -134,8 +134,9 @@ class _Worker:
         if the iterator is closed, the worker is ended.
         """
         last: dict[str, Any] = {}
+        status: int | None = None
         patience = Patience(stall, _Activity(self.process).has_grown)
-        ended, hung = False, False
+        self.channel.most_bytes = request["memory"] << 20
         try:
             self.channel.send(request, arrays, file=source.descriptor, patience=patience)
             while not last:
@@ -147,14 +148,14 @@ class _Worker:
                     self.channel.send({}, [data], patience=patience)
                 else:
                     last = message
-        except (EOFError, ConnectionError, ValueError):
-            ended = True
-        except TimeoutError:
-            ended = hung = True
+        except (EOFError, ConnectionError, ValueError, TimeoutError) as error:
+            status = self.pool.end(self)
+            raise _EndedError(status, isinstance(error, TimeoutError)) from None
         finally:
-            status = self.pool.give_back(self, end=last.get("end", True))
-        if ended:
-            raise _EndedError(status, hung)
+            if not last.get("end", True):
+                self.pool.give_back(self)
+            elif status is None:
+                self.pool.let_go(self)
         _raise_reason(last)
 
 
@@ -190,6 +191,7 @@ class _Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
+        self._left: list[int] = []  # workers that are to be ended
         self._control, theirs = socket.socketpair()
         with theirs:
             self._starter = subprocess.Popen(  # noqa: S603 - a fixed program
@@ -206,31 +208,42 @@ class _Pool:
 
     def take(self) -> _Worker:
         """Return an idle worker, or a new one. Raises `EOFError` or `ConnectionError` if the starter has ended."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-            ours, theirs = socket.socketpair()
-            try:
-                with theirs:
-                    self._control.sendall(FORK)
-                    socket.send_fds(self._control, [FORK], [theirs.fileno()])
-                    process = self._receive()
-            except BaseException:
-                ours.close()
-                raise
+        with suppress(IndexError):
+            return self._idle.pop()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, self._lock:
+                self._end_left()
+                self._control.sendall(FORK)
+                socket.send_fds(self._control, [FORK], [theirs.fileno()])
+                process = self._receive()
+        except BaseException:
+            ours.close()
+            raise
         return _Worker(process, Channel(ours), self)
 
-    def give_back(self, worker: _Worker, *, end: bool) -> int:
-        """Keep a worker for the next file, or end it and return its status, which may be what it ended with before."""
-        if not end:
-            with self._lock:
-                self._idle.append(worker)
-            return 0
+    def end(self, worker: _Worker) -> int:
+        """End a worker and return its status, which may be what it ended with before."""
         worker.channel.close()
         with self._lock, suppress(EOFError, ConnectionError):
-            self._control.sendall(END + PROCESS.pack(worker.process))
-            return self._receive()
+            return self._end(worker.process)
         return int(signal.SIGKILL)  # all workers end with their starter
+
+    def give_back(self, worker: _Worker) -> None:
+        """Keep an idle worker for the next file."""
+        self._idle.append(worker)
+
+    def let_go(self, worker: _Worker) -> None:
+        """End a worker, now or when the next is started."""
+        worker.channel.close()
+        self._left.append(worker.process)
+        # The garbage collector may call this at any time, also for an iterator that nobody reads on, in a thread that
+        # has the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._end_left()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """End the starter and all workers."""
@@ -246,6 +259,15 @@ class _Pool:
         self._control.close()
         for worker in self._idle:
             worker.channel.close()
+
+    def _end_left(self) -> None:
+        with suppress(EOFError, ConnectionError):
+            while self._left:
+                self._end(self._left.pop())
+
+    def _end(self, process: int) -> int:
+        self._control.sendall(END + PROCESS.pack(process))
+        return self._receive()
 
     def _receive(self) -> int:
         received = self._control.recv(PROCESS.size, socket.MSG_WAITALL)

@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[IO[bytes], str, dict[str, Any], list[Array]], Parts]]
     "moments": read_moments,
 }
 
-_KEPT = 256 << 20  # bytes of memory that a worker may keep after a request; one with more asks to be ended
+_KEPT = 256 << 20  # bytes of memory; a worker that has had more, and may still hold it, asks to be ended
 _SECONDS_TO_END = 2.0
 _BLOCK, _BLOCKS = 1 << 20, 64  # bytes read from a store at a time, and blocks that are kept
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -46,6 +46,8 @@ _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 def start(control: int) -> None:
     """Fork workers and end them, as asked over the socket with descriptor `control`, until its other end is closed."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what the user of workers ignores or blocks is inherited
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     cv2.setNumThreads(1)
     with socket.socket(fileno=control) as asked:
@@ -100,12 +102,14 @@ def _work(connection: socket.socket, starter: int) -> None:
             most = request["memory"] << 20
             with _limits(request["seconds"], unused["VmData"] + most):
                 answer = _answer(channel, request, arrays, file)
-            now = _memory()
-            grown = {name: now[name] - unused[name] for name in now}
             # Many of FFmpeg's decoders report a lack of memory as damage.
-            if "failed" in answer and request["call"] != "picture" and grown["VmPeak"] > most // 2:
+            if (
+                "failed" in answer
+                and request["call"] != "picture"
+                and _memory()["VmPeak"] - unused["VmPeak"] > most // 2
+            ):
                 answer = {"memory": True}
-            channel.send(answer | {"end": grown["VmRSS"] > _KEPT or grown["VmPeak"] > most // 2})
+            channel.send(answer | {"end": _most_resident() - unused["VmRSS"] > _KEPT})
         except (EOFError, ConnectionError):
             os._exit(0)
 
@@ -118,19 +122,21 @@ def _answer(channel: Channel, request: dict[str, Any], arrays: list[Array], file
                 channel.send({"part": part}, results)
     except (EOFError, ConnectionError):
         raise
-    except NotMediumError as error:
-        return {"passed over": str(error)}
-    except MediaError as error:
-        return {"failed": str(error)}
-    except MemoryError:
-        return {"memory": True}
-    except OSError as error:
-        return {"failed": f"cannot be read: {error.strerror or error}"}
     except Exception as error:  # noqa: BLE001 - a damaged file may make a decoder raise anything
-        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
-            return {"memory": True}
-        return {"failed": f"cannot be decoded: {type(error).__name__}: {error}"}
+        return _explain(error)
     return {"done": True}
+
+
+def _explain(error: Exception) -> dict[str, Any]:
+    if isinstance(error, NotMediumError):
+        return {"passed over": str(error)}
+    if isinstance(error, MediaError):
+        return {"failed": str(error)}
+    if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
+        return {"memory": True}
+    if isinstance(error, OSError):
+        return {"failed": f"cannot be read: {error.strerror or error}"}
+    return {"failed": f"cannot be decoded: {type(error).__name__}: {error}"}
 
 
 @contextmanager
@@ -199,6 +205,11 @@ def _end_with(starter: int) -> None:
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
         if os.getppid() != starter:
             os._exit(0)
+
+
+def _most_resident() -> int:
+    """Return the most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
 def _memory() -> dict[str, int]:
