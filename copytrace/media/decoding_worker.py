@@ -99,15 +99,11 @@ def _work(connection: socket.socket, starter: int) -> None:
     while True:
         try:
             request, arrays, file = channel.receive()
-            most = request["memory"] << 20
+            before, most = _memory(), request["memory"] << 20
             with _limits(request["seconds"], unused["VmData"] + most):
                 answer = _answer(channel, request, arrays, file)
             # Many of FFmpeg's decoders report a lack of memory as damage.
-            if (
-                "failed" in answer
-                and request["call"] != "picture"
-                and _memory()["VmPeak"] - unused["VmPeak"] > most // 2
-            ):
+            if "failed" in answer and request["call"] != "picture" and _peak_since(before) > most // 2:
                 answer = {"memory": True}
             channel.send(answer | {"end": _most_resident() - unused["VmRSS"] > _KEPT})
         except (EOFError, ConnectionError):
@@ -212,9 +208,15 @@ def _most_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
+def _peak_since(before: dict[str, int]) -> int:
+    """Return by how many bytes the address space was larger at its peak than `before`; 0 if that peak was earlier."""
+    peak = _memory()["VmPeak"]
+    return peak - before["VmSize"] if peak > before["VmPeak"] else 0
+
+
 def _memory() -> dict[str, int]:
-    """Return the bytes of address space at its peak, of data, and resident; zeros where the kernel does not tell."""
-    sizes = dict.fromkeys(("VmPeak", "VmData", "VmRSS"), 0)
+    """Return the bytes of address space and of its peak, of data, and resident; zeros if the kernel does not tell."""
+    sizes = dict.fromkeys(("VmPeak", "VmSize", "VmData", "VmRSS"), 0)
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             name, _, size = line.partition(":")

@@ -51,12 +51,14 @@ class HostileFile:
 
 def encode_pictures(photo: Pixels) -> dict[str, bytes]:
     """Return a photo in each format, by suffix."""
-    coded = {}
-    for suffix, (kind, options) in _PICTURES.items():
-        content = io.BytesIO()
-        Image.fromarray(photo).save(content, kind, **options)
-        coded[suffix] = content.getvalue()
-    return coded
+    return {suffix: encode_picture(photo, suffix) for suffix in _PICTURES}
+
+
+def encode_picture(photo: Pixels, suffix: str) -> bytes:
+    """Return a photo in the format of a suffix."""
+    content, (kind, options) = io.BytesIO(), _PICTURES[suffix]
+    Image.fromarray(photo).save(content, kind, **options)
+    return content.getvalue()
 
 
 def encode_clips(photo: Pixels, *, pictures: int = 24, size: tuple[int, int] = (96, 64)) -> dict[str, bytes]:
@@ -146,19 +148,18 @@ _ALTERATIONS: tuple[Callable[[bytes, bytes, np.random.Generator], bytes], ...] =
 
 def picture_bombs(photo: Pixels) -> Iterator[tuple[HostileFile, str]]:
     """Yield images that claim, or take, too much, each with a pattern of the reason why it cannot be used."""
-    coded = encode_pictures(photo)
-    png = bytearray(coded["png"])
+    png = bytearray(encode_picture(photo, "png"))
+    yield HostileFile("cut.png", bytes(png[:200])), "truncated|corrupt"
     png[16:24] = struct.pack(">II", 100_000, 100_000)
     png[29:33] = struct.pack(">I", zlib.crc32(bytes(png[12:29])))
     yield HostileFile("pixels.png", bytes(png)), "gigapixels is above the limit"
-    jpeg = bytearray(coded["jpg"])
+    jpeg = bytearray(encode_picture(photo, "jpg"))
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = struct.pack(">HH", 65_000, 65_000)
     yield HostileFile("pixels.jpg", bytes(jpeg)), "gigapixels is above the limit"
-    yield HostileFile("scans.jpg", _many_scans(600)), "processor time"
+    yield HostileFile("scans.jpg", _many_scans(1000)), "processor time"
     yield HostileFile("floats.tif", _plain("F", "TIFF", compression="tiff_deflate")), "of memory"
     yield HostileFile("alpha.png", _plain("RGBA", "PNG")), "of memory"
-    yield HostileFile("cut.png", coded["png"][:200]), "truncated|corrupt"
     yield HostileFile("nothing.jpg", b""), "empty"
     yield HostileFile("text.jpg", b"not a picture\n" * 100), "no image"
     yield HostileFile("page.png", b"<html><script>alert(1)</script></html>"), "no image"
@@ -166,7 +167,7 @@ def picture_bombs(photo: Pixels) -> Iterator[tuple[HostileFile, str]]:
 
 def _many_scans(count: int) -> bytes:
     content = io.BytesIO()
-    Image.new("L", (7000, 6000), 90).save(content, "JPEG", progressive=True)
+    Image.new("L", (5000, 4000), 90).save(content, "JPEG", progressive=True)
     whole = content.getvalue()
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * count + whole[-2:]
@@ -174,14 +175,14 @@ def _many_scans(count: int) -> bytes:
 
 def _plain(mode: str, kind: str, **options: object) -> bytes:
     content = io.BytesIO()
-    Image.new(mode, (7000, 7000), 1).save(content, kind, **options)
+    Image.new(mode, (4800, 4800), 1).save(content, kind, **options)
     return content.getvalue()
 
 
 def clip_bombs(photo: Pixels) -> Iterator[tuple[HostileFile, str]]:
     """Yield videos that claim, or take, too much, or show nothing, each with a pattern of the reason."""
     yield HostileFile("hours.mkv", _two_pictures(photo, 3500.0)), "are credible"
-    yield HostileFile("large.mp4", _large_clip(6)), "of memory"
+    yield HostileFile("large.mp4", _large_clip(20)), "of memory"
     yield HostileFile("sound.mp4", _sound()), "no video"
     yield HostileFile("head.mp4", encode_clips(photo, pictures=2)["mp4"][:100]), "cannot be decoded|no video"
     yield HostileFile("samples.mp4", _many_samples(photo)), "larger than the file|damaged|decoded|cut short|breaks off"
@@ -207,8 +208,8 @@ def _large_clip(pictures: int) -> bytes:
     written = io.BytesIO()
     with av.open(written, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast", "refs": "16"})
-        stream.width, stream.height, stream.pix_fmt = 4096, 4096, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.zeros((4096, 4096, 3), np.uint8), "rgb24").reformat(format="yuv420p")
+        stream.width, stream.height, stream.pix_fmt = 2048, 2048, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((2048, 2048, 3), np.uint8), "rgb24").reformat(format="yuv420p")
         for number in range(pictures):
             frame.pts = number
             container.mux(stream.encode(frame))

@@ -25,7 +25,7 @@ from tests.faults.hostile_media import clip_bombs, encode_clips, encode_pictures
 
 Pixels = NDArray[np.uint8]
 IMAGES, VIDEOS = 2000, 300
-LIMITS = DecodingLimits(seconds=2.0, memory=512)
+LIMITS = DecodingLimits(seconds=2.0, memory=64)
 THREADS = 2
 LONGEST = 20.0  # times the limit of processor time, of waiting; other programs may keep the processors busy
 

@@ -20,7 +20,7 @@ from copytrace.media.failures import read_failures
 from copytrace.media.files import MediaItem
 
 ITEM = MediaItem("a", "/a.jpg", "12-34")
-BOMB = (4000, 4000)  # pixels; too many for the memory that these tests allow
+BOMB = (3000, 3000)  # pixels; too many for the memory that these tests allow
 TOO_MUCH = "needs more than 64 MiB of memory to decode (media.max_memory)"
 
 
@@ -98,7 +98,7 @@ def test_an_index_of_videos_lists_what_was_given_up(
     source, root = tmp_path / "videos", tmp_path / "index"
     source.mkdir()
     (source / "good.mp4").hardlink_to(video_sides / "references" / "coffee.mp4")
-    write_video(source / "bomb.mp4", [np.zeros((*BOMB, 3), np.uint8)] * 4, codec="libx264")
+    write_video(source / "bomb.mp4", [np.zeros((*BOMB, 3), np.uint8)] * 12, codec="libx264")
     settings = VideoSettings(media=MediaSettings(max_memory=64))
     for shard in video_index.plan_videos(str(source), root, "references", settings, replace=False):
         video_index.describe_videos(root, shard, settings)
