@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from copytrace.errors import MediaError
+from copytrace.errors import MediaError, StorageError
+from copytrace.media import sources
 from copytrace.media.decode import decode_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -315,8 +316,11 @@ def test_a_file_without_permission_says_so(save):
     assert reason(path) == "permission denied"
 
 
-def test_an_unreachable_store_says_so():
-    assert reason("ftp://reader:s3cret@127.0.0.1:1/a.jpg") == "cannot be fetched (ConnectionRefusedError)"
+def test_an_unreachable_store_is_no_fault_of_the_file(monkeypatch):
+    monkeypatch.setattr(sources, "PAUSES", (0.0,))
+    with pytest.raises(StorageError) as caught:
+        decode_image("ftp://reader:s3cret@127.0.0.1:1/a.jpg")
+    assert str(caught.value).startswith("ftp://127.0.0.1:1/a.jpg cannot be read now (ConnectionRefusedError), though")
 
 
 @pytest.mark.parametrize(("kind", "options"), SAVED_AS)
