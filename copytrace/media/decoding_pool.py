@@ -39,6 +39,7 @@ DECODERS = ["copytrace.media.decoding_worker"]  # modules that workers have impo
 # Threads of the libraries that the starter imports would make it unsafe to fork; glibc would reserve memory for each.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
 _SECONDS_TO_END = 5.0
+_BUFFER = 4 << 20  # bytes of a picture that wait for its reader, as far as the kernel allows
 _ATTEMPTS = 3  # at a file whose worker was ended by something else
 _OTHERS = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}  # signals that a decoder does not send itself
 
@@ -211,6 +212,7 @@ class _Pool:
         with suppress(IndexError):
             return self._idle.pop()
         ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         try:
             with theirs, self._lock:
                 self._end_left()
