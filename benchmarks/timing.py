@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+import psutil
+
 
 def cpu_seconds() -> float:
-    """Return the processor seconds of this process and of its finished child processes so far."""
+    """Return the processor seconds so far of this process and its child processes, such as those that decode."""
     children = os.times()
-    return time.process_time() + children.children_user + children.children_system
+    running = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    finished = time.process_time() + children.children_user + children.children_system
+    return finished + sum(times.user + times.system for times in running)
 
 
 def fewest_seconds(functions: Sequence[Callable[[], object]], rounds: int = 3) -> list[float]:

@@ -266,10 +266,8 @@ class _VideoShard:
 
     def describe(self, items: Sequence[MediaItem], work: StepRun) -> tuple[list[Failure], list[Failure]]:
         """Write the shard; return the videos that could not be read, and those that were read only in part."""
-        failures: list[Failure] = []
-        damaged: list[Failure] = []
-        facts: list[tuple[object, ...]] = []
-        boxes: list[pa.Table] = []
+        failures, damaged = list[Failure](), list[Failure]()
+        facts, boxes = list[tuple[object, ...]](), list[pa.Table]()
         threads = min(self.settings.media.threads or usable_cores(), len(items))
         # Each video has its own thread; several threads decode only a shard of one video.
         codec_threads = 1 if threads > 1 else 0
