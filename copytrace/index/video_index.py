@@ -302,9 +302,8 @@ class _VideoShard:
 
     def _read_video(self, item: MediaItem, codec_threads: int) -> Iterator[VideoFacts | _Part]:
         """Yield the facts about a video, then its parts. Raises `MediaError`, possibly after some of them."""
-        rules = self.settings.frames
+        rules, media = self.settings.frames, self.settings.media
         side = rules.query_side if self.role == "queries" else max(rules.reference_side, self.descriptor.input_size)
-        media = self.settings.media
         video = open_video(item.path, max_pixels=media.max_pixels, limits=limits_of(media))
         yield VideoFacts(video.info.duration, video.info.width, video.info.height)
         frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
@@ -346,6 +345,5 @@ class _VideoShard:
 
 
 def _box_table(item: MediaItem, part: _Part) -> pa.Table:
-    count = len(part.times)
-    columns = [[item.id] * count, [part.pane] * count, part.times[:, 0], part.times[:, 1], *part.boxes.T]
+    columns = [[item.id] * len(part.times), [part.pane] * len(part.times), *part.times.T, *part.boxes.T]
     return pa.table(columns, schema=PANE_SCHEMA)
