@@ -95,17 +95,18 @@ def _work(connection: socket.socket, starter: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # of all processes, the worker goes first if memory runs out
         Path("/proc/self/oom_score_adj").write_text("1000")
-    channel, unused = Channel(connection, takes_files=True), _memory()
+    channel, unused = Channel(connection, takes_files=True), _memory()["VmRSS"]
     while True:
         try:
             request, arrays, file = channel.receive()
             before, most = _memory(), request["memory"] << 20
-            with _limits(request["seconds"], unused["VmData"] + most):
+            with _limits(request["seconds"], before["VmData"] + most):
                 answer = _answer(channel, request, arrays, file)
             # Many of FFmpeg's decoders report a lack of memory as damage.
             if "failed" in answer and request["call"] != "picture" and _peak_since(before) > most // 2:
                 answer = {"memory": True}
-            channel.send(answer | {"end": _most_resident() - unused["VmRSS"] > _KEPT})
+            worn = "memory" in answer or _most_resident() - unused > _KEPT
+            channel.send(answer | {"end": worn})
         except (EOFError, ConnectionError):
             os._exit(0)
 
