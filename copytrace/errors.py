@@ -13,6 +13,18 @@ class StorageError(CopytraceError):
     """A place in a store cannot be used: access is denied, its bucket is missing, or the store does not answer."""
 
 
+class InUseError(CopytraceError):
+    """Another run writes into the output folder or the index; the text names it."""
+
+
+class LeaseLostError(CopytraceError):
+    """This run was taken for dead, and another one writes into its output folder; nothing more was changed there."""
+
+
+class IndexChangedError(CopytraceError):
+    """An index was changed time and again while it was searched."""
+
+
 class ConfigError(CopytraceError):
     """A setting is unknown or out of range."""
 

@@ -18,6 +18,8 @@ from copytrace.index.codebook import check_codebook
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
 from copytrace.index.image_segments import index_segments, open_segments
 from copytrace.index.media_index import check_model, finish_index, shards_of
+from copytrace.index.snapshots import search_unchanged
+from copytrace.lease import hold_lease
 from copytrace.matching.evidence import score_pairs
 from copytrace.matching.merge import merge_matches
 from copytrace.matching.score import load_calibration
@@ -25,7 +27,7 @@ from copytrace.report.images import report_images
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunInput
 from copytrace.search.image_candidates import recall_images
 from copytrace.step import ProcessRunner, Progress, Runner
-from copytrace.storage import require_writable, resolve_path
+from copytrace.storage import open_output, require_writable, resolve_path
 from copytrace.summary import summarize_images
 
 
@@ -42,28 +44,22 @@ def match_images(
     `queries` is anything that `list_media` accepts; `references` may also be an index (`index_images`). Returns the
     content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
     a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless a `runner` is given.
-    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; each says what
-    to do.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; `InUseError` if
+    another run writes into `out`, `LeaseLostError` if one took it over, and `IndexChangedError` if an index changed
+    each time that it was searched. Each says what to do.
     """
     settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
     folder = ImageRunFolder(require_writable(out))
     inputs = [folder.queries(queries, may_be_index=False), folder.references(references)]
     query_index, reference_index = (each.index for each in inputs)
-    runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
-    _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
-    given: dict[str, Any] = {
-        "queries": query_index,
-        "references": reference_index,
-        "folder": folder,
-        "settings": settings,
-    }
-    for branch in BRANCHES:
-        runner.run_shards(shards_of(query_index), recall_images, branch=branch, **given)
-    runner.run_shards(shards_of(query_index), score_pairs, **given)
-    runner.run(merge_matches, query_index, reference_index, folder, settings)
-    if settings.report.max_matches:
-        runner.run(report_images, query_index, reference_index, folder, settings)
-    return runner.run(summarize_images, query_index, reference_index, folder, settings)
+    noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
+    with hold_lease(folder.out):
+        runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
+        _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
+        return search_unchanged(
+            [query_index, reference_index, *noise],
+            lambda: _search(runner, query_index, reference_index, folder, settings),
+        )
 
 
 def index_images(
@@ -79,9 +75,9 @@ def index_images(
     `ModelMismatchError` if it was made with other settings, and otherwise the errors of `match_images`.
     """
     settings, runner = settings or ImageSettings(), runner or ProcessRunner(progress)
-    root = require_writable(out)
-    source = RunInput(str(references), root, "references", is_given=False)
-    _describe(runner, [source], settings, root / "failures.csv", replace=False)
+    with open_output(out) as root:
+        source = RunInput(str(references), root, "references", is_given=False)
+        _describe(runner, [source], settings, root / "failures.csv", replace=False)
     return root
 
 
@@ -102,14 +98,28 @@ def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
 def _describe(
     runner: Runner, inputs: Sequence[RunInput], settings: ImageSettings, failures: Path, *, replace: bool
 ) -> None:
-    planned = [
-        (each, runner.run(plan_images, each.source, each.index, each.role, settings, replace=replace))
-        for each in inputs
-    ]
-    for each, shards in planned:
-        steps = [find_overlays, describe_images] if each.role == "queries" else [describe_images]
-        runner.run_shards(shards, *steps, root=each.index, settings=settings)
-        indexes = [other.index for other in inputs]
-        runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
-        if each.role == "references":
-            runner.run(index_segments, each.index)
+    indexes = [each.index for each in inputs]
+    with hold_lease(*indexes):
+        planned = [
+            (each, runner.run(plan_images, each.source, each.index, each.role, settings, replace=replace))
+            for each in inputs
+        ]
+        for each, shards in planned:
+            steps = [find_overlays, describe_images] if each.role == "queries" else [describe_images]
+            runner.run_shards(shards, *steps, root=each.index, settings=settings)
+            runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
+            if each.role == "references":
+                runner.run(index_segments, each.index)
+
+
+def _search(
+    runner: Runner, queries: Path, references: Path, folder: ImageRunFolder, settings: ImageSettings
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
+    for branch in BRANCHES:
+        runner.run_shards(shards_of(queries), recall_images, branch=branch, **given)
+    runner.run_shards(shards_of(queries), score_pairs, **given)
+    runner.run(merge_matches, queries, references, folder, settings)
+    if settings.report.max_matches:
+        runner.run(report_images, queries, references, folder, settings)
+    return runner.run(summarize_images, queries, references, folder, settings)

@@ -198,6 +198,20 @@ class StoredPath(ProxyUPath):
             self.fs.pipe_file(self.path, data)
         return len(data)
 
+    def create(self, data: bytes) -> None:
+        """Write the object if there is none of this name; of several processes that try, one succeeds.
+
+        Read it afterwards to see whose it is: a store that knows no conditional requests keeps the last one.
+        """
+        with self._reraise_write():
+            try:
+                self.fs.pipe_file(self.path, data, mode="create")
+            except OSError as error:
+                if error.errno == errno.ENOSYS and not self.is_file():
+                    self.fs.pipe_file(self.path, data)
+                elif not self.is_file():
+                    raise
+
     def prove_writable(self) -> None:
         """Write an empty object below this name and delete it. Raises `StorageError` if that fails."""
         with self._reraise_write():

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from copytrace.storage import digest_of, file_size, write_json
+from copytrace.storage import digest_of, file_size, remove_file, write_json
 
 VERSION = version("copytrace")
 
@@ -55,7 +55,7 @@ class Step:
     @contextmanager
     def run(self, total: int, unit: str) -> Iterator[StepRun]:
         """Show the block's progress in `total` units, measure its cost and, if it raises nothing, write the record."""
-        self.record.unlink(missing_ok=True)
+        remove_file(self.record)
         begin = time.perf_counter()
         with current_progress().step(self.name, total, unit) as shown:
             work = StepRun(shown)

@@ -23,6 +23,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from copytrace.cells import FROM_STRANGERS, neutralize_column
+from copytrace.lease import check_lease, hold_lease
 from copytrace.object_store import StoredPath, filesystem_of
 from models.atomic_file import UMASK
 
@@ -84,6 +85,17 @@ def require_writable(place: str | Path) -> Path:
     return path
 
 
+@contextmanager
+def open_output(place: str | Path) -> Iterator[Path]:
+    """Yield `require_writable(place)`, into which no other run writes while the block runs; see `lease`.
+
+    Raises `InUseError` if another run does, and `StorageError` as `require_writable` does.
+    """
+    path = require_writable(place)
+    with hold_lease(path):
+        yield path
+
+
 def as_stored_path(path: Path) -> StoredPath | None:
     """Return `path` as the `StoredPath` that it is, or None for a local path."""
     value: object = path  # a StoredPath is typed as a Path; see `resolve_path`
@@ -101,12 +113,16 @@ def open_file(path: str) -> IO[bytes]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a local temporary path, which becomes `path` on a clean exit and is removed on an error."""
+    """Yield a local temporary path, which becomes `path` on a clean exit and is removed on an error.
+
+    Raises `LeaseLostError` if another run has taken over the folder in which `path` lies.
+    """
     with _temporary_sibling(path) if (remote := as_stored_path(path)) is None else _temporary_copy(path) as temporary:
         try:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            check_lease(path)
             if remote is None:
                 temporary.chmod(0o666 & ~UMASK)  # a temporary file is for the user alone
                 temporary.replace(path)
@@ -133,8 +149,15 @@ def local_copy(path: Path) -> Iterator[Path]:
         yield copy
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file if there is one. Raises `LeaseLostError` as `atomic_path` does."""
+    check_lease(path)
+    path.unlink(missing_ok=True)
+
+
 def remove_tree(root: Path) -> None:
-    """Delete a folder and everything in it, or all objects below a name."""
+    """Delete a folder and everything in it, or all objects below a name. Raises `LeaseLostError` as `atomic_path`."""
+    check_lease(root)
     remote = as_stored_path(root)
     if remote is None:
         shutil.rmtree(root)
@@ -266,7 +289,7 @@ def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
     """Delete from a folder with one file per shard (`00000.parquet`) the files of shards that no longer exist."""
     for path in folder.glob("[0-9]*.*"):
         if int(path.stem) not in current:
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def table_of_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

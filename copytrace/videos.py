@@ -18,13 +18,15 @@ from copytrace.alignment.aligners import load_aligner
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files
+from copytrace.index.snapshots import search_unchanged
 from copytrace.index.video_index import VideoIndex, describe_videos, load_video_models, plan_videos
 from copytrace.index.video_segments import index_segments, open_segments
+from copytrace.lease import hold_lease
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
 from copytrace.search.video_candidates import search_frames
 from copytrace.step import ProcessRunner, Progress, Runner
-from copytrace.storage import require_writable, resolve_path
+from copytrace.storage import open_output, require_writable, resolve_path
 from copytrace.summary import summarize_videos
 
 
@@ -41,23 +43,24 @@ def match_videos(
     Both are anything that `list_media` accepts, or an index (`index_videos`, or imported descriptors). Returns the
     content of `run.json`. Work that an earlier run into `out` finished is not repeated. Each place may be local or in
     a store (`s3://…`). The steps run in this process and show their progress to `progress`, unless a `runner` is given.
-    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; each says what
-    to do.
+    Raises `InputError`, `StorageError`, `ConfigError`, `ModelMismatchError` or `TooManyFailuresError`; `InUseError` if
+    another run writes into `out`, `LeaseLostError` if one took it over, and `IndexChangedError` if an index changed
+    each time that it was searched. Each says what to do.
     """
     settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
     folder = VideoRunFolder(require_writable(out))
     inputs = [folder.queries(queries), folder.references(references)]
     query_index, reference_index = (each.index for each in inputs)
-    runner.run(check_videos, settings, {each.role: each.index for each in inputs if each.is_given})
-    if all(each.is_given for each in inputs):
-        gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
-    _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
-    indexes = {"queries": query_index, "references": reference_index}
-    runner.run_shards(shards_of(query_index), search_frames, align_pairs, **indexes, folder=folder, settings=settings)
-    runner.run(merge_segments, query_index, reference_index, folder)
-    if settings.report.max_matches:
-        runner.run(report_videos, query_index, reference_index, folder, settings)
-    return runner.run(summarize_videos, query_index, reference_index, folder, settings)
+    noise = [resolve_path(settings.search.noise)] if settings.search.noise else []
+    with hold_lease(folder.out):
+        runner.run(check_videos, settings, {each.role: each.index for each in inputs if each.is_given})
+        if all(each.is_given for each in inputs):
+            gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
+        _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
+        return search_unchanged(
+            [query_index, reference_index, *noise],
+            lambda: _search(runner, query_index, reference_index, folder, settings),
+        )
 
 
 def index_videos(
@@ -73,9 +76,9 @@ def index_videos(
     `ModelMismatchError` if it was made with other settings, and otherwise the errors of `match_videos`.
     """
     settings, runner = settings or VideoSettings(), runner or ProcessRunner(progress)
-    root = require_writable(out)
-    source = RunInput(str(references), root, "references", is_given=False)
-    _describe(runner, [source], settings, root / "failures.csv", replace=False)
+    with open_output(out) as root:
+        source = RunInput(str(references), root, "references", is_given=False)
+        _describe(runner, [source], settings, root / "failures.csv", replace=False)
     return root
 
 
@@ -101,13 +104,25 @@ def check_videos(settings: VideoSettings, indexes: Mapping[Role, Path]) -> None:
 def _describe(
     runner: Runner, inputs: Sequence[RunInput], settings: VideoSettings, failures: Path, *, replace: bool
 ) -> None:
-    planned = [
-        (each, runner.run(plan_videos, each.source, each.index, each.role, settings, replace=replace))
-        for each in inputs
-    ]
-    for each, shards in planned:
-        runner.run_shards(shards, describe_videos, root=each.index, settings=settings)
-        indexes = [other.index for other in inputs]
-        runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
-        if each.role == "references":
-            runner.run(index_segments, each.index)
+    indexes = [each.index for each in inputs]
+    with hold_lease(*indexes):
+        planned = [
+            (each, runner.run(plan_videos, each.source, each.index, each.role, settings, replace=replace))
+            for each in inputs
+        ]
+        for each, shards in planned:
+            runner.run_shards(shards, describe_videos, root=each.index, settings=settings)
+            runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
+            if each.role == "references":
+                runner.run(index_segments, each.index)
+
+
+def _search(
+    runner: Runner, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
+    runner.run_shards(shards_of(queries), search_frames, align_pairs, **given)
+    runner.run(merge_segments, queries, references, folder)
+    if settings.report.max_matches:
+        runner.run(report_videos, queries, references, folder, settings)
+    return runner.run(summarize_videos, queries, references, folder, settings)

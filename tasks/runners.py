@@ -13,6 +13,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from threadpoolctl import threadpool_limits
 
 from configs.runner import Runner as RunnerSettings
+from copytrace.lease import current_claims
 from tasks.storage_access import open_access
 
 P = ParamSpec("P")
@@ -30,7 +31,7 @@ class PrefectRunner:
     def run(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one step and return what it returns."""
         run: Any = self._tasks[step]
-        result: R = run(*args, **kwargs)
+        result: R = run(*args, claims=current_claims(), **kwargs)
         return result
 
     def run_shards(self, shards: Sequence[int], *steps: Callable[..., Any], **arguments: Any) -> None:
@@ -42,7 +43,7 @@ class PrefectRunner:
         for shard in shards:
             before: list[PrefectFuture[Any]] = []
             for step in steps:
-                parameters = {"shard": shard, **arguments}
+                parameters = {"shard": shard, **arguments, "claims": current_claims()}
                 before = [self._task_runner.submit(self._tasks[step], parameters, wait_for=before)]
                 futures += before
         for future in as_completed(futures):

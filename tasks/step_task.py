@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from http.client import IncompleteRead
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
 from aiohttp import ClientPayloadError
@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from copytrace.errors import CopytraceError
+from copytrace.lease import Claim, current_claims, join_run
 from copytrace.step import listen
 from tasks.limits import SlotRule, hold_slots
 from tasks.progress import ArtifactProgress
@@ -48,6 +49,7 @@ _TRANSIENT_ERRNOS = frozenset(
         getattr(errno, "EREMOTEIO", errno.EIO),
     }
 )
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 
@@ -77,25 +79,29 @@ def step_task(
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return a decorator that makes a step a Prefect task; see `StepTask`.
 
-    Prefect's cache is off, because a step's record says whether it is done. Transient faults are retried.
+    Prefect's cache is off, because a step's record says whether it is done. Transient faults are retried. The task
+    takes one more argument than the step: the `claims` of the run, since its process may be another one than the run's.
     """
 
     def decorate(step: Callable[P, R]) -> Task[P, R]:
         signature = inspect.signature(step)
 
         @wraps(step)
-        def run_step(*args: P.args, **kwargs: P.kwargs) -> R:
+        def run_step(*args: Any, claims: tuple[Claim, ...] | None = None, **kwargs: Any) -> R:
             open_access()
             arguments = signature.bind(*args, **kwargs).arguments
             detail = f"{arguments['shard']:05}" if "shard" in arguments else ""
             limits = hold_slots(slots(arguments["settings"])) if slots else nullcontext()
-            with limits, _gpu_memory_errors(), listen(ArtifactProgress(detail)):
+            run = join_run(current_claims() if claims is None else claims)
+            with run, limits, _gpu_memory_errors(), listen(ArtifactProgress(detail)):
                 result = step(*args, **kwargs)
             if show:
                 show(result, arguments)
             return result
 
-        return task(
+        taken = [*signature.parameters.values(), inspect.Parameter("claims", _KEYWORD, default=None)]
+        run_step.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
+        as_task = task(
             name=run_name.partition(" ")[0],
             task_run_name=run_name,
             cache_policy=NO_CACHE,
@@ -103,7 +109,8 @@ def step_task(
             retries=len(RETRY_DELAYS),
             retry_delay_seconds=RETRY_DELAYS,
             retry_condition_fn=retry_if_transient,
-        )(run_step)
+        )
+        return cast(Task[P, R], as_task(run_step))
 
     return decorate
 

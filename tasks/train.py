@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
+from copytrace.lease import hold_lease
 from copytrace.model_sources import ModelKind
 from copytrace.step import Progress
 from copytrace.training.log import TrainingLog
@@ -79,7 +80,7 @@ def train(training: Training[D, S], data: D, out: Path, settings: S) -> int:
     from copytrace.training.export import export_weights  # here: torch and timm take seconds  # noqa: PLC0415
 
     out.mkdir(parents=True, exist_ok=True)
-    with open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
+    with hold_lease(out), open_run(out, training.experiment, settings.model_dump(mode="json")) as run:
         weights = training.run(data, out, settings, run.log, ArtifactProgress())
         result = read_result(out)
         run.log_dataset(_where(data), result.dataset_digest, "training", of=training.learns_from)

@@ -138,6 +138,12 @@ def grid_descriptor() -> GridDescriptor:
 
 
 @pytest.fixture(scope="session")
+def grid_models() -> tuple[GridDescriptor, None]:
+    """That descriptor and no overlay detector, as `load_image_models` returns them."""
+    return GridDescriptor(), None
+
+
+@pytest.fixture(scope="session")
 def disc21() -> Path:
     """The folder of published DISC21 files."""
     folder = Path(__file__).parents[2] / "shared" / "data" / "fixtures" / "disc21"

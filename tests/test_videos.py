@@ -65,8 +65,9 @@ def times_of(root: Path, *folders: str) -> dict[Path, int]:
 
 
 def contents_of(out: Path) -> dict[Path, bytes]:
-    """All files but the plans, which say what was new."""
-    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.stem != "plan"}
+    """All files but the plans, which say what was new, and the leases."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.parent.name != ".lease"]
+    return {path: path.read_bytes() for path in files if path.stem != "plan"}
 
 
 def reasons(path: Path) -> dict[str, str]:

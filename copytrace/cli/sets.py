@@ -65,16 +65,17 @@ def draw_images(
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
-    from copytrace.storage import require_writable  # noqa: PLC0415
+    from copytrace.storage import open_output  # noqa: PLC0415
     from copytrace.training.drawn_set import DrawnSetPlan, write_drawn_set  # noqa: PLC0415
 
-    folder = write_drawn_set(
-        list_media(donors, "image"),
-        require_writable(out),
-        DrawnSetPlan(templates=templates, seed=seed),
-        workers=usable_cores(),
-        progress=TerminalProgress(),
-    )
+    with open_output(out) as folder:
+        write_drawn_set(
+            list_media(donors, "image"),
+            folder,
+            DrawnSetPlan(templates=templates, seed=seed),
+            workers=usable_cores(),
+            progress=TerminalProgress(),
+        )
     typer.echo(f"references/, queries/ and their ground_truth.csv are in {folder}")
 
 
@@ -87,11 +88,10 @@ def video_stills(
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.media.stills import write_stills  # noqa: PLC0415
-    from copytrace.storage import require_writable  # noqa: PLC0415
+    from copytrace.storage import open_output  # noqa: PLC0415
 
-    count, failures = write_stills(
-        list_media(videos, "video"), require_writable(out), every=every, progress=TerminalProgress()
-    )
+    with open_output(out) as folder:
+        count, failures = write_stills(list_media(videos, "video"), folder, every=every, progress=TerminalProgress())
     for video, reason in failures:
         typer.echo(f"  {video}: {reason}", err=True)
     if not count:
@@ -105,15 +105,16 @@ def _edit(
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
-    from copytrace.storage import require_writable  # noqa: PLC0415
+    from copytrace.storage import open_output  # noqa: PLC0415
 
-    folder = write(
-        list_media(sources, kind),
-        list_media(donors, kind),
-        require_writable(out),
-        plan,
-        workers=usable_cores(),
-        progress=TerminalProgress(),
-    )
+    with open_output(out) as folder:
+        write(
+            list_media(sources, kind),
+            list_media(donors, kind),
+            folder,
+            plan,
+            workers=usable_cores(),
+            progress=TerminalProgress(),
+        )
     count = plan.copies + plan.distractors
     typer.echo(f"{count:,} queries are in {folder / 'queries'}, with their ground truth in ground_truth.csv")

@@ -15,30 +15,22 @@ from copytrace.index.image_segments import index_segments as index_image_segment
 from copytrace.index.manifest import write_manifest
 from copytrace.index.media_index import MediaIndex, read_provenance, receipt_path, remove_shard
 from copytrace.index.plan_file import plan_path
+from copytrace.lease import hold_lease
 from copytrace.step import current_progress, read_record
-from copytrace.storage import atomic_path, digest_of, open_parquet, write_json
+from copytrace.storage import atomic_path, digest_of, open_parquet, remove_file, write_json
 
 
 def compact_index(root: Path) -> MediaIndex:
     """Erase what was removed from the index at `root`, merge its segments, and return it.
 
     What matching finds stays the same. Runs that use the index should have ended: the files from which they read are
-    deleted. Raises `InputError` if there is no index.
+    deleted. Raises `InputError` if there is no index, and `InUseError` if another run writes into it.
     """
     provenance = read_provenance(root)
     if provenance is None:
         raise InputError(f"{root} is not an index; make one with copytrace index-images or index-videos")
-    if provenance.get("kind") == "videos":
-        # Here, because images need no FFmpeg.
-        from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
-        from copytrace.index.video_segments import index_segments as index_video_segments  # noqa: PLC0415
-
-        erase_removed(VideoIndex.open(root))
-        index_video_segments(root, merge_all=True)
-        return VideoIndex.open(root)
-    erase_removed(ImageIndex.open(root))
-    index_image_segments(root, merge_all=True)
-    return ImageIndex.open(root)
+    with hold_lease(root):
+        return _compact_videos(root) if provenance.get("kind") == "videos" else _compact_images(root)
 
 
 def erase_removed(index: MediaIndex) -> int:
@@ -66,10 +58,26 @@ def erase_removed(index: MediaIndex) -> int:
             items |= {identity: (before[identity][0], number) for identity in kept}
             shown.advance()
     write_manifest(root, items, dict(sorted(states.items())))
-    plan_path(root).unlink(missing_ok=True)  # its shards are no longer those of the index
+    remove_file(plan_path(root))  # its shards are no longer those of the index
     for shard in stale:
         remove_shard(root, shard)
     return len(stale)
+
+
+def _compact_images(root: Path) -> ImageIndex:
+    erase_removed(ImageIndex.open(root))
+    index_image_segments(root, merge_all=True)
+    return ImageIndex.open(root)
+
+
+def _compact_videos(root: Path) -> MediaIndex:
+    # Here, because images need no FFmpeg.
+    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
+    from copytrace.index.video_segments import index_segments as index_video_segments  # noqa: PLC0415
+
+    erase_removed(VideoIndex.open(root))
+    index_video_segments(root, merge_all=True)
+    return VideoIndex.open(root)
 
 
 def _files(root: Path, shard: int) -> list[Path]:

@@ -5,6 +5,7 @@
     INDEX/failures.csv        the files that could not be read, or not to their end; see `odd_files` for other lists
     INDEX/receipts/           the record of each shard, with its cost and its failures
     INDEX/descriptors/, …     a file per shard: its content
+    INDEX/.lease/             which run writes into it; see `lease`
 
 Shards never change. A file that changed is described again in a new shard, and its rows in the old one are ignored; a
 shard without current rows is deleted.
@@ -30,10 +31,11 @@ from copytrace.index.changes import find_unchanged
 from copytrace.index.manifest import Manifest, read_manifest, write_manifest
 from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
 from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, read_planned_shards
+from copytrace.lease import FOLDER as LEASE
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.step import read_record
-from copytrace.storage import digest_of, remove_tree, write_json
+from copytrace.storage import digest_of, remove_file, remove_tree, write_json
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
@@ -161,8 +163,8 @@ def plan_index(
     if before is not None and before != provenance:
         if not replace:
             raise ModelMismatchError(_difference(root, before, provenance))
-        remove_tree(root)
-    manifest = read_manifest(root) or Manifest.of({}, {})
+        _clear(root)
+    manifest = (read_manifest(root) if before == provenance else None) or Manifest.of({}, {})
     wanted = {item.id: item for item in items}
     stopped = [shard for shard in _stopped_shards(root, provenance, manifest) if is_described(shard)]
     finished = [shard for shard in (_refresh(root, shard, wanted, known_by) for shard in stopped) if shard]
@@ -242,9 +244,22 @@ def write_index(plan: IndexPlan) -> list[Failure]:
 
 def remove_shard(root: Path, number: int) -> None:
     """Delete the files of a shard, its receipt first: files without a receipt do not count."""
-    receipt_path(root, number).unlink(missing_ok=True)
+    remove_file(receipt_path(root, number))
     for path in root.glob(f"*/{number:05}.*"):
-        path.unlink(missing_ok=True)
+        remove_file(path)
+
+
+def _clear(root: Path) -> None:
+    """Delete an index, its provenance last, so that nobody takes what a killed run leaves of it for another index's."""
+    remove_file(root / "manifest.parquet")
+    for path in root.iterdir():
+        if path.name in {LEASE, "index.json"}:
+            continue
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            remove_file(path)
+    remove_file(root / "index.json")
 
 
 def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) -> list[Shard]:

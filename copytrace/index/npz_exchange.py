@@ -17,6 +17,8 @@ from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
 from copytrace.index.video_segments import index_segments
+from copytrace.lease import FOLDER as LEASE
+from copytrace.lease import hold_lease
 from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step
@@ -50,10 +52,15 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
     `typical_noise` is the usual cosine of a frame and its nearest unrelated ones by that model; scores among few videos
     need it. Vectors are scaled to unit length. If a video has several rows with one start, the first is the whole
     frame, and the others are its panes. Raises `InputError` as `read_npz` does, if the file has no rows or a row ends
-    when it starts, and if `root` exists and is not an empty folder.
+    when it starts, and if `root` exists and is not an empty folder; and `InUseError` if another run writes into it.
     """
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+    if root.exists() and not (root.is_dir() and not [path for path in root.iterdir() if path.name != LEASE]):
         raise InputError(f"{root} is not an empty folder; import into a new one")
+    with hold_lease(root):
+        return _import(npz, root, role, model, typical_noise)
+
+
+def _import(npz: Path, root: Path, role: Role, model: str, typical_noise: float | None) -> VideoIndex:
     names, times, vectors = read_npz(npz)
     _check_rows(npz, names, times)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

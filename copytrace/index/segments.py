@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from copytrace.errors import InputError
 from copytrace.index.media_index import MediaIndex
 from copytrace.step import Step, StepRun
-from copytrace.storage import digest_of, write_json
+from copytrace.storage import digest_of, remove_file, write_json
 
 SEGMENTS = "segments.json"
 ABSORBED = 2  # a segment at most so many times as large as what is new is taken up by it
@@ -134,7 +134,7 @@ def write_segments(content: SegmentContent[Any], *, merge_all: bool = False) -> 
         _write_entries(content, kept)  # from now on they are the index's segments
     for path in folder.glob("*.*"):
         if path.stem not in {*kept, listed.stem, step.record.stem}:
-            path.unlink(missing_ok=True)
+            remove_file(path)
     return folder
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from configs.training import AlignerTraining
 from copytrace.errors import ConfigError
 from copytrace.step import Progress
-from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.storage import atomic_path, digest_of, open_output
 from copytrace.training.aligner_module import AlignerModule, AlignerNetwork
 from copytrace.training.aligner_validation import AlignerValidation
 from copytrace.training.distributed import is_first_process, launch
@@ -49,9 +49,8 @@ def train_aligner(
     Raises `InputError` for runs that cannot be used, `ConfigError` for settings that do not fit or a folder of another
     run, and `CopytraceError` when the loss is not finite.
     """
-    return launch(
-        _train, runs, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
-    )
+    with open_output(out) as folder:
+        return launch(_train, runs, folder, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(

@@ -12,7 +12,7 @@ from torch.nn import functional
 from configs.training import DescriptorTraining
 from copytrace.arrays import Floats
 from copytrace.step import Progress
-from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.storage import atomic_path, digest_of, open_output
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.distributed import is_first_process, launch
@@ -48,9 +48,8 @@ def train_descriptor(
     `CopytraceError` when the loss is not finite.
     """
     check_architecture(settings)
-    return launch(
-        _train, photos, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
-    )
+    with open_output(out) as folder:
+        return launch(_train, photos, folder, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from copytrace.errors import CopytraceError
+from copytrace.lease import Claim, current_claims, join_run
 
 T = TypeVar("T")
 
@@ -32,7 +33,10 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{folder}/rendezvous"
         processes = spawn(  # type: ignore[no-untyped-call]
-            _run_process, (devices, rendezvous, queue, work, arguments), nprocs=devices, join=False
+            _run_process,
+            (devices, rendezvous, queue, _in_run, (current_claims(), work, *arguments)),
+            nprocs=devices,
+            join=False,
         )
         try:
             while not processes.join(timeout=1.0):
@@ -42,6 +46,11 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
             raise errors[0] if errors else CopytraceError(f"a training process failed: {_line(failure)}") from failure
     result: T = (messages + _drain(queue))[0]
     return result
+
+
+def _in_run(claims: tuple[Claim, ...], work: Callable[..., T], *arguments: Any) -> T:
+    with join_run(claims):
+        return work(*arguments)
 
 
 def _drain(queue: SimpleQueue[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import torch
 from configs.training import OverlayTraining
 from copytrace.errors import ConfigError
 from copytrace.step import Progress
-from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.storage import atomic_path, digest_of, open_output
 from copytrace.training.composites import Composites
 from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_weights import MAY_CHANGE, freeze, packaged_weights, resolve_start, training_device
@@ -49,9 +49,8 @@ def train_overlay_detector(
     Raises `InputError` for too few photos, `ConfigError` for settings that do not fit or a folder of another run, and
     `CopytraceError` when the loss is not finite.
     """
-    return launch(
-        _train, photos, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
-    )
+    with open_output(out) as folder:
+        return launch(_train, photos, folder, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 def _train(photos: str, out: Path, settings: OverlayTraining, log: TrainingLog, progress: Progress | None) -> Path:

@@ -16,7 +16,7 @@ from configs.training import PairTraining
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
 from copytrace.step import Progress
-from copytrace.storage import atomic_path, digest_of, require_writable
+from copytrace.storage import atomic_path, digest_of, open_output
 from copytrace.training.aligner_module import cell_loss
 from copytrace.training.distributed import is_first_process, launch
 from copytrace.training.initial_weights import MAY_CHANGE, resolve_start, training_device
@@ -82,9 +82,8 @@ def train_pair_classifier(
     only pairs of the first runs count for them. Both settings can be changed without another training. Runs, other
     files and errors are as in `train_aligner`.
     """
-    return launch(
-        _train, runs, require_writable(out), settings, log or SilentLog(), progress, devices=settings.loop.devices
-    )
+    with open_output(out) as folder:
+        return launch(_train, runs, folder, settings, log or SilentLog(), progress, devices=settings.loop.devices)
 
 
 @dataclass(frozen=True, slots=True)

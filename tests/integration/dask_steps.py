@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 from copytrace.errors import InputError
+from copytrace.lease import current_claims
 from copytrace.runtime import usable_cores
+from copytrace.storage import write_json
 from tasks.step_task import step_task
 
 
@@ -20,6 +22,12 @@ def note(shard: int, folder: Path) -> None:
     threads = os.environ["OMP_NUM_THREADS"]
     (folder / f"{shard}.json").write_text(json.dumps({"cores": usable_cores(), "threads": threads, "pid": os.getpid()}))
     time.sleep(0.5)  # so that one process cannot take all shards
+
+
+@step_task("write {shard}")
+def write(shard: int, folder: Path) -> None:
+    """Write the tokens of the run into a folder that it holds."""
+    write_json(folder / f"{shard}.json", [claim.token for claim in current_claims()])
 
 
 @step_task("refuse {shard}")

@@ -22,8 +22,9 @@ from prefect.runtime import flow_run
 from configs.images import ImageSettings
 from configs.runner import Runner
 from configs.videos import VideoSettings
-from copytrace.errors import ConfigError, CopytraceError, InputError
+from copytrace.errors import ConfigError, CopytraceError, InputError, LeaseLostError
 from copytrace.images import match_images as match_images_by_library
+from copytrace.lease import hold_lease
 from copytrace.runtime import CORES, usable_cores
 from copytrace.videos import match_videos as match_videos_by_library
 from flows.index_images import index_images
@@ -33,7 +34,7 @@ from flows.match_videos import match_videos
 from flows.parameters import flow_settings
 from tasks import dask_cluster
 from tasks.runners import run_on
-from tests.integration.dask_steps import die, note, refuse, stop_at_one
+from tests.integration.dask_steps import die, note, refuse, stop_at_one, write
 
 STEPS = "tests.integration.dask_steps"
 TWO_PROCESSES = Runner(kind="dask", workers=2)
@@ -157,6 +158,24 @@ def lines_of(identity: str) -> set[str]:
             lines = {log.message for log in client.read_logs(log_filter=only)}
             time.sleep(0.2)
     return lines
+
+
+@flow
+def writing(runner: Runner, folder: Path) -> None:
+    with hold_lease(folder), run_on(runner, {write: write}) as steps:
+        steps.run_shards(range(2), write, folder=folder)
+        (file,) = (folder / ".lease").iterdir()
+        file.rename(file.with_name("token-2.json"))  # as if another run had taken over
+        steps.run_shards(range(2, 4), write, folder=folder)
+
+
+def test_processes_write_for_the_run_that_holds_the_folder_and_no_longer(cluster: Runner, tmp_path: Path) -> None:
+    with pytest.raises(LeaseLostError, match=f"{tmp_path} was taken over by"):
+        writing(cluster, tmp_path)
+    assert {file.name: json.loads(file.read_text()) for file in tmp_path.glob("*.json")} == {
+        "0.json": [1],
+        "1.json": [1],
+    }
 
 
 @flow

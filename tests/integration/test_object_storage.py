@@ -6,8 +6,10 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import fsspec
@@ -22,10 +24,11 @@ from typer.testing import CliRunner
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.cli import app
-from copytrace.errors import CopytraceError, InputError, StorageError
+from copytrace.errors import CopytraceError, InputError, InUseError, LeaseLostError, StorageError
 from copytrace.images import index_images, match_images
+from copytrace.lease import current_claims, hold_lease, join_run
 from copytrace.step import SilentProgress, StepProgress
-from copytrace.storage import remove_tree, resolve_path, write_table
+from copytrace.storage import remove_tree, resolve_path, write_json, write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
 
@@ -40,6 +43,8 @@ WRITTEN_ANEW = {
     "passed_over",
     "unlisted",
     "run",
+    "lists",
+    "summary",
 }  # by every run, with the same content
 
 
@@ -98,10 +103,14 @@ def forget_stores() -> None:
 
 
 def versions_in(root: Path) -> dict[str, str]:
-    """When each object was written, those aside that every run writes."""
+    """When each object was written, those aside that every run writes, such as its lease."""
     store, path = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
     found = store.find(path, detail=True)
-    return {name: str(d["LastModified"]) for name, d in found.items() if Path(name).stem not in WRITTEN_ANEW}
+    return {
+        name: str(d["LastModified"])
+        for name, d in found.items()
+        if Path(name).stem not in WRITTEN_ANEW and Path(name).parent.name != ".lease"
+    }
 
 
 def objects_in(root: Path) -> dict[str, bytes]:
@@ -285,3 +294,39 @@ def test_a_tree_is_removed_and_what_another_process_writes_is_seen(store: str) -
     assert sorted(path.name for path in root.iterdir()) == ["a", "b", "d"]
     remove_tree(root)
     assert objects_in(root) == {}
+
+
+def test_of_runs_that_start_at_the_same_moment_one_holds_a_folder_of_the_store(store: str) -> None:
+    root = resolve_path(f"{store}/leased")
+    write_json(root / "earlier.json", 1)
+
+    def try_to_hold(begin: Barrier, end: Barrier) -> int:
+        begin.wait()
+        try:
+            with hold_lease(root):
+                (claim,) = current_claims()
+                end.wait()
+                return claim.token
+        except InUseError as error:
+            assert f"{root} is in use by `" in str(error)
+            end.wait()
+            return 0
+
+    for token in range(1, 6):
+        begin, end = Barrier(6), Barrier(6)
+        with ThreadPoolExecutor(6) as pool:
+            tokens = [run.result() for run in [pool.submit(try_to_hold, begin, end) for _ in range(6)]]
+        assert sorted(tokens) == [0, 0, 0, 0, 0, token]
+
+
+def test_a_run_that_was_succeeded_writes_nothing_more_into_the_store(store: str) -> None:
+    root = resolve_path(f"{store}/succeeded")
+    with hold_lease(root):
+        path = write_json(root / "a.json", 1)
+        (token,) = (root / ".lease").iterdir()
+        token.write_bytes(token.read_bytes().replace(b'"pid": ', b'"pid": 99'))  # as if that process had died
+        with join_run(()), hold_lease(root):
+            write_json(path, 2)
+        with pytest.raises(LeaseLostError, match="succeeded was taken over by"):
+            write_json(path, 3)
+    assert path.read_text() == "2\n"
