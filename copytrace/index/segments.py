@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from copytrace.errors import InputError
 from copytrace.index.media_index import MediaIndex
+from copytrace.lease import find_holder
 from copytrace.step import Step, StepRun
 from copytrace.storage import digest_of, remove_file, write_json
 
@@ -147,6 +148,10 @@ def open_current(content: SegmentContent[S]) -> Sequence[S]:
     states = index.items.states
     current = {name: tuple(entry.current(states)) for name, entry in entries.items()}
     if set(index.shards).difference(*current.values()):
+        if holder := find_holder(index.root):
+            raise InputError(
+                f"{index.root} is being updated by {holder}; run the same command again when that has ended"
+            )
         raise InputError(
             f"{index.root} lacks the segments that a search needs; make them with {content.command()}. What is "
             "described stays"
