@@ -117,8 +117,9 @@ test: $(INSTALLED) chromium ## run all checks, and all tests except those of tes
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
-test-faults: $(INSTALLED) ## decode thousands of hostile files (a quarter of an hour); COPYTRACE_SEED chooses others
+test-faults: $(INSTALLED) ## decode thousands of hostile files and flip 400 bits of results (half an hour); COPYTRACE_SEED chooses others
 	$(BIN)/python -m pytest $(FAULTS) --capture=no
+	COPYTRACE_FLIPS=400 $(BIN)/python -m pytest tests/test_damage.py
 
 bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULTS.md (some minutes; DATA="SET SET")
 	@$(BIN)/python -m benchmarks $(addprefix --data ,$(DATA))

@@ -13,6 +13,12 @@ class StorageError(CopytraceError):
     """A place in a store cannot be used: access is denied, its bucket is missing, or the store does not answer."""
 
 
+class DamagedFileError(InputError):
+    """A file of an index or of a run is missing, cut, or not what was written; `what` says which."""
+
+    what = "damaged"
+
+
 class InUseError(CopytraceError):
     """Another run writes into the output folder or the index; the text names it."""
 

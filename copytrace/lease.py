@@ -39,6 +39,7 @@ from uuid import uuid4
 from copytrace.errors import CopytraceError, InUseError, LeaseLostError
 from copytrace.object_store import StoredPath, redact
 from copytrace.processes import machine_identity, start_of_process
+from models.atomic_file import UMASK
 
 FOLDER = ".lease"
 BEAT_SECONDS = 10.0
@@ -252,7 +253,6 @@ def _record(claim: Claim) -> dict[str, Any]:
 
 
 def _describe(record: dict[str, Any]) -> str:
-    """Return who a record is of, as part of a sentence."""
     if not record:
         return "another run, of which nothing is known"
     who = f"`{record.get('command')}` (process {record.get('pid')} on {record.get('host')})"
@@ -319,7 +319,7 @@ def _create_local(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)  # by its number, as a process that was faster may have swept the file away
+            os.fchmod(file.fileno(), 0o666 & ~UMASK)  # by its number: a faster process may have swept the file away
         with suppress(FileExistsError, FileNotFoundError):
             path.hardlink_to(temporary)
     except OSError as error:

@@ -256,6 +256,13 @@ class StoredPath(ProxyUPath):
             return io.BytesIO(head)
         return ObjectReader(self, self.size(), head)
 
+    def find(self) -> list[StoredPath]:
+        """Return all objects below this name, sorted."""
+        with self._reraise():
+            found = self.fs.find(self.path, detail=True)
+        names = [name for name, detail in sorted(found.items()) if detail["type"] == "file"]
+        return [self / name[len(self.path) :].strip("/") for name in names]
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object."""
         with self._reraise():

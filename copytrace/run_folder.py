@@ -44,6 +44,11 @@ class RunFolder:
         return self.out / "work"
 
     @property
+    def merged(self) -> Path:
+        """The record of the step that wrote the tables of matches or segments."""
+        return self.work / "merge.json"
+
+    @property
     def report(self) -> Path:
         """The HTML page."""
         return self.out / "report.html"

@@ -1,16 +1,15 @@
 """One step of a run: what it writes and from what, whether an earlier run has done it, and what it cost.
 
 A step writes its outputs and then its *record*, a small JSON file beside them: the fingerprint of everything that the
-outputs were made from, the sizes of the outputs, and the step's cost. A step whose record has the right fingerprint,
-and whose outputs have those sizes, is done and does nothing. The record is deleted when a step begins and written when
-it ends, so outputs without a record do not count.
+outputs were made from, the sizes and checksums of the outputs, and the step's cost. A step whose record has the right
+fingerprint, and whose outputs have those sizes, is done and does nothing. The record is deleted when a step begins and
+written when it ends, so outputs without a record do not count.
 
 A step reports its progress to a listener, which shows it in a terminal or in Prefect, or does not.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -22,7 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from copytrace.storage import digest_of, file_size, remove_file, write_json
+from copytrace.checked_files import checksums_by, read_record, write_record
+from copytrace.checksums import checksums_of, collect_checksums
+from copytrace.errors import DamagedFileError
+from copytrace.storage import digest_of, file_size, remove_file
 
 VERSION = version("copytrace")
 
@@ -49,7 +51,10 @@ class Step:
 
     def is_done(self) -> bool:
         """Return whether an earlier run wrote the outputs as they are."""
-        entry = read_record(self.record)
+        try:
+            entry = read_record(self.record)
+        except DamagedFileError:
+            return False
         return entry.get("fingerprint") == self.fingerprint and entry.get("bytes") == self._sizes()
 
     @contextmanager
@@ -57,7 +62,7 @@ class Step:
         """Show the block's progress in `total` units, measure its cost and, if it raises nothing, write the record."""
         remove_file(self.record)
         begin = time.perf_counter()
-        with current_progress().step(self.name, total, unit) as shown:
+        with current_progress().step(self.name, total, unit) as shown, collect_checksums() as written:
             work = StepRun(shown)
             yield work
         cost = {
@@ -66,7 +71,14 @@ class Step:
             "seconds": round(time.perf_counter() - begin, 3),
             "peak_memory_mib": _peak_memory_mib(),
         }
-        write_json(self.record, {"fingerprint": self.fingerprint, "bytes": self._sizes()} | cost | work.notes)
+        sizes = self._sizes()
+        found = {
+            str(path): written.get(str(path)) or checksums_of(path)
+            for path, size in zip(self.outputs, sizes, strict=True)
+            if size is not None
+        }
+        outputs = {"bytes": sizes, "checksums": checksums_by(self.record, found)}
+        write_record(self.record, {"fingerprint": self.fingerprint} | outputs | cost | work.notes)
 
     def _sizes(self) -> list[int | None]:
         return [file_size(path) for path in self.outputs]
@@ -82,15 +94,6 @@ class StepRun:
     def advance(self, count: int = 1) -> None:
         """Report that `count` more units are done."""
         self.progress.advance(count)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the record of a step; an empty one where there is none."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return record
 
 
 def fingerprint_of(output: Path) -> str | None:

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,6 +23,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from copytrace.cells import FROM_STRANGERS, neutralize_column
+from copytrace.checksums import note_written
 from copytrace.lease import check_lease, hold_lease
 from copytrace.object_store import StoredPath, filesystem_of
 from models.atomic_file import UMASK
@@ -122,6 +123,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            note_written(path, temporary)
             check_lease(path)
             if remote is None:
                 temporary.chmod(0o666 & ~UMASK)  # a temporary file is for the user alone
@@ -147,6 +149,13 @@ def local_copy(path: Path) -> Iterator[Path]:
     with _temporary_copy(path) as copy:
         remote.download(copy)
         yield copy
+
+
+def files_below(root: Path) -> list[Path]:
+    """Return all files in a folder and its subfolders, or all objects below a name, sorted."""
+    if remote := as_stored_path(root):
+        return [cast(Path, path) for path in remote.find()]
+    return sorted(path for path in root.rglob("*") if path.is_file())
 
 
 def remove_file(path: Path) -> None:
@@ -203,14 +212,14 @@ def read_table(path: Path, **options: Any) -> pa.Table:
 
     From a large file in a store, only the requested row groups and columns are transferred.
     """
-    with _source(path) as source:
+    with source_of(path) as source:
         return pq.read_table(source, **options)
 
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file that is read in parts."""
-    with _source(path) as source, pq.ParquetFile(source, pre_buffer=as_stored_path(path) is not None) as file:
+    with source_of(path) as source, pq.ParquetFile(source, pre_buffer=as_stored_path(path) is not None) as file:
         yield file
 
 
@@ -234,6 +243,14 @@ def file_size(path: Path) -> int | None:
         return None
 
 
+def time_of_writing(path: Path) -> int | None:
+    """Return when a local file was written, in nanoseconds; None if there is none, and for objects in a store."""
+    try:
+        return None if as_stored_path(path) else path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def digest_of(*parts: Any) -> str:
     """Return 16 hexadecimal digits that change when any of the JSON-able `parts` changes."""
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -251,7 +268,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _source(path: Path) -> Any:
+def source_of(path: Path) -> AbstractContextManager[Any]:
     """Return a context manager that yields what pyarrow reads: a local path, or the stream of an object."""
     remote = as_stored_path(path)
     return nullcontext(path) if remote is None else remote.stream(FIRST_REQUEST)

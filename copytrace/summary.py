@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
+from copytrace.checked_files import check_file, files_of, read_checked, read_record, recorded
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.odd_files import count_passed_over
@@ -21,8 +22,7 @@ from copytrace.media.failures import read_failures
 from copytrace.object_store import redact, redact_all
 from copytrace.run_folder import BRANCHES, ImageRunFolder, RunFolder, VideoRunFolder
 from copytrace.search.cut_lists import read_cut
-from copytrace.step import read_record
-from copytrace.storage import read_table, write_json
+from copytrace.storage import write_json
 
 if TYPE_CHECKING:
     from copytrace.index.video_index import VideoIndex
@@ -38,7 +38,7 @@ def summarize_images(
 ) -> dict[str, Any]:
     """Write `run.json` of a run of image matching, and return its content."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    matches = read_table(folder.matches, columns=["query_id", "score"])
+    matches = read_checked(folder.matches, folder.merged, columns=["query_id", "score"])
     scores = matches.column("score").to_numpy()
     copies = scores >= settings.merge.threshold
     copied = {query for query, copy in zip(matches.column("query_id").to_pylist(), copies, strict=True) if copy}
@@ -59,14 +59,14 @@ def summarize_videos(
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
 
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
-    scores = read_table(folder.segments, columns=["score"]).column("score").to_numpy()
+    scores = read_checked(folder.segments, folder.merged, columns=["score"]).column("score").to_numpy()
     threshold = settings.alignment.threshold
     counts = {
         "query_hours": _hours(query_index),
         "reference_hours": _hours(reference_index),
         "segments": len(scores),
         "copied_segments": int((scores >= threshold).sum()),
-        **count_pairs(folder.segments, threshold),
+        **count_pairs(folder, threshold),
     }
     records: list[Path] = []
     for shard in query_index.shards:
@@ -82,9 +82,9 @@ def summarize_videos(
     return _write_summary(folder, settings, (query_index, reference_index), facts, counts, records)
 
 
-def count_pairs(segments: Path, threshold: float) -> dict[str, int]:
+def count_pairs(folder: VideoRunFolder, threshold: float) -> dict[str, int]:
     """Return the numbers of pairs, of those whose best segment is a copy, and of the queries in the latter."""
-    table = read_table(segments, columns=["query_id", "ref_id", "score"])
+    table = read_checked(folder.segments, folder.merged, columns=["query_id", "ref_id", "score"])
     pairs = table.group_by(["query_id", "ref_id"]).aggregate([("score", "max")])
     copies = pairs.filter(pa.array(pairs.column("score_max").to_numpy() >= threshold))
     queries = pc.count_distinct(copies.column("query_id")).as_py()
@@ -94,11 +94,12 @@ def count_pairs(segments: Path, threshold: float) -> dict[str, int]:
 def sum_costs(records: Iterable[Path]) -> dict[str, dict[str, float]]:
     """Return the cost of each step over its shards: counts and seconds summed, and the largest peak memory.
 
-    Records that do not exist are skipped.
+    Records that do not exist, or that are not of a step, are skipped.
     """
     steps: dict[str, dict[str, float]] = {}
     for path in sorted(records):
-        if not (record := read_record(path)):
+        record = read_record(path)
+        if "stage" not in record:
             continue
         total = steps.setdefault(record["stage"], {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
         total["count"] += record["count"]
@@ -121,6 +122,8 @@ def _write_summary(
     records: Sequence[Path],
 ) -> dict[str, Any]:
     queries, references = indexes
+    for path in files_of(folder.merged):
+        check_file(path, folder.merged)  # an earlier run may have written them, and nothing else reads all of them
     receipts = [path for index in indexes for path in (index.root / "receipts").glob("*.json")]
     sizes = {
         "queries": len(queries.items),
@@ -136,7 +139,8 @@ def _write_summary(
         "counts": {**sizes, **counts},
         "stages": sum_costs([*receipts, *folder.work.glob("*.json"), *records]),
     }
-    write_json(folder.summary, summary)
+    with recorded(folder.work / "summary.json"):
+        write_json(folder.summary, summary)
     return summary
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,12 +123,13 @@ def test_the_record_holds_fingerprint_sizes_cost_and_notes(tmp_path: Path) -> No
     with step.run(3, "words") as work:
         step.outputs[0].write_text("abc", encoding="ascii")
         work.notes["failures"] = ["d"]
-    record = json.loads((tmp_path / "words.json").read_text(encoding="utf-8"))
+    record = read_record(tmp_path / "words.json")
     assert record.pop("seconds") >= 0
     assert record.pop("peak_memory_mib") > 0
     assert record == {
         "fingerprint": step.fingerprint,
         "bytes": [3, None],
+        "checksums": {"words.txt": "3:352441c2"},
         "stage": "copy words",
         "count": 3,
         "failures": ["d"],

@@ -424,7 +424,7 @@ def test_an_index_that_lost_a_shard_says_what_to_do(
     shard.unlink()
     if content is not None:
         shard.write_bytes(content)
-    with pytest.raises(InputError, match=r"00001\.parquet is missing or damaged; delete .*index and index again"):
+    with pytest.raises(InputError, match=r"00001\.parquet is (missing|damaged: it has .*); run `copytrace verify "):
         match_videos(video_sides / "queries", root, tmp_path / "out", quick())
 
 

@@ -18,13 +18,14 @@ from configs.videos import VideoSettings
 from copytrace.alignment.aligners import Aligner, load_aligner, model_digests
 from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.arrays import Floats, Times
+from copytrace.checked_files import read_checked
 from copytrace.index.video_index import VideoIndex
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import file_identity, read_table, remove_stale_shards, table_of_rows, write_csv, write_table
+from copytrace.storage import file_identity, remove_stale_shards, table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
 
@@ -184,11 +185,11 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
     paths = [index.items.path_digest for index in (query_index, reference_index)]
     made_from = [[fingerprint_of(part) for part in parts], paths]
-    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
+    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.merged)
     if step.is_done():
         return parquet
     with step.run(len(parts), "shards") as work:
-        tables = [read_table(part, schema=SEGMENT_SCHEMA) for part in parts]
+        tables = [read_checked(part, schema=SEGMENT_SCHEMA) for part in parts]
         table = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).sort_by(BEST_FIRST)
         table = _drop_reversed_duplicates(table, query_index.paths, reference_index.paths)
         write_csv(csv, _round(table))

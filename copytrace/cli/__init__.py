@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import images, sets, training, videos
+from copytrace.cli import images, sets, training, verify, videos
 from copytrace.cli.errors import report_errors
 from copytrace.cli.options import choose_files
 
@@ -24,6 +24,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     choose_files(videos.match_videos),
     choose_files(videos.index_videos),
     images.compact_index,
+    verify.verify,
     training.train_descriptor,
     training.train_overlay_detector,
     training.train_aligner,

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from copytrace.checked_files import check_file, checksums_by, open_checked, read_record, write_record
+from copytrace.checksums import collect_checksums
 from copytrace.errors import InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments as index_image_segments
@@ -16,8 +18,8 @@ from copytrace.index.manifest import write_manifest
 from copytrace.index.media_index import MediaIndex, read_provenance, receipt_path, remove_shard
 from copytrace.index.plan_file import plan_path
 from copytrace.lease import hold_lease
-from copytrace.step import current_progress, read_record
-from copytrace.storage import atomic_path, digest_of, open_parquet, remove_file, write_json
+from copytrace.step import current_progress
+from copytrace.storage import atomic_path, digest_of, open_parquet, remove_file
 
 
 def compact_index(root: Path) -> MediaIndex:
@@ -48,12 +50,16 @@ def erase_removed(index: MediaIndex) -> int:
     with current_progress().step("erase what was removed", len(stale), "shards") as shown:
         for number, shard in enumerate(stale, free):
             kept = index.ids_in(shard)
-            for path in _files(root, shard):
-                _write_rows_of(kept, path, path.with_name(f"{number:05}.parquet"))
             record = read_record(receipt_path(root, shard))
+            with collect_checksums() as written:
+                for path in _files(root, shard):
+                    check_file(path, receipt_path(root, shard))
+                    _write_rows_of(kept, path, path.with_name(f"{number:05}.parquet"))
+            checksums = checksums_by(receipt_path(root, number), written)
             state = digest_of("compacted", states.pop(shard), kept)
             damaged = [each for each in record.get("damaged", []) if each["id"] in kept]
-            write_json(receipt_path(root, number), record | {"fingerprint": state, "failures": [], "damaged": damaged})
+            notes = {"fingerprint": state, "failures": [], "damaged": damaged, "checksums": checksums}
+            write_record(receipt_path(root, number), record | notes)
             states[number] = state
             items |= {identity: (before[identity][0], number) for identity in kept}
             shown.advance()
@@ -89,7 +95,7 @@ def _ids_in_files(root: Path, shard: int) -> set[str]:
     """Return all ids in the tables of a shard; some have only some, as a video may have no frames."""
     found: set[str] = set()
     for path in _files(root, shard):
-        with open_parquet(path) as file:
+        with open_checked(path, receipt_path(root, shard)) as file:
             found.update(pc.unique(file.read(columns=["id"]).column("id")).to_pylist())
     return found
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
+from copytrace.checked_files import checked_copy
 from copytrace.errors import CopytraceError
-from copytrace.storage import atomic_path, local_copy
+from copytrace.storage import atomic_path
 
 try:
     import faiss
@@ -52,9 +53,12 @@ def write_frame_lists(lists: Any, path: Path) -> Path:
     return path
 
 
-def read_frame_lists(path: Path) -> Any:
-    """Open inverted lists that `write_frame_lists` wrote; local ones stay on disk and are mapped into memory."""
-    with local_copy(path) as file:
+def read_frame_lists(path: Path, record: Path | None = None) -> Any:
+    """Open inverted lists that `write_frame_lists` wrote; local ones stay on disk and are mapped into memory.
+
+    Raises `DamagedFileError` if they are missing, or not what the record says.
+    """
+    with checked_copy(path, record or path.with_suffix(".json")) as file:
         return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
 
 

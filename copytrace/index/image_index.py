@@ -19,6 +19,7 @@ import pyarrow as pa
 from configs.images import ImageSettings
 from configs.settings import DescriptorSettings
 from copytrace.arrays import Floats
+from copytrace.checked_files import count_checked_rows, read_checked
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.points import Bytes, find_points
@@ -46,7 +47,7 @@ from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, loa
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import count_rows, read_table, table_of_rows, write_table
+from copytrace.storage import table_of_rows, write_table
 
 FORMAT = 1
 
@@ -90,20 +91,21 @@ class Descriptors:
 
 @dataclass(frozen=True, slots=True)
 class ImageIndex(MediaIndex):
-    """A finished index of images."""
+    """A finished index of images; its methods raise `DamagedFileError` if a file of a shard is missing or damaged."""
 
     kind: ClassVar[MediaKind] = "images"
 
     def views(self, shard: int, wanted: Collection[str] | None = None) -> Iterator[View]:
         """Yield the views of the current images of a shard: of all, or of the `wanted` ones."""
         paths = ShardPaths.of(self.root, shard)
-        for view in read_points(paths.points, paths.views, wanted):
+        for view in read_points(paths.points, paths.views, wanted, record=paths.receipt):
             if self.is_current(view.id, shard):
                 yield view
 
     def descriptors(self, shard: int) -> Descriptors:
         """Return the descriptors of the current images of a shard."""
-        table = read_table(ShardPaths.of(self.root, shard).descriptors, columns=["id", "pane", "vector"])
+        paths = ShardPaths.of(self.root, shard)
+        table = read_checked(paths.descriptors, paths.receipt, columns=["id", "pane", "vector"])
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         vectors = table_vectors(table)
         rows = [row for row, image in enumerate(ids) if self.is_current(image, shard)]
@@ -111,7 +113,8 @@ class ImageIndex(MediaIndex):
 
     def point_count(self, shard: int) -> int:
         """Return the number of points in a shard, including those of images that are no longer current."""
-        return count_rows(ShardPaths.of(self.root, shard).points)
+        paths = ShardPaths.of(self.root, shard)
+        return count_checked_rows(paths.points, paths.receipt)
 
 
 def image_provenance(
@@ -205,7 +208,7 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
 def read_overlays(path: Path) -> dict[str, list[Box]]:
     """Return the boxes of each image that has any, best first."""
     boxes: dict[str, list[Box]] = {}
-    for row in read_table(path, schema=OVERLAY_SCHEMA).to_pylist():
+    for row in read_checked(path, schema=OVERLAY_SCHEMA).to_pylist():
         boxes.setdefault(row.pop("id"), []).append(Box(**row))
     return boxes
 

@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from copytrace.checked_files import checked_copy, read_checked
 from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
-from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, write_segments
+from copytrace.index.point_lists import CodedPoints, PointLists, list_checks, read_lists
+from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.step import StepRun
-from copytrace.storage import atomic_path, local_copy, read_table, table_of_rows, write_table
+from copytrace.storage import atomic_path, table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 27  # points; the lists of one have 3 GB
 FINE_FROM = 1 << 24  # points from which on an index has fine lists
@@ -95,11 +96,12 @@ class _ImageContent(SegmentContent[Segment]):
         return vectors
 
     def open(self, path: Path, shards: Sequence[int]) -> Segment:
-        images = read_table(path.with_suffix(".parquet"), schema=IMAGE_SCHEMA)
+        images = read_checked(path.with_suffix(".parquet"), record_of(path), schema=IMAGE_SCHEMA)
         sides = np.stack([images.column(side).to_numpy() for side in ("width", "height")], axis=1).astype(np.float32)
         ids = id_column(images)
         current = current_media(self.index, ids, images.column("shard").to_numpy(), shards)
-        with local_copy(path.with_suffix(".npy")) as file:
+        with checked_copy(path.with_suffix(".npy"), record_of(path)) as file:
             vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-        lists = read_lists(path.with_suffix(".points"), quantizer_of(self.index))
-        return Segment(ids, vectors, PointLists(lists, sides, current))
+        points, record = path.with_suffix(".points"), record_of(path)
+        lists = read_lists(points, quantizer_of(self.index), record)
+        return Segment(ids, vectors, PointLists(lists, sides, current, list_checks(points, record)))

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
-from copytrace.errors import InputError
+from copytrace.checked_files import read_sealed, seal
 from copytrace.media.files import MediaItem
 from copytrace.media.stamps import inode_in
-from copytrace.storage import as_stored_path, read_table, table_of_rows, write_table
+from copytrace.storage import as_stored_path, table_of_rows, write_table
 
 ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
 MANIFEST_SCHEMA = ITEM_SCHEMA.append(pa.field("shard", pa.int32()))
@@ -183,7 +183,7 @@ class _Paths(Mapping[str, str]):
 def read_manifest(root: Path) -> Manifest | None:
     """Return the manifest of the index at `root`, or None if there is none; a process reads it once, until it changes.
 
-    Raises `InputError` if it is damaged.
+    Raises `DamagedFileError` if it is damaged.
     """
     path = root / "manifest.parquet"
     try:
@@ -193,17 +193,15 @@ def read_manifest(root: Path) -> Manifest | None:
         return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is damaged; delete {root} and index again") from error
 
 
 def write_manifest(root: Path, items: Mapping[str, tuple[MediaItem, int]], states: Mapping[int, str]) -> Path:
     """Write the manifest of the index at `root`, and return its path."""
-    return write_table(root / "manifest.parquet", Manifest.of(items, states).table)
+    return write_table(root / "manifest.parquet", seal(Manifest.of(items, states).table))
 
 
 def _read(path: Path) -> Manifest:
-    table = read_table(path)
+    table = read_sealed(path)
     if "content" not in table.column_names:  # of version 0.1.0
         table = table.append_column("content", pa.array([""] * len(table), pa.string()))
     return Manifest(table.select(MANIFEST_SCHEMA.names))

@@ -16,17 +16,15 @@ into which the others are cut. `image_index` and `video_index` describe the shar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import pyarrow as pa
-
 from configs.load import flatten
 from configs.settings import KnownBy
-from copytrace.errors import InputError, ModelMismatchError, StorageError
+from copytrace.checked_files import read_record, write_record
+from copytrace.errors import DamagedFileError, InputError, ModelMismatchError, StorageError
 from copytrace.index.changes import find_unchanged
 from copytrace.index.manifest import Manifest, read_manifest, write_manifest
 from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
@@ -34,8 +32,7 @@ from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, re
 from copytrace.lease import FOLDER as LEASE
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
-from copytrace.step import read_record
-from copytrace.storage import digest_of, remove_file, remove_tree, write_json
+from copytrace.storage import digest_of, remove_file, remove_tree
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
@@ -128,18 +125,9 @@ def is_index(root: Path) -> bool:
 def read_provenance(root: Path) -> dict[str, Any] | None:
     """Return the provenance of the index at `root`, or None if there is no index.
 
-    Raises `InputError` if its `index.json` is damaged.
+    Raises `DamagedFileError` if its `index.json` is damaged.
     """
-    path = root / "index.json"
-    try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(provenance, dict):
-            raise ValueError("not a table of settings")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete {root} and index again") from error
-    return provenance
+    return read_record(root / "index.json") or None
 
 
 def plan_index(
@@ -234,7 +222,7 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     ]
     write_odd_files(plan.root, [*left_out, *damaged])
     # Provenance first: a manifest must never stand beside the provenance of another index.
-    write_json(plan.root / "index.json", plan.provenance)
+    write_record(plan.root / "index.json", plan.provenance)
     write_manifest(plan.root, items, {shard: str(records[shard].get("fingerprint")) for shard in sorted(current)})
     for receipt_file in (plan.root / "receipts").glob("*.json"):
         if int(receipt_file.stem) not in current:
@@ -266,7 +254,7 @@ def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) 
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
         planned, made_with = read_planned_shards(root)
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, pa.ArrowInvalid):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, DamagedFileError):
         return []  # there is none, or it is damaged or of an older version; then all is planned anew
     held = set(manifest.shards)
     return [shard for shard in planned if made_with == provenance and shard.number not in held]

@@ -4,27 +4,30 @@
     INDEX/passed_over.csv     what is no medium by its content, and links to what is searched anyway
     INDEX/unlisted.csv        of both, what was noted when the source was listed
 
+    INDEX/lists.json          checksums of these
+
 A run gathers the first two from its indexes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from copytrace.checked_files import check_file, checks_of, recorded
 from copytrace.errors import InputError, MediaError, NotMediumError
-from copytrace.media.failures import Failure, check_failure_rate, gather_failures, read_failures, write_failures
+from copytrace.media.failures import Failure, check_failure_rate, read_failures, write_failures
 from copytrace.media.files import Listing, MediaItem
-from copytrace.media.folders import LINK, PASS_OVER
+from copytrace.media.folders import LINK, PASS_OVER, WORK
 
-FAILURES, PASSED_OVER = "failures.csv", "passed_over.csv"
+FAILURES, PASSED_OVER, LISTS = "failures.csv", "passed_over.csv", "lists.json"
 
 
 def write_unlisted(root: Path, listing: Listing) -> Path:
     """Write down in the index at `root` what is odd in the listing of its source, and return the file."""
-    return write_failures(_unlisted_path(root), [*listing.unreadable, *listing.passed_over])
+    with recorded(root / LISTS):
+        return write_failures(_unlisted_path(root), [*listing.unreadable, *listing.passed_over])
 
 
 def odd_file(item: MediaItem, error: MediaError | str, *, is_used: bool = False) -> Failure:
@@ -40,18 +43,23 @@ def noted(record: Mapping[str, Any], note: str) -> dict[str, Failure]:
 
 def write_odd_files(root: Path, described: Iterable[Failure]) -> None:
     """Write both lists of the index at `root`: of what describing noted, `described`, and of what listing noted."""
-    rows = list(described)
-    with suppress(FileNotFoundError):  # an index that was made of another system's descriptors has no source
-        rows += read_failures(_unlisted_path(root))
+    rows = [*described, *_read_list(_unlisted_path(root), root / LISTS)]
     skipped = {PASS_OVER, LINK}
-    write_failures(root / PASSED_OVER, [row for row in rows if row.stage in skipped])
-    write_failures(root / FAILURES, [row for row in rows if row.stage not in skipped])
+    with recorded(root / LISTS, _unlisted_path(root)):
+        write_failures(root / PASSED_OVER, [row for row in rows if row.stage in skipped])
+        write_failures(root / FAILURES, [row for row in rows if row.stage not in skipped])
 
 
 def gather_odd_files(indexes: Sequence[Path], failures: Path) -> None:
     """Write the failures of all `indexes` to `failures`, and what they passed over to `passed_over.csv` beside it."""
-    gather_failures([index / FAILURES for index in indexes], failures)
-    gather_failures([index / PASSED_OVER for index in indexes], failures.with_name(PASSED_OVER))
+    lists = {
+        path: [row for index in indexes for row in _read_list(index / path.name, index / LISTS)]
+        for path in (failures, failures.with_name(PASSED_OVER))
+    }
+    folder, kept = failures.parent, _unlisted_path(failures.parent)
+    with recorded((folder if folder in indexes else folder / WORK) / LISTS, *([kept] if folder in indexes else [])):
+        for path, rows in lists.items():
+            write_failures(path, rows)
 
 
 def count_passed_over(failures: Path) -> dict[str, int]:
@@ -73,6 +81,18 @@ def check_media(total: int, left_out: Sequence[Failure], max_failure_rate: float
             "why; give other files, or use the commands for the other kind of media"
         )
     check_failure_rate(len(left_out) - passed_over, total - passed_over, max_failure_rate, failures, what=what)
+
+
+def _read_list(path: Path, record: Path) -> list[Failure]:
+    """Return the rows of a list; none if there is none, as of descriptors of another system.
+
+    Raises `DamagedFileError`.
+    """
+    if checks_of(path, record):
+        check_file(path, record)
+    elif not path.exists():
+        return []
+    return read_failures(path)
 
 
 def _unlisted_path(root: Path) -> Path:

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from copytrace.checked_files import read_sealed, seal
 from copytrace.index.manifest import ITEM_SCHEMA, MANIFEST_SCHEMA, item_values
 from copytrace.media.files import MediaItem
-from copytrace.storage import digest_of, read_table, table_of_rows, write_table
+from copytrace.storage import digest_of, table_of_rows, write_table
 
 PLAN_SCHEMA = MANIFEST_SCHEMA.append(pa.field("kept", pa.bool_())).append(pa.field("fingerprint", pa.string()))
 PROVENANCE_KEY = b"copytrace.provenance"
@@ -65,12 +66,12 @@ def write_plan(plan: IndexPlan) -> Path:
         (*item_values(item), shard.number, False, shard.fingerprint) for shard in plan.shards for item in shard.items
     ]
     table = table_of_rows(rows, PLAN_SCHEMA).replace_schema_metadata({PROVENANCE_KEY: json.dumps(plan.provenance)})
-    return write_table(plan_path(plan.root), table)
+    return write_table(plan_path(plan.root), seal(table))
 
 
 def read_plan(root: Path) -> IndexPlan:
     """Return the plan that was last written at `root`."""
-    table = read_table(plan_path(root))
+    table = read_sealed(plan_path(root))
     is_kept = table.column("kept")
     kept = table.filter(is_kept)
     items = zip(_items_of(kept), kept.column("shard").to_pylist(), strict=True)
@@ -81,12 +82,12 @@ def read_plan(root: Path) -> IndexPlan:
 
 def read_planned_shards(root: Path) -> tuple[list[Shard], dict[str, Any]]:
     """Return the shards of the plan at `root` and the provenance of its index, without what is kept."""
-    return _read_shards(root, ("kept", "==", False))
+    return _read_shards(root)
 
 
 def read_planned_shard(root: Path, number: int) -> tuple[Shard, dict[str, Any]]:
     """Return one shard of the plan at `root` and the provenance of its index, without reading the other shards."""
-    (shard,), provenance = _read_shards(root, ("kept", "==", False), ("shard", "==", number))
+    (shard,), provenance = _read_shards(root, number)
     return shard, provenance
 
 
@@ -96,9 +97,12 @@ def new_shard(number: int, items: Sequence[MediaItem], provenance: dict[str, Any
     return Shard(number, tuple(items), digest_of(provenance, described))
 
 
-def _read_shards(root: Path, *chosen: tuple[str, str, object]) -> tuple[list[Shard], dict[str, Any]]:
-    table = read_table(plan_path(root), filters=list(chosen))
+def _read_shards(root: Path, number: int | None = None) -> tuple[list[Shard], dict[str, Any]]:
+    table = read_sealed(plan_path(root))
     provenance = json.loads(table.schema.metadata[PROVENANCE_KEY])
+    table = table.filter(pc.invert(table.column("kept")))
+    if number is not None:
+        table = table.filter(pc.equal(table.column("shard"), number))
     return _shards_of(table, provenance), provenance
 
 

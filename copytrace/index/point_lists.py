@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
-from copytrace.errors import InputError
+from copytrace.checked_files import checked_copy, checks_of, damage_errors
+from copytrace.checksums import MappedChecks, damaged
 from copytrace.features.variants import CanonicalForm
 from copytrace.index.point_places import pack_places, unpack_places
 from copytrace.index.point_quantizer import (
@@ -25,7 +27,7 @@ from copytrace.index.point_quantizer import (
     pack_codes,
 )
 from copytrace.index.shard_files import View
-from copytrace.storage import atomic_path, local_copy
+from copytrace.storage import as_stored_path, atomic_path
 
 PLACE_BYTES = 8
 POINTS_AT_ONCE = 1 << 18
@@ -56,12 +58,15 @@ class PointLists:
     lists: Any
     sides: Floats
     current: NDArray[np.bool_]
+    checks: ListChecks | None = None
 
     def search(self, points: Floats, nearest: NearestLists, neighbours: int, first: int) -> ListedPoints:
         """Return the points in the `nearest` lists that are nearest to canonical `points` float32 [Q, 128].
 
-        `first` is the number of the first image.
+        `first` is the number of the first image. Raises `DamagedFileError` if one of the lists is damaged.
         """
+        if self.checks:
+            self.checks.need(nearest[1])
         self.lists.nprobe = nearest[1].shape[1]
         distance, packed = self.lists.search_preassigned(points, neighbours, nearest[1], nearest[0])
         distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
@@ -69,6 +74,23 @@ class PointLists:
         found = (packed >= 0) & (self.current[image] if len(self.current) else False)
         distance = np.where(found, distance, np.float32(np.inf))
         return ListedPoints(distance, np.where(found, first + image, -1), variant, geometry)
+
+
+class ListChecks:
+    """Checks of inverted lists that are mapped into memory, each part once, when a search first reads it."""
+
+    def __init__(self, checks: MappedChecks, table: Numbers) -> None:
+        self._checks, self._first = checks, table[:, 2]
+        self._end = table[:, 2] + table[:, 1] * (CODE_BYTES + PLACE_BYTES)
+        self._is_checked = np.zeros(len(table), bool)
+
+    def need(self, lists: Numbers) -> None:
+        """Check some of the lists, int64 of any shape; −1 stands for none. Raises `DamagedFileError`."""
+        needed = np.zeros(len(self._is_checked) + 1, bool)
+        needed[lists] = True
+        new = np.flatnonzero(needed[:-1] & ~self._is_checked)
+        self._checks.need(self._first[new], self._end[new])
+        self._is_checked[new] = True
 
 
 class CodedPoints:
@@ -144,20 +166,39 @@ def _lists_as_bytes(length: Numbers, codes: NDArray[np.uint8], places: Numbers) 
     return units
 
 
-def read_lists(path: Path, quantizer: PointQuantizer) -> Any:
-    """Map inverted lists of a quantizer into memory. Raises `InputError` if the files do not fit."""
-    with local_copy(path.with_suffix(".lists")) as file:
-        table = np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
+def list_checks(path: Path, record: Path) -> ListChecks | None:
+    """Return checks of the lists in a local file by a record; None if it has none, or for an object in a store.
+
+    An object is checked as a whole when `read_lists` fetches it.
+    """
+    checks = None if as_stored_path(path) else checks_of(path, record)
+    return ListChecks(MappedChecks(checks, path), _read_table(path, record)) if checks else None
+
+
+def _read_table(path: Path, record: Path) -> Numbers:
+    """Return the length of each list, its room in points, and its first byte, int64 [L, 3]."""
+    with checked_copy(path.with_suffix(".lists"), record) as file:
+        return np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
+
+
+def read_lists(path: Path, quantizer: PointQuantizer, record: Path | None = None) -> Any:
+    """Map inverted lists of a quantizer into memory; those of a local file are checked by `ListChecks`.
+
+    Raises `DamagedFileError` if a file is missing, or they do not fit.
+    """
+    record = record or path.with_suffix(".json")
+    table = _read_table(path, record)
     lists = quantizer.level(len(table)).new_lists()
     inverted: Any = faiss.OnDiskInvertedLists()
     inverted.nlist, inverted.code_size, inverted.read_only = len(table), lists.code_size, True
     inverted.lists.resize(len(table))
     ctypes.memmove(int(inverted.lists.data().this), table.ctypes.data, table.nbytes)  # three size_t each
-    with local_copy(path) as file:
+    opened = checked_copy(path, record) if as_stored_path(path) else nullcontext(path)
+    with damage_errors(path, None), opened as file:
         inverted.totsize = file.stat().st_size
         ends = table[:, 2] + table[:, 1] * (CODE_BYTES + PLACE_BYTES)
         if len(table) != lists.nlist or ends.max(initial=0) != inverted.totsize or (table[:, 0] > table[:, 1]).any():
-            raise InputError(f"{path} is damaged; delete {path.parent} and index again")
+            raise damaged(path)
         inverted.filename = str(file)
         if inverted.totsize:
             inverted.do_mmap()

@@ -1,6 +1,6 @@
 """Segments of an index: what a search opens, made when media are indexed. What they hold is said by `SegmentContent`.
 
-    INDEX/segments/segments.json   the current segments: the shards in each, and its size
+    INDEX/segments/segments.json   the current segments: the shards in each, its size, and checksums of its files
     INDEX/segments/NAME.*          the files of a segment; see `image_segments` and `video_segments`
 
 Segments never change. New shards make a new segment, which takes up those that are not much larger, so that there are
@@ -9,9 +9,8 @@ few. A segment counts as long as the index holds its shards as they were.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,13 +20,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from copytrace.errors import InputError
+from copytrace.checked_files import checksums_by, read_record, write_record
+from copytrace.checksums import collect_checksums, damaged
+from copytrace.errors import DamagedFileError, InputError
 from copytrace.index.media_index import MediaIndex
 from copytrace.lease import find_holder
 from copytrace.step import Step, StepRun
-from copytrace.storage import digest_of, remove_file, write_json
+from copytrace.storage import digest_of, remove_file, time_of_writing
 
-SEGMENTS = "segments.json"
+SEGMENTS, COST = "segments.json", "cost.json"
 ABSORBED = 2  # a segment at most so many times as large as what is new is taken up by it
 MOST_OPENED = 3  # indexes: references and noise, and one that is made
 
@@ -110,7 +111,7 @@ def write_segments(content: SegmentContent[Any], *, merge_all: bool = False) -> 
     states, folder = content.index.items.states, content.index.root / "segments"
     listed = folder / SEGMENTS
     made_from = [content.made_by, sorted(states.items())]
-    step = Step.of("index segments", listed, made_from=made_from, record=folder / "cost.json")
+    step = Step.of("index segments", listed, made_from=made_from, record=folder / COST)
     entries = _read_entries(content)
     if step.is_done() and not (merge_all and len(entries) > 1):
         return folder
@@ -126,17 +127,42 @@ def write_segments(content: SegmentContent[Any], *, merge_all: bool = False) -> 
         near = size <= ABSORBED * waiting if sizes else False
         if (near or merge_all) and size + waiting <= content.largest:
             sizes |= {shard: content.size(shard) for shard in kept.pop(name).current(states)}
+    checksums = dict(read_record(listed).get("checksums", {}))
     with step.run(sum(sizes.values()), content.unit) as work:
         for shards in group_shards(dict(sorted(sizes.items())), content.largest):
             entry = _Entry(sum(sizes[shard] for shard in shards), form, {shard: states[shard] for shard in shards})
             name = digest_of(content.made_by, form, sorted(entry.shards.items()))
-            content.write(folder / name, shards, form, work)
+            with collect_checksums() as written:
+                content.write(folder / name, shards, form, work)
+            checksums |= checksums_by(listed, written)
             kept[name] = entry
-        _write_entries(content, kept)  # from now on they are the index's segments
+        _write_entries(content, kept, checksums)  # from now on they are the index's segments
     for path in folder.glob("*.*"):
         if path.stem not in {*kept, listed.stem, step.record.stem}:
             remove_file(path)
     return folder
+
+
+def drop_segments(root: Path, names: Collection[str]) -> None:
+    """Take segments out of an index, by the names of their files; all of them, if the list of them is among these."""
+    if not names:
+        return
+    folder = root / "segments"
+    listed = folder / SEGMENTS
+    remove_file(folder / COST)
+    try:
+        record = {} if listed.stem in names else read_record(listed)
+    except DamagedFileError:
+        record = {}
+    if record:
+        record["segments"] = {name: entry for name, entry in record["segments"].items() if name not in names}
+        write_record(listed, record)
+    else:
+        remove_file(listed)
+    for name in names:
+        for path in folder.glob(f"{name}.*"):
+            if path != listed:
+                remove_file(path)
 
 
 def open_current(content: SegmentContent[S]) -> Sequence[S]:
@@ -156,7 +182,9 @@ def open_current(content: SegmentContent[S]) -> Sequence[S]:
             f"{index.root} lacks the segments that a search needs; make them with {content.command()}. What is "
             "described stays"
         )
-    state = digest_of(str(index.root), index.fingerprint, sorted(states.items()), sorted(entries))
+    # The time of writing, so that what was repaired is opened anew.
+    written = time_of_writing(index.root / "segments" / SEGMENTS)
+    state = digest_of(str(index.root), index.fingerprint, sorted(states.items()), sorted(entries), written)
     with _OPEN_LOCK:
         if state not in _opened:
             folder = index.root / "segments"
@@ -182,6 +210,11 @@ def current_media(
     doubtful = np.flatnonzero(current & np.isin(shard, with_gaps))
     current[doubtful] = index.items.shards_of(ids.take(pa.array(doubtful)).to_pylist()) == shard[doubtful]
     return np.asarray(current)
+
+
+def record_of(path: Path) -> Path:
+    """Return the record that has the checksums of the files of a segment."""
+    return path.with_name(SEGMENTS)
 
 
 def ids_of(segments: Sequence[_HasIds]) -> pa.LargeStringArray:
@@ -210,22 +243,22 @@ def group_shards(sizes: Mapping[int, int], most: int) -> Iterator[list[int]]:
 
 def _read_entries(content: SegmentContent[Any]) -> dict[str, _Entry]:
     path = content.index.root / "segments" / SEGMENTS
+    listed = read_record(path)
+    if listed.get("made_by") != content.made_by:
+        return {}
     try:
-        listed = json.loads(path.read_text("utf-8"))
-        if listed.get("made_by") != content.made_by:
-            return {}
         return {
             name: _Entry(entry["size"], entry["form"], {int(shard): state for shard, state in entry["shards"].items()})
             for name, entry in listed["segments"].items()
         }
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged; delete it and index again") from error
+        raise damaged(path) from error
 
 
-def _write_entries(content: SegmentContent[Any], entries: Mapping[str, _Entry]) -> None:
+def _write_entries(content: SegmentContent[Any], entries: Mapping[str, _Entry], checksums: Mapping[str, str]) -> None:
+    current = {file: value for file, value in checksums.items() if Path(file).stem in entries}
     segments = {
         name: {"size": entry.size, "form": entry.form, "shards": entry.shards} for name, entry in entries.items()
     }
-    write_json(content.index.root / "segments" / SEGMENTS, {"made_by": content.made_by, "segments": segments})
+    listed = {"made_by": content.made_by, "segments": segments, "checksums": current}
+    write_record(content.index.root / "segments" / SEGMENTS, listed)

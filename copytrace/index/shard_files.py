@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Times
+from copytrace.checked_files import open_checked, read_checked
 from copytrace.features.points import DIMENSIONS, Points
-from copytrace.storage import atomic_path, open_parquet, read_table, write_table
+from copytrace.storage import atomic_path, write_table
 
 ROWS_PER_GROUP = 4096  # rows of a row group; with fewer, reading takes up to twice as long
 POINTS_PER_GROUP = 2048  # of about four images: few of a shard are read to score pairs
@@ -127,17 +128,21 @@ def write_points(points_path: Path, views_path: Path, views: Sequence[View]) -> 
     write_table(views_path, pa.table(by_column, schema=VIEW_SCHEMA))
 
 
-def read_points(points_path: Path, views_path: Path, wanted: Collection[str] | None = None) -> Iterator[View]:
+def read_points(
+    points_path: Path, views_path: Path, wanted: Collection[str] | None = None, *, record: Path | None = None
+) -> Iterator[View]:
     """Yield the views of a shard in the order in which they were written: all, or those of the `wanted` images.
 
-    Only the parts of the file that hold wanted points are read.
+    Only the parts of the file that hold wanted points are read, and checked by the `record`, if it is given. Raises
+    `DamagedFileError` if a file is missing or damaged.
     """
-    views = read_table(views_path, schema=VIEW_SCHEMA).to_pylist()
+    record = record or points_path.with_suffix(".json")
+    views = read_checked(views_path, record, schema=VIEW_SCHEMA).to_pylist()
     ends = np.cumsum([0, *(row["points"] for row in views)])
     chosen = [n for n, row in enumerate(views) if wanted is None or row["id"] in wanted]
     if not chosen:
         return
-    with open_parquet(points_path) as file:
+    with open_checked(points_path, record) as file:
         groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         bounds = np.cumsum([0, *groups])
         needed = sorted(

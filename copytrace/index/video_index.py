@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
-from copytrace.errors import DecodingLimitError, InputError, MediaError
+from copytrace.checked_files import read_checked
+from copytrace.errors import DecodingLimitError, MediaError
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
 from copytrace.features.ensemble import load_ensemble, read_projection
 from copytrace.index.changes import note_content
@@ -40,7 +41,7 @@ from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, resolve_path, table_of_rows, write_table
+from copytrace.storage import resolve_path, table_of_rows, write_table
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(
@@ -127,7 +128,7 @@ class VideoPaths:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex(MediaIndex):
-    """A finished index of videos; its methods raise `InputError` if a file of a shard is missing or damaged."""
+    """A finished index of videos; its methods raise `DamagedFileError` if a file of a shard is missing or damaged."""
 
     kind: ClassVar[MediaKind] = "videos"
 
@@ -160,10 +161,7 @@ class VideoIndex(MediaIndex):
         return self._current_rows(VideoPaths.of(self.root, shard).panes, shard, schema=PANE_SCHEMA)
 
     def _current_rows(self, path: Path, shard: int, **options: Any) -> pa.Table:
-        try:
-            table = read_table(path, **options)
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise InputError(f"{path} is missing or damaged; delete {self.root} and index again") from error
+        table = read_checked(path, receipt_path(self.root, shard), **options)
         ids = table.column("id")
         there = pc.unique(ids).to_pylist()
         current = [identity for identity in there if self.is_current(identity, shard)]

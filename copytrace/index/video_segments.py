@@ -18,12 +18,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
+from copytrace.checked_files import checked_copy, count_checked_rows, read_checked
 from copytrace.index.frame_lists import SMALLEST_WITH_LISTS, build_frame_lists, read_frame_lists, write_frame_lists
-from copytrace.index.media_index import descriptors_path
-from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, write_segments
+from copytrace.index.media_index import descriptors_path, receipt_path
+from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.index.video_index import VideoIndex
 from copytrace.step import StepRun
-from copytrace.storage import atomic_path, count_rows, digest_of, local_copy, read_table, table_of_rows, write_table
+from copytrace.storage import atomic_path, digest_of, table_of_rows, write_table
 
 FORMAT = 1
 LARGEST_SEGMENT = 1 << 22  # frames; of 512 numbers each, their vectors have 4 GiB, and their lists as much
@@ -69,7 +70,7 @@ class _VideoContent(SegmentContent[Segment]):
         return digest_of("videos", FORMAT, SMALLEST_WITH_LISTS)
 
     def size(self, shard: int) -> int:
-        return count_rows(descriptors_path(self.index.root, shard))
+        return count_checked_rows(descriptors_path(self.index.root, shard), receipt_path(self.index.root, shard))
 
     def write(self, path: Path, shards: Sequence[int], form: str, work: StepRun) -> None:
         rows: list[tuple[str, int, int]] = []
@@ -94,14 +95,14 @@ class _VideoContent(SegmentContent[Segment]):
         write_table(path.with_suffix(".parquet"), table_of_rows(rows, VIDEO_SCHEMA))
 
     def open(self, path: Path, shards: Sequence[int]) -> Segment:
-        videos = read_table(path.with_suffix(".parquet"), schema=VIDEO_SCHEMA)
+        videos = read_checked(path.with_suffix(".parquet"), record_of(path), schema=VIDEO_SCHEMA)
         ids = id_column(videos)
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(videos.column("frames").to_numpy())])
         current = current_media(self.index, ids, videos.column("shard").to_numpy(), shards)
-        with local_copy(path.with_suffix(".npy")) as file:
+        with checked_copy(path.with_suffix(".npy"), record_of(path)) as file:
             vectors = np.load(file, mmap_mode="r", allow_pickle=False)
         many = len(vectors) >= SMALLEST_WITH_LISTS
-        lists = read_frame_lists(path.with_suffix(".faiss")) if many else None
+        lists = read_frame_lists(path.with_suffix(".faiss"), record_of(path)) if many else None
         return Segment(ids, starts, current, vectors, lists)
 
     def command(self) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.images import ImageSettings, MergeSettings
+from copytrace.checked_files import read_checked
 from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import calibration_file, load_calibration
@@ -18,7 +19,6 @@ from copytrace.step import Step, fingerprint_of
 from copytrace.storage import (
     digest_of_file,
     file_identity,
-    read_table,
     remove_stale_shards,
     write_csv,
     write_table,
@@ -52,11 +52,11 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
         digest_of_file(calibration_file(rules.calibration)),
         [index.items.path_digest for index in (query_index, reference_index)],
     ]
-    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.work / "merge.json")
+    step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.merged)
     if step.is_done():
         return parquet
     with step.run(len(evidence), "shards") as work:
-        tables = [_score(read_table(path, schema=EVIDENCE_SCHEMA), rules) for path in evidence]
+        tables = [_score(read_checked(path, schema=EVIDENCE_SCHEMA), rules) for path in evidence]
         pairs = pa.concat_tables([MATCH_SCHEMA.empty_table(), *tables])
         pairs = pairs.sort_by([("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")])
         table = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)

@@ -45,23 +45,15 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Return the failures that `write_failures` wrote. Raises `InputError` if the file has another header."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if next(rows, []) != _COLUMNS:
-            raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
-        return [Failure(*map(restore, row)) for row in rows]
-
-
-def gather_failures(lists: Iterable[Path], path: Path) -> Path:
-    """Write the failures of all lists to `path`, and return it; skip lists that do not exist."""
-    failures: list[Failure] = []
-    for each in lists:
-        try:
-            failures += read_failures(each)
-        except FileNotFoundError:
-            continue
-    return write_failures(path, failures)
+    """Return the failures that `write_failures` wrote. Raises `InputError` if the file is none, or is damaged."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            if next(rows, []) != _COLUMNS:
+                raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
+            return [Failure(*map(restore, row)) for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged; delete it, and run the same command again") from error
 
 
 def check_failure_rate(failed: int, total: int, max_rate: float, failures_path: Path, *, what: str = "files") -> None:

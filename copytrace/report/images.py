@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.images import ImageSettings
+from copytrace.checked_files import check_file
 from copytrace.errors import ConfigError, InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.media.failures import read_failures
@@ -74,6 +75,7 @@ def report_images(queries: Path, references: Path, folder: ImageRunFolder, setti
     step = Step.of("report", folder.report, made_from=made_from, record=record)
     if step.is_done():
         return folder.report
+    check_file(folder.matches, folder.merged)
     pairs = count_rows(folder.matches)
     shown = min(pairs, settings.report.max_matches)
     with step.run(shown, "pairs") as work:

@@ -12,10 +12,10 @@ import numpy as np
 from copytrace.alignment.align import SEGMENT_SCHEMA, Pair, compare_videos, read_pairs
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats, Times
+from copytrace.checked_files import read_checked
 from copytrace.index.video_index import VideoIndex
 from copytrace.report.video_matches import PaneSegment, VideoMatch
 from copytrace.run_folder import VideoRunFolder
-from copytrace.storage import read_table
 
 MIN_SCORE_SHOWN = 0.01  # least score of a pair's second and further segments; the tables have all segments
 
@@ -33,7 +33,7 @@ class MatchedPairs:
     def best(cls, folder: VideoRunFolder, limit: int) -> MatchedPairs:
         """Return the `limit` pairs whose best segment scores highest."""
         chosen: dict[Pair, list[tuple[Segment, str]]] = {}
-        for row in read_table(folder.segments, schema=SEGMENT_SCHEMA).to_pylist():  # the best first
+        for row in read_checked(folder.segments, folder.merged, schema=SEGMENT_SCHEMA).to_pylist():  # the best first
             pair = (row["query_id"], row["ref_id"])
             if row["score"] >= MIN_SCORE_SHOWN if pair in chosen else len(chosen) < limit:
                 box = (row["query_start"], row["query_end"], row["ref_start"], row["ref_end"])

@@ -109,7 +109,7 @@ def report_videos(queries: Path, references: Path, folder: VideoRunFolder, setti
             summary={
                 "queries": len(query_index.items),
                 "references": len(reference_index.items),
-                **count_pairs(folder.segments, threshold),
+                **count_pairs(folder, threshold),
                 "failures": failures,
                 "notice": tell_cut(cut),
                 "version": VERSION,

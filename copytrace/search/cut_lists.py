@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from copytrace.checked_files import read_record
 from copytrace.run_folder import BRANCHES, ImageRunFolder, VideoRunFolder
-from copytrace.step import StepRun, read_record
+from copytrace.step import StepRun
 
 _NOTE = "cut_queries"
 _MOST_NAMED = 5  # in a sentence

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.arrays import Numbers
+from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import Descriptors, ImageIndex
@@ -40,7 +41,7 @@ from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
 from copytrace.search.vector_search import noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import file_identity, read_table, resolve_path, table_of_rows, write_table
+from copytrace.storage import file_identity, resolve_path, table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
 
@@ -114,7 +115,7 @@ def recall_images(
 
 def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
     """Return the candidates of a shard of queries from the files of several branches."""
-    rows = pa.concat_tables([read_table(path, schema=CANDIDATE_SCHEMA) for path in paths]).to_pylist()
+    rows = pa.concat_tables([read_checked(path, schema=CANDIDATE_SCHEMA) for path in paths]).to_pylist()
     return [Candidate(**row) for row in rows]
 
 

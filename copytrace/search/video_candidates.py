@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings, VideoSettings
 from copytrace.arrays import Floats, Numbers
+from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
@@ -25,7 +26,7 @@ from copytrace.search.own_videos import OthersSearch
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest, frame_videos
 from copytrace.step import Step, StepRun
-from copytrace.storage import read_table, resolve_path, write_table
+from copytrace.storage import resolve_path, write_table
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
@@ -164,13 +165,14 @@ class _ShardSearch:
 
 def read_video_candidates(path: Path) -> list[tuple[str, str, float]]:
     """Return query, reference and score of each candidate pair."""
-    table = read_table(path, columns=["query_id", "reference_id", "score"])
+    table = read_checked(path, columns=["query_id", "reference_id", "score"])
     return list(zip(*(table.column(n).to_pylist() for n in range(3)), strict=True))
 
 
 def read_noise_levels(path: Path) -> Floats:
     """Return the noise level of each frame of a shard of queries, float32 [N], in the order of its descriptors."""
-    level: Floats = read_table(path, columns=["level"]).column("level").to_numpy()
+    record = path.parents[1] / "candidates" / f"{path.stem}.json"  # of the step that wrote both
+    level: Floats = read_checked(path, record, columns=["level"]).column("level").to_numpy()
     return level
 
 

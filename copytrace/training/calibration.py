@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from copytrace.arrays import Doubles
+from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import (
@@ -29,7 +30,7 @@ from copytrace.matching.score import (
 )
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.run_folder import ImageRunFolder
-from copytrace.storage import read_table, resolve_path, write_json
+from copytrace.storage import resolve_path, write_json
 
 BINS = 15
 DOUBTFUL = 0.5  # score from which a pair that no ground truth lists is reported
@@ -150,6 +151,6 @@ def _read_pairs(run: str | Path, ground_truth: str | Path) -> LabeledPairs:
         )
     truth = read_ground_truth(resolve_path(ground_truth))
     true = {(q, r) for q, r in zip(truth.queries, truth.references, strict=True) if r}
-    evidence = pa.concat_tables([read_table(path, schema=EVIDENCE_SCHEMA) for path in shards])
+    evidence = pa.concat_tables([read_checked(path, schema=EVIDENCE_SCHEMA) for path in shards])
     pairs = zip(evidence.column("query_id").to_pylist(), evidence.column("reference_id").to_pylist(), strict=True)
     return LabeledPairs(evidence, np.array([pair in true for pair in pairs], bool))

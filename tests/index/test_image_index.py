@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.images import ImageSettings
+from copytrace.checked_files import read_record
 from copytrace.errors import InputError, ModelMismatchError
 from copytrace.index import image_index
 from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, plan_images
@@ -269,7 +269,7 @@ def test_a_damaged_index_says_what_to_do(
     root = folder.parent / "index"
     build_index(folder, root, "references", image_settings)
     (root / "index.json").write_bytes(damage.encode("latin-1"))
-    with pytest.raises(InputError, match=r"index\.json is damaged; delete .* and index again"):
+    with pytest.raises(InputError, match=r"index\.json is damaged; run `copytrace verify .*index --repair`"):
         ImageIndex.open(root)
     with pytest.raises(InputError, match="damaged"):
         build_index(folder, root, "references", image_settings)
@@ -349,7 +349,7 @@ def test_a_shard_is_done_only_for_the_same_images(folder: Path, image_settings: 
 
 def test_index_settings_are_plain_json(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:
     index, _ = build_index(folder, folder.parent / "index", "queries", image_settings)
-    assert json.loads((index.root / "index.json").read_text()) == index.provenance
+    assert read_record(index.root / "index.json") == index.provenance
 
 
 def test_a_model_that_was_replaced_is_loaded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

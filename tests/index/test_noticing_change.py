@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.images import ImageSettings
+from copytrace.checked_files import read_record
 from copytrace.index.image_index import ImageIndex, describe_images, plan_images
 from copytrace.index.manifest import read_manifest
 from copytrace.index.media_index import receipt_path
 from copytrace.index.plan_file import read_planned_shards
 from copytrace.media.failures import read_failures
 from copytrace.media.stamps import size_and_time
-from copytrace.step import read_record
 from copytrace.storage import read_table, write_json, write_table
 
 Pixels = NDArray[np.uint8]
@@ -65,7 +65,9 @@ def make_0_1_0(root: Path) -> None:
         table = read_table(path)
         stamps = [size_and_time(stamp) for stamp in table.column("stamp").to_pylist()]
         table = table.set_column(table.column_names.index("stamp"), "stamp", [stamps])
-        write_table(path, table.drop_columns([n for n in ("content", "fingerprint") if n in table.column_names]))
+        table = table.drop_columns([n for n in ("content", "fingerprint") if n in table.column_names])
+        metadata = {key: value for key, value in table.schema.metadata.items() if key != b"copytrace.crc32"}
+        write_table(path, table.replace_schema_metadata(metadata))
     for shard in read_planned_shards(root)[0]:
         if record := read_record(receipt_path(root, shard.number)):
             record.pop("contents")

@@ -106,7 +106,7 @@ def test_a_shortened_file_is_damaged(tmp_path: Path, photo_points: Floats) -> No
     coded.add(*level.encode(photo_points), np.zeros(len(photo_points), np.int64))
     path = coded.write(tmp_path / "some.points")
     path.write_bytes(path.read_bytes()[:-256])
-    with pytest.raises(InputError, match=r"is damaged; delete .* and index again"):
+    with pytest.raises(InputError, match=r"some\.points is damaged; run `copytrace verify .* --repair`"):
         read_lists(path, shipped_quantizer())
 
 

@@ -169,7 +169,7 @@ def test_a_writer_that_is_stopped_leaves_the_lists_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments_module, "write_json", stop)
+        patch.setattr(segments_module, "write_record", stop)
         with pytest.raises(KeyboardInterrupt):
             build_index(folder, index.root, "references", image_settings)
     assert segments(index) == before

@@ -167,7 +167,7 @@ def test_a_writer_that_is_stopped_leaves_the_segments_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments_module, "write_json", stop)
+        patch.setattr(segments_module, "write_record", stop)
         with pytest.raises(KeyboardInterrupt):
             library.index({"b": 2})
     index = VideoIndex.open(library.root)  # it has the new video
