@@ -23,6 +23,7 @@ from copytrace.media.salvage import salvage
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _MOST_FRAMES = 24  # of an animation that begins with a plain frame
 _PLAIN = 4.0  # standard deviation, of 255 levels, under which a frame is plain
+_BYTES_OF_A_SAMPLE = 4  # of OpenJPEG; of most decoders it is 1
 
 _NO_MEMORY = re.compile(r"out of memory|cannot allocate|insufficient memory", re.IGNORECASE)
 _TRUNCATED = re.compile(r"truncated|EOF|Expected to read", re.IGNORECASE)
@@ -95,6 +96,8 @@ def _load(
                 image.draft(None, (short_side, short_side))  # JPEG decodes at 1/2, 1/4 or 1/8, never below this
             image.load()
     except _DamageError as error:
+        # Some decoders report a lack of memory as damage: this raises `MemoryError` if there is none for one plane.
+        bytearray(image.width * image.height * _BYTES_OF_A_SAMPLE)
         with _damage_errors(kind, stream):
             salvaged, rows = salvage(kind, stream, image)
         if rows.stop - rows.start < MIN_SIDE:
