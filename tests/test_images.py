@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
@@ -43,7 +44,7 @@ def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, P
     queries, references = sides
     out, settings = tmp_path / "out", quick()
     match_images(queries, references, out, settings)
-    expected = (out / "matches.csv").read_bytes()
+    expected = pd.read_csv(out / "matches.csv")
     index = out / "work" / "queries"
     for away, there in ((tmp_path / "b.png", queries / "b.png"), (queries / "b.png", tmp_path / "b.png")):
         there.rename(away)
@@ -54,7 +55,11 @@ def test_queries_that_moved_to_another_shard_are_found_once(sides: tuple[Path, P
         finish_index(index, out / "failures.csv", [index], 0.0)
     assert ImageIndex.open(index).items["b"][1] == 2
     match_images(queries, references, out, settings)
-    assert (out / "matches.csv").read_bytes() == expected
+    found = pd.read_csv(out / "matches.csv")
+    pairs = ["query_id", "reference_id"]
+    assert found[pairs].values.tolist() == expected[pairs].values.tolist()
+    # In another batch of the network, a sum may be rounded differently.
+    assert found["score"].tolist() == pytest.approx(expected["score"].tolist(), abs=1e-4)
 
 
 class Interrupted(SilentProgress):
