@@ -46,7 +46,7 @@ class SeaweedFS(ServerProcess):
         keys = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "copytrace", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         config = write_private(secrets / "s3.json", json.dumps({"identities": [identity]}))
-        # Master, volumes and filer would serve and delete without keys: they take only what the S3 API has signed.
+        # Volumes would serve and delete without keys: they take only what the S3 API has signed.
         signing = read_or_create_secret(secrets / "s3-signing-key")
         write_private(folder / "security.toml", "".join(f'[{part}]\nkey = "{signing}"\n' for part in _SIGNED))
         super().__init__(
@@ -82,6 +82,7 @@ def _command(folder: Path, port: int, config: Path) -> list[str]:
         *(weed, "server", f"-dir={folder}", f"-ip={HOST}", f"-ip.bind={HOST}"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *("-master.telemetry=false", f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}", "-volume.max=0"),
+        "-disableHttp",  # of master and filer, which would delete the bucket for whoever asks
         "-volume.preStopSeconds=0",  # there are no other servers to notify
         *("-s3", f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
