@@ -18,6 +18,7 @@ import numpy as np
 
 from copytrace.arrays import Numbers
 from copytrace.errors import DamagedFileError
+from copytrace.seekable import SeekableReader
 
 BLOCK = 1 << 18  # bytes
 _DIGITS = 8  # of a CRC-32
@@ -130,48 +131,30 @@ class MappedChecks:
             self._is_checked[number] = True
 
 
-class CheckedStream(io.RawIOBase):
+class CheckedStream(SeekableReader):
     """A seekable stream over another one that checks each block of which something is read."""
 
     def __init__(self, stream: IO[bytes], checks: BlockChecks) -> None:
-        super().__init__()
-        self._stream, self._checks, self._position = stream, checks, 0
+        super().__init__(checks.size)
+        self._stream, self._checks = stream, checks
         checks.check_size(stream.seek(0, io.SEEK_END))
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position at which the next read starts."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` from the start, from the present position, or from the end."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._checks.size}[whence]
-        self._position = origin + offset
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer`, and return the number of bytes, which is smaller at the end."""
         view = memoryview(buffer).cast("B")
-        end = min(self._position + len(view), self._checks.size)
-        if end <= self._position:
+        end = min(self.position + len(view), self.size)
+        if end <= self.position:
             return 0
-        first = self._position // BLOCK
-        begin, last = first * BLOCK, min(-(-end // BLOCK) * BLOCK, self._checks.size)
+        first = self.position // BLOCK
+        begin, last = first * BLOCK, min(-(-end // BLOCK) * BLOCK, self.size)
         self._stream.seek(begin)
         data = memoryview(self._stream.read(last - begin))
         if len(data) != last - begin:
             self._checks.check_size(begin + len(data))
         self._checks.check(first, data)
-        count = end - self._position
-        view[:count] = data[self._position - begin : end - begin]
-        self._position = end
+        count = end - self.position
+        view[:count] = data[self.position - begin : end - begin]
+        self.position = end
         return count
 
     def close(self) -> None:

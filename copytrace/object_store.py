@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from upath.extensions import ProxyUPath
 
 from copytrace.errors import CopytraceError, InputError, StorageError
+from copytrace.seekable import SeekableReader
 
 # botocore tries a request five times if it cannot connect or gets 5xx, and waits half a second to four between, on
 # average; s3fs tries five times what botocore gives up. So a store may take some twenty seconds to restart.
@@ -301,37 +302,20 @@ class StoredPath(ProxyUPath):
             ) from error
 
 
-class ObjectReader(io.RawIOBase):
+class ObjectReader(SeekableReader):
     """A stream of an object of `size` bytes: its `head` is in memory, and each read beyond that is one request."""
 
     def __init__(self, place: StoredPath, size: int, head: bytes) -> None:
-        super().__init__()
-        self._place, self._size, self._head, self._position = place, size, head, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position at which the next read starts."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` from the start, from the present position, or from the end."""
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
+        super().__init__(size)
+        self._place, self._head = place, head
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` from the object, and return the number of bytes, which is smaller at its end."""
         view = memoryview(buffer).cast("B")
-        end = min(self._position + len(view), self._size)
-        part = self._head[self._position : end]
-        if (start := self._position + len(part)) < end:
+        end = min(self.position + len(view), self.size)
+        part = self._head[self.position : end]
+        if (start := self.position + len(part)) < end:
             part += self._place.read_range(start, end)
         view[: len(part)] = part
-        self._position += len(part)
+        self.position += len(part)
         return len(part)

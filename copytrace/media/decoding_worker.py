@@ -27,6 +27,7 @@ from copytrace.media.decoding_channel import END, FORK, PROCESS, Array, Channel
 from copytrace.media.moments import read_moments
 from copytrace.media.pictures import read_picture
 from copytrace.media.video_pictures import read_timed_pictures, read_video
+from copytrace.seekable import SeekableReader
 
 Parts = Iterator[tuple[Mapping[str, Any], list[Array]]]
 
@@ -157,33 +158,20 @@ def _open(channel: Channel, request: dict[str, Any], file: int | None) -> Iterat
         yield stream
 
 
-class _SentFile(io.RawIOBase):
+class _SentFile(SeekableReader):
     """A file of `size` bytes that the other end of a channel reads, block by block; the last blocks are kept."""
 
     def __init__(self, channel: Channel, size: int) -> None:
-        super().__init__()
-        self._channel, self._size, self._position = channel, size, 0
+        super().__init__(size)
+        self._channel = channel
         self._blocks: dict[int, memoryview] = {}
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        number, start = divmod(self._position, _BLOCK)
-        part = self._block(number)[start : start + len(view)] if self._position < self._size else b""
+        number, start = divmod(self.position, _BLOCK)
+        part = self._block(number)[start : start + len(view)] if self.position < self.size else b""
         view[: len(part)] = part
-        self._position += len(part)
+        self.position += len(part)
         return len(part)
 
     def _block(self, number: int) -> memoryview:
