@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import MediaSettings
-from copytrace.errors import InputError
 from copytrace.index.media_index import plan_index
 from copytrace.index.odd_files import write_unlisted
 from copytrace.index.plan_file import Shard, write_plan
 from copytrace.media.files import list_source
 from copytrace.media.formats import MediumKind
 from copytrace.media.globs import FileChoice
-from copytrace.media.roots import confine
-from copytrace.object_store import redact
 
 
 def plan_source(
@@ -33,9 +30,7 @@ def plan_source(
     cannot be used, and `ModelMismatchError` as `plan_index` does.
     """
     kind: MediumKind = "video" if provenance["kind"] == "videos" else "image"
-    listing = confine(list_source(source, FileChoice(media.include, media.exclude), kind), media.roots)
-    if not listing.items:
-        raise InputError(f"no files in {redact(source)} lie within media.roots ({', '.join(media.roots)}); give others")
+    listing = list_source(source, FileChoice(media.include, media.exclude, media.roots), kind)
     plan = plan_index(
         listing.items,
         root,

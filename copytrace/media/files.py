@@ -10,14 +10,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fsspec.core import url_to_fs
 
 from copytrace.errors import InputError
 from copytrace.media.failures import Failure
-from copytrace.media.folders import Found, FoundFile, find_files, find_results_folders, printable_name
+from copytrace.media.folders import LIST, Found, FoundFile, find_files, find_results_folders, printable_name
 from copytrace.media.formats import MediumKind
 from copytrace.media.globs import FileChoice, is_glob, split_glob
 from copytrace.media.ids import assign_ids
@@ -120,15 +120,15 @@ def _list_files(path: Path, choice: FileChoice, kind: MediumKind | None) -> List
     if (printable := printable_name(text)) != text:
         raise InputError(f"the name of {printable} is not UTF-8; rename it")
     if path.is_dir():
-        return _listing(find_files(text, choice), kind)
+        return _listing(find_files(text, choice), choice, kind)
     if path.exists():
         if is_manifest(text):
-            return _list_manifest(text)
-        return Listing([MediaItem(path.stem, text, stamp_of_status(path.stat()))])
+            return _list_manifest(text, choice)
+        return _confine(Listing([MediaItem(path.stem, text, stamp_of_status(path.stat()))]), choice)
     if not is_glob(text):
         raise FileNotFoundError
     root, pattern, depth = split_glob(text)
-    return _listing(find_files(root, choice, pattern, depth), kind)
+    return _listing(find_files(root, choice, pattern, depth), choice, kind)
 
 
 def _list_uri(uri: str, choice: FileChoice, kind: MediumKind | None) -> Listing:
@@ -141,14 +141,14 @@ def _list_objects(uri: str, choice: FileChoice, kind: MediumKind | None) -> List
     if is_glob(path):
         root, pattern, depth = split_glob(path)
     elif is_manifest(path) and store.isfile(path):
-        return _list_manifest(uri)
+        return _list_manifest(uri, choice)
     else:
         root, pattern, depth = path.rstrip("/"), None, None
     details = store.find(root, maxdepth=depth, detail=True)
     if pattern is None and list(details) == [root] and details[root]["type"] == "file":
         name = store.unstrip_protocol(root)
         known = stamp_of_object(details[root]), content_of_object(name, details[root])
-        return Listing([MediaItem(Path(root).stem, name, *known)])
+        return _confine(Listing([MediaItem(Path(root).stem, name, *known)]), choice)
     if not details:
         store.ls(root)  # raises if the folder is missing or denied; `find` does not
     names = {name[len(root) :].lstrip("/"): name for name in details}
@@ -163,22 +163,41 @@ def _list_objects(uri: str, choice: FileChoice, kind: MediumKind | None) -> List
             place, detail = store.unstrip_protocol(name), details[name]
             known = stamp_of_object(detail), content_of_object(place, detail)
             found.files.append(FoundFile(relative, place, *known))
-    return _listing(found, kind)
+    return _listing(found, choice, kind)
 
 
-def _listing(found: Found, kind: MediumKind | None) -> Listing:
+def _listing(found: Found, choice: FileChoice, kind: MediumKind | None) -> Listing:
     ids = assign_ids([file.relative for file in found.files], kind)
     items = [
         MediaItem(identity, file.path, file.stamp, file.content)
         for identity, file in zip(ids, found.files, strict=True)
     ]
-    return Listing(items, found.unreadable, found.passed_over)
+    return _confine(Listing(items, found.unreadable, found.passed_over), choice)
 
 
-def _list_manifest(path: str) -> Listing:
+def _confine(listing: Listing, choice: FileChoice) -> Listing:
+    """Return a listing without what lies outside of the roots, which is listed as unreadable."""
+    if not choice.roots:
+        return listing
+    allowed = [choice.allows(item.path) for item in listing.items]
+    kept, refused = (
+        [item for item, is_allowed in zip(listing.items, allowed, strict=True) if is_allowed == wanted]
+        for wanted in (True, False)
+    )
+    reason = "it lies outside of media.roots; move it there, or add its folder to them"
+    failures = [Failure(item.id, item.path, LIST, reason) for item in refused]
+    return replace(listing, items=kept, unreadable=[*listing.unreadable, *failures])
+
+
+def _list_manifest(path: str, choice: FileChoice) -> Listing:
     ids, paths = read_media_manifest(path)
-    stamped = zip(ids, paths, _stamps(paths), strict=True)
-    return Listing([MediaItem(identity, place, *stamps) for identity, place, stamps in stamped])
+    # Servers outside of the roots are not asked for anything, not even for stamps.
+    listing = _confine(
+        Listing([MediaItem(identity, place, "") for identity, place in zip(ids, paths, strict=True)]), choice
+    )
+    stamps = _stamps([item.path for item in listing.items])
+    stamped = [MediaItem(item.id, item.path, *known) for item, known in zip(listing.items, stamps, strict=True)]
+    return replace(listing, items=stamped)
 
 
 def _stamps(paths: list[str]) -> Iterator[tuple[str, str]]:

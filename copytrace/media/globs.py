@@ -10,6 +10,7 @@ from functools import cached_property
 from fsspec.utils import glob_translate
 
 from copytrace.errors import ConfigError, InputError
+from copytrace.media.roots import lies_within
 from copytrace.object_store import redact
 
 _MAGIC = re.compile(r"[*?[]")
@@ -38,7 +39,7 @@ def split_glob(path: str) -> tuple[str, re.Pattern[str], int | None]:
 
 @dataclass(frozen=True)
 class FileChoice:
-    """Globs that choose among the files of a folder, a glob or a bucket.
+    """Globs that choose among the files of a folder, a glob or a bucket; and `roots`, in which all files must lie.
 
     A glob without a slash is compared with the names of files and folders, and any other with their path relative to
     the source; upper and lower case are the same. Naming a folder names all that is in it. If there are `include`
@@ -47,7 +48,12 @@ class FileChoice:
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    roots: Sequence[str] = ()
     _folders: dict[str, tuple[bool, bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def allows(self, path: str) -> bool:
+        """Return whether a local file or a URI lies in one of the roots, if there are any; see `lies_within`."""
+        return not self.roots or lies_within(path, self.roots)
 
     def takes(self, relative: str) -> bool:
         """Return whether to take the file at a path relative to the source."""

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from urllib.parse import unquote
 
-from copytrace.media.failures import Failure
-from copytrace.media.files import Listing
-from copytrace.media.folders import LIST
+from fsspec.core import url_to_fs
+
 from copytrace.storage import is_uri, real_path
 
 
-def confine(listing: Listing, roots: Sequence[str]) -> Listing:
-    """Return a listing without the items that lie outside of all `roots`; they are listed as unreadable.
+def lies_within(path: str, roots: Sequence[str]) -> bool:
+    """Return whether a local file or a URI lies in one of `roots`, which are folders or beginnings of URIs.
 
-    A root is a folder or the beginning of a URI. Of a local file, where it really is counts, after all links. Without
-    roots, nothing is left out.
+    Of a local file, where it really is counts, after all links. A URI that might lead elsewhere lies nowhere: one with
+    `..`, which servers take as a step up, or with `::`, which chains stores.
     """
-    if not roots:
-        return listing
-    places = [_place(root) for root in roots]
-    inside = [any(_place(item.path).startswith(place) for place in places) for item in listing.items]
-    refused = [
-        Failure(item.id, item.path, LIST, "it lies outside of media.roots; move it there, or add its folder to them")
-        for item, is_inside in zip(listing.items, inside, strict=True)
-        if not is_inside
-    ]
-    kept = [item for item, is_inside in zip(listing.items, inside, strict=True) if is_inside]
-    return replace(listing, items=kept, unreadable=[*listing.unreadable, *refused])
+    place = _place(path)
+    return place is not None and any(place.startswith(root) for root in map(_place, roots) if root is not None)
 
 
-def _place(path: str) -> str:
+def _place(path: str) -> str | None:
     """Return the real path or the URI, with a slash at its end, so that one folder's name is no start of another's."""
-    real = path if is_uri(path) else real_path(os.path.expanduser(path))  # noqa: PTH111 - also of what is no file
-    return real.rstrip("/") + "/"
+    if path.startswith("file://"):
+        path = url_to_fs(path)[1]
+    if not is_uri(path):
+        return real_path(os.path.expanduser(path)).rstrip("/") + "/"  # noqa: PTH111 - also of what is no file
+    if "::" in path or ".." in unquote(path).replace("\\", "/").split("/"):
+        return None
+    return path.rstrip("/") + "/"
