@@ -235,8 +235,8 @@ def test_addresses_are_shown_without_keys():
     assert redact("s3://bucket/key?versionId=1") == "s3://bucket/key?versionId=1"
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ada")
+def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("COPYTRACE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     folders = [cache_folder()]
@@ -244,7 +244,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
     folders.append(cache_folder())
     monkeypatch.setenv("COPYTRACE_CACHE", "/own")
     folders.append(cache_folder())
-    assert folders == [Path("/home/ada/.cache/copytrace"), Path("/xdg/copytrace"), Path("/own")]
+    assert folders == [tmp_path / ".cache" / "copytrace", Path("/xdg/copytrace"), Path("/own")]
 
 
 def test_the_state_of_a_model_changes_with_its_file_and_is_its_name_where_it_has_none(
