@@ -126,36 +126,48 @@ def write_drawn_set(
     return out
 
 
+@dataclass(frozen=True)
+class _Names:
+    """The ids of the pictures of one template."""
+
+    references: list[str]
+    others: list[str]
+    copies: list[str]
+
+
+def _names(plan: DrawnSetPlan, kind: str, template: int) -> _Names:
+    def number(stem: str, count: int) -> list[str]:
+        return [f"{kind}-{template:02}-{stem}{each:02}" for each in range(count)]
+
+    return _Names(number("", plan.references), number("other", plan.others), number("copy", plan.copies))
+
+
 def _require_own_folders(out: Path, plan: DrawnSetPlan, jobs: Sequence[tuple[str, int]]) -> None:
-    names: dict[str, set[str]] = {"references": set(), "queries": set()}
-    for kind, template in jobs:
-        name = f"{kind}-{template:02}"
-        names["references"] |= {f"{name}-{number:02}.png" for number in range(plan.references)}
-        names["queries"] |= {f"{name}-other{number:02}.png" for number in range(plan.others)}
-        names["queries"] |= {f"{name}-copy{number:02}.jpg" for number in range(plan.copies)}
-    for folder, expected in names.items():
+    names = [_names(plan, *job) for job in jobs]
+    files = {
+        "references": {f"{name}.png" for each in names for name in each.references},
+        "queries": {f"{name}.png" for each in names for name in each.others}
+        | {f"{name}.jpg" for each in names for name in each.copies},
+    }
+    for folder, expected in files.items():
         (out / folder).mkdir(parents=True, exist_ok=True)
         require_only(out / folder, expected)
 
 
 def _write_template(out: Path, plan: DrawnSetPlan, kind: str, template: int, donors: Sequence[Photo]) -> list[_Query]:
     rng = np.random.default_rng((plan.seed, list(PICTURE_KINDS).index(kind), template))
-    draw, name = PICTURE_KINDS[kind](rng), f"{kind}-{template:02}"
-    references = [draw(rng) for _ in range(plan.references)]
-    for number, image in enumerate(references):
-        _save(image, out / "references" / f"{name}-{number:02}.png")
-    queries = []
-    for number in range(plan.others):
-        query = _Query(f"{name}-other{number:02}", "", kind, ())
-        image = draw(rng)
-        _save(image, out / "queries" / f"{query.name}.png")
-        queries.append(query)
-    for number in range(plan.copies):
-        place = int(rng.integers(plan.references))
+    draw, names = PICTURE_KINDS[kind](rng), _names(plan, kind, template)
+    references = [draw(rng) for _ in names.references]
+    for name, image in zip(names.references, references, strict=True):
+        _save(image, out / "references" / f"{name}.png")
+    for name in names.others:
+        _save(draw(rng), out / "queries" / f"{name}.png")
+    queries = [_Query(name, "", kind, ()) for name in names.others]
+    for name in names.copies:
+        place = int(rng.integers(len(references)))
         edited, edits = _edit(references[place], kind, rng, donors)
-        query = _Query(f"{name}-copy{number:02}", f"{name}-{place:02}", kind, tuple(edits))
-        _save(edited.image, out / "queries" / f"{query.name}.jpg")
-        queries.append(query)
+        _save(edited.image, out / "queries" / f"{name}.jpg")
+        queries.append(_Query(name, names.references[place], kind, tuple(edits)))
     return queries
 
 
