@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SECONDS_PER_MIB = 10.0  # of processor time; AV1 of low bit rate, the slowest of what is common, takes two or three
-SECONDS_PER_SECOND = 2.0  # of processor time per second of video; 4K at 60 pictures a second takes about one
+SECONDS_PER_MIB = 10.0  # of processor time
+SECONDS_PER_SECOND = 2.0  # of processor time, per second of video
 STALL = 2.0  # times `seconds`, in which a decoder neither computes nor answers, and has hung
 MIB = 1 << 20
 
