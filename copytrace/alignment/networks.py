@@ -40,6 +40,7 @@ from models.export import (
     export_aligner,
     export_pair_classifier,
 )
+from models.graph_templates import fill_template
 from models.network_files import load_aligner_network, load_pair_classifier
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ HEAT_ZERO = 0.4  # heat that leaves the similarity unchanged
 CONTEXT = 64  # cells around a tile that the network also gets, about its receptive field
 
 Run = Callable[[Floats], Floats]
-N = TypeVar("N", bound="nn.Module")
+N = TypeVar("N")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class NetworkAligner:
 
     `JointRules` search the sum of similarity and heat for lines; "vsc22" is the published rule (`vsc22_segments`).
     `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
-    Runtime, for which a graph file is exported once and cached. `device` is a torch device. Several threads may call
+    Runtime, for which a graph file is made once and cached. `device` is a torch device. Several threads may call
     `align`; each call uses one core. Raises `ConfigError` if the model or the device is missing.
     """
 
@@ -86,7 +87,7 @@ class NetworkAligner:
             self._run: Run = (
                 onnx_runner(
                     f"aligner-{self.digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-                    lambda cached: export_aligner(load_unchanged(path, self.digest, load_aligner_network), cached),
+                    graph_maker("aligner", path, self.digest, load_aligner_network, export_aligner),
                 )
                 if uses_onnx(backend, device)
                 else torch_runner(load_unchanged(path, self.digest, load_aligner_network), device)
@@ -156,7 +157,7 @@ def pad_to_canvas(values: Floats, config: AlignerConfig) -> Floats:
 
 
 def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
-    """Return the network that `load` reads from a file, which must still have `digest`, the key of the cached graph.
+    """Return what `load` makes of a file, which must still have `digest`, the key of the cached graph.
 
     Raises `ConfigError` if the file was replaced since `digest` was computed.
     """
@@ -164,6 +165,18 @@ def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
     if digest_of_network(path) != digest:
         raise ConfigError(f"{path} was replaced while it was read; run the same command again")
     return network
+
+
+def graph_maker(
+    kind: str, path: Path, digest: str, load: Callable[[Path], N], export: Callable[[N, Path], Path]
+) -> Callable[[Path], Path]:
+    """Return a function that writes the graph of the network in `path`, by its template or else by torch's export."""
+
+    def make(cached: Path) -> Path:
+        filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
+        return filled or export(load_unchanged(path, digest, load), cached)
+
+    return make
 
 
 def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
@@ -203,7 +216,7 @@ class PairFilter:
     """A classifier of pairs that share a segment, with a network that `train_pair_classifier` wrote.
 
     `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
-    Runtime, for which a graph file is exported once and cached. `device` is a torch device. Several threads may call
+    Runtime, for which a graph file is made once and cached. `device` is a torch device. Several threads may call
     it; each call uses one core. Pairs below `threshold`, which the model's file states, need no alignment. Raises
     `ConfigError` if the model or the device is missing.
     """
@@ -216,9 +229,7 @@ class PairFilter:
             self._run: Run = (
                 onnx_runner(
                     f"pair-classifier-{self.digest}-v{PAIR_GRAPH_VERSION}.onnx",
-                    lambda cached: export_pair_classifier(
-                        load_unchanged(path, self.digest, load_pair_classifier), cached
-                    ),
+                    graph_maker("pair-classifier", path, self.digest, load_pair_classifier, export_pair_classifier),
                 )
                 if uses_onnx(backend, device)
                 else torch_runner(load_unchanged(path, self.digest, load_pair_classifier), device)
