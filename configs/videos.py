@@ -113,6 +113,12 @@ class AlignmentSettings(Settings):
     sharpness: float | None = Field(
         None, gt=0, description="exponent of the evidence in the score; default: fitted to the aligner"
     )
+    verified_segments: int = Field(
+        8,
+        ge=0,
+        description="segments of each query, the best ones, whose pictures are compared by their points, which needs "
+        "both videos; 0: none",
+    )
     min_score: float = Field(0.001, ge=0, le=1, description="segments with a lower score are left out of segments.csv")
     threshold: float = Field(0.5, ge=0, le=1, description="segments with at least this score count as copies")
 

@@ -100,8 +100,12 @@ class VideoRunFolder(RunFolder):
         return self.work / "noise" / f"{shard:05}.parquet"
 
     def shard_segments(self, shard: int) -> Path:
-        """Return the file of the segments of a shard of queries."""
+        """Return the file of the segments of a shard of queries, as they were aligned."""
         return self.work / "segments" / f"{shard:05}.parquet"
+
+    def verified_segments(self, shard: int) -> Path:
+        """Return the file of the segments of a shard of queries, with scores that their pictures support."""
+        return self.work / "verified" / f"{shard:05}.parquet"
 
     @property
     def segments(self) -> Path:

@@ -1,7 +1,7 @@
 """Video matching: `copytrace.match_videos(queries, references, out)` and the recipe behind it.
 
     check → for queries, then references: plan → describe, per shard → finish (→ index segments)
-          → search frames → align pairs, both per shard of queries → merge → report → summarize
+          → search frames → align pairs → verify segments, each per shard of queries → merge → report → summarize
 
 The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from configs.videos import VideoSettings
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
+from copytrace.alignment.verify import verify_segments
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files
@@ -121,7 +122,7 @@ def _search(
     runner: Runner, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
-    runner.run_shards(shards_of(queries), search_frames, align_pairs, **given)
+    runner.run_shards(shards_of(queries), search_frames, align_pairs, verify_segments, **given)
     runner.run(merge_segments, queries, references, folder)
     if settings.report.max_matches:
         runner.run(report_videos, queries, references, folder, settings)

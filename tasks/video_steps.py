@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copytrace.alignment.align import align_pairs, merge_segments
+from copytrace.alignment.verify import verify_segments
 from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.index.video_segments import index_segments
@@ -22,6 +23,7 @@ VIDEO_STEPS = tasks_by_step(
     StepTask(index_segments, "index-segments {root.name}"),
     StepTask(search_frames, "search {shard:05}", cpu_slots),
     StepTask(align_pairs, "align {shard:05}", aligner_slots),
+    StepTask(verify_segments, "verify {shard:05}", cpu_slots),
     StepTask(merge_segments, "merge"),
     StepTask(report_videos, "report", cpu_slots, show=link_video_report),
     StepTask(summarize_videos, "summarize", show=show_video_summary),

@@ -30,7 +30,7 @@ from copytrace.storage import file_identity, remove_stale_shards, table_of_rows,
 Pair = tuple[str, str]  # ids of a query and of a reference
 
 SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
-RULES_VERSION = 3  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
+RULES_VERSION = 4  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
 
 SEGMENT_SCHEMA = pa.schema(
     [
@@ -48,7 +48,13 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
     """Write the segments of all candidate pairs of a shard of queries, best first, and return the file."""
     path, rules = folder.shard_segments(shard), settings.alignment
     candidates, models = folder.candidates(shard), model_digests(rules)
-    made_from = [RULES_VERSION, shard, fingerprint_of(candidates), rules.model_dump(exclude={"threshold"}), models]
+    made_from = [
+        RULES_VERSION,
+        shard,
+        fingerprint_of(candidates),
+        rules.model_dump(exclude={"threshold", "verified_segments"}),
+        models,
+    ]
     step = Step.of("align pairs", path, made_from=made_from)
     if step.is_done():
         return path
@@ -70,8 +76,8 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
                 work.advance()
                 rows += [
                     (*pair, *segment.box, segment.score, segment.reversed, pane)
-                    for segment, pane in segments
-                    if segment.score >= rules.min_score
+                    for number, (segment, pane) in enumerate(segments)
+                    if segment.score >= rules.min_score or not number  # points may support the best one all the same
                 ]
         write_table(path, table_of_rows(rows, SEGMENT_SCHEMA).sort_by(BEST_FIRST))
     return path
@@ -179,9 +185,9 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     shards = query_index.shards
-    for shard_file in (folder.candidates, folder.noise, folder.shard_segments):
+    for shard_file in (folder.candidates, folder.noise, folder.shard_segments, folder.verified_segments):
         remove_stale_shards(shard_file(0).parent, shards)
-    parts = [folder.shard_segments(shard) for shard in shards]
+    parts = [folder.verified_segments(shard) for shard in shards]
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
     paths = [index.items.path_digest for index in (query_index, reference_index)]
     made_from = [[fingerprint_of(part) for part in parts], paths]

@@ -89,7 +89,8 @@ class GreedyAligner(ABC):
     segments with a score of 0.7 are copies.
 
     Only `backwards_share` of the evidence of backwards paths counts, because a still shot fits both directions.
-    Segments that overlap a better one by more than `max_overlap` (intersection over union) are dropped; at most
+    Segments that overlap a better one by more than `max_overlap` (intersection over union) are dropped, and so are
+    those that prove nothing, unless there is no other: the first of them is returned then, with the score 0. At most
     `max_segments` are returned.
     """
 
@@ -131,7 +132,7 @@ class GreedyAligner(ABC):
                 _remove_path(part.evidence, piece.rows, piece.columns, -self.max_penalty)
             direction.evidence[path.rows, path.columns] = -self.max_penalty
         proven = [segment for segment in found if segment.score > 0.0]
-        return suppress_overlapping(proven, self.max_overlap)[: self.max_segments]
+        return suppress_overlapping(proven, self.max_overlap)[: self.max_segments] or found[:1]
 
     @abstractmethod
     def find(self, direction: Direction) -> Path | None:

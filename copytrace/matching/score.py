@@ -198,6 +198,11 @@ def template_features_of(evidence: pa.Table) -> Doubles:
     return np.stack([columns[name] for name in TEMPLATE_FEATURES], axis=1)
 
 
+def uniqueness_share(uniqueness: float) -> float:
+    """Return 0 for the uniqueness of points in pictures with marks that repeat, and 1 for that in photographs."""
+    return float(_ramp(np.array(uniqueness), UNIQUENESS))
+
+
 def _ramp(values: Doubles, bounds: tuple[float, float]) -> Doubles:
     """Return 0 up to the first bound, 1 from the second on, and the share of the way in logarithms between them."""
     return np.asarray(np.log(np.clip(values, *bounds) / bounds[0]) / np.log(bounds[1] / bounds[0]))

@@ -5,7 +5,7 @@ Frames are RGB arrays: upright, with square pixels, without interlacing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +127,23 @@ def read_frames(
     """Open a local video or a URI that fsspec opens, and yield its frames; see `open_video` and `Video.frames`."""
     video = open_video(path, max_pixels=max_pixels, limits=limits)
     yield from video.frames(per_second=per_second, short_side=short_side, threads=threads)
+
+
+def frames_at(
+    path: str, seconds: Sequence[float], side: int, *, limits: DecodingLimits = DEFAULT_LIMITS
+) -> list[Pixels | None]:
+    """Return the pictures of the video at `path` at each of `seconds`, in their order; None after its end.
+
+    Seconds count from the first picture. Pictures are uint8 RGB [H, W, 3], upright, with square pixels; the longer side
+    has at most `side` pixels. The file is read once, forwards, whatever the order and number of `seconds`; the reader
+    seeks to distant moments.
+
+    Raises `MediaError` with a one-line reason if the file cannot be read or has no video.
+    """
+    frames: list[Pixels | None] = [None] * len(seconds)
+    for part, pictures in decode("moments", path, {"seconds": list(seconds), "side": side}, limits=limits):
+        frames[part["number"]] = pictures[0]
+    return frames
 
 
 def open_video(path: str, *, max_pixels: int = 200_000_000, limits: DecodingLimits = DEFAULT_LIMITS) -> Video:

@@ -27,7 +27,7 @@ def read_moments(
 ) -> Iterator[tuple[dict[str, Any], list[Pixels]]]:
     """Yield the `number` and the picture of each of the `seconds` in `settings`, in their order of time.
 
-    Pictures are reduced to a longer side of `side` pixels; see `film_frames`. Moments after the end are left out.
+    Pictures are reduced to a longer side of `side` pixels; see `frames_at`. Moments after the end are left out.
     Memory holds at most two full-size pictures. Raises `MediaError` if the file has no video.
     """
     seconds = settings["seconds"]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.media.decoding_limits import DEFAULT_LIMITS
-from copytrace.media.decoding_pool import decode
+from copytrace.media.frames import frames_at
 from copytrace.media.prefetch import prefetch
 from copytrace.media.rgb import Pixels
 from copytrace.report.pictures import Unreadable
@@ -39,21 +38,6 @@ class FilmStrip:
 StripKey = tuple[str, tuple[float, ...]]
 
 
-def film_frames(path: str, seconds: Sequence[float], side: int) -> list[Pixels | None]:
-    """Return the pictures of the video at `path` at each of `seconds`, in their order; None after its end.
-
-    Seconds count from the first picture. Pictures are uint8 RGB [H, W, 3], upright, with square pixels; the longer side
-    has at most `side` pixels. The file is read once, forwards, whatever the order and number of `seconds`; the reader
-    seeks to distant moments.
-
-    Raises `MediaError` with a one-line reason if the file cannot be read or has no video.
-    """
-    frames: list[Pixels | None] = [None] * len(seconds)
-    for part, pictures in decode("moments", path, {"seconds": list(seconds), "side": side}, limits=DEFAULT_LIMITS):
-        frames[part["number"]] = pictures[0]
-    return frames
-
-
 def make_film_strips(wanted: Sequence[StripKey], side: int) -> dict[StripKey, FilmStrip | Unreadable]:
     """Return the strip for each of `wanted`, with cells of at most `side` pixels each way; read each file once.
 
@@ -66,7 +50,7 @@ def make_film_strips(wanted: Sequence[StripKey], side: int) -> dict[StripKey, Fi
 
     def load(path: str) -> list[FilmStrip | Unreadable]:
         moments = [second for seconds in seconds_by_path[path] for second in seconds]
-        frames = iter(film_frames(path, moments, side))
+        frames = iter(frames_at(path, moments, side))
         return [_compose_strip([next(frames) for _ in seconds]) for seconds in seconds_by_path[path]]
 
     strips: dict[StripKey, FilmStrip | Unreadable] = {}

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import MediaError
-from copytrace.report.film_strips import FilmStrip, film_frames, make_film_strips
+from copytrace.media.frames import frames_at
+from copytrace.report.film_strips import FilmStrip, make_film_strips
 from copytrace.report.pictures import Unreadable
 
 RATE = 4  # pictures per second
@@ -40,36 +41,36 @@ def clip(tmp_path_factory):
 
 def test_each_second_shows_the_picture_that_is_up_then_in_the_order_asked_for(clip):
     moments = [30.1, 0.0, 44.9, 2.3, 2.3]
-    assert levels(film_frames(clip, moments, 64)) == pytest.approx([120, 0, 179, 9, 9], abs=2)
+    assert levels(frames_at(clip, moments, 64)) == pytest.approx([120, 0, 179, 9, 9], abs=2)
 
 
 def test_far_moments_are_jumped_to_without_changing_what_they_show(clip):
     dense = np.arange(0, 44, 0.5)
-    near, far = film_frames(clip, list(dense), 64), film_frames(clip, [3.0, 20.0, 41.0], 64)
+    near, far = frames_at(clip, list(dense), 64), frames_at(clip, [3.0, 20.0, 41.0], 64)
     for moment, frame in zip([3.0, 20.0, 41.0], far, strict=True):
         assert np.array_equal(frame, near[int(moment * 2)])
 
 
 def test_a_video_of_one_key_frame_is_read_on_from_it(tmp_path):
     path = write_clip(tmp_path / "one.mp4", 30, gop=600)
-    assert levels(film_frames(path, [1.0, 25.0], 64)) == pytest.approx([4, 100], abs=2)
+    assert levels(frames_at(path, [1.0, 25.0], 64)) == pytest.approx([4, 100], abs=2)
 
 
 def test_a_file_that_cannot_be_jumped_in_is_read_to_the_moment(tmp_path):
     path = write_clip(tmp_path / "raw.m4v", 30)  # a bare stream has no timestamps and no index
-    assert levels(film_frames(path, [1.0, 25.0], 64))[1] == pytest.approx(100, abs=4)
+    assert levels(frames_at(path, [1.0, 25.0], 64))[1] == pytest.approx(100, abs=4)
 
 
 def test_nothing_is_shown_after_the_end(clip):
-    assert levels(film_frames(clip, [45.5, 47.0], 64)) == [pytest.approx(179, abs=2), None]
+    assert levels(frames_at(clip, [45.5, 47.0], 64)) == [pytest.approx(179, abs=2), None]
 
 
 def test_pictures_are_upright_and_no_longer_than_the_side(tmp_path):
     path = write_clip(tmp_path / "turned.mp4", 2, turned=90)
-    frame = film_frames(path, [0.5], 32)[0]
+    frame = frames_at(path, [0.5], 32)[0]
     assert frame.shape == (32, 24, 3)
     assert frame[:, :2].mean() > 200  # the light edge at the top of the coded picture is to the left
-    assert film_frames(path, [0.5], 640)[0].shape == (64, 48, 3)
+    assert frames_at(path, [0.5], 640)[0].shape == (64, 48, 3)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "file not found"), (b"", "empty file"), (b"text", "no video")])
@@ -78,7 +79,7 @@ def test_a_file_that_is_no_video_gives_the_reason(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(MediaError, match=reason):
-        film_frames(str(path), [0.0], 64)
+        frames_at(str(path), [0.0], 64)
 
 
 def test_a_strip_has_a_cell_for_each_moment(clip):

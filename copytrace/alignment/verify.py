@@ -1,0 +1,180 @@
+"""Verification of segments by points: whether both videos show the same pictures at the same moments of a segment.
+
+To a descriptor, pages of one layout, windows of one program or stills of one place are all alike, so neither likeness
+nor its change along a segment tells a copy from another video of the same origin. The points of the pictures do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from configs.images import ImageSettings
+from configs.videos import VideoSettings
+from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
+from copytrace.alignment.segments import Segment
+from copytrace.arrays import Floats
+from copytrace.checked_files import read_checked
+from copytrace.errors import MediaError
+from copytrace.features.points import find_points
+from copytrace.index.given_up import limits_of
+from copytrace.index.video_index import VideoIndex
+from copytrace.matching.same_picture import Agreement, compare_points
+from copytrace.matching.score import Calibration, load_calibration
+from copytrace.media.decoding_limits import DecodingLimits
+from copytrace.media.frames import frames_at
+from copytrace.media.prefetch import prefetch
+from copytrace.run_folder import VideoRunFolder
+from copytrace.runtime import usable_cores
+from copytrace.step import Step, fingerprint_of
+from copytrace.storage import write_table
+
+MOMENTS = (0.25, 0.5, 0.75)  # of a segment, where pictures are compared
+SIDE = 640  # longest side of the pictures, in pixels
+RULES_VERSION = 1
+
+FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
+SUPPORTED = (0.85, 0.97)  # probability of a copy by the points, from which and at which a segment is supported fully
+SUPPORTED_SCORE = 0.95  # of a segment that its points alone support fully
+REFUTED = 0.5  # probability below which the points speak against a copy
+ALIKE = (0.7, 0.85)  # similarity from which pictures of a copy are so little edited that their points agree
+SAME = 0.985  # similarity from which pictures are the same whatever their points, as of repeated patterns
+REFUTED_SCORE = 0.05
+SURE = 0.98  # score that is kept without a look at pictures that are not alike
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The pictures of a segment at one moment: their `similarity` (cosine), and how well their points agree."""
+
+    similarity: float
+    agreement: Agreement
+
+
+def verify_segments(
+    shard: int, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
+) -> Path:
+    """Write the segments of a shard of queries with the scores that the points of their pictures support.
+
+    Of each query, the best `alignment.verified_segments` are verified. Segments of videos that cannot be read keep
+    their score. Those that then score less than `alignment.min_score` are left out. Returns the file.
+    """
+    found, path = folder.shard_segments(shard), folder.verified_segments(shard)
+    rules = settings.alignment
+    made_from = [RULES_VERSION, shard, fingerprint_of(found), rules.verified_segments, rules.min_score]
+    step = Step.of("verify segments", path, made_from=made_from)
+    if step.is_done():
+        return path
+    table = read_checked(found, schema=SEGMENT_SCHEMA)
+    rows = _best_of_each_query(table, rules.verified_segments)
+    scores = table.column("score").to_numpy().copy()
+    paths = [VideoIndex.open(index).paths for index in (queries, references)]
+    look = Look(paths[0], paths[1], limits_of(settings.media), ImageSettings(), load_calibration())
+    threads = settings.media.threads or usable_cores()
+    with step.run(len(rows), "segments") as work:
+        jobs = _jobs(table, rows, shard, queries, references, folder.noise(shard))
+        for (row, *_), moments in prefetch(jobs, look.compare, threads=threads, ahead=threads):
+            if not isinstance(moments, MediaError):
+                scores[row] = verified_score(scores[row], moments)
+            work.advance()
+        place = table.column_names.index("score")
+        table = table.set_column(place, SEGMENT_SCHEMA.field("score"), pa.array(scores))
+        write_table(path, table.filter(pa.array(scores >= rules.min_score)).sort_by(BEST_FIRST))
+    return path
+
+
+def verified_score(score: float, moments: Sequence[Moment]) -> float:
+    """Return the score of a segment, given what the points of its pictures say.
+
+    A segment is supported by the second best of its moments, or the only one, as far as its pictures are drawn: in
+    photographs, the points of a background agree at any two moments of one place. It is refuted if hardly any points
+    agree although its pictures are alike, but for those that are the same.
+    """
+    telling = [moment for moment in moments if moment.agreement.points >= FEWEST_POINTS]
+    if not telling:
+        return score
+    support = sorted(moment.agreement.probability * moment.agreement.drawn for moment in telling)[-2:][0]
+    if max(moment.agreement.probability for moment in telling) >= REFUTED:
+        return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
+    similarity = float(np.median([moment.similarity for moment in telling]))
+    doubt = _ramp(similarity, ALIKE) if similarity < SAME else 0.0
+    return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
+
+
+def _ramp(value: float, bounds: tuple[float, float]) -> float:
+    return float(np.clip((value - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0))
+
+
+def _best_of_each_query(table: pa.Table, count: int) -> list[int]:
+    """Return the rows of the best `count` segments of each query, of a table sorted best first."""
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, query in enumerate(table.column("query_id").to_pylist()):
+        if len(rows[query]) < count:
+            rows[query].append(row)
+    return sorted(row for of_query in rows.values() for row in of_query)
+
+
+Job = tuple[int, tuple[str, str], Segment, VideoRows, VideoRows]
+
+
+def _jobs(
+    table: pa.Table, rows: Sequence[int], shard: int, queries: Path, references: Path, noise: Path
+) -> Iterator[Job]:
+    """Yield each row with its pair, its segment, and the descriptors of both videos."""
+    of_pair: defaultdict[tuple[str, str], list[tuple[int, Segment]]] = defaultdict(list)
+    for row, found in zip(rows, table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
+        start, end, ref_start, ref_end = (found[name] for name in ("query_start", "query_end", "ref_start", "ref_end"))
+        segment = Segment(start, end, ref_start, ref_end, found["score"], found["reversed"])
+        of_pair[found["query_id"], found["ref_id"]].append((row, segment))
+    for batch in read_pairs(list(of_pair), shard, queries, references, noise):
+        for pair, query, reference in batch:
+            for row, segment in of_pair[pair]:
+                yield row, pair, segment, query, reference
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the pictures of videos; `queries` and `references` give the path of each id."""
+
+    queries: Mapping[str, str]
+    references: Mapping[str, str]
+    limits: DecodingLimits
+    rules: ImageSettings
+    calibration: Calibration
+
+    def compare(self, job: Job) -> list[Moment]:
+        """Compare the pictures of a segment; moments at which a video shows nothing are left out.
+
+        Raises `MediaError` if a video cannot be read.
+        """
+        _, (query_id, reference_id), segment, query, reference = job
+        length = segment.query_end - segment.query_start
+        here = [segment.query_start + share * length for share in MOMENTS]
+        there = [segment.reference_at(second) for second in here]
+        similarities = [_similarity(query, *moments, reference) for moments in zip(here, there, strict=True)]
+        if segment.score >= SURE and np.median(similarities) < ALIKE[0]:
+            return []
+        shown = frames_at(self.queries[query_id], here, SIDE, limits=self.limits)
+        original = frames_at(self.references[reference_id], there, SIDE, limits=self.limits)
+        moments = []
+        for similarity, picture, reference_picture in zip(similarities, shown, original, strict=True):
+            if picture is not None and reference_picture is not None:
+                points = find_points(picture, self.rules.local.query_points)
+                others = find_points(reference_picture, self.rules.local.reference_points)
+                moments.append(Moment(similarity, compare_points(points, others, self.rules, self.calibration)))
+        return moments
+
+
+def _similarity(query: VideoRows, second: float, other: float, reference: VideoRows) -> float:
+    """Return the cosine of the frames at two moments, of the most similar panes."""
+    return float((_frames_near(query, second) @ _frames_near(reference, other).T).max())
+
+
+def _frames_near(video: VideoRows, second: float) -> Floats:
+    apart = np.abs(video.times.mean(axis=1) - second)
+    return np.asarray(video.vectors[apart <= apart.min() + 1e-6], np.float32)
