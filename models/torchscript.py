@@ -101,7 +101,8 @@ def check_torchscript(path: Path) -> None:
     if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
         raise ModelFileError(
             f"{path} is not TorchScript but {'a pickled checkpoint' if 'data.pkl' in names else 'another archive'}, "
-            "which is not loaded as it may run any code; give the network's torchscript.pt"
+            "which is not loaded as it may run any code; give the network's torchscript.pt, or a spec (YAML) with its "
+            "architecture, by which only its tensors are read"
         )
 
 

@@ -24,6 +24,7 @@ from configs.images import ImageSettings, PointSettings
 from copytrace.alignment.networks import NetworkAligner, load_pair_filter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
+from copytrace.features.resize import SquareInput
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments
@@ -115,7 +116,7 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
     return find
 
 
-class GridDescriptor:
+class GridDescriptor(SquareInput):
     """A real descriptor that needs no network: the picture on a coarse grid, its mean taken away, as a unit vector."""
 
     name = "grid"

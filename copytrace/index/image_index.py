@@ -21,7 +21,8 @@ from configs.settings import DescriptorSettings
 from copytrace.arrays import Floats
 from copytrace.checked_files import count_checked_rows, read_checked
 from copytrace.errors import MediaError
-from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
+from copytrace.features.descriptor_sources import descriptor_state
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label
 from copytrace.features.points import Bytes, find_points
 from copytrace.index.changes import note_content
 from copytrace.index.codebook import SHIPPED, codebook_label, keep_codebook
@@ -142,7 +143,7 @@ def image_provenance(
 
 def load_image_models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
     """Load the descriptor and the overlay detector, once per process until their names mean other models."""
-    states = (model_state(descriptor.model, "descriptor"), model_state(detector, "overlay"))
+    states = (descriptor_state(descriptor.model), model_state(detector, "overlay"))
     return _load_image_models(descriptor, detector, states)
 
 
@@ -272,7 +273,7 @@ def _describe(
     batch_size = settings.descriptor.batch_size
 
     def load(item: MediaItem) -> _DescribedImage:
-        return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
+        return _read_image(item, overlays.get(item.id, []), descriptor, settings, role)
 
     contents = work.notes.setdefault("contents", {})
     for item, image in _load_in_threads(items, note_content(given_up.guard(load), contents), settings):
@@ -298,19 +299,19 @@ def _describe(
 
 
 def _read_image(
-    item: MediaItem, boxes: Sequence[Box], input_size: int, settings: ImageSettings, role: Role
+    item: MediaItem, boxes: Sequence[Box], descriptor: Descriptor, settings: ImageSettings, role: Role
 ) -> _DescribedImage:
     image = _decode(item, settings)
     local = settings.local
     if role == "references":
         whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
-        picture = resize_for_descriptor(image.pixels, input_size)
+        picture = descriptor.resize(image.pixels)
         return _DescribedImage(item, [WHOLE], [picture], [whole], image.damage)
     views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
         views.append(View(item.id, f"stretched{stretch:g}", points))
-    panes, pictures = [WHOLE], [resize_for_descriptor(image.pixels, input_size)]
+    panes, pictures = [WHOLE], [descriptor.resize(image.pixels)]
     for number, (box, crop) in enumerate(_crops(image, boxes, settings)):
         name = f"crop{number}"
         if box.confidence > settings.overlay.local_confidence:
@@ -318,7 +319,7 @@ def _read_image(
             views.append(View(item.id, name, find_points(crop, local.crop_points, box=corners)))
         if box.confidence > settings.overlay.global_confidence:
             panes.append(name)
-            pictures.append(resize_for_descriptor(crop, input_size))
+            pictures.append(descriptor.resize(crop))
     return _DescribedImage(item, panes, pictures, views, image.damage)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.model_sources import resolve_model
 from copytrace.overlays.edges import RULES, SAME_BOX_IOU, find_pasted_rectangles
 from copytrace.runtime import Backend, cached_graph, open_session, torch_device, uses_onnx
