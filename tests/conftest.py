@@ -21,7 +21,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
-from copytrace.alignment.networks import NetworkAligner, load_pair_filter
+from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
 from copytrace.features.resize import SquareInput
@@ -105,7 +105,7 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
         "descriptor": lambda: load_descriptor(backend="onnx", device="cpu"),
         "overlay": lambda: load_overlay_detector("network", backend="onnx"),
         "aligner": lambda: NetworkAligner("shipped", backend="onnx"),
-        "pair-classifier": lambda: load_pair_filter(backend="onnx"),
+        "pair-classifier": lambda: PairFilter(backend="onnx"),
     }
 
     def find(kind: str) -> tuple[Path, Path]:
