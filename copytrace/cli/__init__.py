@@ -36,6 +36,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.draw_images,
     sets.video_stills,
     videos.fit_pca,
+    videos.import_pca,
     videos.export_descriptors,
     videos.import_descriptors,
 )

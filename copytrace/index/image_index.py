@@ -44,7 +44,9 @@ from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.media.prefetch import prefetch
 from copytrace.model_sources import model_state
-from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
+from copytrace.overlays.box_files import BoxFile
+from copytrace.overlays.boxes import Box, Branch, choose_crops
+from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
@@ -59,6 +61,7 @@ BOXES_KEPT = 16  # of each query
 SMALLEST_CROP = 8  # pixels
 
 OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
+GIVEN_SCHEMA = OVERLAY_SCHEMA.append(pa.field("branch", pa.string()))  # of boxes from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,6 @@ def image_provenance(
     settings: ImageSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
     """Return everything that decides the content of an index of this role, and nothing else."""
-    local = settings.local.model_dump()
     names = ["reference_points"] if role == "references" else ["query_points", "crop_points", "stretched_points"]
     provenance: dict[str, Any] = {
         "format": FORMAT,
@@ -130,7 +132,7 @@ def image_provenance(
         "role": role,
         "descriptor": model_label(descriptor),
         "typical_noise": descriptor.typical_noise,
-        "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
+        "points": {name: getattr(settings.local, name).decisive() for name in names} | {"opencv": cv2.__version__},
     }
     if role == "references" and settings.local.codebook != SHIPPED:
         provenance["codebook"] = codebook_label(settings.local.codebook)
@@ -194,22 +196,27 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
     given_up = GivenUpFiles(root, settings.media)
     check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
     rows: list[tuple[object, ...]] = []
+    schema = GIVEN_SCHEMA if isinstance(detector, BoxFile) else OVERLAY_SCHEMA
     with step.run(len(planned.items), "images") as work:
-        if detector is not None:
+        if isinstance(detector, BoxFile):
+            given = ((item.id, box) for item in planned.items for box in detector.boxes_of(item.id))
+            rows = [(image, box.x0, box.y0, box.x1, box.y1, box.confidence, box.branch) for image, box in given]
+            work.advance(len(planned.items))
+        elif detector is not None:
             for item, boxes in _load_in_threads(
                 planned.items, given_up.guard(lambda item: detector.detect(_decode(item, settings).pixels)), settings
             ):
                 work.advance()
                 if not isinstance(boxes, MediaError):
                     rows += [(item.id, box.x0, box.y0, box.x1, box.y1, box.confidence) for box in boxes[:BOXES_KEPT]]
-        write_table(path, table_of_rows(rows, OVERLAY_SCHEMA))
+        write_table(path, table_of_rows(rows, schema))
     return path
 
 
 def read_overlays(path: Path) -> dict[str, list[Box]]:
     """Return the boxes of each image that has any, best first."""
     boxes: dict[str, list[Box]] = {}
-    for row in read_checked(path, schema=OVERLAY_SCHEMA).to_pylist():
+    for row in read_checked(path).to_pylist():
         boxes.setdefault(row.pop("id"), []).append(Box(**row))
     return boxes
 
@@ -312,23 +319,25 @@ def _read_image(
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
         views.append(View(item.id, f"stretched{stretch:g}", points))
     panes, pictures = [WHOLE], [descriptor.resize(image.pixels)]
-    for number, (box, crop) in enumerate(_crops(image, boxes, settings)):
-        name = f"crop{number}"
-        if box.confidence > settings.overlay.local_confidence:
-            corners = (box.x0, box.y0, box.x1, box.y1)
-            views.append(View(item.id, name, find_points(crop, local.crop_points, box=corners)))
-        if box.confidence > settings.overlay.global_confidence:
-            panes.append(name)
-            pictures.append(descriptor.resize(crop))
+    rules = settings.overlay
+    for number, (box, crop) in enumerate(_crops(image, boxes, "local", rules.local_confidence, settings)):
+        corners = (box.x0, box.y0, box.x1, box.y1)
+        views.append(View(item.id, f"crop{number}", find_points(crop, local.crop_points, box=corners)))
+    for number, (_, crop) in enumerate(_crops(image, boxes, "global", rules.global_confidence, settings)):
+        panes.append(f"crop{number}")
+        pictures.append(descriptor.resize(crop))
     return _DescribedImage(item, panes, pictures, views, image.damage)
 
 
-def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -> Iterator[tuple[Box, Bytes]]:
+def _crops(
+    image: DecodedImage, boxes: Sequence[Box], branch: Branch, min_confidence: float, settings: ImageSettings
+) -> Iterator[tuple[Box, Bytes]]:
+    """Yield the boxes that a branch searches, with their pictures."""
     rules = settings.overlay
     height, width = image.pixels.shape[:2]
     for box in choose_crops(
-        boxes,
-        min_confidence=min(rules.global_confidence, rules.local_confidence),
+        [box for box in boxes if box.branch in {"both", branch}],
+        min_confidence=min_confidence,
         max_area=rules.max_area,
         max_aspect=rules.max_aspect,
         limit=rules.max_crops,
