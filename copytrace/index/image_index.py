@@ -14,7 +14,6 @@ from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from configs.images import ImageSettings
 from configs.settings import DescriptorSettings
@@ -36,6 +35,7 @@ from copytrace.index.media_index import (
     receipt_path,
 )
 from copytrace.index.odd_files import odd_file
+from copytrace.index.overlay_files import read_overlays, write_overlays
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
@@ -50,7 +50,6 @@ from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import table_of_rows, write_table
 
 FORMAT = 1
 
@@ -59,9 +58,6 @@ T = TypeVar("T")
 WORKING_SIDE = 1024  # pixels; images are decoded to this short side at most, and no step needs more
 BOXES_KEPT = 16  # of each query
 SMALLEST_CROP = 8  # pixels
-
-OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
-GIVEN_SCHEMA = OVERLAY_SCHEMA.append(pa.field("branch", pa.string()))  # of boxes from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +191,20 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
     _, detector = load_image_models(settings.descriptor, settings.overlay.detector)
     given_up = GivenUpFiles(root, settings.media)
     check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
-    rows: list[tuple[object, ...]] = []
-    schema = GIVEN_SCHEMA if isinstance(detector, BoxFile) else OVERLAY_SCHEMA
+    found: list[tuple[str, Sequence[Box]]] = []
     with step.run(len(planned.items), "images") as work:
         if isinstance(detector, BoxFile):
-            given = ((item.id, box) for item in planned.items for box in detector.boxes_of(item.id))
-            rows = [(image, box.x0, box.y0, box.x1, box.y1, box.confidence, box.branch) for image, box in given]
-            work.advance(len(planned.items))
+            found = [(item.id, detector.boxes_of(item.id)) for item in planned.items]
+            work.advance(len(found))
         elif detector is not None:
             for item, boxes in _load_in_threads(
                 planned.items, given_up.guard(lambda item: detector.detect(_decode(item, settings).pixels)), settings
             ):
                 work.advance()
                 if not isinstance(boxes, MediaError):
-                    rows += [(item.id, box.x0, box.y0, box.x1, box.y1, box.confidence) for box in boxes[:BOXES_KEPT]]
-        write_table(path, table_of_rows(rows, schema))
+                    found.append((item.id, boxes[:BOXES_KEPT]))
+        write_overlays(path, found, with_branches=isinstance(detector, BoxFile))
     return path
-
-
-def read_overlays(path: Path) -> dict[str, list[Box]]:
-    """Return the boxes of each image that has any, best first."""
-    boxes: dict[str, list[Box]] = {}
-    for row in read_checked(path).to_pylist():
-        boxes.setdefault(row.pop("id"), []).append(Box(**row))
-    return boxes
 
 
 def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:

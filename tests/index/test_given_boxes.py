@@ -19,6 +19,7 @@ both,0.4,0.4,0.5,0.5,0.55,
 global,0.5,0.5,0.5,0.5,0.6,global
 local,0.5,0.5,0.5,0.5,0.6,local
 faint,0.5,0.5,0.5,0.5,0.53,
+at threshold,0.5,0.5,0.5,0.5,0.55,
 apart,0.5,0.5,0.5,0.5,0.6,global
 apart,0.25,0.25,0.5,0.5,0.7,local
 """
@@ -28,7 +29,7 @@ def test_each_branch_takes_its_own_best_box_above_its_own_confidence(
     tmp_path: Path, grid_descriptor: object, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "boxes.csv").write_text(BOXES)
-    names = ["both", "global", "local", "faint", "apart", "none"]
+    names = ["both", "global", "local", "faint", "at threshold", "apart", "none"]
     (tmp_path / "images").mkdir()
     for number, name in enumerate(names):
         pixels = np.random.default_rng(number).integers(0, 256, (80, 80, 3), dtype=np.uint8)
@@ -47,7 +48,7 @@ def test_each_branch_takes_its_own_best_box_above_its_own_confidence(
     panes = set(zip(descriptors.ids, descriptors.panes, strict=True))
     views = {(view.id, view.name): view.points.box for view in index.views(shard)}
     crops = {name for name, pane in panes if pane == "crop0"}, {name for name, view in views if view == "crop0"}
-    assert crops == ({"both", "global", "apart"}, {"both", "local", "faint", "apart"})
+    assert crops == ({"both", "global", "apart"}, {"both", "local", "faint", "at threshold", "apart"})
     assert views["both", "crop0"] == pytest.approx((0.25, 0.25, 0.75, 0.75))
     assert views["apart", "crop0"] == pytest.approx((0.0, 0.0, 0.5, 0.5))
     assert len(panes) == len(names) + 3
