@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from models.configs import ModelFileError, one_line
+from models.configs import ModelFileError, is_checkpoint, one_line
+from models.torchscript import is_torchscript
 
 if TYPE_CHECKING:
     from models.configs import DescriptorConfig
@@ -64,10 +65,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> Any:
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"
+    if is_checkpoint(path) and is_torchscript(path):
+        raise ModelFileError(
+            f"{path} is TorchScript, and its state dict is needed: where you trust its maker, write it with "
+            'torch.save(torch.jit.load(FILE, map_location="cpu").state_dict(), OUT); or, for a descriptor, give '
+            "architecture: torchscript"
+        )
     try:
         if is_safetensors:
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that what is not weights, such as an optimizer's state, takes no memory.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_checkpoint(path))
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             f"{path} holds more than tensors, and is not unpickled as that may run any code: {one_line(error)}; where "

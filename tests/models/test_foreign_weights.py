@@ -174,6 +174,13 @@ def test_a_damaged_checkpoint_is_told(content: bytes, message: str, tmp_path: Pa
         read_state_dict(tmp_path / "damaged")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript_is_told_from_a_state_dict_with_the_lines_that_make_one(tmp_path: Path):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "submit.pt")
+    with pytest.raises(ModelFileError, match=r"submit.pt is TorchScript, .*torch\.jit\.load\(FILE"):
+        read_state_dict(tmp_path / "submit.pt")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
