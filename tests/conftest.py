@@ -21,6 +21,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
+from configs.load import load_settings
 from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
@@ -47,9 +48,7 @@ hypothesis.settings.register_profile("tests", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
-IMGFP_POINTS = PointSettings(
-    short_side=300, enlarge=False, max_points=0, levels=7, contrast=0.0137, edge=10, first_octave=0
-)
+IMGFP_POINTS = load_settings(ImageSettings, "imgfp").local.query_points
 SMALL_POINTS = PointSettings(
     short_side=120, enlarge=False, max_points=150, levels=3, contrast=0.02, edge=10, first_octave=-1
 )

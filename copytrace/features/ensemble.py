@@ -136,7 +136,9 @@ def fit_projection(vectors: Floats, dimensions: int) -> Projection:
 def write_projection(path: Path, projection: Projection) -> Path:
     """Write a projection as safetensors and return the path."""
     with atomic_path(path) as temporary:
-        save_file({"mean": projection.mean, "components": projection.components}, temporary)
+        # safetensors writes the bytes as they lie in memory, so that columns would become rows.
+        components = np.ascontiguousarray(projection.components)
+        save_file({"mean": projection.mean, "components": components}, temporary)
     return path
 
 

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from typer.testing import CliRunner
 
+from copytrace.cli import app
 from copytrace.errors import InputError
+from copytrace.features.ensemble import read_projection
 from copytrace.features.pca_exchange import read_sklearn_pca
 
 VECTORS = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32) * np.float32([6, 5, 4, 3, 2, 1]) + 1
@@ -60,3 +63,11 @@ def test_arrays_that_are_no_pca_are_refused(tmp_path: Path, changes: dict[str, A
     np.savez(tmp_path / "pca.npz", **{name: value for name, value in arrays.items() if value is not None})
     with pytest.raises(InputError, match=message):
         read_sklearn_pca(tmp_path / "pca.npz")
+
+
+def test_the_command_writes_what_descriptor_pca_reads(tmp_path: Path):
+    np.savez(tmp_path / "pca.npz", **arrays_of(PCA(3).fit(VECTORS)))
+    out = tmp_path / "pca.safetensors"
+    result = CliRunner().invoke(app, ["import-pca", str(tmp_path / "pca.npz"), "--out", str(out)])
+    assert result.output == f"{out} shortens 6 numbers to 3\n"
+    np.testing.assert_array_equal(read_projection(out).components, read_sklearn_pca(tmp_path / "pca.npz").components)
