@@ -44,10 +44,10 @@ class DescriptorNetwork(nn.Module):
     `backbone` is a timm model without pooling or head (see `timm_backbone`). `mean` and `std` are per RGB channel, for
     values in 0..1. `pooling` "gem" pools the feature map by GeM; "all_tokens" also pools the class token of a
     transformer; "last_blocks" concatenates the means of the tokens after each of the last four blocks of a Swin, of
-    which those of the last stage are normalized (EsViT's linear evaluation, and imgFp). `expansion` maps each cell or
-    token before GeM. `projection` maps the pooled [N, C] to [N, D]. `whitening` maps those vectors, of unit length, to
-    [N, W], which are normalized again; for PCA whitening its bias is -weight @ mean. Raises `ValueError` for a pooling
-    that the backbone does not allow.
+    which those of the last stage are normalized (EsViT's linear evaluation, and imgFp). `expansion` is None until it is
+    set; it maps each cell or token before GeM. `projection` maps the pooled [N, C] to [N, D]. `whitening` maps those
+    vectors, of unit length, to [N, W], which are normalized again; for PCA whitening its bias is -weight @ mean. Raises
+    `ValueError` for a pooling that the backbone does not allow.
     """
 
     mean: Tensor
@@ -61,7 +61,6 @@ class DescriptorNetwork(nn.Module):
         std: Sequence[float],
         gem_power: float = GEM_POWER,
         pooling: Pooling = "gem",
-        expansion: nn.Linear | None = None,
         projection: nn.Linear | None = None,
         whitening: nn.Linear | None = None,
     ) -> None:
@@ -71,7 +70,7 @@ class DescriptorNetwork(nn.Module):
         self.backbone = backbone
         self.pooling = GeM(gem_power)
         self.pooled = pooling
-        self.expansion = expansion
+        self.expansion: nn.Linear | None = None
         self.projection = projection
         self.whitening = whitening
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

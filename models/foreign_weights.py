@@ -101,10 +101,10 @@ def load_foreign_descriptor(config: DescriptorConfig) -> DescriptorNetwork:
             std=config.std,
             gem_power=config.gem_power,
             pooling=config.pooling,
-            expansion=_linear(tensors, "expansion"),
             projection=_linear(tensors, "projection"),
             whitening=_linear(tensors, "whitening"),
         )
+        network.expansion = _linear(tensors, "expansion")
         fill_strictly(network, tensors, config.weights, config.architecture)
         _check_widths(network, config.weights)
         if config.trained_size not in {None, config.input_size}:
