@@ -1,4 +1,4 @@
-"""Time and memory of the descriptors of the two challenges' winners, with random weights, loaded as published ones are.
+"""Time and memory of the networks of the two challenges' winners, with random weights, loaded as published ones are.
 
 Each network has the published shapes, and its checkpoint the published names and wrappers.
 """
@@ -11,17 +11,20 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 import yaml
 from torch import nn
 
 from benchmarks.results import Row, Section
+from copytrace.alignment.networks import NetworkAligner, PairFilter
+from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.features.descriptors import load_descriptor
 from models.configs import IMAGENET_MEAN, IMAGENET_STD
 from models.descriptor import timm_backbone
@@ -77,12 +80,31 @@ def measure(given: Sequence[Path], work: Path) -> list[Section]:
     rows = []
     for number, (name, network) in enumerate(NETWORKS.items()):
         spec = write_random(network, work / str(number))
-        rows += [_row(f"{name}, {backend}", spec, backend, work) for backend in ("torch", "onnx")]
+        rows += [_row(f"{name}, {backend}", "descriptor", spec, backend, work) for backend in ("torch", "onnx")]
+    for kind, name in (("classifier", "VSC2022: two MobileNetV3"), ("aligner", "VSC2022: two HRNet-W18")):
+        rows.append(_row(f"{name}, torch", kind, write_folds(kind, work / kind), "torch", work))
     text = (
-        f"Random weights in the published shapes, names and files; {BATCH} pictures at a time on one core. Loading for "
-        "ONNX Runtime is that from its cached graph."
+        f"Random weights in the published shapes, names and files, on one core. Descriptors get {BATCH} pictures at a "
+        "time; the others a pair of 40 and 60 frames, with both folds, and its transpose. Loading for ONNX Runtime is "
+        "that from its cached graph."
     )
-    return [Section("Descriptors of the winners of both challenges", text, rows)]
+    return [Section("Networks of the winners of both challenges", text, rows)]
+
+
+def write_folds(kind: str, folder: Path) -> Path:
+    """Write the state dicts of two folds of a network of alignment, and return their folder."""
+    folder.mkdir(parents=True)
+    for fold in (1, 2):
+        if kind == "classifier":
+            network: nn.Module = timm.create_model("mobilenetv3_small_100", num_classes=2)
+            tensors = {}
+        else:
+            network = timm.create_model("hrnet_w18", features_only=True, feature_location="", out_indices=range(5))
+            fuse = nn.Sequential(nn.Conv2d(334, 64, 1), nn.ReLU(), nn.Conv2d(64, 2, 1))
+            tensors = {f"fuse.{key}": value for key, value in fuse.state_dict().items()}
+        tensors |= {f"model.{key}": value for key, value in network.state_dict().items()}
+        torch.save(tensors, folder / f"{fold}.pth")
+    return folder
 
 
 def write_random(network: Published, folder: Path) -> Path:
@@ -103,30 +125,46 @@ def _published(name: str) -> str:
     return re.sub(r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
 
 
-def _row(name: str, spec: Path, backend: str, work: Path) -> Row:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.published_networks", str(spec), backend]
+def _row(name: str, kind: str, path: Path, backend: str, work: Path) -> Row:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.published_networks", kind, str(path), backend]
     environment = {**os.environ, "COPYTRACE_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
     if backend == "onnx":
         subprocess.run(command, env=environment, check=True, capture_output=True)
     found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
     seconds, milliseconds, mebibytes = map(float, found)
-    size = spec.with_suffix(".pth").stat().st_size / 1e6
-    return Row(name, {"s to load": seconds, "ms per picture": milliseconds, "peak MiB": mebibytes, "MB": size})
+    folder = path if path.is_dir() else path.parent
+    size = sum(file.stat().st_size for file in folder.glob("*.pth")) / 1e6
+    return Row(name, {"s to load": seconds, "ms": milliseconds, "peak MiB": mebibytes, "MB": size})
 
 
-def main(spec: str, backend: Any) -> None:
-    """Print the seconds to load a network, its milliseconds per picture, and the most memory of this process in MiB."""
+def main(kind: str, path: str, backend: Any) -> None:
+    """Print the seconds to load a network, its milliseconds per input, and the most memory of this process in MiB."""
     begin = time.process_time()
-    descriptor = load_descriptor(spec, backend=backend, device="cpu", threads=1)
+    work, inputs = _load(kind, path, {"backend": backend, "device": "cpu"})
     loaded = time.process_time() - begin
-    generator = np.random.default_rng(0)
-    frames = [generator.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(BATCH)]
-    batch = np.stack([descriptor.resize(frame) for frame in frames])
-    descriptor.describe(batch)
+    work()
     begin = time.process_time()
-    descriptor.describe(batch)
-    milliseconds = (time.process_time() - begin) / BATCH * 1000
+    work()
+    milliseconds = (time.process_time() - begin) / inputs * 1000
     print(loaded, milliseconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _load(kind: str, path: str, options: dict[str, Any]) -> tuple[Callable[[], object], int]:
+    """Return a function that runs a network once, and the number of its inputs."""
+    generator = np.random.default_rng(0)
+    if kind == "descriptor":
+        descriptor = load_descriptor(path, threads=1, **options)
+        frames = [generator.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(BATCH)]
+        batch = np.stack([descriptor.resize(frame) for frame in frames])
+        return lambda: descriptor.describe(batch), BATCH
+    values = generator.random((40, 60)).astype(np.float32)
+    first, second = (f"{path}/{fold}.pth" for fold in (1, 2))
+    if kind == "aligner":
+        aligner = NetworkAligner(first, folds=[second], **options)
+        return lambda: aligner.heat_map(values), 1
+    times = [np.stack([np.arange(length), np.arange(length) + 1.0], axis=1) for length in values.shape]
+    pair_filter, pair = PairFilter(first, folds=[second], **options), SimilarityMatrix(values, *times)
+    return lambda: pair_filter.probability([pair]), 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -156,5 +158,11 @@ def _runs(segment: Segment) -> Numbers:
 
 def place_of_least_variance(videos: VideoIndex) -> int | None:
     """Return the place of the number that varies least among the frames of an index; see `least_variance`."""
-    segments = open_segments(videos)
+    return _place_of_least_variance(videos.root, videos.fingerprint)
+
+
+@lru_cache(maxsize=2)
+def _place_of_least_variance(root: Path, fingerprint: str) -> int | None:
+    """Return the place, which all shards of queries ask for, from one reading of the index in this state."""
+    segments = open_segments(VideoIndex.open(root))
     return least_variance(MappedVectors([each.vectors for each in segments], [_runs(each) for each in segments]))
