@@ -30,6 +30,7 @@ PAIR_GRAPH_VERSION = 2
 DESCRIPTOR_TOLERANCE = 1e-4  # of any coordinate of a unit vector
 OVERLAY_TOLERANCE = 1e-3  # of a side, as a share of the picture, or of a confidence
 PROBABILITY_TOLERANCE = 1e-4  # of the probability that a cell or a pair is copied
+PUBLISHED_TOLERANCE = 1e-3  # of the published aligner, which is deep: 4e-4 was seen with random weights
 
 
 def export_descriptor(network: nn.Module, path: Path, input_size: int) -> Path:
@@ -78,7 +79,7 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
 
     N, H and W are free, except that HRNet needs the sides of `AlignerConfig.canvas_side`. The whole canvas is the
     matrix. Raises `RuntimeError` when the network cannot be exported, and when ONNX Runtime's probabilities differ from
-    torch's by more than `PROBABILITY_TOLERANCE`.
+    torch's by more than `PROBABILITY_TOLERANCE`, or `PUBLISHED_TOLERANCE`.
     """
     import torch  # noqa: PLC0415
 
@@ -86,7 +87,8 @@ def export_aligner(network: LightAligner | HrnetAligner, path: Path) -> Path:
     values = torch.rand(2, 1, side(61), side(139), generator=torch.Generator().manual_seed(0)) - 0.2
     graph, (expected,) = trace_onnx(network, {VALUES: values}, [LOGITS], side_multiple=network.config.multiple)
     (found,) = run_onnx(graph, {VALUES: values}, [LOGITS])
-    check_difference(_largest_difference(found, expected), PROBABILITY_TOLERANCE)
+    tolerance = PUBLISHED_TOLERANCE if network.config.published else PROBABILITY_TOLERANCE
+    check_difference(_largest_difference(found, expected), tolerance)
     return write_atomically(path, graph)
 
 

@@ -77,9 +77,11 @@ def _load(path: Path) -> Any:
         # Mapped, so that what is not weights, such as an optimizer's state, takes no memory.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_checkpoint(path))
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # torch's own text is a page, and advises to unpickle it
+        found = f"objects such as {named[1]}" if named else "something else than tensors"
         raise ModelFileError(
-            f"{path} holds more than tensors, and is not unpickled as that may run any code: {one_line(error)}; where "
-            "you trust its maker, save its state dict alone with torch.save, and give that file"
+            f"{path} holds {found}, and is not unpickled as that may run any code; where you trust its maker, save its "
+            "state dict alone with torch.save, and give that file"
         ) from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read as a checkpoint: {one_line(error)}; copy it again") from error

@@ -156,9 +156,12 @@ class Bomb:
 def test_objects_in_a_checkpoint_are_not_unpickled(tmp_path: Path):
     torch.save({"model": {"weight": torch.zeros(1)}, "args": Bomb(tmp_path / "written")}, tmp_path / "bomb.pth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "written")))
-    for name in ("bomb.pth", "plain.pkl"):
-        with pytest.raises(ModelFileError, match=f"{name} holds more than tensors.*save its state dict alone"):
+    for name, what in (("bomb.pth", "objects such as getattr"), ("plain.pkl", "something else than tensors")):
+        with pytest.raises(ModelFileError, match=f"{name} holds {what}.*save its state dict alone"):
             read_state_dict(tmp_path / name)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(ModelFileError, match=r"text\.pth holds something else than tensors"):
+        read_state_dict(tmp_path / "text.pth")
     assert not (tmp_path / "written").exists()
 
 
