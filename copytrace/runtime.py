@@ -1,8 +1,8 @@
 """Runtime of the networks: what runs them, and their graphs in the user's cache.
 
-ONNX Runtime runs networks on the CPU, torch on CUDA. A graph is exported once on this machine. Beside `NAME.onnx`, a
-plain ONNX file, lies `NAME.onnx.sha256` in the format of `sha256sum`: a graph that does not match it was cut short or
-altered, and is exported again.
+ONNX Runtime runs networks on the CPU, torch on CUDA. A graph is made once on this machine: in a second for networks as
+they ship (`models.graph_templates`), otherwise by torch. Beside `NAME.onnx`, a plain ONNX file, lies `NAME.onnx.sha256`
+in the format of `sha256sum`: a graph that does not match it was cut short or altered, and is made again.
 """
 
 from __future__ import annotations
@@ -165,9 +165,9 @@ def _export(path: Path, export: Callable[[Path], Path]) -> bytes:
         if graph := read_graph(path):  # another process exported it while this one waited
             return graph
         if path.exists():
-            logger.warning("%s is damaged, or an older version wrote it; exporting it again", path)
+            logger.warning("%s is damaged, or an older version wrote it; making it again", path)
         else:
-            logger.info("exporting %s, once", path)
+            logger.info("making %s, once", path)
         try:
             export(path)
         except RuntimeError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -74,9 +75,11 @@ def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
 
     share = max(1, usable_cores() // workers)
     # These must be set before a process starts, because libraries size their thread pools when they are loaded.
-    environment = dict.fromkeys((CORES, *THREAD_VARIABLES), share) | {"DASK_LOGGING__DISTRIBUTED": "warning"}
+    shares = dict.fromkeys((CORES, *THREAD_VARIABLES), share)
+    environment = shares | {"DASK_LOGGING__DISTRIBUTED": "warning"}
     cluster = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with (
+        _keep_variables(shares),  # Dask prefers what is set here, for all cores, and sets here what the processes get
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         DaskTaskRunner(cluster_kwargs=cluster) as task_runner,
     ):
@@ -85,6 +88,20 @@ def _start_cluster(workers: int) -> Iterator[TaskRunner[Any]]:
             yield task_runner
         finally:
             _set_log_level(logging.ERROR)  # ending processes with large libraries takes longer than Dask's four seconds
+
+
+@contextmanager
+def _keep_variables(names: Iterable[str]) -> Iterator[None]:
+    """Unset environment variables, and set them at the end as they were."""
+    before = {name: os.environ.pop(name, None) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _set_log_level(level: int) -> None:

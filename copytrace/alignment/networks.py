@@ -28,6 +28,7 @@ from models.configs import (
     ModelFileError,
     PairConfig,
     digest_of_network,
+    is_checkpoint,
     read_aligner_config,
     read_pair_config,
     read_threshold,
@@ -40,6 +41,7 @@ from models.export import (
     export_aligner,
     export_pair_classifier,
 )
+from models.graph_templates import fill_template
 from models.network_files import load_aligner_network, load_pair_classifier
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ HEAT_ZERO = 0.4  # heat that leaves the similarity unchanged
 CONTEXT = 64  # cells around a tile that the network also gets, about its receptive field
 
 Run = Callable[[Floats], Floats]
-N = TypeVar("N", bound="nn.Module")
+N = TypeVar("N")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class NetworkAligner:
 
     `JointRules` search the sum of similarity and heat for lines; "vsc22" is the published rule (`vsc22_segments`).
     `model` is "shipped", a path or a URI; see `resolve_model`. `folds` are further ones; the mean of all heat maps
-    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is exported once and
+    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is made once and
     cached. `device` is a torch device. Several threads may call `align`; each call uses one core. Raises `ConfigError`
     if a model or the device is missing.
     """
@@ -128,11 +130,13 @@ def _load_aligner(source: str, backend: Backend, device: str | None) -> _Network
     path = resolve_model(source, "aligner")
     try:
         digest, config = digest_of_network(path), read_aligner_config(path)
-        if not uses_onnx(backend, device):
-            return _Network(digest, config, torch_runner(load_unchanged(path, digest, load_aligner_network), device))
-        run = onnx_runner(
-            f"aligner-{digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-            lambda cached: export_aligner(load_unchanged(path, digest, load_aligner_network), cached),
+        run = (
+            onnx_runner(
+                f"aligner-{digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
+                graph_maker("aligner", path, digest, load_aligner_network, export_aligner),
+            )
+            if uses_onnx(backend, device)
+            else torch_runner(load_unchanged(path, digest, load_aligner_network), device)
         )
         return _Network(digest, config, run)
     except ModelFileError as error:
@@ -172,7 +176,7 @@ def pad_to_canvas(values: Floats, config: AlignerConfig) -> Floats:
 
 
 def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
-    """Return the network that `load` reads from a file, which must still have `digest`, the key of the cached graph.
+    """Return what `load` makes of a file, which must still have `digest`, the key of the cached graph.
 
     Raises `ConfigError` if the file was replaced since `digest` was computed.
     """
@@ -180,6 +184,20 @@ def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
     if digest_of_network(path) != digest:
         raise ConfigError(f"{path} was replaced while it was read; run the same command again")
     return network
+
+
+def graph_maker(
+    kind: str, path: Path, digest: str, load: Callable[[Path], N], export: Callable[[N, Path], Path]
+) -> Callable[[Path], Path]:
+    """Return a function that writes the graph of the network in `path`, by its template or else by torch's export."""
+
+    def make(cached: Path) -> Path:
+        filled = None  # published weights have no template
+        if not is_checkpoint(path):
+            filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
+        return filled or export(load_unchanged(path, digest, load), cached)
+
+    return make
 
 
 def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
@@ -219,7 +237,7 @@ class PairFilter:
     """A classifier of pairs that share a segment, with a network that `train_pair_classifier` wrote.
 
     `model` is "shipped", a path or a URI; see `resolve_model`. `folds` are further ones; the mean of their answers
-    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is exported once and
+    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is made once and
     cached. `device` is a torch device. Several threads may call it; each call uses one core. Pairs below `threshold`,
     by default the lowest that the models' files state, need no alignment. Raises `ConfigError` if a model or the device
     is missing, and for models that take matrices of different sizes.
@@ -274,7 +292,7 @@ def _load_classifier(source: str, backend: Backend, device: str | None) -> _Clas
         run = (
             onnx_runner(
                 f"pair-classifier-{digest}-v{PAIR_GRAPH_VERSION}.onnx",
-                lambda cached: export_pair_classifier(load_unchanged(path, digest, load_pair_classifier), cached),
+                graph_maker("pair-classifier", path, digest, load_pair_classifier, export_pair_classifier),
             )
             if uses_onnx(backend, device)
             else torch_runner(load_unchanged(path, digest, load_pair_classifier), device)

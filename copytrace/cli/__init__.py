@@ -34,6 +34,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.edit_images,
     sets.edit_videos,
     sets.draw_images,
+    sets.draw_videos,
     sets.video_stills,
     videos.fit_pca,
     videos.import_pca,

@@ -79,6 +79,25 @@ def draw_images(
     typer.echo(f"references/, queries/ and their ground_truth.csv are in {folder}")
 
 
+def draw_videos(
+    out: Annotated[
+        str, typer.Option(help="Folder or s3://… for references/, queries/, ground_truth.csv and edits.csv.")
+    ],
+    templates: Annotated[int, typer.Option(min=1, help="Templates of each kind, such as one program's window.")] = 2,
+    seed: Seed = 0,
+) -> None:
+    """Draw videos of slides, rolling text, screens, titles and stills, copies of them, and others that look alike."""
+    from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
+    from copytrace.runtime import usable_cores  # noqa: PLC0415
+    from copytrace.storage import open_output  # noqa: PLC0415
+    from copytrace.training.drawn_videos import DrawnVideosPlan, write_drawn_videos  # noqa: PLC0415
+
+    with open_output(out) as folder:
+        plan = DrawnVideosPlan(templates=templates, seed=seed)
+        write_drawn_videos(folder, plan, workers=usable_cores(), progress=TerminalProgress())
+    typer.echo(f"references/, queries/ and their ground_truth.csv are in {folder}")
+
+
 def video_stills(
     videos: Annotated[str, typer.Argument(help="Videos: folder, glob or manifest.")],
     out: Annotated[str, typer.Option(help="Folder or s3://… for a folder of JPEGs per video.")],

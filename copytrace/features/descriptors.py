@@ -14,8 +14,9 @@ from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.features.descriptor_sources import descriptor_config
 from copytrace.features.resize import SquareInput
 from copytrace.runtime import Backend, cached_graph, open_session, torch_device, usable_cores, uses_onnx
-from models.configs import DescriptorConfig, Interpolation, ModelFileError
+from models.configs import DescriptorConfig, Interpolation, ModelFileError, read_descriptor_header
 from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
+from models.graph_templates import fill_template
 from models.network_files import load_descriptor_file
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def load_descriptor(
     [N, 3, S, S] normalized as for ImageNet and returns [N, D]. TorchScript is a program that can read and write files,
     and is refused unless `trust_torchscript`. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA
     if there is some. `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model.
-    ONNX Runtime needs a graph file, which is exported once (about 15 s) and kept in `cache_folder()`; torch is then no
-    longer imported.
+    ONNX Runtime needs a graph file, which is made once and kept in `cache_folder()`: of the architecture that ships
+    without torch, of others by its export, which takes from 15 s to minutes.
 
     Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged, not trusted or
     not a descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the
@@ -265,11 +266,18 @@ def descriptor_graph(config: DescriptorConfig) -> bytes:
     """Return the descriptor's ONNX graph from the cache, see `cached_graph`."""
 
     def export(path: Path) -> Path:
-        import torch  # here: a graph in the cache does not need it  # noqa: PLC0415
+        if _has_own_size(config) and (filled := fill_template("descriptor", config.weights, path)):
+            return filled
+        import torch  # here: other graphs do not need it  # noqa: PLC0415
 
         return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
     return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", export)
+
+
+def _has_own_size(config: DescriptorConfig) -> bool:
+    """Say whether the input has the size that the file of the network states."""
+    return config.storage == "safetensors" and config.input_size == read_descriptor_header(config.weights).input_size
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

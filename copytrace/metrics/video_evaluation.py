@@ -15,6 +15,7 @@ from rich.table import Table
 from copytrace.errors import InputError
 from copytrace.metrics.curves import PrecisionRecallCurve
 from copytrace.metrics.evaluation import format_figure
+from copytrace.metrics.images import SURE
 from copytrace.metrics.tables import read_ids, read_numbers, read_strings, read_table
 from copytrace.metrics.videos import (
     Segments,
@@ -164,9 +165,10 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
 def _kind_table(rows: tuple[VideoKindMetrics, ...]) -> Table:
     table = Table(title="By kind of edit", title_justify="left")
     table.add_column("kind")
-    for name in ("queries", "true segments", "segment AP", "recall"):
+    for name in ("queries", "true segments", "segment AP", "recall", f"found at {SURE}", f"wrong at {SURE}"):
         table.add_column(name, justify="right")
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.segments:,}")
-        table.add_row(escape(row.kind), *counts, format_figure(row.segment_ap), format_figure(row.recall))
+        figures = (format_figure(row.segment_ap), format_figure(row.recall))
+        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}")
     return table

@@ -22,7 +22,7 @@ import pandas as pd
 
 from copytrace.errors import InputError
 from copytrace.metrics.curves import PrecisionRecallCurve, share
-from copytrace.metrics.images import Bools, Float64s, Ids, Ints, Reals
+from copytrace.metrics.images import SURE, Bools, Float64s, Ids, Ints, Reals
 from copytrace.metrics.intervals import Intervals, cut_axis, first_overlaps
 
 
@@ -57,14 +57,15 @@ class JudgedSegments:
 
     `axes` are the intervals of the query's axis and of the reference's. `scores` float64 (steps,) are the distinct
     scores, descending. `best_steps` int64 and `true_pairs` bool, both (pairs,), are the first step that predicts each
-    pair of videos (`len(scores)`: never), and whether the pair is true. `true_queries` int64 (true segments,) index
-    `query_ids`. `predictions` is the number of predicted segments.
+    pair of videos (`len(scores)`: never), and whether the pair is true. `pair_queries` int64 (pairs,) and
+    `true_queries` int64 (true segments,) index `query_ids`. `predictions` is the number of predicted segments.
     """
 
     axes: tuple[Intervals, Intervals]
     scores: Float64s
     best_steps: Ints
     true_pairs: Bools
+    pair_queries: Ints
     true_queries: Ints
     query_ids: tuple[str, ...]
     predictions: int
@@ -92,7 +93,8 @@ class VideoMetrics:
 class VideoKindMetrics:
     """Figures of the queries with one kind of edit: of their true segments and the predictions for them.
 
-    `segment_ap` and `recall` (of all predictions), 0..1, are None if these queries have no true segment.
+    `segment_ap` and `recall` (of all predictions), 0..1, are None if these queries have no true segment. `sure` and
+    `mistaken` are the numbers of true and of wrong pairs of videos that have a segment of the score `SURE` or more.
     """
 
     kind: str
@@ -100,6 +102,8 @@ class VideoKindMetrics:
     segments: int
     segment_ap: float | None
     recall: float | None
+    sure: int
+    mistaken: int
 
 
 def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
@@ -133,6 +137,7 @@ def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
         scores=scores,
         best_steps=pairs.best_steps(steps, never),
         true_pairs=pairs.are_true,
+        pair_queries=pairs.queries,
         true_queries=pairs.queries[pairs.true],
         query_ids=pairs.query_ids,
         predictions=len(steps),
@@ -166,12 +171,15 @@ def evaluate_segments_by_kind(judged: JudgedSegments, kinds: Mapping[str, str]) 
         for word in words.split():
             queries_of_kind.setdefault(word, set()).add(query)
     rows = []
+    sure = judged.best_steps < int(np.sum(judged.scores >= SURE))
     for kind, queries in sorted(queries_of_kind.items()):
         chosen = np.fromiter((query in queries for query in judged.query_ids), np.bool_, len(judged.query_ids))
         segments = int(chosen[judged.true_queries].sum())
         curve = segment_curve(judged, chosen) if segments else None
         ap, recall = (curve.average_precision, curve.recall) if curve else (None, None)
-        rows.append(VideoKindMetrics(kind, len(queries), segments, ap, recall))
+        of_kind = sure & chosen[judged.pair_queries]
+        found, wrong = int((of_kind & judged.true_pairs).sum()), int((of_kind & ~judged.true_pairs).sum())
+        rows.append(VideoKindMetrics(kind, len(queries), segments, ap, recall, found, wrong))
     return tuple(rows)
 
 

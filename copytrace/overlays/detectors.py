@@ -24,6 +24,7 @@ from copytrace.runtime import Backend, cached_graph, open_session, torch_device,
 from copytrace.storage import digest_of
 from models.configs import ModelFileError, digest_of_network, read_overlay_config
 from models.export import INPUT, OVERLAY_GRAPH_VERSION, OVERLAY_OUTPUTS, PROPOSALS, export_overlay
+from models.graph_templates import fill_template
 from models.network_files import load_overlay
 
 Run = Callable[[NDArray[np.uint8], Floats], tuple[Floats, Floats]]
@@ -104,7 +105,7 @@ class NetworkOverlayDetector:
     The network also judges the boxes of the edge detector. The confidence is fitted to validation, so that matching
     should search the boxes of 0.5 and more. `backend` "auto" uses torch if there is CUDA, otherwise ONNX Runtime;
     `device` is a torch device. One picture runs on one core, as pictures come from several threads. ONNX Runtime needs
-    a graph file, which is exported once (some 20 s) and cached.
+    a graph file, which is made once and cached; see `cached_graph`.
     """
 
     def __init__(
@@ -159,7 +160,8 @@ def select_boxes(corners: Floats, confidence: Floats) -> list[Box]:
 
 def _onnx_runner(path: Path, digest: str, threads: int) -> Run:
     graph = cached_graph(
-        f"overlay-{digest}-v{OVERLAY_GRAPH_VERSION}.onnx", lambda cached: export_overlay(load_overlay(path), cached)
+        f"overlay-{digest}-v{OVERLAY_GRAPH_VERSION}.onnx",
+        lambda cached: fill_template("overlay", path, cached) or export_overlay(load_overlay(path), cached),
     )
     session = open_session(graph, threads=threads)
 

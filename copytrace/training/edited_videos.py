@@ -92,7 +92,7 @@ def write_edited_videos(
     video is long enough to copy from; `ConfigError` for an unknown difficulty or impossible numbers; and `MediaError`
     for a video that cannot be read.
     """
-    difficulties = [_exclude_crops(difficulty) for difficulty in plan.difficulties()]
+    difficulties = [exclude_crops(difficulty) for difficulty in plan.difficulties()]
     plan_queries(videos, donors, plan, kind="video")  # raises its errors before anything is read
     show = progress or SilentProgress()
     with show.step("read videos", len(videos) + len(donors), "videos") as step:
@@ -118,11 +118,12 @@ def write_edited_videos(
             step.advance()
     edits = [[query.id, " ".join(sorted(query.edits))] for query in written]
     write_text(out / "edits.csv", csv_text(["query_id", "edits"], edits))
-    write_text(out / "ground_truth.csv", csv_text(list(COLUMNS), list(_rows(written))))
+    write_text(out / "ground_truth.csv", csv_text(list(COLUMNS), list(truth_rows(written))))
     return out
 
 
-def _rows(queries: Sequence[Query]) -> Iterator[list[str]]:
+def truth_rows(queries: Sequence[Query]) -> Iterator[list[str]]:
+    """Yield the rows of the ground truth, with the columns `COLUMNS`."""
     for query in queries:
         for copy in query.copies:
             yield [query.id, copy.reference, *(f"{second:.3f}" for second in (*copy.query, *copy.seconds))]
@@ -143,8 +144,8 @@ def _open_all(items: Sequence[MediaItem], workers: int, advance: Callable[[], No
     return videos
 
 
-def _exclude_crops(difficulty: Difficulty) -> Difficulty:
-    # A crop of a photo is placed by its content, and would move from frame to frame; `Look.crop` stays in its place.
+def exclude_crops(difficulty: Difficulty) -> Difficulty:
+    """Return a difficulty without crops of photos, whose place depends on the picture; `Look` crops all alike."""
     return replace(difficulty, kinds={kind: weight for kind, weight in difficulty.kinds.items() if kind != "crop"})
 
 

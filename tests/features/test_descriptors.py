@@ -17,16 +17,15 @@ from torchvision.transforms import InterpolationMode, Resize
 from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.features.descriptors import Descriptor, TorchDescriptor, load_descriptor
 from copytrace.features.resize import resize_for_descriptor
-from copytrace.runtime import read_graph
-from models.configs import efficientnet_lite0
+from copytrace.runtime import WEIGHTS, read_graph
+from models.configs import efficientnet_lite0, read_descriptor_config
 
 SIZE = 96
-GRAPH_NAME = f"efficientnet_lite0-{efficientnet_lite0(SIZE).digest}-v1.onnx"
-DESCRIBE_GREY = f"""
+GRAPH_NAME = f"descriptor-{read_descriptor_config(WEIGHTS / 'descriptor.safetensors').digest}-v1.onnx"
+DESCRIBE_GREY = """
 import sys, numpy
 from copytrace.features.descriptors import load_descriptor
-grey = numpy.full((1, {SIZE}, {SIZE}, 3), 90, "uint8")
-vector = load_descriptor("imagenet", device="cpu", input_size={SIZE}).describe(grey)
+vector = load_descriptor(device="cpu").describe(numpy.full((1, 256, 256, 3), 90, "uint8"))
 print(vector.shape, "torch" in sys.modules)
 """
 
@@ -52,14 +51,8 @@ def rival_starts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[t
     return cache, [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
-@pytest.fixture
-def cache(rival_starts, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COPYTRACE_CACHE", str(rival_starts[0]))
-    return rival_starts[0]
-
-
-@pytest.fixture
-def descriptor(cache) -> Descriptor:
+@pytest.fixture(scope="module")
+def descriptor() -> Descriptor:
     return load_descriptor("imagenet", device="cpu", input_size=SIZE)
 
 
@@ -83,7 +76,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def test_two_processes_that_find_no_whole_graph_both_end_well(rival_starts):
     cache, ends = rival_starts
-    assert [(code, output.split(")")[0]) for code, output, _ in ends] == [(0, "(1, 1280")] * 2, ends
+    assert [(code, output.split(")")[0]) for code, output, _ in ends] == [(0, "(1, 256")] * 2, ends
     assert read_graph(cache / GRAPH_NAME) is not None
     assert [file.name for file in cache.glob("*.onnx")] == [GRAPH_NAME]
 
@@ -94,9 +87,10 @@ def test_a_damaged_graph_is_made_anew_once_with_a_warning(rival_starts):
     assert warnings.count(f"{cache / GRAPH_NAME} is damaged") == 1
 
 
-def test_a_warm_start_does_not_import_torch(cache):
-    output, errors = start(cache).communicate()
-    assert output == "(1, 1280) False\n", errors
+def test_neither_a_first_start_nor_a_warm_one_imports_torch(rival_starts):
+    cache, ends = rival_starts
+    outputs = [output for _, output, _ in ends] + [start(cache).communicate()[0]]
+    assert outputs == ["(1, 256) False\n"] * 3
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
@@ -125,7 +119,7 @@ def test_vectors_are_float32_of_unit_length(descriptor, photos):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_neither_threads_nor_batch_size_change_a_vector(cache, descriptor, photos, threads):
+def test_neither_threads_nor_batch_size_change_a_vector(descriptor, photos, threads):
     many = np.concatenate([photos, photos[:, :, ::-1], photos[::-1]])
     found = load_descriptor("imagenet", backend="onnx", threads=threads, input_size=SIZE).describe(many)
     one_by_one = np.concatenate([descriptor.describe(picture[None]) for picture in many])

@@ -16,9 +16,10 @@ from copytrace.features.descriptors import OnnxDescriptor, TorchDescriptor, load
 from copytrace.features.resize import resize_for_descriptor
 from copytrace.images import check_images, index_images
 from copytrace.runtime import WEIGHTS
-from models import export
+from models import export, onnx_graphs
 from models.descriptor import DescriptorNetwork, timm_backbone
 from models.network_files import save_descriptor
+from models.onnx_graphs import Trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -138,8 +139,8 @@ def test_a_model_cut_short_is_refused_before_any_work(model, tmp_path):
 def test_a_network_that_cannot_be_exported_is_an_error_that_names_the_other_backend(model, tmp_path, monkeypatch):
     monkeypatch.setenv("COPYTRACE_CACHE", str(tmp_path))
     nothing = np.full((3, 24), np.nan, np.float32)  # what a network gives whose weights overflow
-    monkeypatch.setattr(export, "trace_onnx", lambda network, inputs, outputs: (b"graph", [nothing]))
-    monkeypatch.setattr(export, "run_onnx", lambda graph, inputs, outputs: [nothing])
+    monkeypatch.setattr(export, "trace_onnx", lambda *_, **__: Trace(b"graph", {}, (), [nothing]))
+    monkeypatch.setattr(onnx_graphs, "run_onnx", lambda graph, inputs, outputs: [nothing])
     told = r"descriptor-.* cannot be exported to ONNX: .* differs from torch by nan.*set descriptor.backend to torch"
     with pytest.raises(CopytraceError, match=told):
         load_descriptor(str(model), backend="onnx", device="cpu")

@@ -25,7 +25,7 @@ from configs.videos import VideoSettings
 from copytrace.errors import ConfigError, CopytraceError, InputError, LeaseLostError
 from copytrace.images import match_images as match_images_by_library
 from copytrace.lease import hold_lease
-from copytrace.runtime import CORES, usable_cores
+from copytrace.runtime import CORES
 from copytrace.videos import match_videos as match_videos_by_library
 from flows.index_images import index_images
 from flows.index_videos import index_videos
@@ -136,15 +136,15 @@ def test_processes_here_share_the_cores_speak_to_the_server_and_fail_as_the_stag
     prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (CORES, "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)  # what is set here would hold for the processes too
+        monkeypatch.setenv(name, "2")  # for this process; the two others get one each
     as_users_start_them = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
     with as_users_start_them, pytest.raises(InputError, match="is empty; give another"):
         note_and_refuse(tmp_path)
 
     notes = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
-    share = max(1, usable_cores() // 2)
     assert len(notes) == 4
-    assert {(each["cores"], each["threads"]) for each in notes} == {(share, str(share))}
+    assert {(each["cores"], each["threads"]) for each in notes} == {(1, "1")}
+    assert os.environ["OMP_NUM_THREADS"] == os.environ[CORES] == "2"
     assert len({each["pid"] for each in notes} - {os.getpid()}) == 2
     assert {f"noting shard {shard}" for shard in range(4)} <= lines_of((tmp_path / "flow_run").read_text())
 

@@ -121,14 +121,14 @@ def test_kinds_come_from_a_table_of_edits_before_the_ground_truths_own(write):
     evaluation = evaluate_videos(truth, write("segments.csv", SEGMENTS), edits)
     by_kind = evaluation.to_json()["by_kind"]
     assert by_kind == {
-        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0},
-        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75},
-        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None},
+        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0, "sure": 1, "mistaken": 0},
+        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75, "sure": 2, "mistaken": 0},
+        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None, "sure": 0, "mistaken": 0},
     }
     lines = lines_of(evaluation)
     assert ["segment", "AP", "0.75000"] in lines
-    assert ["[b]", "1", "1", "1.00000", "1.00000"] in lines
-    assert ["stack2", "1", "0", "–", "–"] in lines
+    assert ["[b]", "1", "1", "1.00000", "1.00000", "1", "0"] in lines
+    assert ["stack2", "1", "0", "–", "–", "0", "0"] in lines
     assert ["…", "for", "other", "queries,", "counted", "as", "false", "1"] in lines
 
 

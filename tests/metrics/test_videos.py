@@ -263,12 +263,13 @@ def test_points_leave_out_steps_that_find_nothing_new():
 def test_each_word_of_a_querys_edits_is_a_kind_measured_on_its_own_queries():
     truth = [("Q1", "R1", *ONE), ("Q2", "R2", *ONE), ("Q2", "R3", *ONE)]
     rows = [("Q1", "R1", 0, 5, 0, 5, 9.0), ("Q2", "R2", *ONE, 8.0), ("Q3", "R1", *ONE, 7.0), ("Q4", "R1", *ONE, 10.0)]
+    rows += [("Q3", "R2", *ONE, 0.1)]
     kinds = {"Q1": "flip crop flip", "Q2": "flip", "Q3": "crop", "Q5": "crop blur", "Q1 ": "", "Q6": "  "}
     half_found = (5 + 10) / 30
     assert evaluate_segments_by_kind(judged_of(truth, rows), kinds) == (
-        VideoKindMetrics("blur", queries=1, segments=0, segment_ap=None, recall=None),
-        VideoKindMetrics("crop", queries=3, segments=1, segment_ap=0.5, recall=0.5),
-        VideoKindMetrics("flip", queries=2, segments=3, segment_ap=half_found, recall=half_found),
+        VideoKindMetrics("blur", queries=1, segments=0, segment_ap=None, recall=None, sure=0, mistaken=0),
+        VideoKindMetrics("crop", queries=3, segments=1, segment_ap=0.5, recall=0.5, sure=1, mistaken=1),
+        VideoKindMetrics("flip", queries=2, segments=3, segment_ap=half_found, recall=half_found, sure=2, mistaken=0),
     )
 
 

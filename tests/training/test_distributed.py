@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from multiprocessing import get_context
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import start_processes
 
 from copytrace.errors import ConfigError, CopytraceError
+from copytrace.training import distributed
 from copytrace.training.distributed import broadcast, gather_rows, is_first_process, launch, rank, world_size
 
 
@@ -18,11 +22,20 @@ def fail(error: type[Exception], text: str) -> str:
     return "not reached"
 
 
+@pytest.fixture
+def forked_from_one_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes start from one that has imported torch already, as the start is not what these tests are about."""
+    get_context("forkserver").set_forkserver_preload(["copytrace.training.distributed", __name__])
+    monkeypatch.setattr(distributed, "spawn", partial(start_processes, start_method="forkserver"))
+
+
+@pytest.mark.usefixtures("forked_from_one_import")
 def test_what_one_process_raises_on_purpose_is_raised_here() -> None:
     with pytest.raises(ConfigError, match=r"^start: absent\.safetensors is not there; check the path$"):
         launch(fail, ConfigError, "start: absent.safetensors is not there; check the path", devices=2)
 
 
+@pytest.mark.usefixtures("forked_from_one_import")
 def test_a_process_that_fails_otherwise_is_told_in_one_line() -> None:
     with pytest.raises(CopytraceError, match=r"^a training process failed: RuntimeError: out of memory$") as told:
         launch(fail, RuntimeError, "out of\nmemory", devices=2)

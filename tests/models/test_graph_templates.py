@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from copytrace.runtime import WEIGHTS
+from models.configs import LIGHT, read_pair_config
+from models.export import LOGITS, VALUES
+from models.graph_templates import fill_template
+from models.network_files import save_pair_classifier
+from models.pair_network import PairNetwork, build_pair_classifier
+
+
+@pytest.fixture
+def classifier() -> PairNetwork:
+    """A network of the architecture that ships, with other weights."""
+    torch.manual_seed(0)
+    return build_pair_classifier(LIGHT).eval()
+
+
+@pytest.mark.parametrize("kind", ["descriptor", "overlay", "aligner", "pair-classifier"])
+def test_each_network_that_ships_has_a_template(kind: str, tmp_path: Path) -> None:
+    weights = WEIGHTS / f"{kind.replace('-', '_')}.safetensors"
+    assert fill_template(kind, weights, tmp_path / "graph.onnx") == tmp_path / "graph.onnx"
+
+
+def test_other_weights_of_the_same_architecture_have_it_too(classifier: PairNetwork, tmp_path: Path) -> None:
+    weights = save_pair_classifier(classifier, tmp_path / "weights.safetensors", notes={"threshold": 0.2})
+    graph = fill_template("pair-classifier", weights, tmp_path / "graph.onnx")
+    assert graph
+    values = torch.rand(2, 1, 40, 55)
+    stored = classifier.half().float()  # as the file holds them
+    with torch.inference_mode():
+        expected = stored(values).numpy()
+    (found,) = onnxruntime.InferenceSession(graph).run([LOGITS], {VALUES: values.numpy()})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_weights_of_another_architecture_have_none(tmp_path: Path) -> None:
+    weights = save_pair_classifier(build_pair_classifier("test_efficientnet"), tmp_path / "weights.safetensors")
+    assert read_pair_config(weights).architecture == "test_efficientnet"
+    assert fill_template("pair-classifier", weights, tmp_path / "graph.onnx") is None
+
+
+def test_weights_that_are_not_finite_have_none(classifier: PairNetwork, tmp_path: Path) -> None:
+    weights = save_pair_classifier(classifier, tmp_path / "weights.safetensors")
+    with safe_open(weights, framework="numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    next(iter(tensors.values())).flat[0] = np.nan
+    save_file(tensors, weights, metadata)
+    assert fill_template("pair-classifier", weights, tmp_path / "graph.onnx") is None
+    assert not (tmp_path / "graph.onnx").exists()
