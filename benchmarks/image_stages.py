@@ -15,7 +15,7 @@ from benchmarks.evaluation_sets import choose_set
 from benchmarks.results import Row, Section, beside_limit
 from benchmarks.timing import fewest_seconds
 from configs.images import ImageSettings, PointSettings
-from copytrace.features.descriptors import OnnxDescriptor, descriptor_graph, resize_for_descriptor
+from copytrace.features.descriptors import OnnxDescriptor, descriptor_graph
 from copytrace.features.points import find_points
 from copytrace.features.variants import PLAIN
 from copytrace.index.image_index import WORKING_SIDE
@@ -88,14 +88,14 @@ def _description(pictures: Sequence[np.ndarray]) -> Row:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(descriptor_graph(config), options, providers=["CPUExecutionProvider"])
-    squares = np.stack([resize_for_descriptor(picture, descriptor.input_size) for picture in pictures])
+    squares = np.stack([descriptor.resize(picture) for picture in pictures])
     batch = ImageSettings().descriptor.batch_size
     starts = range(0, len(pictures), batch)
 
     def ours() -> None:
         for start in starts:
             part = pictures[start : start + batch]
-            descriptor.describe(np.stack([resize_for_descriptor(each, descriptor.input_size) for each in part]))
+            descriptor.describe(np.stack([descriptor.resize(each) for each in part]))
 
     def bare() -> None:
         for start in starts:

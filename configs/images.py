@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -15,7 +15,8 @@ class OverlaySettings(Settings):
     detector: str = Field(
         "network",
         description="detector of pasted pictures. network: the trained one that ships; edges: it looks for straight "
-        "borders; none; or a path, s3://…, or models:/copytrace-overlay@champion",
+        "borders; none; or a path, s3://…, or models:/copytrace-overlay@champion. A .csv has the boxes of another "
+        "detector: id,x_center,y_center,width,height,confidence (YOLO) or id,x0,y0,x1,y1,confidence",
     )
     max_area: float = Field(0.85, gt=0, le=1, description="largest box, as a share of the query's area")
     max_aspect: float = Field(4.0, ge=1, description="largest ratio of a box's sides, each as a share of the query's")
@@ -47,6 +48,16 @@ class PointSettings(Settings):
     first_octave: Literal[-1, 0] = Field(
         -1, description="first octave. -1: at twice the size, which finds smaller points; 0: at the size itself (imgFp)"
     )
+    interpolation: Literal["area", "bicubic"] = Field(
+        "area", description="filter by which a view is reduced: area, or bicubic (imgFp)"
+    )
+    min_points: int = Field(0, ge=0, description="views with fewer points get none; imgFp: 10")
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the values that decide which points are found, without newer ones that are at their defaults."""
+        newer = {"interpolation", "min_points"}
+        plain = PointSettings()
+        return {n: v for n, v in self.model_dump().items() if n not in newer or v != getattr(plain, n)}
 
 
 class LocalSettings(Settings):

@@ -73,8 +73,8 @@ class DescriptorSettings(Settings):
     model: str = Field(
         "shipped",
         description="network. shipped: the trained one; imagenet: one that was not trained on copies; or a path "
-        "(safetensors, TorchScript), s3://…, or models:/copytrace-descriptor@champion; #sha256=DIGEST at its end pins "
-        "it, as https://… needs",
+        "(safetensors, TorchScript, or a .yaml that says how pictures are made for published weights), s3://…, or "
+        "models:/copytrace-descriptor@champion; #sha256=DIGEST at its end pins it, as https://… needs",
     )
     trust_torchscript: bool = Field(
         False,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.settings import DescriptorSettings, MediaSettings, Settings
 
@@ -69,11 +69,39 @@ class FrameSearchSettings(Settings):
     )
     robust_frames: int = Field(3, ge=1, le=100, description="frames that the robust score averages")
     references_per_query: int = Field(
-        25, ge=1, description="references kept per query; the pair classifier drops most of them before alignment"
+        25,
+        ge=0,
+        description="references kept per query, 0: all; the pair classifier drops most of them before alignment",
+    )
+    min_score: float | None = Field(
+        None,
+        ge=-4,
+        le=1,
+        description="range search: references with a frame above this score are all found, however many they are, and "
+        "no others; the winners of VSC2022 used -0.1. It needs index=exact",
+    )
+    drop_least_variance: bool = Field(
+        False,
+        description="leave out the number of the vectors that varies least among the noise, or the references if there "
+        "is none, as the winners of VSC2022 do. It needs index=exact",
     )
     list_copies: bool = Field(
         True, description="beyond that number, also references that show the same as one of these, up to 64"
     )
+
+    duplicate_likeness: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="query frames with a higher cosine to another one of their video are not searched; the descriptor "
+        "track of the winners of VSC2022 used 0.975",
+    )
+
+    @model_validator(mode="after")
+    def _exact_only(self) -> Self:
+        if self.index != "exact" and (self.min_score is not None or self.drop_least_variance):
+            raise ValueError("search.min_score and search.drop_least_variance need search.index=exact; set it")
+        return self
 
 
 class AlignmentSettings(Settings):
@@ -87,6 +115,9 @@ class AlignmentSettings(Settings):
         "shipped",
         description="trained aligner: shipped, a path, s3://…, or models:/copytrace-aligner@champion",
     )
+    model_folds: tuple[str, ...] = Field(
+        (), description="further trained aligners, such as those of other folds; the mean of all heat maps counts"
+    )
     reading: Literal["joint", "vsc22"] = Field(
         "joint",
         description="of the trained aligner. joint: lines in the sum of heat and similarity; vsc22: the published rule",
@@ -95,6 +126,17 @@ class AlignmentSettings(Settings):
         "shipped",
         description="classifier that drops candidate pairs before alignment: shipped, none, a path, s3://…, or "
         "models:/copytrace-pair-classifier@champion",
+    )
+    pair_filter_folds: tuple[str, ...] = Field(
+        (), description="further classifiers, such as those of other folds; the mean of their probabilities counts"
+    )
+    pair_threshold: float | None = Field(
+        None, ge=0, le=1, description="probability below which pairs are dropped; default: stated by the classifier"
+    )
+    panes: Literal["moment", "block"] = Field(
+        "moment",
+        description="which panes of a query are compared. moment: at each moment the best one; block: only the one "
+        "with the ten best moments (VSC2022's winners)",
     )
     noise_weight: float = Field(
         1.0,
@@ -119,7 +161,12 @@ class AlignmentSettings(Settings):
         description="segments of each query, the best ones, whose pictures are compared by their points, which needs "
         "both videos; 0: none",
     )
-    min_score: float = Field(0.001, ge=0, le=1, description="segments with a lower score are left out of segments.csv")
+    min_score: float = Field(
+        0.001,
+        ge=-10,
+        le=1,
+        description="segments with a lower score are left out of segments.csv; the published rule has negative ones",
+    )
     threshold: float = Field(0.5, ge=0, le=1, description="segments with at least this score count as copies")
 
 

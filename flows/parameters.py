@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
@@ -13,6 +14,7 @@ from pydantic_core import core_schema
 
 from configs.images import ImageSettings
 from configs.load import flatten, load_settings
+from configs.presets import missing_parts
 from configs.settings import Settings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
@@ -43,6 +45,8 @@ TrainingPreset = Annotated[Literal["cpu", "a100"], Field(description="settings t
 MinImprovement = Annotated[float, Field(ge=0, description="improvement over the champion that is required")]
 
 S = TypeVar("S", bound=Settings)
+
+logger = logging.getLogger("copytrace.presets")  # Prefect shows what "copytrace" logs
 
 
 class _WithoutDefaults(GenerateJsonSchema):
@@ -79,9 +83,15 @@ Overrides = Annotated[dict[str, Any], WithJsonSchema(_overrides_schema(ImageSett
 
 
 def flow_settings(schema: type[S], preset: str, overrides: Mapping[str, Any]) -> S:
-    """Return the settings that a run's parameters describe. Raises `SettingsError` if they are invalid."""
+    """Return the settings that a run's parameters describe, and warn of what its preset lacks.
+
+    Raises `SettingsError` if they are invalid.
+    """
     values = [f"{name}={json.dumps(value)}" for name, value in flatten(overrides).items() if value is not None]
-    return load_settings(schema, preset, overrides=values)
+    settings = load_settings(schema, preset, overrides=values)
+    if line := missing_parts(preset, settings):
+        logger.warning("%s", line)
+    return settings
 
 
 class FlowParameters(TypedDict):

@@ -97,8 +97,9 @@ class Blocks(nn.Module):
 class HrnetAligner(nn.Module):
     """HRNet-W18 as published, except for one logit per cell instead of two, as softmax uses only their difference.
 
-    It does not mask the padding: outside the matrix the similarity is 0. Matrices smaller than the canvas of 128 are
-    padded to it, so that the output is the same with and without padding to that canvas.
+    It does not mask the padding: outside the matrix the similarity is 0. Matrices smaller than the canvas of 128, or
+    224 if its weights are published ones, are padded to it, so that the output is the same with and without padding to
+    that canvas.
     """
 
     def __init__(self, config: AlignerConfig) -> None:
@@ -117,7 +118,8 @@ class HrnetAligner(nn.Module):
         """Turn similarities float32 [N, 1, H, W] into logits float32 [N, 1, H, W]; see `LightAligner.forward`."""
         height, width = values.shape[-2:]
         below, right = (self.config.canvas_side(side) - side for side in (height, width))
-        canvas = functional.pad(apply_mask(values.clamp(LOWEST, HIGHEST), inside), (0, right, 0, below))
+        limited = values if self.config.published else values.clamp(LOWEST, HIGHEST)
+        canvas = functional.pad(apply_mask(limited, inside), (0, right, 0, below))
         return self.logits(canvas)[..., :height, :width]
 
     def logits(self, canvas: Tensor) -> Tensor:

@@ -28,8 +28,15 @@ LIGHT = "light"  # the networks of this project, beside the published ones
 HRNET_STRIDE = 8  # of HRNet's coarsest map, which fits the others only if it divides the sides of the canvas
 HRNET_CANVAS = 128  # side that HRNet is trained at: smaller matrices are padded to it
 PAIR_CANVAS = 160  # side of the matrices that a picture classifier takes, as published
+PUBLISHED_CANVAS = 224  # side of the matrices that VSC2022's winners gave to HRNet
+PUBLISHED_CLASSIFIER = "mobilenetv3_small_100"  # of the same
+CHECKPOINT_MAGIC = b"PK\x03\x04"  # start of a file of torch.save
 
-Storage = Literal["packaged", "safetensors", "torchscript"]
+TORCHSCRIPT = "torchscript"  # in place of an architecture: the file itself says what is computed
+
+Storage = Literal["packaged", "safetensors", "torchscript", "state_dict"]
+Interpolation = Literal["area", "bicubic"]
+Pooling = Literal["gem", "all_tokens", "last_blocks"]
 Backbone = Literal["light", "hrnet_w18"]
 Channels = tuple[float, float, float]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -45,8 +52,9 @@ class DescriptorConfig:
 
     `architecture` is a timm name, or "torchscript". `weights` is a file, and `storage` its format. `dimensions` is None
     if only a run of the network shows it. `input_size` is the side of the square input in pixels. `mean` and `std` are
-    per RGB channel, for values in 0..1. `interpolation` is that of `resize_for_descriptor`, `gem_power` the p of GeM.
-    `typical_noise` is the mean cosine of an image to its nearest unrelated ones; None if it was not measured.
+    per RGB channel, for values in 0..1. `interpolation` is that of `resize_for_descriptor`, `gem_power` the p of GeM,
+    `pooling` that of `DescriptorNetwork`. `typical_noise` is the mean cosine of an image to its nearest unrelated ones;
+    None if it was not measured. `trained_size` is the input size that a state dict fits, if that is another one.
     """
 
     name: str
@@ -56,10 +64,12 @@ class DescriptorConfig:
     input_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: str = "area"
+    interpolation: Interpolation = "area"
     gem_power: float = GEM_POWER
     storage: Storage = "packaged"
     typical_noise: float | None = None
+    pooling: Pooling = "gem"
+    trained_size: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +84,7 @@ class DescriptorConfig:
             "std": self.std,
             "interpolation": self.interpolation,
             "gem_power": self.gem_power,
+            **({} if self.pooling == "gem" else {"pooling": self.pooling}),  # indexes made before there were others
         }
         content.update(json.dumps(settings, sort_keys=True).encode())
         return content.hexdigest()[:16]
@@ -135,10 +146,12 @@ class OverlayConfig:
 class AlignerConfig:
     """Configuration of an aligner's network: "light" is this project's, "hrnet_w18" the published one.
 
-    Raises `ValueError` for another backbone.
+    `published` says that its weights are those of VSC2022's winners, or in their format: it takes plain cosines, on a
+    larger canvas. Raises `ValueError` for another backbone.
     """
 
     backbone: Backbone = "light"
+    published: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in get_args(Backbone):
@@ -151,14 +164,22 @@ class AlignerConfig:
 
     def canvas_side(self, side: int) -> int:
         """Return the side of the canvas for a matrix of this side: the same side, except for HRNet."""
-        return side if self.backbone == LIGHT else max(HRNET_CANVAS, -(-side // HRNET_STRIDE) * HRNET_STRIDE)
+        if self.backbone == LIGHT:
+            return side
+        least = PUBLISHED_CANVAS if self.published else HRNET_CANVAS
+        return max(least, -(-side // HRNET_STRIDE) * HRNET_STRIDE)
 
 
 @dataclass(frozen=True)
 class PairConfig:
-    """Configuration of a pair classifier: `architecture` is "light", this project's, or a model of timm."""
+    """Configuration of a pair classifier: `architecture` is "light", this project's, or a model of timm.
+
+    `published` says that its weights are those of VSC2022's winners, or in their format: it takes plain cosines, and
+    the larger answer for a matrix and its transpose counts.
+    """
 
     architecture: str = LIGHT
+    published: bool = False
 
     @property
     def canvas(self) -> int | None:
@@ -246,8 +267,19 @@ def read_overlay_config(path: Path) -> OverlayConfig:
         raise _damaged_header(path, repr(error)) from error
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a file is one of `torch.save`, as published weights are, and not one of Copytrace."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(CHECKPOINT_MAGIC)) == CHECKPOINT_MAGIC
+    except OSError:
+        return False  # reading it tells why
+
+
 def read_aligner_config(path: Path) -> AlignerConfig:
     """Return the configuration in the header of an aligner's file. Raises as `load_aligner_network` does."""
+    if is_checkpoint(path):
+        return AlignerConfig("hrnet_w18", published=True)
     header = read_header(path, "aligner")
     try:
         return AlignerConfig(backbone=header["backbone"])
@@ -257,6 +289,8 @@ def read_aligner_config(path: Path) -> AlignerConfig:
 
 def read_pair_config(path: Path) -> PairConfig:
     """Return the configuration in the header of a classifier's file. Raises as `load_pair_classifier` does."""
+    if is_checkpoint(path):
+        return PairConfig(PUBLISHED_CLASSIFIER, published=True)
     header = read_header(path, "pair-classifier")
     try:
         return PairConfig(architecture=str(header["architecture"]))
@@ -266,6 +300,8 @@ def read_pair_config(path: Path) -> PairConfig:
 
 def read_threshold(path: Path) -> float:
     """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none."""
+    if is_checkpoint(path):
+        return 0.0
     return float(read_header(path, "pair-classifier").get("notes", {}).get("threshold", 0.0))
 
 

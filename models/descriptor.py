@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 import models.swin  # noqa: F401 - registers an architecture with timm
-from models.configs import GEM_POWER, DescriptorConfig
+from models.configs import GEM_POWER, DescriptorConfig, Pooling
 from models.efficientnet_lite import load_backbone
+
+LAST_BLOCKS = 4  # that the pooling of this name concatenates, as imgFp does
 
 # Functions that load packaged weights into a backbone, by timm architecture.
 PRETRAINED_BACKBONES: dict[str, Callable[[Path], nn.Module]] = {"tf_efficientnet_lite0": load_backbone}
@@ -38,8 +42,12 @@ class DescriptorNetwork(nn.Module):
     """Network from images to unit vectors; it includes the normalization, so that every runtime does the same.
 
     `backbone` is a timm model without pooling or head (see `timm_backbone`). `mean` and `std` are per RGB channel, for
-    values in 0..1. `projection` maps the pooled [N, C] to [N, D]. `whitening` maps those vectors, of unit length, to
-    [N, W], which are normalized again; for PCA whitening its bias is -weight @ mean.
+    values in 0..1. `pooling` "gem" pools the feature map by GeM; "all_tokens" also pools the class token of a
+    transformer; "last_blocks" concatenates the means of the tokens after each of the last four blocks of a Swin, of
+    which those of the last stage are normalized (EsViT's linear evaluation, and imgFp). `expansion` is None until it is
+    set; it maps each cell or token before GeM. `projection` maps the pooled [N, C] to [N, D]. `whitening` maps those
+    vectors, of unit length, to [N, W], which are normalized again; for PCA whitening its bias is -weight @ mean. Raises
+    `ValueError` for a pooling that the backbone does not allow.
     """
 
     mean: Tensor
@@ -52,12 +60,17 @@ class DescriptorNetwork(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         gem_power: float = GEM_POWER,
+        pooling: Pooling = "gem",
         projection: nn.Linear | None = None,
         whitening: nn.Linear | None = None,
     ) -> None:
         super().__init__()
+        if pooling == "last_blocks" and not isinstance(backbone, SwinTransformer):
+            raise ValueError("pooling last_blocks is for Swin transformers (version 1); give gem")
         self.backbone = backbone
         self.pooling = GeM(gem_power)
+        self.pooled = pooling
+        self.expansion: nn.Linear | None = None
         self.projection = projection
         self.whitening = whitening
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -67,7 +80,14 @@ class DescriptorNetwork(nn.Module):
     def dimensions(self) -> int:
         """Length of the vectors."""
         last = self.whitening or self.projection
-        return last.out_features if last else int(self.backbone.num_features)  # type: ignore[arg-type]
+        return last.out_features if last else self.pooled_dimensions
+
+    @property
+    def pooled_dimensions(self) -> int:
+        """Length of the pooled vectors, which the projection takes."""
+        if self.pooled == "last_blocks":
+            return sum(block.dim for block in _last_blocks(self.backbone))
+        return self.expansion.out_features if self.expansion else int(self.backbone.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Describe uint8 [N, S, S, 3] RGB images as float32 [N, D] unit vectors."""
@@ -77,12 +97,21 @@ class DescriptorNetwork(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Describe normalized float [N, 3, S, S] pixels as float32 [N, D] unit vectors; training calls this."""
-        pooled = self.pooling(_feature_map(self.backbone, pixels))
+        pooled = self._pool(pixels)
         projected = pooled if self.projection is None else self.projection(pooled)
         vectors = functional.normalize(projected.float(), dim=1)
         if self.whitening is None:
             return vectors
         return functional.normalize(self.whitening(vectors).float(), dim=1)
+
+    def _pool(self, pixels: Tensor) -> Tensor:
+        if self.pooled == "last_blocks":
+            return pool_last_blocks(self.backbone, pixels)
+        features = _feature_map(self.backbone, pixels, all_tokens=self.pooled == "all_tokens")
+        if self.expansion is not None:
+            features = self.expansion(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        pooled: Tensor = self.pooling(features)
+        return pooled
 
 
 def timm_backbone(architecture: str, input_size: int | None = None) -> nn.Module:
@@ -131,10 +160,33 @@ def build_descriptor(config: DescriptorConfig) -> DescriptorNetwork:
     return network.eval()
 
 
-def _feature_map(backbone: nn.Module, pixels: Tensor) -> Tensor:
+def pool_last_blocks(backbone: Any, pixels: Tensor) -> Tensor:
+    """Return the mean tokens of a Swin after each of its last `LAST_BLOCKS` blocks, concatenated: float [N, C].
+
+    Those of the last stage pass the backbone's normalization before (EsViT, Li et al., 2021).
+    """
+    kept = {id(block) for block in _last_blocks(backbone)}
+    features: Tensor = backbone.patch_embed(pixels)  # [N, H, W, C]
+    pooled = []
+    for stage in backbone.layers:
+        features = stage.downsample(features)
+        for block in stage.blocks:
+            features = block(features)
+            if id(block) in kept:
+                tokens = backbone.norm(features) if stage is backbone.layers[-1] else features
+                pooled.append(tokens.mean(dim=(1, 2)))
+    return torch.cat(pooled, dim=1)
+
+
+def _last_blocks(backbone: Any) -> list[Any]:
+    return [block for stage in backbone.layers for block in stage.blocks][-LAST_BLOCKS:]
+
+
+def _feature_map(backbone: nn.Module, pixels: Tensor, *, all_tokens: bool = False) -> Tensor:
     features: Tensor = backbone(pixels)
     if features.ndim == 3:  # a transformer's tokens [N, L, C], after its class and register tokens
-        return features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :].transpose(1, 2).unsqueeze(-1)
+        first = 0 if all_tokens else int(getattr(backbone, "num_prefix_tokens", 0))
+        return features[:, first:].transpose(1, 2).unsqueeze(-1)
     if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         return features.permute(0, 3, 1, 2)
     return features

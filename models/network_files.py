@@ -147,35 +147,46 @@ def load_overlay(path: Path, *, partly: bool = False) -> OverlayNetwork:
 
 def save_aligner(network: LightAligner | HrnetAligner, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
     """Write `network` atomically and return `path`; see `save_network`."""
-    return save_network(network, path, "aligner", asdict(network.config), notes)
+    return save_network(network, path, "aligner", {"backbone": network.config.backbone}, notes)
 
 
 def load_aligner_network(path: Path) -> LightAligner | HrnetAligner:
-    """Return the network that `save_aligner` wrote, float32, in eval mode, on the CPU.
+    """Return the network that `save_aligner` wrote, or of published weights, float32, in eval mode, on the CPU.
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.
     """
-    from models.aligner_network import build_aligner_network  # here: a header must not import torch  # noqa: PLC0415
+    from models.aligner_network import (  # here: a header must not import torch  # noqa: PLC0415
+        HrnetAligner,
+        build_aligner_network,
+    )
 
     config = read_aligner_config(path)
     network = build_aligner_network(config)
+    if isinstance(network, HrnetAligner) and config.published:
+        from models.published_alignment import fill_aligner  # noqa: PLC0415
+
+        return fill_aligner(network, path)
     fill_network(network, path, config.backbone)
     return network.eval()
 
 
 def save_pair_classifier(network: PairNetwork, path: Path, *, notes: Mapping[str, Any] | None = None) -> Path:
     """Write `network` atomically and return `path`; see `save_network`."""
-    return save_network(network, path, "pair-classifier", asdict(network.config), notes)
+    return save_network(network, path, "pair-classifier", {"architecture": network.config.architecture}, notes)
 
 
 def load_pair_classifier(path: Path) -> PairNetwork:
-    """Return the network that `save_pair_classifier` wrote, float32, in eval mode, on the CPU.
+    """Return the network that `save_pair_classifier` wrote, or of published weights, float32, in eval mode, on the CPU.
 
     Raises `ModelFileError` when the file is absent, cut short, or holds something else.
     """
     from models.pair_network import build_pair_classifier  # here: a header must not import torch  # noqa: PLC0415
 
     config = read_pair_config(path)
+    if config.published:
+        from models.published_alignment import load_published_classifier  # noqa: PLC0415
+
+        return load_published_classifier(config, path)
     try:
         network = build_pair_classifier(config.architecture)
     except ValueError as error:

@@ -40,7 +40,8 @@ class PictureClassifier(nn.Module):
         The matrix is in the upper left corner, with similarity 0 around it; `inside` is not used. See
         `pair_canvas` of `copytrace.alignment.networks`.
         """
-        logits: Tensor = self.backbone(canvas.clamp(LOWEST, HIGHEST)).float()
+        limited = canvas if self.config.published else canvas.clamp(LOWEST, HIGHEST)
+        logits: Tensor = self.backbone(limited).float()
         return logits.squeeze(1)
 
 

@@ -93,20 +93,30 @@ def check_torchscript(path: Path) -> None:
 
     Pickled objects can run any code when they are loaded; a TorchScript archive holds only tensors and TorchScript.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelFileError(f"{path} is not a whole zip archive: {error}; download it again") from error
-    if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
+    if not is_torchscript(path):
+        found = "a pickled checkpoint" if "data.pkl" in _names(path) else "another archive"
         raise ModelFileError(
-            f"{path} is not TorchScript but {'a pickled checkpoint' if 'data.pkl' in names else 'another archive'}, "
-            "which is not loaded as it may run any code; give the network's torchscript.pt"
+            f"{path} is not TorchScript but {found}, "
+            "which is not loaded as it may run any code; give the network's torchscript.pt, or a spec (YAML) with its "
+            "architecture, by which only its tensors are read"
         )
 
 
+def is_torchscript(path: Path) -> bool:
+    """Say whether a zip archive is TorchScript. Raises `ModelFileError` if it is not a whole one."""
+    names = _names(path)
+    return "constants.pkl" in names and any(name.startswith("code/") for name in names)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelFileError(f"{path} is not a whole zip archive: {error}; download it again") from error
+
+
 def last_line(error: Exception) -> str:
-    """Return the last line of an error of torch, which says what failed; those before it are a stack of calls."""
     """Return the last line of an error of torch, which says what failed; those before it are a stack of calls."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

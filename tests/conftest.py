@@ -21,9 +21,11 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
-from copytrace.alignment.networks import NetworkAligner, load_pair_filter
+from configs.load import load_settings
+from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
+from copytrace.features.resize import SquareInput
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments
@@ -46,9 +48,7 @@ hypothesis.settings.register_profile("tests", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
 
 Pixels = NDArray[np.uint8]
-IMGFP_POINTS = PointSettings(
-    short_side=300, enlarge=False, max_points=0, levels=7, contrast=0.0137, edge=10, first_octave=0
-)
+IMGFP_POINTS = load_settings(ImageSettings, "imgfp").local.query_points
 SMALL_POINTS = PointSettings(
     short_side=120, enlarge=False, max_points=150, levels=3, contrast=0.02, edge=10, first_octave=-1
 )
@@ -104,7 +104,7 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
         "descriptor": lambda: load_descriptor(backend="onnx", device="cpu"),
         "overlay": lambda: load_overlay_detector("network", backend="onnx"),
         "aligner": lambda: NetworkAligner("shipped", backend="onnx"),
-        "pair-classifier": lambda: load_pair_filter(backend="onnx"),
+        "pair-classifier": lambda: PairFilter(backend="onnx"),
     }
 
     def find(kind: str) -> tuple[Path, Path]:
@@ -115,7 +115,7 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
     return find
 
 
-class GridDescriptor:
+class GridDescriptor(SquareInput):
     """A real descriptor that needs no network: the picture on a coarse grid, its mean taken away, as a unit vector."""
 
     name = "grid"

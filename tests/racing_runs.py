@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from configs.images import ImageSettings
 from copytrace.errors import InUseError
+from copytrace.features.resize import SquareInput
 from copytrace.images import index_images
 from copytrace.index import image_index
 from copytrace.step import SilentProgress, StepProgress
@@ -32,7 +33,7 @@ POINTS = {"short_side": 60, "max_points": 20}
 SETTINGS = {"media": {"shard_size": 2, "threads": 1}, "local": {"reference_points": POINTS}}
 
 
-class MeanColor:
+class MeanColor(SquareInput):
     """A descriptor that takes no time."""
 
     name, digest, typical_noise, dimensions, input_size = "mean", "0" * 16, 0.5, 3, 32

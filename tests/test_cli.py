@@ -218,6 +218,7 @@ def test_the_imgfp_preset_counts_matches(photos: Path, tmp_path: Path) -> None:
         "match-images", photos / "queries", photos / "references", "--out", tmp_path / "out", "--preset", "imgfp"
     )
     assert run.exit_code == 0, run.stderr
+    assert run.stderr.count("--preset imgfp runs without its EsViT") == 1
     with (tmp_path / "out" / "matches.csv").open() as file:
         scores = {row["query_id"]: float(row["score"]) for row in csv.DictReader(file)}
     assert scores["cropped"] > 34 > scores["stranger"]

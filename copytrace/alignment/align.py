@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,9 @@ from copytrace.step import Step, fingerprint_of
 from copytrace.storage import file_identity, remove_stale_shards, table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
+PaneChoice = Literal["moment", "block"]
+
+BLOCK_FRAMES = 10  # of a pane, whose cosines decide which pane is compared
 
 SMALLEST_RANGE = 0.1  # least difference of cosine between unrelated and equal frames in the normalization
 RULES_VERSION = 4  # of the lines and scores; an unfinished run of an earlier one aligns its pairs again
@@ -63,7 +67,7 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
 
     def align(job: tuple[Pair, VideoRows, VideoRows]) -> tuple[Pair, list[tuple[Segment, str]]]:
         pair, query, reference = job
-        return pair, align_pair(query, reference, aligner, weight=rules.noise_weight)
+        return pair, align_pair(query, reference, aligner, weight=rules.noise_weight, panes=rules.panes)
 
     rows: list[tuple[object, ...]] = []
     with (
@@ -139,13 +143,19 @@ class PaneMatrix:
         return self.panes[int(np.bincount(self.pane[rows, columns], weights).argmax())]
 
 
-def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.0) -> PaneMatrix:
+def compare_videos(
+    query: VideoRows, reference: VideoRows, *, weight: float = 1.0, panes: PaneChoice = "moment"
+) -> PaneMatrix:
     """Compare every moment of a query with every moment of a reference, each in its best pane.
+
+    With `panes` "block", only one pane of the query is compared, the one whose ten best frames have the highest mean
+    cosine (VSC2022's winners).
 
     A value is (cosine − n) / (1 − n), where n is `weight` times the row's noise level: 0 at the similarity of unrelated
     frames, 1 for equal frames. For n above 0.9 (such as black frames, which are all similar), `SMALLEST_RANGE` replaces
     1 − n. Rows with the same start are one moment; rows and columns are sorted by start.
     """
+    query = query if panes == "moment" else _best_block(query, reference)
     names = tuple(dict.fromkeys((WHOLE, *query.panes)))
     of_row = np.array([names.index(name) for name in query.panes], np.int16)
     columns = np.argsort(reference.times[:, 0], kind="stable")
@@ -169,11 +179,21 @@ def compare_videos(query: VideoRows, reference: VideoRows, *, weight: float = 1.
     return PaneMatrix(SimilarityMatrix(best, query.times[order][first], times[first_column]), names, pane)
 
 
+def _best_block(query: VideoRows, reference: VideoRows) -> VideoRows:
+    if len(set(query.panes)) < 2 or not len(reference.vectors):
+        return query
+    best = (query.vectors @ reference.vectors.T).max(axis=1)
+    panes = np.array(query.panes, object)
+    means = {pane: np.sort(best[panes == pane])[-BLOCK_FRAMES:].mean() for pane in dict.fromkeys(query.panes)}
+    rows = np.flatnonzero(panes == max(means, key=lambda pane: means[pane]))
+    return VideoRows([query.panes[int(row)] for row in rows], query.times[rows], query.vectors[rows], query.noise[rows])
+
+
 def align_pair(
-    query: VideoRows, reference: VideoRows, aligner: Aligner, *, weight: float = 1.0
+    query: VideoRows, reference: VideoRows, aligner: Aligner, *, weight: float = 1.0, panes: PaneChoice = "moment"
 ) -> list[tuple[Segment, str]]:
     """Return the segments of a pair, best first, each with the query's pane that shows it."""
-    compared = compare_videos(query, reference, weight=weight)
+    compared = compare_videos(query, reference, weight=weight, panes=panes)
     return [(segment, compared.find_pane(segment)) for segment in aligner.align(compared.matrix)]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,10 +15,10 @@ from configs.settings import DescriptorSettings
 from configs.videos import AlignmentSettings
 from copytrace.alignment.dynamic_programming import DynamicProgrammingAligner
 from copytrace.alignment.greedy_aligners import HoughAligner
-from copytrace.alignment.networks import JointRules, NetworkAligner, PairFilter, load_pair_filter
+from copytrace.alignment.networks import JointRules, NetworkAligner, PairFilter
 from copytrace.alignment.segments import Segment, SimilarityMatrix, merge_pieces, suppress_overlapping
 from copytrace.errors import ConfigError
-from copytrace.model_sources import resolve_model
+from copytrace.model_sources import ModelKind, resolve_model
 from copytrace.storage import digest_of_file
 
 __all__ = [
@@ -143,6 +144,7 @@ def load_aligner(
         aligner = build_aligner(
             "network",
             model=settings.model,
+            folds=settings.model_folds,
             backend=runtime.backend,
             device=runtime.device,
             rules=_READINGS[settings.reading](**rules),
@@ -150,9 +152,14 @@ def load_aligner(
     else:
         aligner = build_aligner(settings.aligner, **rules)
     if settings.pair_filter != "none":
-        aligner = FilteringAligner(
-            aligner, load_pair_filter(settings.pair_filter, backend=runtime.backend, device=runtime.device)
+        pair_filter = PairFilter(
+            settings.pair_filter,
+            folds=settings.pair_filter_folds,
+            threshold=settings.pair_threshold,
+            backend=runtime.backend,
+            device=runtime.device,
         )
+        aligner = FilteringAligner(aligner, pair_filter)
     if model_digests(settings) != digests:
         raise ConfigError("a model of the alignment was replaced while it was loaded; run the same command again")
     return aligner
@@ -161,11 +168,17 @@ def load_aligner(
 def model_digests(settings: AlignmentSettings) -> dict[str, str]:
     """Return the digests of the models of `settings`, since a name may later refer to another model.
 
-    Keys are `aligner` and `pair_filter`. Raises `ConfigError` if a model is missing.
+    Keys are `aligner` and `pair_filter`, and `aligner 2` and so on for further folds. Raises `ConfigError` if a model
+    is missing.
     """
-    files = {}
+    files: dict[str, Path] = {}
     if settings.aligner == "network":
-        files["aligner"] = resolve_model(settings.model, "aligner")
+        files |= _numbered("aligner", "aligner", (settings.model, *settings.model_folds))
     if settings.pair_filter != "none":
-        files["pair_filter"] = resolve_model(settings.pair_filter, "pair-classifier")
+        files |= _numbered("pair_filter", "pair-classifier", (settings.pair_filter, *settings.pair_filter_folds))
     return {name: digest_of_file(path) for name, path in files.items()}
+
+
+def _numbered(name: str, kind: ModelKind, sources: Sequence[str]) -> dict[str, Path]:
+    paths = [resolve_model(source, kind) for source in sources]
+    return {name if number == 1 else f"{name} {number}": path for number, path in enumerate(paths, 1)}

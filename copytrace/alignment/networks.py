@@ -28,6 +28,7 @@ from models.configs import (
     ModelFileError,
     PairConfig,
     digest_of_network,
+    is_checkpoint,
     read_aligner_config,
     read_pair_config,
     read_threshold,
@@ -67,33 +68,24 @@ class NetworkAligner:
     """An aligner with a network that `train_aligner` wrote, and with `rules` for segments in its heat maps.
 
     `JointRules` search the sum of similarity and heat for lines; "vsc22" is the published rule (`vsc22_segments`).
-    `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
-    Runtime, for which a graph file is made once and cached. `device` is a torch device. Several threads may call
-    `align`; each call uses one core. Raises `ConfigError` if the model or the device is missing.
+    `model` is "shipped", a path or a URI; see `resolve_model`. `folds` are further ones; the mean of all heat maps
+    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is made once and
+    cached. `device` is a torch device. Several threads may call `align`; each call uses one core. Raises `ConfigError`
+    if a model or the device is missing.
     """
 
     def __init__(
         self,
         model: str = "shipped",
         *,
+        folds: Sequence[str] = (),
         backend: Backend = "auto",
         device: str | None = None,
         rules: JointRules | Literal["vsc22"] | None = None,
     ) -> None:
-        path = resolve_model(model, "aligner")
         self.rules: JointRules | Literal["vsc22"] = rules or JointRules()
-        try:
-            self.digest, self.config = digest_of_network(path), read_aligner_config(path)
-            self._run: Run = (
-                onnx_runner(
-                    f"aligner-{self.digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-                    graph_maker("aligner", path, self.digest, load_aligner_network, export_aligner),
-                )
-                if uses_onnx(backend, device)
-                else torch_runner(load_unchanged(path, self.digest, load_aligner_network), device)
-            )
-        except ModelFileError as error:
-            raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
+        self._networks = [_load_aligner(source, backend, device) for source in (model, *folds)]
+        self.digest = "+".join(network.digest for network in self._networks)
 
     def align(self, matrix: SimilarityMatrix) -> list[Segment]:
         """Return the segments of a pair of videos, best first; an empty matrix has none."""
@@ -116,12 +108,39 @@ class NetworkAligner:
         return heat
 
     def _probabilities(self, values: Floats) -> Floats:
-        upright, turned = self._run_on_canvas(values), self._run_on_canvas(values.T).T
-        return np.asarray((expit(upright) + expit(turned)) / 2, np.float32)
+        both = [network.probabilities(values) + network.probabilities(values.T).T for network in self._networks]
+        return np.asarray(sum(both) / (2 * len(both)), np.float32)
 
-    def _run_on_canvas(self, values: Floats) -> Floats:
-        canvas = pad_to_canvas(values, self.config)
-        return self._run(canvas[None, None])[0, 0, : values.shape[0], : values.shape[1]]
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A network that was loaded: its file's digest, its configuration, and the function that runs it."""
+
+    digest: str
+    config: AlignerConfig
+    run: Run
+
+    def probabilities(self, values: Floats) -> Floats:
+        """Return what the network says of each cell of similarities float32 [Q, R], float32 [Q, R], 0..1."""
+        logits = self.run(pad_to_canvas(values, self.config)[None, None])[0, 0, : values.shape[0], : values.shape[1]]
+        return np.asarray(expit(logits), np.float32)
+
+
+def _load_aligner(source: str, backend: Backend, device: str | None) -> _Network:
+    path = resolve_model(source, "aligner")
+    try:
+        digest, config = digest_of_network(path), read_aligner_config(path)
+        run = (
+            onnx_runner(
+                f"aligner-{digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
+                graph_maker("aligner", path, digest, load_aligner_network, export_aligner),
+            )
+            if uses_onnx(backend, device)
+            else torch_runner(load_unchanged(path, digest, load_aligner_network), device)
+        )
+        return _Network(digest, config, run)
+    except ModelFileError as error:
+        raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +192,9 @@ def graph_maker(
     """Return a function that writes the graph of the network in `path`, by its template or else by torch's export."""
 
     def make(cached: Path) -> Path:
-        filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
+        filled = None  # published weights have no template
+        if not is_checkpoint(path):
+            filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
         return filled or export(load_unchanged(path, digest, load), cached)
 
     return make
@@ -215,32 +236,35 @@ def torch_runner(network: nn.Module, device: str | None) -> Run:
 class PairFilter:
     """A classifier of pairs that share a segment, with a network that `train_pair_classifier` wrote.
 
-    `model` is "shipped", a path or a URI; see `resolve_model`. Backend "auto" is torch if CUDA is available, else ONNX
-    Runtime, for which a graph file is made once and cached. `device` is a torch device. Several threads may call
-    it; each call uses one core. Pairs below `threshold`, which the model's file states, need no alignment. Raises
-    `ConfigError` if the model or the device is missing.
+    `model` is "shipped", a path or a URI; see `resolve_model`. `folds` are further ones; the mean of their answers
+    counts. Backend "auto" is torch if CUDA is available, else ONNX Runtime, for which a graph file is made once and
+    cached. `device` is a torch device. Several threads may call it; each call uses one core. Pairs below `threshold`,
+    by default the lowest that the models' files state, need no alignment. Raises `ConfigError` if a model or the device
+    is missing, and for models that take matrices of different sizes.
     """
 
-    def __init__(self, model: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> None:
-        path = resolve_model(model, "pair-classifier")
-        try:
-            self.digest, self.config = digest_of_network(path), read_pair_config(path)
-            self.threshold = read_threshold(path)
-            self._run: Run = (
-                onnx_runner(
-                    f"pair-classifier-{self.digest}-v{PAIR_GRAPH_VERSION}.onnx",
-                    graph_maker("pair-classifier", path, self.digest, load_pair_classifier, export_pair_classifier),
-                )
-                if uses_onnx(backend, device)
-                else torch_runner(load_unchanged(path, self.digest, load_pair_classifier), device)
-            )
-        except ModelFileError as error:
-            raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error
+    def __init__(
+        self,
+        model: str = "shipped",
+        *,
+        folds: Sequence[str] = (),
+        threshold: float | None = None,
+        backend: Backend = "auto",
+        device: str | None = None,
+    ) -> None:
+        loaded = [_load_classifier(source, backend, device) for source in (model, *folds)]
+        self.config = loaded[0].config
+        if any(each.config != self.config for each in loaded):
+            raise ConfigError("the classifiers of alignment.pair_filter_folds are of other kinds; give equal ones")
+        self.digest = "+".join(each.digest for each in loaded)
+        self.threshold = min(each.threshold for each in loaded) if threshold is None else threshold
+        self._runs = [each.run for each in loaded]
 
     def probability(self, matrices: Sequence[SimilarityMatrix]) -> Floats:
         """Return the probability 0..1 that each pair shares a segment, float32 [N]; it is 0 for empty matrices.
 
-        It is the mean of the network's answers for the matrix and for its transpose.
+        It is the mean of the networks' answers for the matrix and for its transpose; of published networks, the larger
+        of the two.
         """
         return np.array([self._probability(matrix.values) for matrix in matrices], np.float32)
 
@@ -248,13 +272,34 @@ class PairFilter:
         return max((self._symmetric_probability(canvas) for canvas in pair_canvases(values, self.config)), default=0.0)
 
     def _symmetric_probability(self, values: Floats) -> float:
-        logits = [self._run(np.ascontiguousarray(way)[None, None])[0] for way in (values, values.T)]
-        return float(np.mean(expit(logits)))
+        ways = [np.ascontiguousarray(way)[None, None] for way in (values, values.T)]
+        answers = [np.mean(expit([run(way)[0] for run in self._runs])) for way in ways]
+        return float(max(answers) if self.config.published else np.mean(answers))
 
 
-def load_pair_filter(source: str = "shipped", *, backend: Backend = "auto", device: str | None = None) -> PairFilter:
-    """Return the filter with the network that `source` names; see `PairFilter`."""
-    return PairFilter(source, backend=backend, device=device)
+@dataclass(frozen=True, slots=True)
+class _Classifier:
+    digest: str
+    config: PairConfig
+    threshold: float
+    run: Run
+
+
+def _load_classifier(source: str, backend: Backend, device: str | None) -> _Classifier:
+    path = resolve_model(source, "pair-classifier")
+    try:
+        digest, config, threshold = digest_of_network(path), read_pair_config(path), read_threshold(path)
+        run = (
+            onnx_runner(
+                f"pair-classifier-{digest}-v{PAIR_GRAPH_VERSION}.onnx",
+                graph_maker("pair-classifier", path, digest, load_pair_classifier, export_pair_classifier),
+            )
+            if uses_onnx(backend, device)
+            else torch_runner(load_unchanged(path, digest, load_pair_classifier), device)
+        )
+        return _Classifier(digest, config, threshold, run)
+    except ModelFileError as error:
+        raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error
 
 
 def pair_canvases(values: Floats, config: PairConfig) -> Iterator[Floats]:

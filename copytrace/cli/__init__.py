@@ -37,6 +37,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.draw_videos,
     sets.video_stills,
     videos.fit_pca,
+    videos.import_pca,
     videos.export_descriptors,
     videos.import_descriptors,
 )

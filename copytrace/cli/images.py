@@ -12,6 +12,8 @@ from rich.console import Console
 
 from configs.images import ImageSettings
 from configs.load import load_settings
+from configs.presets import missing_parts
+from configs.settings import Settings
 from copytrace.cli.options import Config, Images, Overrides, Preset
 
 
@@ -81,7 +83,9 @@ def evaluate_images(
 
 
 def _settings(preset: str, config: Path | None, overrides: list[str] | None) -> ImageSettings:
-    return load_settings(ImageSettings, preset, config, overrides or [])
+    settings = load_settings(ImageSettings, preset, config, overrides or [])
+    print_missing(preset, settings)
+    return settings
 
 
 def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
@@ -95,6 +99,12 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
         typer.echo(f"  report   {out / 'report.html'}")
     print_cut(run)
     print_failures(out / "failures.csv")
+
+
+def print_missing(preset: str, settings: Settings) -> None:
+    """Print what a preset of a published system lacks of that system, to the error output."""
+    if line := missing_parts(preset, settings):
+        typer.echo(line, err=True)
 
 
 def print_cut(run: dict[str, Any]) -> None:

@@ -22,9 +22,7 @@ TrainingFolder = typer.Option(
 )
 
 Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
-VideoPreset = Annotated[
-    str, typer.Option(help="cpu, a100, or vsc22 (the constants of the 2022 challenge's first place).")
-]
+VideoPreset = Annotated[str, typer.Option(help="cpu, a100, or vsc22 (the rules of the 2022 challenge's first place).")]
 TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings that override the preset.")]
 Overrides = Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from configs.load import load_settings
 from configs.videos import VideoSettings
-from copytrace.cli.images import print_cut, print_failures
+from copytrace.cli.images import print_cut, print_failures, print_missing
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
 
@@ -28,6 +28,7 @@ def match_videos(
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
+    print_missing(preset, settings)
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.videos import match_videos as match  # noqa: PLC0415
@@ -56,6 +57,7 @@ def index_videos(
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-videos can search them."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
+    print_missing(preset, settings)
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.videos import index_videos as index  # noqa: PLC0415
@@ -136,3 +138,18 @@ def fit_pca(
     vectors = np.concatenate([opened.vectors(shard) for shard in opened.shards])
     write_projection(resolve_path(out), fit_projection(vectors, dimensions))
     typer.echo(f"{out} shortens {vectors.shape[1]} numbers to {dimensions}; fitted to {len(vectors):,} frames")
+
+
+def import_pca(
+    arrays: Annotated[str, typer.Argument(help="File .npz with mean_ and components_ of a PCA of scikit-learn.")],
+    out: Annotated[str, typer.Option(help="The file to write; use it by descriptor.pca=FILE.")],
+) -> None:
+    """Make the principal components of an ensemble from those that scikit-learn fitted."""
+    from copytrace.features.ensemble import write_projection  # noqa: PLC0415
+    from copytrace.features.pca_exchange import read_sklearn_pca  # noqa: PLC0415
+    from copytrace.storage import resolve_path  # noqa: PLC0415
+
+    projection = read_sklearn_pca(resolve_path(arrays))
+    write_projection(resolve_path(out), projection)
+    shorter, length = projection.components.shape
+    typer.echo(f"{out} shortens {length} numbers to {shorter}")

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.model_sources import resolve_model
+from copytrace.features.descriptor_sources import descriptor_config
+from copytrace.features.resize import SquareInput
 from copytrace.runtime import Backend, cached_graph, open_session, torch_device, usable_cores, uses_onnx
-from models.configs import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DescriptorConfig,
-    ModelFileError,
-    efficientnet_lite0,
-    read_descriptor_config,
-    read_descriptor_header,
-)
+from models.configs import DescriptorConfig, Interpolation, ModelFileError, read_descriptor_header
 from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
 from models.graph_templates import fill_template
 from models.network_files import load_descriptor_file
@@ -33,13 +24,6 @@ if TYPE_CHECKING:
 
     from models.descriptor import DescriptorNetwork
     from models.torchscript import ScriptedDescriptor
-
-# Models that `load_descriptor` knows by name: their configuration for an input size.
-MODELS: dict[str, Callable[[int], DescriptorConfig]] = {"imagenet": efficientnet_lite0}
-
-IMAGENET_INPUT = 256
-SSCD_INPUT = 288  # the side that SSCD's authors test at (Pizzi et al., 2022)
-ZIP_MAGIC = b"PK\x03\x04"  # start of a TorchScript file, and of a pickled checkpoint, which is refused later
 
 SMALLEST_INPUT = 32  # the backbone's stride: a smaller picture gives no feature map
 
@@ -67,17 +51,31 @@ class Descriptor(Protocol):
 
     @property
     def input_size(self) -> int:
-        """Side in pixels of the square pictures that `describe` takes."""
+        """Side in pixels of the largest square picture that a network gets; smaller frames lose detail."""
 
     @property
     def typical_noise(self) -> float | None:
         """Mean cosine of a picture to its nearest unrelated ones in a large collection; None if it was not measured."""
 
+    def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what `describe` takes of a picture, uint8 [H, W, 3] RGB: uint8 of one shape for all pictures.
+
+        Raises `InputError` for another shape or type.
+        """
+
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describe uint8 [N, S, S, 3] RGB pictures (see `resize_for_descriptor`) as float32 [N, D] unit vectors.
+        """Describe N pictures of `resize`, uint8 [N, …], as float32 [N, D] unit vectors.
 
         N may be 0. Raises `InputError` for another shape or type.
         """
+
+
+class SquareDescriptor(Descriptor, Protocol):
+    """Descriptor of one square picture: `resize` returns uint8 [S, S, 3] RGB."""
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """Filter by which `resize_for_descriptor` makes that picture of `input_size` pixels."""
 
 
 def load_descriptor(
@@ -88,16 +86,16 @@ def load_descriptor(
     threads: int = 0,
     input_size: int | None = None,
     trust_torchscript: bool = False,
-) -> Descriptor:
+) -> SquareDescriptor:
     """Load a global descriptor: ONNX Runtime on the CPU, torch on CUDA and for TorchScript.
 
-    `model` is a name in `MODELS`, or a source for `resolve_model`: "shipped", a file or folder, a URI. The file is one
-    that `save_descriptor` wrote, or TorchScript as published for SSCD, which takes float [N, 3, S, S] normalized as for
-    ImageNet and returns [N, D]. TorchScript is a program that can read and write files, and is refused unless
-    `trust_torchscript`. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA if there is some.
-    `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model. ONNX Runtime needs a
-    graph file, which is made once and kept in `cache_folder()`: of the architecture that ships without torch, of others
-    by its export, which takes some 15 s.
+    `model` is a name or a source for `descriptor_config`: "shipped", a file or folder, a URI. The file is one that
+    `save_descriptor` wrote, a spec of published weights, or TorchScript as published for SSCD, which takes float
+    [N, 3, S, S] normalized as for ImageNet and returns [N, D]. TorchScript is a program that can read and write files,
+    and is refused unless `trust_torchscript`. `device` is a torch device such as "cpu" or "cuda:1"; the default is CUDA
+    if there is some. `threads` is the number of CPU cores, 0 for all. `input_size` is by default that of the model.
+    ONNX Runtime needs a graph file, which is made once and kept in `cache_folder()`: of the architecture that ships
+    without torch, of others by its export, which takes from 15 s to minutes.
 
     Raises `ConfigError` for unknown or conflicting settings and for a model that is missing, damaged, not trusted or
     not a descriptor. Raises `CopytraceError` if onnxruntime is not installed, the model cannot be exported, or the
@@ -108,7 +106,7 @@ def load_descriptor(
     if threads < 0:
         raise ConfigError(f"threads is {threads}; give 0 for all cores, or a positive number")
     try:
-        config = _descriptor_config(model, input_size)
+        config = descriptor_config(model, input_size)
         scripted = config.storage == "torchscript"
         if scripted and backend == "onnx":
             raise ConfigError(f"{config.weights} is TorchScript, which onnx does not run; set backend to auto or torch")
@@ -131,49 +129,12 @@ def _refuse_torchscript(path: Path) -> NoReturn:
     )
 
 
-def resize_for_descriptor(pixels: NDArray[np.uint8], input_size: int) -> NDArray[np.uint8]:
-    """Resize uint8 [H, W, 3] to uint8 [S, S, 3], regardless of its aspect: by area where sides shrink, else cubic.
-
-    Raises `InputError` for another shape or type, or for an empty picture.
-    """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise InputError(
-            f"a picture must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}; convert it to RGB"
-        )
-    height, width = pixels.shape[:2]
-    # cv2's area mode samples points, and so aliases, as soon as either side grows: first shrink, then enlarge.
-    resized = cv2.resize(pixels, (min(width, input_size), min(height, input_size)), interpolation=cv2.INTER_AREA)
-    if min(height, width) < input_size:
-        resized = cv2.resize(resized, (input_size, input_size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(resized, dtype=np.uint8)
-
-
-def _descriptor_config(model: str, input_size: int | None) -> DescriptorConfig:
-    if model in MODELS:
-        return MODELS[model](input_size or IMAGENET_INPUT)
-    path = resolve_model(model, "descriptor")
-    with path.open("rb") as file:
-        is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-    if not is_archive:
-        return read_descriptor_config(path, input_size)
-    return DescriptorConfig(
-        name=path.name.partition(".")[0],
-        architecture="torchscript",
-        weights=path,
-        dimensions=None,
-        input_size=input_size or SSCD_INPUT,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        storage="torchscript",
-    )
-
-
 def model_label(descriptor: Descriptor) -> str:
     """Return a label of the model that a person recognizes and that no two models share."""
     return f"{descriptor.name} at {descriptor.input_size} px ({descriptor.digest})"
 
 
-class OnnxDescriptor:
+class OnnxDescriptor(SquareInput):
     """A descriptor run by ONNX Runtime on the CPU.
 
     Each core runs its own slices of the batch. ONNX Runtime's default shares every layer of one run among all cores,
@@ -183,7 +144,7 @@ class OnnxDescriptor:
 
     def __init__(self, config: DescriptorConfig, *, threads: int = 0) -> None:
         self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
-        self.typical_noise = config.typical_noise
+        self.interpolation, self.typical_noise = config.interpolation, config.typical_noise
         self._threads = threads or usable_cores()
         graph = descriptor_graph(config)
         self._one_core = open_session(graph, threads=1)
@@ -208,7 +169,7 @@ class OnnxDescriptor:
         return vectors
 
 
-class TorchDescriptor:
+class TorchDescriptor(SquareInput):
     """A descriptor run by torch: float16 autocast and channels_last on CUDA (TorchScript in float32), else float32.
 
     When CUDA's memory runs out, the batch size is halved permanently. On the CPU, `threads` other than 0 sets torch's
@@ -223,7 +184,7 @@ class TorchDescriptor:
             torch.set_num_threads(threads)
         self.network = build_network(config, self.device).to(memory_format=torch.channels_last)
         self.name, self.digest, self.input_size = config.name, config.digest, config.input_size
-        self.typical_noise = config.typical_noise
+        self.interpolation, self.typical_noise = config.interpolation, config.typical_noise
         self.dimensions = self.network.dimensions
         self.largest_batch = LARGEST_CUDA_BATCH
 
@@ -291,6 +252,11 @@ def build_network(config: DescriptorConfig, device: torch.device) -> DescriptorN
     if config.storage == "safetensors":
         return load_descriptor_file(config.weights, config.input_size).to(device)
 
+    if config.storage == "state_dict":
+        from models.foreign_weights import load_foreign_descriptor  # noqa: PLC0415
+
+        return load_foreign_descriptor(config).to(device)
+
     from models.descriptor import build_descriptor  # here: it imports torch  # noqa: PLC0415
 
     return build_descriptor(config).to(device)
@@ -317,4 +283,6 @@ def _has_own_size(config: DescriptorConfig) -> bool:
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (size, size, 3):
         wanted = f"uint8 [N, {size}, {size}, 3]"
-        raise InputError(f"a batch must be {wanted}, not {batch.dtype} {list(batch.shape)}; use resize_for_descriptor")
+        raise InputError(
+            f"a batch must be {wanted}, not {batch.dtype} {list(batch.shape)}; use the descriptor's resize"
+        )

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from configs.videos import FrameDescriptorSettings
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError
-from copytrace.features.descriptors import Descriptor, load_descriptor, resize_for_descriptor
+from copytrace.features.descriptors import SquareDescriptor, load_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.storage import atomic_path, digest_of, digest_of_file, local_copy, resolve_path
 
 ROWS_AT_ONCE = 8192  # vectors that are converted to float64 at a time
@@ -41,11 +42,11 @@ class Projection:
 class Ensemble:
     """A `Descriptor` of several parts (VSC2022's first place: four models, 2048 numbers, PCA to 512).
 
-    Pictures have the largest input size of the parts, and are reduced for the others. Raises `ConfigError` for a
-    projection of vectors of another length.
+    Each part gets a picture of its own size, resized by its own filter from the frame itself. Raises `ConfigError` for
+    a projection of vectors of another length.
     """
 
-    def __init__(self, parts: Sequence[Descriptor], projection: Projection | None = None) -> None:
+    def __init__(self, parts: Sequence[SquareDescriptor], projection: Projection | None = None) -> None:
         length = sum(part.dimensions for part in parts)
         if projection and projection.mean.shape[0] != length:
             raise ConfigError(
@@ -53,9 +54,12 @@ class Ensemble:
                 "fit it with the same models"
             )
         self._parts, self._projection = parts, projection
+        self._inputs = list(dict.fromkeys((part.input_size, part.interpolation) for part in parts))
         self.name = " + ".join(part.name for part in parts) + (" + pca" if projection else "")
         inputs = [(part.digest, part.input_size) for part in parts]
-        self.digest = digest_of(inputs, projection and projection.digest)
+        # Ensembles of several sizes once enlarged or reduced a picture twice, so that their vectors were others.
+        of_frames = () if len(self._inputs) == 1 else ("resized from the frame",)
+        self.digest = digest_of(inputs, projection and projection.digest, *of_frames)
         self.dimensions = projection.components.shape[0] if projection else length
         self.input_size = max(part.input_size for part in parts)
         known = [part.typical_noise for part in parts if part.typical_noise is not None]
@@ -63,15 +67,30 @@ class Ensemble:
         # seldom the same for all parts, so this is an upper estimate. After PCA the noise is unknown.
         self.typical_noise = float(np.mean(known)) if len(known) == len(parts) and not projection else None
 
+    def resize(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what `describe` takes of a picture, uint8 [H, W, 3]: the pictures of all parts, uint8 [L].
+
+        They lie one behind another; parts of one size and filter share a picture. Raises as `Descriptor.resize` does.
+        """
+        return np.concatenate([resize_for_descriptor(pixels, *each).ravel() for each in self._inputs])
+
     def describe(self, batch: NDArray[np.uint8]) -> Floats:
-        """Describe uint8 [N, S, S, 3] pictures as float32 [N, D] unit vectors. Raises as `Descriptor.describe` does."""
-        side = self.input_size
-        if batch.dtype != np.uint8 or batch.shape[1:] != (side, side, 3):
+        """Describe N pictures of `resize`, uint8 [N, L], as float32 [N, D] unit vectors.
+
+        Raises as `Descriptor.describe` does.
+        """
+        ends = np.cumsum([side * side * 3 for side, _ in self._inputs])
+        if batch.dtype != np.uint8 or batch.shape[1:] != (ends[-1],):
             raise InputError(
-                f"a batch must be uint8 [N, {side}, {side}, 3], not {batch.dtype} {list(batch.shape)}; use "
-                "resize_for_descriptor"
+                f"a batch must be uint8 [N, {ends[-1]}], not {batch.dtype} {list(batch.shape)}; use the descriptor's "
+                "resize"
             )
-        vectors = np.concatenate([part.describe(_resize_batch(batch, part.input_size)) for part in self._parts], axis=1)
+        pictures = {
+            each: batch[:, end - each[0] ** 2 * 3 : end].reshape(-1, each[0], each[0], 3)
+            for each, end in zip(self._inputs, ends, strict=True)
+        }
+        described = [part.describe(pictures[part.input_size, part.interpolation]) for part in self._parts]
+        vectors = np.concatenate(described, axis=1)
         if self._projection:
             return self._projection.apply(vectors)
         return np.asarray(vectors / len(self._parts) ** 0.5, np.float32)
@@ -117,7 +136,9 @@ def fit_projection(vectors: Floats, dimensions: int) -> Projection:
 def write_projection(path: Path, projection: Projection) -> Path:
     """Write a projection as safetensors and return the path."""
     with atomic_path(path) as temporary:
-        save_file({"mean": projection.mean, "components": projection.components}, temporary)
+        # safetensors writes the bytes as they lie in memory, so that columns would become rows.
+        components = np.ascontiguousarray(projection.components)
+        save_file({"mean": projection.mean, "components": components}, temporary)
     return path
 
 
@@ -132,12 +153,3 @@ def read_projection(path: Path) -> Projection:
     if mean.ndim != 1 or components.ndim != 2 or components.shape[1] != len(mean):
         raise ConfigError(f"descriptor.pca={path} holds no principal components; make it with: copytrace fit-pca")
     return Projection(mean.astype(np.float32), components.astype(np.float32), digest_of_file(path))
-
-
-def _resize_batch(batch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    if batch.shape[1] == side:
-        return batch
-    resized = np.empty((len(batch), side, side, 3), np.uint8)
-    for row, picture in enumerate(batch):
-        resized[row] = resize_for_descriptor(picture, side)
-    return resized

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from configs.images import PointSettings
 from copytrace.arrays import Floats
@@ -79,6 +80,7 @@ def find_points(
     rows = rows.reshape(-1, 6)
     raw = np.zeros((0, DIMENSIONS), np.float32) if descriptors is None else descriptors
     kept = _strongest(rows, settings)
+    kept = kept if len(kept) >= settings.min_points else kept[:0]
     x, y, scale, angle = (rows[kept, column].astype(np.float32) for column in range(4))
     return Points(x, y, scale, np.deg2rad(angle), root_sift(np.asarray(raw[kept], np.float32)), width, height, box)
 
@@ -101,6 +103,8 @@ def _resize(gray: Bytes, settings: PointSettings, stretch: float) -> Bytes:
     size = (max(int(width * ratio * stretch**0.5), 4), max(int(height * ratio / stretch**0.5), 4))
     if size == (width, height):
         return gray
+    if settings.interpolation == "bicubic":
+        return np.array(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
     smaller = ratio * max(stretch, 1 / stretch) ** 0.5 <= 1
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
 

@@ -14,14 +14,14 @@ from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from configs.images import ImageSettings
 from configs.settings import DescriptorSettings
 from copytrace.arrays import Floats
 from copytrace.checked_files import count_checked_rows, read_checked
 from copytrace.errors import MediaError
-from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
+from copytrace.features.descriptor_sources import descriptor_state
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label
 from copytrace.features.points import Bytes, find_points
 from copytrace.index.changes import note_content
 from copytrace.index.codebook import SHIPPED, codebook_label, keep_codebook
@@ -35,6 +35,7 @@ from copytrace.index.media_index import (
     receipt_path,
 )
 from copytrace.index.odd_files import odd_file
+from copytrace.index.overlay_files import read_overlays, write_overlays
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
@@ -43,11 +44,12 @@ from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.media.prefetch import prefetch
 from copytrace.model_sources import model_state
-from copytrace.overlays.detectors import Box, OverlayDetector, choose_crops, load_overlay_detector
+from copytrace.overlays.box_files import BoxFile
+from copytrace.overlays.boxes import Box, Branch, choose_crops
+from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import table_of_rows, write_table
 
 FORMAT = 1
 
@@ -56,8 +58,6 @@ T = TypeVar("T")
 WORKING_SIDE = 1024  # pixels; images are decoded to this short side at most, and no step needs more
 BOXES_KEPT = 16  # of each query
 SMALLEST_CROP = 8  # pixels
-
-OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((n, pa.float32()) for n in ("x0", "y0", "x1", "y1", "confidence"))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,6 @@ def image_provenance(
     settings: ImageSettings, role: Role, descriptor: Descriptor, detector: OverlayDetector | None
 ) -> dict[str, Any]:
     """Return everything that decides the content of an index of this role, and nothing else."""
-    local = settings.local.model_dump()
     names = ["reference_points"] if role == "references" else ["query_points", "crop_points", "stretched_points"]
     provenance: dict[str, Any] = {
         "format": FORMAT,
@@ -129,7 +128,7 @@ def image_provenance(
         "role": role,
         "descriptor": model_label(descriptor),
         "typical_noise": descriptor.typical_noise,
-        "points": {name: local[name] for name in names} | {"opencv": cv2.__version__},
+        "points": {name: getattr(settings.local, name).decisive() for name in names} | {"opencv": cv2.__version__},
     }
     if role == "references" and settings.local.codebook != SHIPPED:
         provenance["codebook"] = codebook_label(settings.local.codebook)
@@ -142,7 +141,7 @@ def image_provenance(
 
 def load_image_models(descriptor: DescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
     """Load the descriptor and the overlay detector, once per process until their names mean other models."""
-    states = (model_state(descriptor.model, "descriptor"), model_state(detector, "overlay"))
+    states = (descriptor_state(descriptor.model), model_state(detector, "overlay"))
     return _load_image_models(descriptor, detector, states)
 
 
@@ -192,25 +191,20 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
     _, detector = load_image_models(settings.descriptor, settings.overlay.detector)
     given_up = GivenUpFiles(root, settings.media)
     check_unchanged(root, "overlay detector", provenance["overlays"]["digest"], detector.digest if detector else "none")
-    rows: list[tuple[object, ...]] = []
+    found: list[tuple[str, Sequence[Box]]] = []
     with step.run(len(planned.items), "images") as work:
-        if detector is not None:
+        if isinstance(detector, BoxFile):
+            found = [(item.id, detector.boxes_of(item.id)) for item in planned.items]
+            work.advance(len(found))
+        elif detector is not None:
             for item, boxes in _load_in_threads(
                 planned.items, given_up.guard(lambda item: detector.detect(_decode(item, settings).pixels)), settings
             ):
                 work.advance()
                 if not isinstance(boxes, MediaError):
-                    rows += [(item.id, box.x0, box.y0, box.x1, box.y1, box.confidence) for box in boxes[:BOXES_KEPT]]
-        write_table(path, table_of_rows(rows, OVERLAY_SCHEMA))
+                    found.append((item.id, boxes[:BOXES_KEPT]))
+        write_overlays(path, found, with_branches=isinstance(detector, BoxFile))
     return path
-
-
-def read_overlays(path: Path) -> dict[str, list[Box]]:
-    """Return the boxes of each image that has any, best first."""
-    boxes: dict[str, list[Box]] = {}
-    for row in read_checked(path, schema=OVERLAY_SCHEMA).to_pylist():
-        boxes.setdefault(row.pop("id"), []).append(Box(**row))
-    return boxes
 
 
 def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
@@ -272,7 +266,7 @@ def _describe(
     batch_size = settings.descriptor.batch_size
 
     def load(item: MediaItem) -> _DescribedImage:
-        return _read_image(item, overlays.get(item.id, []), descriptor.input_size, settings, role)
+        return _read_image(item, overlays.get(item.id, []), descriptor, settings, role)
 
     contents = work.notes.setdefault("contents", {})
     for item, image in _load_in_threads(items, note_content(given_up.guard(load), contents), settings):
@@ -298,36 +292,38 @@ def _describe(
 
 
 def _read_image(
-    item: MediaItem, boxes: Sequence[Box], input_size: int, settings: ImageSettings, role: Role
+    item: MediaItem, boxes: Sequence[Box], descriptor: Descriptor, settings: ImageSettings, role: Role
 ) -> _DescribedImage:
     image = _decode(item, settings)
     local = settings.local
     if role == "references":
         whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
-        picture = resize_for_descriptor(image.pixels, input_size)
+        picture = descriptor.resize(image.pixels)
         return _DescribedImage(item, [WHOLE], [picture], [whole], image.damage)
     views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
         views.append(View(item.id, f"stretched{stretch:g}", points))
-    panes, pictures = [WHOLE], [resize_for_descriptor(image.pixels, input_size)]
-    for number, (box, crop) in enumerate(_crops(image, boxes, settings)):
-        name = f"crop{number}"
-        if box.confidence > settings.overlay.local_confidence:
-            corners = (box.x0, box.y0, box.x1, box.y1)
-            views.append(View(item.id, name, find_points(crop, local.crop_points, box=corners)))
-        if box.confidence > settings.overlay.global_confidence:
-            panes.append(name)
-            pictures.append(resize_for_descriptor(crop, input_size))
+    panes, pictures = [WHOLE], [descriptor.resize(image.pixels)]
+    rules = settings.overlay
+    for number, (box, crop) in enumerate(_crops(image, boxes, "local", rules.local_confidence, settings)):
+        corners = (box.x0, box.y0, box.x1, box.y1)
+        views.append(View(item.id, f"crop{number}", find_points(crop, local.crop_points, box=corners)))
+    for number, (_, crop) in enumerate(_crops(image, boxes, "global", rules.global_confidence, settings)):
+        panes.append(f"crop{number}")
+        pictures.append(descriptor.resize(crop))
     return _DescribedImage(item, panes, pictures, views, image.damage)
 
 
-def _crops(image: DecodedImage, boxes: Sequence[Box], settings: ImageSettings) -> Iterator[tuple[Box, Bytes]]:
+def _crops(
+    image: DecodedImage, boxes: Sequence[Box], branch: Branch, min_confidence: float, settings: ImageSettings
+) -> Iterator[tuple[Box, Bytes]]:
+    """Yield the boxes that a branch searches, with their pictures."""
     rules = settings.overlay
     height, width = image.pixels.shape[:2]
     for box in choose_crops(
-        boxes,
-        min_confidence=min(rules.global_confidence, rules.local_confidence),
+        [box for box in boxes if box.branch in {"both", branch}],
+        min_confidence=min_confidence,
         max_area=rules.max_area,
         max_aspect=rules.max_aspect,
         limit=rules.max_crops,

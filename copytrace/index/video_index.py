@@ -22,7 +22,8 @@ from configs.videos import FrameDescriptorSettings, VideoSettings
 from copytrace.arrays import Floats, Times
 from copytrace.checked_files import read_checked
 from copytrace.errors import DecodingLimitError, MediaError
-from copytrace.features.descriptors import Descriptor, load_descriptor, model_label, resize_for_descriptor
+from copytrace.features.descriptor_sources import descriptor_state
+from copytrace.features.descriptors import Descriptor, load_descriptor, model_label
 from copytrace.features.ensemble import load_ensemble, read_projection
 from copytrace.index.changes import note_content
 from copytrace.index.given_up import GivenUpFiles, limits_of
@@ -172,7 +173,7 @@ class VideoIndex(MediaIndex):
 
 def load_video_models(descriptor: FrameDescriptorSettings, detector: str) -> tuple[Descriptor, OverlayDetector | None]:
     """Load the descriptor of frames and the overlay detector, once per process until their names mean other models."""
-    descriptors = [model_state(model, "descriptor") for model in (descriptor.model, *descriptor.also)]
+    descriptors = [descriptor_state(model) for model in (descriptor.model, *descriptor.also)]
     projection = descriptor.pca and read_projection(resolve_path(descriptor.pca)).digest
     return _load_video_models(descriptor, detector, (*descriptors, projection, model_state(detector, "overlay")))
 
@@ -242,7 +243,8 @@ def _description(root: Path, role: Role, shard: Shard) -> Step:
 class _Part:
     """M pictures of one pane in successive frames, as the network takes them.
 
-    `pictures` uint8 [M, S, S, 3]; `times` float64 [M, 2], seconds; `boxes` float32 [M, 4], shares of the frame.
+    `pictures` uint8 [M, …], of `Descriptor.resize`; `times` float64 [M, 2], seconds; `boxes` float32 [M, 4], shares of
+    the frame.
     """
 
     pictures: NDArray[np.uint8]
@@ -324,7 +326,7 @@ class _VideoShard:
             for frame, box in zip(frames, pane.boxes, strict=True):
                 picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
                 if picture is not None:
-                    pictures.append(resize_for_descriptor(picture, self.descriptor.input_size))
+                    pictures.append(self.descriptor.resize(picture))
                     times.append((frame.start, frame.end))
                     boxes.append(box)
             if pictures:

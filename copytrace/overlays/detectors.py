@@ -1,4 +1,4 @@
-"""Detection of pictures pasted into a query: the boxes, which of them become crops, and the detectors by name.
+"""Detection of pictures pasted into a query: the detectors by name.
 
 One detector looks for edges (`edges`), the other is a trained network: ONNX Runtime on the CPU, torch on CUDA.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.model_sources import resolve_model
-from copytrace.overlays.edges import RULES, SAME_BOX_IOU, find_pasted_rectangles
+from copytrace.overlays.box_files import BoxFile
+from copytrace.overlays.boxes import Box
+from copytrace.overlays.edges import RULES, find_pasted_rectangles
 from copytrace.runtime import Backend, cached_graph, open_session, torch_device, uses_onnx
 from copytrace.storage import digest_of
 from models.configs import ModelFileError, digest_of_network, read_overlay_config
@@ -31,38 +32,6 @@ Run = Callable[[NDArray[np.uint8], Floats], tuple[Floats, Floats]]
 SAME_PASTE_IOU = 0.6  # two boxes that overlap more than this belong to one pasted picture
 PROPOSED = 8  # boxes of the edge detector that the network also judges; its graph takes this number
 MIN_CONFIDENCE = 0.02  # boxes below it are not returned
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A picture inside a picture: corners as shares of width and height (0..1, x0 < x1, y0 < y1), confidence 0..1."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    confidence: float
-
-    @property
-    def area(self) -> float:
-        """Share of the whole picture's area, 0..1."""
-        return (self.x1 - self.x0) * (self.y1 - self.y0)
-
-    @property
-    def aspect(self) -> float:
-        """Height over width of the normalized sides, as in imgFp: a box with the shape of the whole picture has 1."""
-        return (self.y1 - self.y0) / (self.x1 - self.x0)
-
-    def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return x0, y0, x1, y1 in whole pixels, rounded down as in imgFp; a box of less than a pixel may be empty."""
-        return int(self.x0 * width), int(self.y0 * height), int(self.x1 * width), int(self.y1 * height)
-
-    def iou(self, other: Box) -> float:
-        """Return the intersection over union with `other`, 0..1."""
-        width = min(self.x1, other.x1) - max(self.x0, other.x0)
-        height = min(self.y1, other.y1) - max(self.y0, other.y0)
-        shared = max(width, 0.0) * max(height, 0.0)
-        return shared / (self.area + other.area - shared)
 
 
 class OverlayDetector(Protocol):
@@ -79,41 +48,14 @@ class OverlayDetector(Protocol):
         """
 
 
-def choose_crops(
-    boxes: Sequence[Box], *, min_confidence: float, max_area: float = 0.85, max_aspect: float = 4.0, limit: int = 1
-) -> list[Box]:
-    """Choose the boxes to search as crops, best first, by the rules of imgFp (ISC 2021, third place).
-
-    A box is dropped when its confidence is `min_confidence` or less (imgFp: 0.55 for the global descriptor, 0.50 for
-    the points), when its area exceeds `max_area`, or when its `aspect` is over `max_aspect` or under its inverse. The
-    best `limit` of the others are kept; imgFp keeps one. A box with an IoU over 0.7 with a better one is skipped. Of
-    equal confidences the earlier box comes first. Raises `ConfigError` for a negative limit or a `max_aspect` under 1.
-    """
-    if limit < 0:
-        raise ConfigError(f"limit is {limit} crops per picture; give 0 or more")
-    if max_aspect < 1:
-        raise ConfigError(f"max_aspect is {max_aspect}; give 1 or more, as it bounds both tall and wide boxes")
-    candidates = [
-        box
-        for box in boxes
-        if box.confidence > min_confidence and box.area <= max_area and 1 / max_aspect <= box.aspect <= max_aspect
-    ]
-    chosen: list[Box] = []
-    for box in sorted(candidates, key=lambda box: -box.confidence):
-        if len(chosen) >= limit:
-            break
-        if all(box.iou(better) <= SAME_BOX_IOU for better in chosen):
-            chosen.append(box)
-    return chosen
-
-
 def load_overlay_detector(
     name: str = "network", *, backend: Backend = "auto", device: str | None = None
 ) -> OverlayDetector | None:
     """Load a detector by its name in `DETECTORS`, or a trained one from where `resolve_model` finds it.
 
     "edges" looks for straight borders. "network" is the trained detector that ships with Copytrace. "none" returns
-    None, and no query is cropped. Any other path or URI is a detector that `train_overlay_detector` wrote. `backend`
+    None, and no query is cropped. A path or URI that ends in .csv is a `BoxFile`, any other one a detector that
+    `train_overlay_detector` wrote. `backend`
     and `device` apply to trained detectors: "auto" uses torch if there is CUDA, otherwise ONNX Runtime. Raises
     `ConfigError` for an unknown name or a missing file, and `CopytraceError` if ONNX Runtime is not installed or the
     cache cannot be written.
@@ -123,6 +65,8 @@ def load_overlay_detector(
     if not re.search(r"[/\\.:]", name) and not Path(name).exists():
         known = ", ".join(sorted(DETECTORS))
         raise ConfigError(f"unknown overlay detector {name!r}; give one of: {known}, or the path of a trained one")
+    if name.lower().partition("#")[0].endswith(".csv"):
+        return BoxFile(resolve_model(name, "overlay"))
     return _load_trained(name, backend, device)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from configs.videos import PaneSettings
 from copytrace.errors import InputError
-from copytrace.overlays.detectors import Box, OverlayDetector
+from copytrace.overlays.boxes import Box
+from copytrace.overlays.detectors import OverlayDetector
 from copytrace.panes.names import WHOLE
 from copytrace.panes.rectangles import (
     NEAR,

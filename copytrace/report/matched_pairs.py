@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.videos import AlignmentSettings
 from copytrace.alignment.align import SEGMENT_SCHEMA, Pair, compare_videos, read_pairs
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats, Times
@@ -41,7 +42,7 @@ class MatchedPairs:
         return cls(chosen)
 
     def read(
-        self, queries: VideoIndex, references: Path, folder: VideoRunFolder, noise_weight: float
+        self, queries: VideoIndex, references: Path, folder: VideoRunFolder, rules: AlignmentSettings
     ) -> Iterator[VideoMatch]:
         """Yield the pairs as matches with their matrices, shard by shard of the queries."""
         shards = {pair: queries.shard_of(pair[0]) for pair in self.segments}
@@ -50,7 +51,7 @@ class MatchedPairs:
             boxes = _read_boxes(queries, shard)
             for batch in read_pairs(list(group), shard, queries.root, references, folder.noise(shard)):
                 for pair, query, reference in batch:
-                    matrix = compare_videos(query, reference, weight=noise_weight).matrix
+                    matrix = compare_videos(query, reference, weight=rules.noise_weight, panes=rules.panes).matrix
                     found = [
                         PaneSegment(segment, pane, _boxes_at(matrix.query_times, boxes.get((pair[0], pane), {})))
                         for segment, pane in self.segments[pair]

@@ -103,7 +103,7 @@ def report_videos(queries: Path, references: Path, folder: VideoRunFolder, setti
     matched = MatchedPairs.best(folder, settings.report.max_matches)
     with step.run(len(matched.segments), "pairs") as work:
         write_video_report(
-            matched.read(query_index, references, folder, settings.alignment.noise_weight),
+            matched.read(query_index, references, folder, settings.alignment),
             folder.report,
             paths={"query": query_index.paths, "reference": reference_index.paths},
             summary={

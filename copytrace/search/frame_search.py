@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ from copytrace.index.frame_lists import search_frame_lists
 from copytrace.index.segments import ids_of
 from copytrace.index.video_index import VideoIndex
 from copytrace.index.video_segments import Segment, open_segments
-from copytrace.search.mapped_vectors import MappedVectors, current_runs
+from copytrace.search.mapped_vectors import MappedVectors, current_runs, least_variance
 from copytrace.search.vector_search import MAX_NEIGHBORS, FrameSearch
 
 
@@ -116,14 +118,28 @@ class VideoFrameSearch:
             videos,
         )
 
+    def best_of_videos(self, queries: Floats) -> Floats:
+        """Return the greatest cosine of each query frame in each video, float32 [Q, V]; −inf if it is not current."""
+        best = np.full((len(queries), len(self.ids)), -np.inf, np.float32)
+        for first, block in self.vectors.blocks_with_rows():
+            cosines = queries @ block.T
+            video = np.searchsorted(self.starts, np.arange(first, first + len(block)), side="right") - 1
+            columns, starts = np.unique(video, return_index=True)
+            best[:, columns] = np.maximum(best[:, columns], np.maximum.reduceat(cosines, starts, axis=1))
+        return best
 
-def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> VideoFrameSearch:
+
+def load_frame_search(
+    videos: VideoIndex, settings: FrameSearchSettings, dropped: int | None = None
+) -> VideoFrameSearch:
     """Return a search of the frames of an index; its segments are opened once per process until it changes.
 
-    Raises `InputError` if it lacks them.
+    With `dropped`, vectors are without the number at that place, see `drop_number`. Raises `InputError` if the index
+    lacks segments.
     """
     segments = open_segments(videos)
-    vectors = MappedVectors([segment.vectors for segment in segments], [_runs(segment) for segment in segments])
+    parts = [segment.vectors for segment in segments], [_runs(segment) for segment in segments]
+    vectors = MappedVectors(*parts, dropped)
     exact = settings.index == "exact"
     firsts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
     starts = [segment.starts[:-1] + first for segment, first in zip(segments, firsts, strict=False)]
@@ -138,3 +154,15 @@ def load_frame_search(videos: VideoIndex, settings: FrameSearchSettings) -> Vide
 
 def _runs(segment: Segment) -> Numbers:
     return current_runs(segment.current, segment.starts)
+
+
+def place_of_least_variance(videos: VideoIndex) -> int | None:
+    """Return the place of the number that varies least among the frames of an index; see `least_variance`."""
+    return _place_of_least_variance(videos.root, videos.fingerprint)
+
+
+@lru_cache(maxsize=2)
+def _place_of_least_variance(root: Path, fingerprint: str) -> int | None:
+    """Return the place, which all shards of queries ask for, from one reading of the index in this state."""
+    segments = open_segments(VideoIndex.open(root))
+    return least_variance(MappedVectors([each.vectors for each in segments], [_runs(each) for each in segments]))

@@ -15,11 +15,13 @@ class MappedVectors:
     """The vectors of segments, float16 [N, D] each, whose rows are numbered through all of them.
 
     `runs` int64 [M, 2], of each segment, are the rows that are searched: the first row of a run, and the one after its
-    last. Other rows are passed over.
+    last. Other rows are passed over. With `dropped`, the vectors are without the number at that place.
     """
 
-    def __init__(self, vectors: Sequence[NDArray[np.float16]], runs: Sequence[Numbers]) -> None:
-        self._vectors, self._runs = vectors, runs
+    def __init__(
+        self, vectors: Sequence[NDArray[np.float16]], runs: Sequence[Numbers], dropped: int | None = None
+    ) -> None:
+        self._vectors, self._runs, self._dropped = vectors, runs, dropped
         self._first = np.cumsum([0, *map(len, vectors)])
         self._search = ExactFrameSearch(self._blocks)
         # The search numbers the rows of runs only: run n begins at `_searched[n]` there, and at `_row[n]` here.
@@ -43,13 +45,38 @@ class MappedVectors:
         for number in np.unique(part):
             here = part == number
             found[here] = self._vectors[number][rows[here] - self._first[number]]
-        return found
+        return drop_number(found, self._dropped)
 
-    def _blocks(self) -> Iterator[Floats]:
-        for vectors, runs in zip(self._vectors, self._runs, strict=True):
+    def blocks_with_rows(self) -> Iterator[tuple[int, Floats]]:
+        """Yield the vectors that are searched, float32 [B, D], each block with the number of its first row."""
+        for first_row, vectors, runs in zip(self._first, self._vectors, self._runs, strict=False):
             for first, last in runs.tolist():
                 for start in range(first, last, BLOCK_ROWS):
-                    yield vectors[start : min(start + BLOCK_ROWS, last)].astype(np.float32)
+                    block = vectors[start : min(start + BLOCK_ROWS, last)].astype(np.float32)
+                    yield int(first_row) + start, drop_number(block, self._dropped)
+
+    def _blocks(self) -> Iterator[Floats]:
+        return (block for _, block in self.blocks_with_rows())
+
+
+def drop_number(vectors: Floats, dropped: int | None) -> Floats:
+    """Return float32 [N, D] vectors with 0 at a place and unit length again; unchanged if the place is None."""
+    if dropped is None:
+        return vectors
+    rest = vectors.copy()
+    rest[:, dropped] = 0
+    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    return np.asarray(rest / np.maximum(lengths, 1e-12), np.float32)
+
+
+def least_variance(vectors: MappedVectors) -> int | None:
+    """Return the place of the number that varies least among the vectors; None if there are fewer than two."""
+    count, total, squares = 0, np.zeros(0), np.zeros(0)
+    for _, block in vectors.blocks_with_rows():
+        count += len(block)
+        total = block.sum(axis=0, dtype=np.float64) + (total if total.size else 0)
+        squares = np.square(block, dtype=np.float64).sum(axis=0) + (squares if squares.size else 0)
+    return int(np.argmin(squares / count - (total / count) ** 2)) if count > 1 else None
 
 
 def current_runs(current: NDArray[np.bool_], starts: Numbers) -> Numbers:

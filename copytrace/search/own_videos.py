@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
+from copytrace.arrays import Floats, Numbers
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.search.frame_search import FrameHits, load_frame_search
+from copytrace.search.mapped_vectors import drop_number
 from copytrace.storage import file_identity
 
 
@@ -21,9 +23,15 @@ class OthersSearch:
     """
 
     def __init__(
-        self, frames: FrameDescriptors, queries: VideoIndex, searched: VideoIndex, settings: FrameSearchSettings
+        self,
+        frames: FrameDescriptors,
+        queries: VideoIndex,
+        searched: VideoIndex,
+        settings: FrameSearchSettings,
+        dropped: int | None = None,
     ) -> None:
-        self.videos = load_frame_search(searched, settings)
+        self.videos = load_frame_search(searched, settings, dropped)
+        self._vectors = drop_number(frames.vectors, dropped)
         self._frames, self._queries, self._searched = frames, queries, searched
         self._rows = frames.rows_of_videos()
         self._own: dict[str, list[int]] = {}
@@ -31,13 +39,24 @@ class OthersSearch:
 
     def nearest(self, rows: slice, neighbours: int) -> FrameHits:
         """Return the frames nearest to the query frames `rows`, which are not of the same file."""
-        hits = self.videos.nearest_of_others(self._frames.vectors[rows], self._own_in(rows), neighbours)
+        hits = self.videos.nearest_of_others(self._vectors[rows], self._own_in(rows), neighbours)
         for query, part in self._parts(rows):
             here = slice(part.start - rows.start, part.stop - rows.start)
             while same := self._same_file(query, hits.videos[here]):
                 self._own[query] += same
-                hits[here] = self.videos.nearest_of_others(self._frames.vectors[part], self._own_in(part), neighbours)
+                hits[here] = self.videos.nearest_of_others(self._vectors[part], self._own_in(part), neighbours)
         return hits
+
+    def best_of_videos(self, frames: Numbers) -> Floats:
+        """Return the greatest cosine of each query frame `frames` int64 [Q] in each video of other files, [Q, V].
+
+        It is −inf for a video of the same file.
+        """
+        best = self.videos.best_of_videos(self._vectors[frames])
+        own = self._own_in(slice(int(frames.min()), int(frames.max()) + 1))[frames - frames.min()]
+        row, column = np.nonzero(own >= 0)
+        best[row, own[row, column]] = -np.inf
+        return best
 
     def _own_in(self, rows: slice) -> NDArray[np.int32]:
         known = [(part, self._known(query)) for query, part in self._parts(rows)]

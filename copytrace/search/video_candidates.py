@@ -20,11 +20,12 @@ from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.cut_lists import note_cut
-from copytrace.search.frame_search import FrameHits
+from copytrace.search.frame_search import FrameHits, place_of_least_variance
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
-from copytrace.search.video_copies import copies_of_nearest, frame_videos
+from copytrace.search.video_copies import copies_of_nearest
+from copytrace.search.video_hits import best_per_video, distinct_frames, hits_in_range
 from copytrace.step import Step, StepRun
 from copytrace.storage import resolve_path, write_table
 
@@ -100,6 +101,7 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
 class _ShardSearch:
     """The search of a shard's query frames."""
 
+    frames: FrameDescriptors
     references: OthersSearch
     noise: OthersSearch | None
     typical: float | None
@@ -114,9 +116,11 @@ class _ShardSearch:
         noise: VideoIndex | None,
         rules: FrameSearchSettings,
     ) -> _ShardSearch:
+        dropped = place_of_least_variance(noise or references) if rules.drop_least_variance else None
         return cls(
-            OthersSearch(frames, queries, references, rules),
-            OthersSearch(frames, queries, noise, rules) if noise else None,
+            frames,
+            OthersSearch(frames, queries, references, rules, dropped),
+            OthersSearch(frames, queries, noise, rules, dropped) if noise else None,
             queries.provenance["typical_noise"] if rules.typical_noise is None else rules.typical_noise,
             rules,
         )
@@ -124,18 +128,35 @@ class _ShardSearch:
     def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void], NDArray[np.int8]]:
         """Return the noise level of each frame of `video_rows`, which are whole videos, the hits, and the `_crowds`."""
         levels, hits, crowds = [], [], []
+        kept = self._kept_frames(video_rows)
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
             rows = slice(start, min(start + QUERY_ROWS, video_rows.stop))
             nearest, copies = self._nearest(rows)
             level = self._noise_level(rows, nearest.cosines, copies)
             scores = nearest.cosines - self.rules.normalization_weight * level[:, None]
             found = best_per_video(scores, nearest.videos, copies)
+            if self.rules.min_score is not None:
+                found = hits_in_range(
+                    self.references, rows, found, scores, self.rules.normalization_weight * level, self.rules.min_score
+                )
+            if self.rules.duplicate_likeness is not None:
+                found = found[kept[rows.start - video_rows.start + found["frame"]]]
             found["frame"] += start - video_rows.start
             levels.append(level)
             hits.append(found)
             crowds.append(_crowds(nearest, copies))
             work.advance(len(level))
         return np.concatenate(levels), np.concatenate(hits), np.concatenate(crowds)
+
+    def _kept_frames(self, rows: slice) -> NDArray[np.bool_]:
+        """Return which frames of whole videos are searched for candidates, bool [N]."""
+        likeness = self.rules.duplicate_likeness
+        if likeness is None:
+            return np.ones(rows.stop - rows.start, bool)
+        part = self.frames.part(rows)
+        return np.concatenate(
+            [distinct_frames(part.vectors[video], likeness) for video in part.rows_of_videos().values()]
+        )
 
     def _nearest(self, rows: slice) -> tuple[FrameHits, NDArray[np.bool_]]:
         """Return the hits of query frames, and which are in the nearest video or in a copy of it."""
@@ -186,22 +207,6 @@ def _without_room(ids: Sequence[str], crowds: NDArray[np.int8]) -> set[str]:
     """Return the videos whose copies may be more than were found: of no frame, the hits had room for others."""
     full, with_room = ({ids[int(row)] for row in np.flatnonzero(crowds == crowd)} for crowd in (2, 1))
     return full - with_room
-
-
-_HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32), ("copy", np.bool_)])
-
-
-def best_per_video(scores: Floats, videos: NDArray[np.int32], copies: NDArray[np.bool_]) -> NDArray[np.void]:
-    """Return the best hit of each query frame in each video: `frame`, `video`, `score`, `copy`, by frame and video.
-
-    `scores` float32 [Q, K], greatest first, `videos` int32 [Q, K] and `copies` bool [Q, K] are those of the nearest
-    frames; video −1 means none. See `copies_of_nearest`.
-    """
-    frame, video, column, _ = frame_videos(videos)
-    hits = np.empty(len(frame), _HIT)
-    hits["frame"], hits["video"] = frame, video
-    hits["score"], hits["copy"] = scores[frame, column], copies[frame, column]
-    return hits
 
 
 def _check_disjoint(noise: VideoIndex, references: VideoIndex) -> None:
@@ -267,13 +272,14 @@ def _rank(
     names = table.column("query_id").to_numpy(zero_copy_only=False)
     number, starts = table.column("number").to_numpy(), _run_starts(names)
     rank = _rank_in_run(starts)
+    limit = settings.references_per_query or len(table)
     if not settings.list_copies:
-        return table.filter(pa.array(rank < settings.references_per_query)).drop_columns("number"), set()
+        return table.filter(pa.array(rank < limit)).drop_columns("number"), set()
     copies = hits[hits["copy"]]
     place = np.empty_like(number)
     place[number] = np.arange(len(number))
     rows = place[np.searchsorted(pair[kept][_run_starts(pair[kept])], pair[hits["copy"]])]
-    chosen, cut = _choose(starts, copies["frame"], rows, settings.references_per_query)
+    chosen, cut = _choose(starts, copies["frame"], rows, limit)
     return table.filter(pa.array(chosen)).drop_columns("number"), set(names[cut].tolist())
 
 

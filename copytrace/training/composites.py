@@ -18,7 +18,7 @@ from PIL import Image
 
 from copytrace.arrays import Doubles
 from copytrace.errors import InputError, MediaError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.training.edit_tracking import (
     Draw,
     EditedPicture,

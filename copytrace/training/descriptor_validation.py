@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs.training import PhotoSettings
 from copytrace.errors import InputError, MediaError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision, recall_at_precision
 from copytrace.training.edited_set import HARD, MILD, edit_copy
 from copytrace.training.photos import TrainingPhoto, load_photo, random_generator

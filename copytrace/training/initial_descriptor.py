@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from configs.training import DescriptorTraining
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError, MediaError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
 from copytrace.training.initial_weights import packaged_weights, resolve_start, training_device
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision
-from copytrace.overlays.detectors import Box, EdgeOverlayDetector, pad_proposals, select_boxes
+from copytrace.overlays.boxes import Box
+from copytrace.overlays.detectors import EdgeOverlayDetector, pad_proposals, select_boxes
 from copytrace.training.composites import Composites
 from copytrace.training.photos import TrainingPhoto
 

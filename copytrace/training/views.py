@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from configs.training import ViewSettings
 from copytrace.errors import MediaError
-from copytrace.features.descriptors import resize_for_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.training.edit_tracking import Strength
 from copytrace.training.edited_set import Difficulty, edit_copy
 from copytrace.training.edits import kind_of_edits

@@ -16,7 +16,7 @@ from torch import nn
 
 from configs.videos import AlignmentSettings, FrameDescriptorSettings, VideoSettings
 from copytrace.alignment.aligners import FilteringAligner, TiledAligner, load_aligner, model_digests
-from copytrace.alignment.networks import NetworkAligner, load_pair_filter, load_unchanged
+from copytrace.alignment.networks import NetworkAligner, PairFilter, load_unchanged
 from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
 from copytrace.index.npz_exchange import import_npz
@@ -104,7 +104,7 @@ def test_the_aligner_has_the_rules_that_the_settings_ask_for(tmp_path: Path) -> 
 
 def test_pairs_below_the_threshold_of_the_filter_are_not_aligned(tmp_path: Path) -> None:
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
-    chances = load_pair_filter(str(path), backend="torch", device="cpu").probability([matrix(COPY), matrix(NO_COPY)])
+    chances = PairFilter(str(path), backend="torch", device="cpu").probability([matrix(COPY), matrix(NO_COPY)])
     assert chances[0] != chances[1]
     asked = AlignmentSettings(pair_filter=str(path))
 
@@ -146,7 +146,7 @@ def test_without_a_filter_the_aligner_stands_alone() -> None:
 def test_a_filter_drops_the_less_probable_of_two_copies_and_leaves_the_other_as_it_is(tmp_path: Path) -> None:
     pairs = [matrix(COPY), matrix(np.maximum(NO_COPY, COPY))]
     path = write_filter(tmp_path / "pair_classifier.safetensors", 0.0)
-    chances = load_pair_filter(str(path), backend="torch", device="cpu").probability(pairs)
+    chances = PairFilter(str(path), backend="torch", device="cpu").probability(pairs)
     write_filter(path, float(chances.mean()))
     filtering = load_aligner(AlignmentSettings(pair_filter=str(path)), ON_TORCH)
     plain = load_aligner(AlignmentSettings(pair_filter="none"), ON_TORCH)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from copytrace.alignment.networks import TILE, PairFilter, load_pair_filter, pair_canvas, pair_canvases
+from copytrace.alignment.networks import TILE, PairFilter, pair_canvas, pair_canvases
 from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
 from models.configs import PAIR_CANVAS, PairConfig
@@ -18,7 +18,7 @@ from models.pair_network import build_pair_classifier
 @pytest.fixture(scope="module")
 def by_onnx() -> PairFilter:
     """The light classifier that ships, whose graph other tests need too."""
-    return load_pair_filter(backend="onnx")
+    return PairFilter(backend="onnx")
 
 
 @pytest.fixture(scope="module", params=("light", "test_efficientnet"))
@@ -29,7 +29,7 @@ def any_filter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     torch.manual_seed(0)
     classifier = build_pair_classifier(request.param).eval()
     path = save_pair_classifier(classifier, tmp_path_factory.mktemp("weights") / "pair_classifier.safetensors")
-    return load_pair_filter(str(path.parent), backend="torch", device="cpu")
+    return PairFilter(str(path.parent), backend="torch", device="cpu")
 
 
 def seconds(count: int) -> NDArray[np.float64]:
@@ -112,7 +112,7 @@ def test_a_pair_is_as_probable_alone_as_among_others(any_filter: PairFilter) -> 
 
 
 def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter) -> None:
-    by_torch = load_pair_filter(backend="torch", device="cpu")
+    by_torch = PairFilter(backend="torch", device="cpu")
     pairs = [matrix(40, 60), matrix(200, 90)]
     assert by_torch.digest == by_onnx.digest
     np.testing.assert_allclose(by_torch.probability(pairs), by_onnx.probability(pairs), atol=1e-5)
@@ -120,11 +120,11 @@ def test_both_runtimes_give_the_same_probabilities(by_onnx: PairFilter) -> None:
 
 def test_an_absent_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no pair-classifier model at .*pair_classifier\.safetensors does not exist"):
-        load_pair_filter(str(tmp_path))
+        PairFilter(str(tmp_path))
 
 
 def test_a_file_that_is_no_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "pair_classifier.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="not a whole safetensors file") as refusal:
-        load_pair_filter(str(tmp_path))
+        PairFilter(str(tmp_path))
     assert "\n" not in str(refusal.value)

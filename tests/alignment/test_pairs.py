@@ -50,6 +50,18 @@ def test_frames_that_all_are_alike_have_finite_values_not_above_0_in_the_order_o
     assert values.max() <= 0
 
 
+def test_only_the_pane_with_the_ten_best_frames_is_compared_as_one_block():
+    # The first pane has the one best frame, the second one ten good ones after two that are alike nothing.
+    panes = ["whole"] * 12 + ["pane0"] * 12
+    vectors = [X] + [Z] * 11 + [Z, Z] + [HALF_X] * 10
+    query = rows(vectors, starts=[*range(12), *range(12)], panes=panes)
+    compared = compare_videos(query, rows([X, Y]), panes="block")
+    np.testing.assert_allclose(compared.matrix.values, [[0, 0]] * 2 + [[0.6, 0.8]] * 10, atol=1e-6)
+    assert {compared.panes[number] for number in compared.pane.ravel()} == {"pane0"}
+    alone = compare_videos(rows(vectors[:12]), rows([X, Y]), panes="block")
+    assert alone.matrix.values[0, 0] == 1.0
+
+
 def test_panes_of_one_start_are_one_row_with_the_best_value_and_pane_of_each_column():
     query = rows([X, Y, Z], starts=[0, 0, 1], panes=["whole", "pane0", "whole"])
     compared = compare_videos(query, rows([X, Y, HALF_X]))

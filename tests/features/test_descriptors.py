@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
 from sklearn.datasets import load_sample_image
+from torchvision.transforms import InterpolationMode, Resize
 
 from copytrace.errors import ConfigError, CopytraceError, InputError
-from copytrace.features.descriptors import Descriptor, TorchDescriptor, load_descriptor, resize_for_descriptor
+from copytrace.features.descriptors import Descriptor, TorchDescriptor, load_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.runtime import WEIGHTS, read_graph
 from models.configs import efficientnet_lite0, read_descriptor_config
 
@@ -141,7 +144,7 @@ def test_no_pictures_give_no_vectors(descriptor, device):
 
 @pytest.mark.parametrize("batch", [np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 3, SIZE, SIZE), np.uint8)])
 def test_a_batch_of_another_type_or_shape_is_refused(descriptor, batch):
-    with pytest.raises(InputError, match="use resize_for_descriptor"):
+    with pytest.raises(InputError, match="use the descriptor's resize"):
         descriptor.describe(batch)
 
 
@@ -235,9 +238,16 @@ def test_a_side_that_shrinks_does_not_alias_because_the_other_grows():
     assert np.unique(resize_for_descriptor(columns, 64)).tolist() == [100]
 
 
-def test_a_picture_of_the_wanted_size_is_kept():
+@pytest.mark.parametrize("interpolation", ["area", "bicubic"])
+def test_a_picture_of_the_wanted_size_is_kept(interpolation):
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize_for_descriptor(picture, 64), picture)
+    np.testing.assert_array_equal(resize_for_descriptor(picture, 64, interpolation), picture)
+
+
+def test_bicubic_is_what_torchvision_makes_of_a_pillow_image():
+    picture = np.random.default_rng(0).integers(0, 256, (90, 40, 3), dtype=np.uint8)
+    theirs = Resize([64, 64], InterpolationMode.BICUBIC)(Image.fromarray(picture))
+    np.testing.assert_array_equal(resize_for_descriptor(picture, 64, "bicubic"), np.asarray(theirs))
 
 
 @pytest.mark.parametrize(

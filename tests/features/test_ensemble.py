@@ -14,17 +14,22 @@ from copytrace.features.ensemble import (
     read_projection,
     write_projection,
 )
+from copytrace.features.resize import SquareInput, resize_for_descriptor
 from copytrace.index.video_index import load_video_models
 from copytrace.storage import resolve_path
+from models.configs import Interpolation
 
 
-class CornerDescriptor:
+class CornerDescriptor(SquareInput):
     """A real descriptor: the direction of the top left pixel's colour."""
 
     dimensions = 3
 
-    def __init__(self, name: str, input_size: int, typical_noise: float | None = None) -> None:
+    def __init__(
+        self, name: str, input_size: int, typical_noise: float | None = None, interpolation: Interpolation = "area"
+    ) -> None:
         self.name, self.digest, self.input_size, self.typical_noise = name, f"{name}0000", input_size, typical_noise
+        self.interpolation = interpolation
 
     def describe(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert batch.shape[1:] == (self.input_size, self.input_size, 3)
@@ -32,8 +37,9 @@ class CornerDescriptor:
         return colours / np.linalg.norm(colours, axis=1, keepdims=True)
 
 
-def pictures(*colours: tuple[int, int, int], side: int = 8) -> NDArray[np.uint8]:
-    return np.tile(np.array(colours, np.uint8).reshape(-1, 1, 1, 3), (1, side, side, 1))
+def describe(ensemble: Ensemble, *colours: tuple[int, int, int]) -> NDArray[np.float32]:
+    pictures = [np.full((8, 8, 3), colour, np.uint8) for colour in colours]
+    return ensemble.describe(np.stack([ensemble.resize(picture) for picture in pictures]))
 
 
 FIRST_TWO = Projection(np.zeros(6, np.float32), np.eye(2, 6, dtype=np.float32), "pca0")
@@ -41,34 +47,38 @@ FIRST_TWO = Projection(np.zeros(6, np.float32), np.eye(2, 6, dtype=np.float32), 
 
 def test_vectors_are_put_behind_one_another_at_unit_length():
     ensemble = Ensemble([CornerDescriptor("a", 8), CornerDescriptor("b", 8)])
-    vectors = ensemble.describe(pictures((200, 0, 0), (0, 30, 40)))
+    vectors = describe(ensemble, (200, 0, 0), (0, 30, 40))
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, np.array([[1, 0, 0, 1, 0, 0], [0, 0.6, 0.8, 0, 0.6, 0.8]]) / 2**0.5, atol=1e-6)
 
 
-def test_pictures_have_the_largest_input_size_and_are_made_smaller_for_the_other_models():
-    ensemble = Ensemble([CornerDescriptor("small", 4), CornerDescriptor("large", 16)])
+def test_each_model_gets_the_frame_in_its_own_size_and_by_its_own_filter():
+    inputs = [(4, "area"), (16, "bicubic"), (4, "bicubic"), (16, "bicubic")]
+    ensemble = Ensemble([CornerDescriptor("abcd"[n], size, None, by) for n, (size, by) in enumerate(inputs)])
     assert ensemble.input_size == 16
-    np.testing.assert_allclose(
-        ensemble.describe(pictures((9, 0, 0), side=16)), [[0.7071, 0, 0, 0.7071, 0, 0]], atol=1e-4
-    )
+    frame = np.random.default_rng(0).integers(1, 256, (90, 70, 3), dtype=np.uint8)
+    picture = ensemble.resize(frame)
+    assert picture.size == 3 * (4 * 4 + 16 * 16 + 4 * 4)  # the second and the last share one
+    corners = np.concatenate([resize_for_descriptor(frame, *each)[0, 0] for each in inputs]).reshape(4, 3)
+    expected = corners / np.linalg.norm(corners, axis=1, keepdims=True) / 2
+    np.testing.assert_allclose(ensemble.describe(picture[None]), expected.reshape(1, -1), atol=1e-6)
 
 
 def test_no_pictures_give_no_vectors():
     ensemble = Ensemble([CornerDescriptor("small", 4), CornerDescriptor("large", 16)])
-    assert ensemble.describe(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, 6)
+    assert ensemble.describe(np.zeros((0, 3 * (16 + 256)), np.uint8)).shape == (0, 6)
 
 
-@pytest.mark.parametrize("batch", [np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 8, 8, 3), np.float32)])
+@pytest.mark.parametrize("batch", [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 240), np.float32)])
 def test_pictures_of_another_size_or_type_are_refused(batch: NDArray[np.uint8]):
-    with pytest.raises(InputError, match=r"uint8 \[N, 8, 8, 3\]"):
+    with pytest.raises(InputError, match=r"uint8 \[N, 240\].*use the descriptor's resize"):
         Ensemble([CornerDescriptor("small", 4), CornerDescriptor("large", 8)]).describe(batch)
 
 
 def test_a_projection_shortens_the_vectors_to_unit_length():
     ensemble = Ensemble([CornerDescriptor("a", 8), CornerDescriptor("b", 8)], FIRST_TWO)
     assert ensemble.dimensions == 2
-    np.testing.assert_allclose(ensemble.describe(pictures((30, 40, 120))), [[0.6, 0.8]], atol=1e-6)
+    np.testing.assert_allclose(describe(ensemble, (30, 40, 120)), [[0.6, 0.8]], atol=1e-6)
 
 
 def test_a_projection_for_vectors_of_another_length_is_refused():

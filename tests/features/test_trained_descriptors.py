@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from configs.images import ImageSettings
 from copytrace.errors import ConfigError, CopytraceError, ModelMismatchError
-from copytrace.features.descriptors import OnnxDescriptor, TorchDescriptor, load_descriptor, resize_for_descriptor
+from copytrace.features.descriptors import OnnxDescriptor, TorchDescriptor, load_descriptor
+from copytrace.features.resize import resize_for_descriptor
 from copytrace.images import check_images, index_images
 from copytrace.runtime import WEIGHTS
 from models import export, onnx_graphs

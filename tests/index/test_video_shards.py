@@ -169,10 +169,11 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from configs.videos import VideoSettings
+from copytrace.features.resize import SquareInput
 from copytrace.index import video_index
 
 
-class Mean:
+class Mean(SquareInput):
     name, digest, dimensions, input_size, typical_noise = "mean", "mean", 3, 64, None
 
     def describe(self, batch):

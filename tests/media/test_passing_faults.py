@@ -18,7 +18,7 @@ from copytrace.index import image_index
 from copytrace.media import sources
 from copytrace.media.decode import decode_image
 from copytrace.media.frames import read_frames
-from copytrace.overlays.detectors import Box
+from copytrace.overlays.boxes import Box
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 

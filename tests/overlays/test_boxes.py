@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copytrace.errors import ConfigError
-from copytrace.overlays.detectors import Box, choose_crops, load_overlay_detector
+from copytrace.overlays.boxes import Box, choose_crops
+from copytrace.overlays.detectors import load_overlay_detector
 
 edges = st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(1, 100), st.integers(1, 100))
 random_boxes = st.lists(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from skimage.data import chelsea, coffee
 
 from copytrace.errors import InputError
-from copytrace.overlays.detectors import Box, EdgeOverlayDetector
+from copytrace.overlays.boxes import Box
+from copytrace.overlays.detectors import EdgeOverlayDetector
 
 Pixels = NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
-from copytrace.overlays.detectors import Box
+from copytrace.overlays.boxes import Box
 from copytrace.panes.find_panes import Pane, crop, find_panes
 
 Frames = NDArray[np.uint8]

@@ -21,11 +21,11 @@ from copytrace.search.frame_search import ListFrameSearch, load_frame_search
 from copytrace.search.vector_search import noise_level
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
-    best_per_video,
     read_noise_levels,
     read_video_candidates,
     search_frames,
 )
+from copytrace.search.video_hits import best_per_video, distinct_frames
 from copytrace.storage import write_json
 
 Vector = Sequence[float]
@@ -180,6 +180,55 @@ def test_each_query_keeps_its_best_references_ties_by_id(bench: Bench):
     bench.search(queries, references, settings(references_per_query=3, normalization_weight=0, list_copies=False))
     pairs = [(query, reference) for query, reference, _ in read_video_candidates(bench.candidates)]
     assert pairs == [*(("Q1", name) for name in ("r1", "r4", "r2")), *(("Q2", name) for name in ("r2", "r3", "r4"))]
+
+
+def test_range_search_finds_all_references_above_a_score_however_few_hits_are_kept(bench: Bench):
+    frames = {"copied": [X, NEAR_X], "near": [Z, NEAR_X], "far": [FAR_X], "other": [Z], "half": [HALF_X]}
+    references, queries = bench.index("references", frames), bench.queries({"Q": [X], "R": [Y]})
+    plain = {"normalization_weight": 0, "list_copies": False, "references_per_query": 0}
+    expected = {("Q", "copied"): 1.0, ("Q", "near"): 0.8, ("Q", "half"): 0.6, ("R", "far"): 0.96, ("R", "half"): 0.8}
+    expected |= {("R", "copied"): 0.6, ("R", "near"): 0.6}
+    for hits in (1, 50):
+        rows = bench.search(queries, references, settings(**plain, hits_per_frame=hits, min_score=0.5))
+        found = {(row["query_id"], row["reference_id"]): round(row["score"], 2) for row in rows}
+        assert found == expected
+    assert len(bench.search(queries, references, settings(**plain, hits_per_frame=1))) == 2  # the nearest of each
+
+
+def test_frames_that_repeat_others_of_their_video_are_not_searched(bench: Bench):
+    frames = np.float32([X, NEAR_X, HALF_X, Z])  # the second one is the most like the others
+    for likeness, expected in [(1.0, [0, 1, 2, 3]), (0.97, [0, 1, 2, 3]), (0.7, [1, 3])]:
+        assert np.flatnonzero(distinct_frames(frames, likeness)).tolist() == expected
+    references = bench.index("references", {"a": [X], "b": [Z]})
+    queries = bench.queries({"Q": [X, NEAR_X, HALF_X, Z], "R": [X, Z]})
+    asked = settings(normalization_weight=0, duplicate_likeness=0.7)
+    rows = bench.search(queries, references, asked)
+    best = {(row["query_id"], row["reference_id"]): row["query_second"] for row in rows if row["score"] > 0.1}
+    assert best == {("Q", "a"): 1.0, ("Q", "b"): 3.0, ("R", "a"): 0.0, ("R", "b"): 1.0}
+
+
+def test_range_search_leaves_out_the_query_itself(bench: Bench):
+    both = {"Q": [X], "copied": [NEAR_X], "other": [X]}
+    queries, references = bench.index("same", both, "queries"), bench.index("same", both)
+    asked = settings(normalization_weight=0, hits_per_frame=1, min_score=0.5, list_copies=False)
+    pairs = {(row["query_id"], row["reference_id"]) for row in bench.search(queries, references, asked)}
+    assert pairs == {(a, b) for a in both for b in both if a != b}
+
+
+def test_the_number_that_varies_least_among_the_noise_is_left_out_of_all_vectors(bench: Bench):
+    references = bench.index("references", {"copied": [HALF_X], "other": [Z]})
+    noise = bench.index("noise", {"N": [(0.96, 0.28, 0.0)], "M": [(0.0, 0.28, 0.96)]})
+    asked = settings(normalization_weight=1.0, drop_least_variance=True)
+    rows = bench.search(bench.queries({"Q": [NEAR_X]}), references, asked, noise)
+    # Without the second number, Q, the copied frame and N are all the same direction.
+    assert [row["cosine"] for row in rows] == pytest.approx([1.0, 0.0], abs=ROUNDING)
+    assert scores(rows) == {"copied": 0.0, "other": -1.0}
+
+
+def test_what_only_an_exact_search_can_do_is_refused_of_inverted_lists():
+    for change in ({"min_score": -0.1}, {"drop_least_variance": True}):
+        with pytest.raises(ValueError, match=r"need search\.index=exact"):
+            settings(index="approximate", **change)
 
 
 def test_without_references_there_are_no_candidates_and_noise_is_typical(bench: Bench):

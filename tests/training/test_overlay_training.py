@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from configs.training import LoopSettings, OverlayTraining, PhotoSettings
 from copytrace.errors import ConfigError
-from copytrace.overlays.detectors import Box
+from copytrace.overlays.boxes import Box
 from copytrace.training.overlay import initial_network, train_overlay_detector
 from copytrace.training.overlay_module import (
     center_logits,
