@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import images, sets, training, verify, videos
+from copytrace.cli import images, sets, submissions, training, verify, videos
 from copytrace.cli.errors import report_errors
 from copytrace.cli.options import choose_files
 
@@ -38,6 +38,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     videos.fit_pca,
     videos.export_descriptors,
     videos.import_descriptors,
+    submissions.submit_check,
 )
 for command in _COMMANDS:
     app.command()(report_errors(command))
