@@ -71,6 +71,8 @@ def _extract(path: Path, members: zipfile.ZipFile, name: str, folder: Path, cure
     held = members.getinfo(f"{name}.npy").file_size
     if size != held:
         raise ValueError(f"{name} should have {size:,} bytes and has {held:,}")
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise ValueError(f"{name} has {size:,} bytes, and {folder.parent} has room for {free:,}; set TMPDIR")
     with members.open(f"{name}.npy") as source, copy.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
     try:
