@@ -38,8 +38,6 @@ def export_hdf5(indexes: Mapping[Side, ImageIndex], path: Path) -> dict[Side, in
 def _gather(index: ImageIndex, file: Path) -> tuple[NDArray[Any], Floats]:
     """Return the sorted ids (n,) and the vectors float32 (n, d) of an index; the vectors lie in `file`."""
     ids = np.array(sorted(index.paths), dtype=object)
-    if not len(ids):
-        raise InputError(f"{index.root} holds no images; index some first")
     places = {name: place for place, name in enumerate(ids)}
     vectors: Floats | None = None
     for shard in index.shards:
@@ -48,5 +46,6 @@ def _gather(index: ImageIndex, file: Path) -> tuple[NDArray[Any], Floats]:
         if vectors is None:
             vectors = np.memmap(file, np.float32, "w+", shape=(len(ids), described.vectors.shape[1]))
         vectors[[places[described.ids[row]] for row in rows]] = described.vectors[rows]
-    assert vectors is not None  # noqa: S101  an index with images has shards
+    if vectors is None:
+        raise InputError(f"{index.root} holds no images; index some first")
     return ids, vectors

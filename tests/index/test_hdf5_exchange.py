@@ -12,8 +12,10 @@ import pytest
 from configs.images import ImageSettings
 from copytrace.errors import InputError
 from copytrace.index.hdf5_exchange import export_hdf5
-from copytrace.index.hdf5_files import load_h5py, open_image_descriptors, write_hdf5
+from copytrace.index.hdf5_files import open_image_descriptors, write_hdf5
 from copytrace.index.image_index import ImageIndex
+from copytrace.index.media_index import write_index
+from copytrace.index.plan_file import IndexPlan
 
 h5py = pytest.importorskip("h5py")
 
@@ -76,7 +78,9 @@ def test_unusable_rows_are_refused_with_row_and_cure(ids: list[str], vectors: An
         pass
 
 
-def test_a_missing_h5py_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(InputError, match=r"install it: pip install 'copytrace\[hdf5\]'"):
-        load_h5py()
+def test_an_index_without_images_is_refused(tmp_path: Path) -> None:
+    made_with = {"kind": "images", "role": "references", "descriptor": "any", "typical_noise": None}
+    write_index(IndexPlan(tmp_path / "empty", made_with, {}, ()))
+    with pytest.raises(InputError, match="holds no images; index some first"):
+        export_hdf5({"references": ImageIndex.open(tmp_path / "empty")}, tmp_path / "d.h5")
+    assert not (tmp_path / "d.h5").exists()

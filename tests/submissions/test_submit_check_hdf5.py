@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def test_nothing_outside_of_the_file_is_read(tmp_path: Path) -> None:
     for make, told in ((link, "query is a link"), (refer, "lies in another file"), (store_outside, "lies in another")):
         result = check(save(tmp_path / "d.h5", query=make))
         assert (result.exit_code, told in result.stdout) == (1, True), result.stdout
+
+
+def test_a_missing_h5py_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "d.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    result = check(path)
+    assert (result.exit_code, "pip install 'copytrace[hdf5]'" in result.stderr) == (2, True)
 
 
 def test_damaged_files_are_told(tmp_path: Path) -> None:
