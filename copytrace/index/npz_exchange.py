@@ -67,9 +67,9 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
 
 
 def _import(npz: Path, root: Path, role: Role, model: str, typical_noise: float | None) -> VideoIndex:
-    fingerprint = digest_of_file(npz)
     with open_frames(npz) as (names, times, vectors):
         _check_rows(npz, names, times)
+        fingerprint = digest_of_file(npz)
         provenance = {
             "format": FORMAT,
             "kind": "videos",
