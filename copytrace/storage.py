@@ -193,17 +193,19 @@ def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = Non
     return path
 
 
-def write_csv(path: Path, table: pa.Table) -> Path:
-    """Write a CSV file atomically, with quotes only where they are needed, and return `path`.
+def write_csv(path: Path, table: pa.Table, *, quoted: bool = True) -> Path:
+    """Write a CSV file atomically, with quotes around texts or, for readers that know none, without, and return `path`.
 
-    Ids and paths that a spreadsheet would run are neutralized; see `cells`.
+    Ids and paths that a spreadsheet would run are neutralized; see `cells`. Raises `pyarrow.ArrowInvalid` if a text
+    needs quotes and may not have them.
     """
     for name in FROM_STRANGERS & set(table.column_names):
         table = table.set_column(table.column_names.index(name), name, neutralize_column(table.column(name)))
+    style = "needed" if quoted else "none"
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         # pyarrow would quote the names of columns, and some programs compare the header line as text.
         file.write((",".join(table.column_names) + "\n").encode())
-        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False))
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False, quoting_style=style))
     return path
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from copytrace.cli import images, sets, training, verify, videos
+from copytrace.cli import images, sets, submissions, training, verify, videos
 from copytrace.cli.errors import report_errors
 from copytrace.cli.options import choose_files
 
@@ -38,12 +38,16 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.video_stills,
     videos.fit_pca,
     videos.import_pca,
-    videos.export_descriptors,
-    videos.import_descriptors,
+    submissions.export_descriptors,
+    submissions.import_descriptors,
+    submissions.export_matches,
+    submissions.submit_check,
 )
 for command in _COMMANDS:
     app.command()(report_errors(command))
 evaluate.command("images")(report_errors(images.evaluate_images))
 evaluate.command("videos")(report_errors(videos.evaluate_videos))
+evaluate.command("descriptors")(report_errors(submissions.evaluate_descriptors))
+evaluate.command("candidates")(report_errors(submissions.evaluate_candidates))
 for added in entry_points(group=COMMANDS):
     app.command(added.name)(report_errors(added.load()))

@@ -1,10 +1,10 @@
-"""Commands that index, match and evaluate videos, and exchange their descriptors."""
+"""Commands that index, match and evaluate videos."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,8 +14,6 @@ from configs.videos import VideoSettings
 from copytrace.cli.images import print_cut, print_failures, print_missing
 from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
 from copytrace.errors import InputError
-
-Npz = Annotated[str, typer.Argument(help="File with video_ids, timestamps and features, as in the 2022 challenge.")]
 
 
 def match_videos(
@@ -82,42 +80,6 @@ def evaluate_videos(
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
         Console().print(evaluation.render())
-
-
-def export_descriptors(
-    index: Annotated[str, typer.Argument(help="An index made by index-videos, or a run's work/queries.")],
-    out: Annotated[str, typer.Option(help="The .npz file to write.")],
-    panes: Annotated[bool, typer.Option(help="Also write the panes of queries, as further rows.")] = False,
-) -> None:
-    """Write the descriptors of an index of videos as one .npz file, as in the 2022 challenge."""
-    from copytrace.index.npz_exchange import export_npz  # noqa: PLC0415
-    from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
-    from copytrace.storage import resolve_path  # noqa: PLC0415
-
-    count = export_npz(VideoIndex.open(resolve_path(index)), resolve_path(out), panes=panes)
-    typer.echo(f"{count:,} descriptors are in {out}")
-
-
-def import_descriptors(
-    npz: Npz,
-    out: Annotated[str, typer.Option(help="Folder or s3://… of the new index, for match-videos.")],
-    model: Annotated[
-        str, typer.Option(help="Name of the model that made them; only descriptors of the same model are compared.")
-    ],
-    typical_noise: Annotated[
-        float | None,
-        typer.Option(min=-1, max=1, help="Mean cosine similarity of a frame to its nearest unrelated frames."),
-    ] = None,
-    role: Annotated[
-        Literal["queries", "references"], typer.Option(help="Role of the videos in matching.")
-    ] = "references",
-) -> None:
-    """Make an index of videos from descriptors that another system wrote."""
-    from copytrace.index.npz_exchange import import_npz  # noqa: PLC0415
-    from copytrace.storage import resolve_path  # noqa: PLC0415
-
-    index = import_npz(resolve_path(npz), resolve_path(out), role, model=model, typical_noise=typical_noise)
-    typer.echo(f"{len(index.items):,} videos are in {out}")
 
 
 def fit_pca(

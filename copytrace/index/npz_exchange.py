@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +15,9 @@ from numpy.typing import NDArray
 from copytrace.arrays import Times
 from copytrace.errors import InputError
 from copytrace.index.media_index import Role, descriptors_path, receipt_path, write_index
-from copytrace.index.npz_files import read_npz, write_npz
+from copytrace.index.npz_files import open_frames, write_npz
 from copytrace.index.plan_file import IndexPlan, Shard
-from copytrace.index.shard_files import open_descriptor_writer
+from copytrace.index.shard_files import ROWS_PER_GROUP, open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
 from copytrace.index.video_segments import index_segments
 from copytrace.lease import FOLDER as LEASE
@@ -23,6 +26,8 @@ from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step
 from copytrace.storage import digest_of_file, write_table
+
+ROWS_PER_SHARD = 1 << 16  # at least, of whole videos; 64 MiB of 256 numbers
 
 
 def export_npz(index: VideoIndex, path: Path, *, panes: bool) -> int:
@@ -50,9 +55,10 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
 
     `model` is the user's name for what made the descriptors; only indexes of the same model are compared.
     `typical_noise` is the usual cosine of a frame and its nearest unrelated ones by that model; scores among few videos
-    need it. Vectors are scaled to unit length. If a video has several rows with one start, the first is the whole
-    frame, and the others are its panes. Raises `InputError` as `read_npz` does, if the file has no rows or a row ends
-    when it starts, and if `root` exists and is not an empty folder; and `InUseError` if another run writes into it.
+    need it. Vectors are scaled to unit length, and are never all in memory. If a video has several rows with one start,
+    the first is the whole frame, and the others are its panes. Raises `InputError` as `open_frames` does, if the file
+    has no rows or a row ends when it starts, and if `root` exists and is not an empty folder; and `InUseError` if
+    another run writes into it.
     """
     if root.exists() and not (root.is_dir() and not [path for path in root.iterdir() if path.name != LEASE]):
         raise InputError(f"{root} is not an empty folder; import into a new one")
@@ -61,36 +67,67 @@ def import_npz(npz: Path, root: Path, role: Role, *, model: str, typical_noise: 
 
 
 def _import(npz: Path, root: Path, role: Role, model: str, typical_noise: float | None) -> VideoIndex:
-    names, times, vectors = read_npz(npz)
-    _check_rows(npz, names, times)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
-    order = np.lexsort((times[:, 0], names))  # stable: rows of one start keep their order
-    names, times, vectors = names[order], times[order], vectors[order]
-    provenance = {
-        "format": FORMAT,
-        "kind": "videos",
-        "role": role,
-        "descriptor": f"{model}, {vectors.shape[1]} numbers, imported",
-        "typical_noise": typical_noise,
-    }
-    fingerprint = digest_of_file(npz)
-    videos, starts = np.unique(names, return_index=True)
-    ends = np.maximum.reduceat(times[:, 1], starts)
-    items = tuple(MediaItem(str(video), f"{npz}#{video}", fingerprint) for video in videos)
-    paths, descriptors = VideoPaths.of(root, 0), descriptors_path(root, 0)
-    outputs = (descriptors, paths.videos, paths.panes)
-    unknown = np.zeros(len(videos), np.int32)
-    with Step("import descriptors", outputs, fingerprint, receipt_path(root, 0)).run(len(videos), "videos") as work:
-        write_table(paths.videos, pa.table([videos, ends, unknown, unknown], schema=VIDEO_SCHEMA))
-        write_table(paths.panes, PANE_SCHEMA.empty_table())
-        with open_descriptor_writer(descriptors, vectors.shape[1]) as writer:
-            writer.add(names.tolist(), _panes(names, times[:, 0]), vectors, times)
-        work.notes["failures"] = []
-    write_index(IndexPlan(root, provenance, {}, (Shard(0, items, fingerprint),)))
+    with open_frames(npz) as (names, times, vectors):
+        _check_rows(npz, names, times)
+        fingerprint = digest_of_file(npz)
+        provenance = {
+            "format": FORMAT,
+            "kind": "videos",
+            "role": role,
+            "descriptor": f"{model}, {vectors.shape[1]} numbers, imported",
+            "typical_noise": typical_noise,
+        }
+        order = np.lexsort((times[:, 0], names))  # stable: rows of one start keep their order
+        shards = []
+        for number, rows in enumerate(_cut_shards(names[order], order)):
+            shards.append(
+                _write_shard(root, Shard(number, (), f"{fingerprint}-{number}"), npz, rows, (names, times, vectors))
+            )
+    write_index(IndexPlan(root, provenance, {}, tuple(shards)))
     if role == "references":
         index_segments(root)
     return VideoIndex.open(root)
+
+
+def _cut_shards(names: NDArray[np.str_], order: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of whole videos, `ROWS_PER_SHARD` or more at a time but at the end; `names` are sorted."""
+    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
+    start = 0
+    for end in [*starts[1:].tolist(), len(names)]:
+        if end - start >= ROWS_PER_SHARD or end == len(names):
+            yield order[start:end]
+            start = end
+
+
+def _write_shard(
+    root: Path,
+    shard: Shard,
+    npz: Path,
+    rows: NDArray[np.intp],
+    arrays: tuple[NDArray[np.str_], Times, NDArray[np.floating[Any]]],
+) -> Shard:
+    """Write some rows of the arrays of a file, sorted by video and start, and return the shard with its videos."""
+    names, times, vectors = arrays
+    names, times = names[rows], times[rows]
+    videos, starts = np.unique(names, return_index=True)
+    ends = np.maximum.reduceat(times[:, 1], starts)
+    items = tuple(MediaItem(str(video), f"{npz}#{video}", shard.fingerprint) for video in videos)
+    paths, descriptors = VideoPaths.of(root, shard.number), descriptors_path(root, shard.number)
+    outputs = (descriptors, paths.videos, paths.panes)
+    unknown = np.zeros(len(videos), np.int32)
+    step = Step("import descriptors", outputs, shard.fingerprint, receipt_path(root, shard.number))
+    with step.run(len(videos), "videos") as work:
+        write_table(paths.videos, pa.table([videos, ends, unknown, unknown], schema=VIDEO_SCHEMA))
+        write_table(paths.panes, PANE_SCHEMA.empty_table())
+        panes = _panes(names, times[:, 0])
+        with open_descriptor_writer(descriptors, vectors.shape[1]) as writer:
+            for start in range(0, len(rows), ROWS_PER_GROUP):
+                part = slice(start, start + ROWS_PER_GROUP)
+                block = np.asarray(vectors[rows[part]], np.float32)
+                unit = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+                writer.add(names[part].tolist(), panes[part], unit, times[part])
+        work.notes["failures"] = []
+    return replace(shard, items=items)
 
 
 def _check_rows(npz: Path, names: NDArray[np.str_], times: Times) -> None:

@@ -6,9 +6,8 @@ The arrays are `video_ids` (n,) text, sorted; `timestamps` (n,) or (n, 2) second
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
-from copytrace.storage import atomic_path, local_copy
+from copytrace.index.npz_members import list_npz, open_npz
+from copytrace.storage import atomic_path
 
 ARRAYS = ("video_ids", "timestamps", "features")
+LONGEST_ID = 255  # characters
+ROWS_AT_A_TIME = 8192  # of vectors that are in memory
 LAST_FRAME_SECONDS = 1.0  # duration of a video's last frame if only times are given, as at 1 frame per second
 
-_RESAVE = "resave it with np.savez(file, video_ids=ids.astype(str), timestamps=times, features=vectors)"
+RESAVE = "resave it with np.savez(file, video_ids=ids.astype(str), timestamps=times, features=vectors)"
 
 
 def write_npz(path: Path, ids: Sequence[str] | NDArray[Any], times: NDArray[Any], vectors: NDArray[Any]) -> Path:
@@ -32,63 +34,72 @@ def write_npz(path: Path, ids: Sequence[str] | NDArray[Any], times: NDArray[Any]
     `vectors` real (n, d) is written as float32. Raises `InputError` for shapes that do not fit, an empty id, an end
     before its start, and values that are not finite.
     """
-    names, seconds, features = _check_arrays(
-        path, np.asarray(ids, dtype=np.str_), np.asarray(times), np.asarray(vectors)
-    )
+    names, features = np.asarray(ids, dtype=np.str_), np.asarray(vectors)
+    seconds = _check_arrays(path, names, np.asarray(times), features)
     order = np.lexsort((*np.atleast_2d(seconds.T)[::-1], names))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         # numpy dates every member 1980, so the bytes do not depend on the time of writing.
-        np.savez(file, video_ids=names[order], timestamps=seconds[order], features=features[order])
+        np.savez(file, video_ids=names[order], timestamps=seconds[order], features=features[order].astype(np.float32))
     return path
 
 
 def read_npz(path: Path) -> tuple[NDArray[np.str_], Times, Floats]:
     """Return ids (n,) str, starts and ends in seconds (n, 2) float64, and vectors (n, d) float32, in the file's order.
 
+    Raises the errors of `open_frames`.
+    """
+    with open_frames(path) as (names, seconds, vectors):
+        return names, seconds, np.array(vectors, dtype=np.float32)
+
+
+@contextmanager
+def open_frames(path: Path) -> Iterator[tuple[NDArray[np.str_], Times, NDArray[np.floating[Any]]]]:
+    """Yield what `read_npz` returns, but leave the vectors on disk, in the file's type.
+
     If the file has one time per row, a row ends at the next later time of its video, and the last row of a video after
     `LAST_FRAME_SECONDS`. Integer ids become text. Raises `InputError` if the file is missing, not an .npz, cut short or
     pickled, and if arrays are missing or `write_npz` would refuse them.
     """
-    ids, times, vectors = _load(path)
-    if ids.dtype.kind not in "Uiu":
-        raise InputError(f"{path}: video_ids has the type {ids.dtype}, not text; {_RESAVE}")
-    names, seconds, features = _check_arrays(path, ids.astype(np.str_), times, vectors)
-    if seconds.ndim == 1:
-        seconds = np.stack([seconds, _ends(names, seconds)], axis=1)
-    return names, seconds, features
+    with open_descriptors(path) as (ids, times, vectors):
+        if ids.dtype.kind not in "Uiu":
+            raise InputError(f"{path}: video_ids has the type {ids.dtype}, not text; {RESAVE}")
+        if ids.dtype.kind == "U" and ids.dtype.itemsize > LONGEST_ID * 4:
+            raise InputError(f"{path}: video_ids may have {ids.dtype.itemsize // 4:,} characters; {RESAVE}")
+        names = ids.astype(np.str_)
+        seconds = _check_arrays(path, names, times, vectors)
+        if seconds.ndim == 1:
+            seconds = np.stack([seconds, _ends(names, seconds)], axis=1)
+        yield names, seconds, vectors
 
 
-def _load(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}; give an .npz file with {', '.join(ARRAYS)}")
-    try:
-        with (
-            local_copy(path) as file,
-            zipfile.ZipFile(file) as members,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            if missing := [name for name in ARRAYS if name not in arrays.files]:
-                found = ", ".join(arrays.files) or "none"
-                raise InputError(f"{path} lacks the array {missing[0]}; its arrays are {found}; {_RESAVE}")
-            for name in ARRAYS:
-                if _is_pickled(members, name):
-                    raise InputError(f"{path}: {name} holds Python objects, which can carry code; {_RESAVE}")
-            return arrays["video_ids"], arrays["timestamps"], arrays["features"]
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"unreadable .npz file {path}: {error}; copy it again, or {_RESAVE}") from error
+@contextmanager
+def open_descriptors(path: Path) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Yield ids, times and vectors as the file has them, unchecked and on disk.
+
+    Raises `InputError` as `open_npz` does, and if an array is missing.
+    """
+    with open_npz(path, ARRAYS, RESAVE) as arrays:
+        if missing := [name for name in ARRAYS if name not in arrays]:
+            found = ", ".join(list_npz(path)) or "none"
+            raise InputError(f"{path} lacks the array {missing[0]}; its arrays are {found}; {RESAVE}")
+        yield arrays["video_ids"], arrays["timestamps"], arrays["features"]
 
 
-def _is_pickled(members: zipfile.ZipFile, name: str) -> bool:
-    with members.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        _, _, dtype = read_header(file)
-    return dtype.hasobject
+def first_not_finite(vectors: NDArray[Any], largest: float = np.inf) -> int | None:
+    """Return the first row of vectors (n, d) that is not finite as float32, or None; rows are read in blocks.
+
+    Numbers of more than `largest` count as not finite, too.
+    """
+    for start in range(0, len(vectors), ROWS_AT_A_TIME):
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is found
+            block = np.asarray(vectors[start : start + ROWS_AT_A_TIME], dtype=np.float32)
+        if (row := _first(~(np.isfinite(block) & (np.abs(block) <= largest)).all(axis=1))) is not None:
+            return start + row
+    return None
 
 
-def _check_arrays(
-    path: Path, ids: NDArray[np.str_], times: NDArray[Any], vectors: NDArray[Any]
-) -> tuple[NDArray[np.str_], Times, Floats]:
+def _check_arrays(path: Path, ids: NDArray[np.str_], times: NDArray[Any], vectors: NDArray[Any]) -> Times:
+    """Return the times as float64."""
     rows = len(vectors) if vectors.ndim == 2 else -1
     if ids.shape != (rows,) or times.shape not in {(rows,), (rows, 2)} or vectors.shape[1] == 0:
         shapes = f"ids {ids.shape}, times {times.shape}, vectors {vectors.shape}"
@@ -99,16 +110,16 @@ def _check_arrays(
     if (row := _first(np.char.str_len(ids) == 0)) is not None:
         raise InputError(f"{path}: row {row + 1} has no video id; give every row the id of its video")
     seconds = times.astype(np.float64)
-    features = vectors.astype(np.float32, copy=False)
-    for name, values in (("time", np.atleast_2d(seconds.T)), ("vector", features.T)):
-        if (row := _first(~np.isfinite(values).all(axis=0))) is not None:
+    bad = {"time": _first(~np.isfinite(np.atleast_2d(seconds.T)).all(axis=0)), "vector": first_not_finite(vectors)}
+    for name, row in bad.items():
+        if row is not None:
             raise InputError(
                 f"{path}: row {row + 1} ({ids[row]}) has a {name} that is not finite; drop or mend the row"
             )
     if seconds.ndim == 2 and (row := _first(seconds[:, 1] < seconds[:, 0])) is not None:
         start, end = seconds[row]
         raise InputError(f"{path}: row {row + 1} ({ids[row]}) ends at {end} before {start}; give start, then end")
-    return ids, seconds, features
+    return seconds
 
 
 def _ends(ids: NDArray[np.str_], starts: Times) -> Times:

@@ -63,12 +63,16 @@ def evaluate_images(ground_truth: Path, predictions: Path) -> Evaluation:
 
     Raises `InputError` where these functions or `copytrace.metrics.images.judge` do.
     """
-    truth = read_ground_truth(ground_truth)
-    judged = judge(truth, read_predictions(predictions))
+    return evaluate_predictions(read_ground_truth(ground_truth), read_predictions(predictions))
+
+
+def evaluate_predictions(truth: GroundTruth, predictions: Predictions) -> Evaluation:
+    """Return the image figures of predictions. Raises `InputError` where `copytrace.metrics.images.judge` does."""
+    judged = judge(truth, predictions)
     overall = evaluate(judged)
     return Evaluation(
-        ground_truth=str(ground_truth),
-        predictions=str(predictions),
+        ground_truth=truth.source,
+        predictions=predictions.source,
         queries=len(judged.kind_of_query),
         unknown=int(np.sum(~judged.known)),
         overall=overall,

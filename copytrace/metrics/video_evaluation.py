@@ -31,7 +31,7 @@ TIME_COLUMNS = ("query_start", "query_end", "ref_start", "ref_end")
 SEGMENT_COLUMNS = ("query_id", "ref_id", *TIME_COLUMNS)
 KIND_COLUMNS = ("edits", "kind")  # the first that a table has is used; `edits` says more than `kind`
 
-_ALIASES = {"reference_id": "ref_id", "reference_start": "ref_start", "reference_end": "ref_end"}
+VIDEO_ALIASES = {"reference_id": "ref_id", "reference_start": "ref_start", "reference_end": "ref_end"}
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ def read_true_segments(path: Path) -> tuple[Segments, dict[str, str]]:
     `InputError` if the file is missing, unreadable or without these columns, if an id is empty, or if a time is not a
     number.
     """
-    table = read_table(path, SEGMENT_COLUMNS, optional=KIND_COLUMNS, aliases=_ALIASES)
+    table = read_table(path, SEGMENT_COLUMNS, optional=KIND_COLUMNS, aliases=VIDEO_ALIASES)
     return _segments(path, table), _kinds(path, table)
 
 
 def read_predicted_segments(path: Path) -> Segments:
     """Read a table of predicted segments: the columns of `read_true_segments`, and `score`; it may have no rows."""
-    return _segments(path, read_table(path, (*SEGMENT_COLUMNS, "score"), aliases=_ALIASES))
+    return _segments(path, read_table(path, (*SEGMENT_COLUMNS, "score"), aliases=VIDEO_ALIASES))
 
 
 def read_kinds(path: Path) -> dict[str, str]:

@@ -186,7 +186,7 @@ def test_what_cannot_work_is_told_in_one_line(
         (["match-videos"], ["Find which seconds of which REFERENCES the QUERIES show.", "segments.csv", "vsc22"]),
         (["index-videos"], ["Describe REFERENCES once", "an existing index is updated"]),
         (["evaluate", "videos"], ["segment AP", "query_id,ref_id,query_start,query_end,ref_start,ref_end", "--edits"]),
-        (["export-descriptors"], ["as one .npz file", "work/queries", "--panes"]),
+        (["export-descriptors"], [".npz of videos", "work/queries", "--panes"]),
         (["import-descriptors"], ["video_ids, timestamps and features", "--role", "queries|references"]),
         (["fit-pca"], ["principal components", "descriptor.pca=FILE", "--dimensions"]),
     ],

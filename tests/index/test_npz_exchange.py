@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from copytrace.errors import InputError
+from copytrace.index import npz_exchange
 from copytrace.index.media_index import write_index
 from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.npz_files import read_npz, write_npz
@@ -33,6 +34,14 @@ def test_an_import_holds_every_row_sorted_at_unit_length(tmp_path: Path):
     assert set(frames.panes) == {"whole"}
     np.testing.assert_array_equal(frames.times, [[0, 1], [1, 2.5], [0, 1]])
     np.testing.assert_allclose(frames.vectors, [[1, 0], [0.6, 0.8], [0, 1]], atol=1e-7)
+
+
+def test_a_large_import_is_cut_into_shards_of_whole_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(npz_exchange, "ROWS_PER_SHARD", 1)
+    index = imported(tmp_path, TWO_VIDEOS)
+    assert [index.ids_in(shard) for shard in index.shards] == [["V1"], ["V2"]]
+    np.testing.assert_allclose(index.frames(0).vectors, [[1, 0], [0.6, 0.8]], atol=1e-7)
+    np.testing.assert_allclose(index.frames(1).vectors, [[0, 1]], atol=1e-7)
 
 
 def test_an_import_knows_durations_and_no_sizes_and_is_of_the_model_that_the_user_names(tmp_path: Path):
