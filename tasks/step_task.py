@@ -26,6 +26,7 @@ from copytrace.errors import CopytraceError
 from copytrace.lease import Claim, current_claims, join_run
 from copytrace.step import listen
 from tasks.limits import SlotRule, hold_slots
+from tasks.patience import wait_for_server
 from tasks.progress import ArtifactProgress
 from tasks.storage_access import open_access
 
@@ -96,7 +97,7 @@ def step_task(
             with run, limits, _gpu_memory_errors(), listen(ArtifactProgress(detail)):
                 result = step(*args, **kwargs)
             if show:
-                show(result, arguments)
+                wait_for_server(lambda: show(result, arguments))
             return result
 
         taken = [*signature.parameters.values(), inspect.Parameter("claims", _KEYWORD, default=None)]
