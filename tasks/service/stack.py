@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.service.mlflow_server import MlflowServer
+from tasks.service.mlflow_server import MlflowLogin, MlflowServer
 from tasks.service.ports import Ports
 from tasks.service.postgresql import PostgreSQL
 from tasks.service.prefect_server import PrefectServer
@@ -110,6 +110,8 @@ class Stack:
                 database.url("mlflow", "psycopg"),
                 f"s3://{store.bucket}/mlflow",
             ),
+            login=MlflowLogin.of(secrets),
+            accounts=database.url("mlflow_accounts", "psycopg"),
             log=self._log("mlflow"),
             environment={**inherited, **store.client_environment},
         )
@@ -117,7 +119,7 @@ class Stack:
         self.bucket = store.bucket
         self.environment = {
             **prefect.client_environment,
-            "MLFLOW_TRACKING_URI": mlflow.uri,
+            **mlflow.client_environment,
             **store.client_environment,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
