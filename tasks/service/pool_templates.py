@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     # Two seconds before the first further attempt, and twice as long before each next: 17 min in all.
     "PREFECT_CLIENT_MAX_RETRIES": "9",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",  # the server's answers while its database is away
     "DO_NOT_TRACK": "true",
 }
 """What the processes of runs are told: heartbeats for `run_watch`, patience with the server, no usage data."""
