@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from copytrace.cli import app
 from tasks.service.stack import Stack
 
+SECONDS = 60.0  # to answer, on a machine that is busy besides
+
 
 def secrets_of(stack: Stack) -> set[str]:
     names = ("s3-access-key", "s3-secret-key", "s3-signing-key")
@@ -37,13 +39,15 @@ def test_prefect_answers_nobody_without_the_password_and_changes_nothing_without
     foreign = {"Origin": "http://elsewhere.example"}
     for credentials in (None, ("copytrace", "guessed"), ("admin", password)):
         for path in ("/work_pools/cpu", "/admin/version", "/csrf-token?client=stranger"):
-            answer = httpx.get(url + path, auth=credentials, headers=foreign)
+            answer = httpx.get(url + path, auth=credentials, headers=foreign, timeout=SECONDS)
             assert answer.status_code == 401, path
             assert answer.headers.get("Access-Control-Allow-Origin") not in {"*", foreign["Origin"]}
         for path in ("/deployments/filter", "/block_documents/filter", "/flow_runs/"):
-            assert httpx.post(url + path, json={}, auth=credentials, headers=foreign).status_code in {401, 403}
+            answer = httpx.post(url + path, json={}, auth=credentials, headers=foreign, timeout=SECONDS)
+            assert answer.status_code in {401, 403}
     # A page of another origin has no token, even in a browser that knows the password.
-    answer = httpx.post(f"{url}/flow_runs/filter", json={}, auth=("copytrace", password), headers=foreign)
+    mine = ("copytrace", password)
+    answer = httpx.post(f"{url}/flow_runs/filter", json={}, auth=mine, headers=foreign, timeout=SECONDS)
     assert (answer.status_code, answer.json()) == (403, {"detail": "Missing CSRF token."})
     asked = foreign | {"Access-Control-Request-Method": "POST"}
     allowed = httpx.options(f"{url}/flow_runs/", headers=asked).headers.get("Access-Control-Allow-Origin")
@@ -59,10 +63,11 @@ def test_mlflow_answers_nobody_without_the_password_and_changes_nothing_for_anot
             *(("GET", "/api/2.0/mlflow-artifacts/artifacts"), ("PUT", "/api/2.0/mlflow-artifacts/artifacts/planted")),
             *(("GET", "/ajax-api/2.0/mlflow/users/list"), ("POST", "/graphql"), ("POST", "/v1/traces"), ("GET", "/")),
         ):
-            assert httpx.request(method, url + path, auth=credentials).status_code == 401, (path, credentials)
+            answer = httpx.request(method, url + path, auth=credentials, timeout=SECONDS)
+            assert answer.status_code == 401, (path, credentials)
     search = f"{url}/api/2.0/mlflow/experiments/search"
-    assert httpx.post(search, json={"max_results": 1}, auth=mine).status_code == 200
-    refused = httpx.post(search, json={"max_results": 1}, auth=mine, headers=foreign)
+    assert httpx.post(search, json={"max_results": 1}, auth=mine, timeout=SECONDS).status_code == 200
+    refused = httpx.post(search, json={"max_results": 1}, auth=mine, headers=foreign, timeout=SECONDS)
     assert (refused.status_code, refused.headers.get("Access-Control-Allow-Origin")) == (403, None)
 
 
