@@ -19,12 +19,12 @@ PATIENCE_SECONDS = 900.0
 SECONDS_BETWEEN_ATTEMPTS = 5.0
 
 
-def ask_once(seconds: float = 60.0) -> AbstractContextManager[Any]:
-    """Return a block in which requests to the server are tried once, and wait for an answer for so many seconds.
+def limit_attempts(seconds: float = 60.0, retries: int = 0) -> AbstractContextManager[Any]:
+    """Return a block in which requests to the server wait so long for an answer, and are repeated so often.
 
-    Prefect's own attempts would come at ever longer intervals, up to half the time for which the server was away.
+    Prefect's own attempts come at ever longer intervals, up to half the time for which the server was away.
     """
-    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: seconds})
+    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: seconds})
 
 
 def wait_for_server(ask: Callable[[], T]) -> T:
@@ -35,7 +35,7 @@ def wait_for_server(ask: Callable[[], T]) -> T:
     deadline, has_told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         try:
-            with ask_once():
+            with limit_attempts():
                 return ask()
         except Exception as error:
             if not is_away(error) or time.monotonic() > deadline:

@@ -21,11 +21,12 @@ from prefect.logging import get_run_logger
 
 from copytrace.stall import StallGuard, end_if_stalled
 from copytrace.step import StepProgress
-from tasks.patience import ask_once
+from tasks.patience import limit_attempts
 
 SECONDS_BETWEEN_UPDATES = 2.0
 """An update is a request of about 25 ms to the server, so at this interval updates take about 1 % of the time."""
 SECONDS_TO_ANSWER = 10.0
+RETRIES = 2  # after two and four seconds; a server whose database is busy answers 503
 SECONDS_AFTER_FAILURE = 60.0
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class _Artifact:
         if time.monotonic() < self._not_before:
             return
         try:
-            with ask_once(SECONDS_TO_ANSWER):
+            with limit_attempts(SECONDS_TO_ANSWER, RETRIES):
                 self._client.update_artifact(self._identity, ArtifactUpdate(data=percent))
         except httpx.HTTPError as error:
             self._not_before = time.monotonic() + SECONDS_AFTER_FAILURE
@@ -104,7 +105,7 @@ def _open_artifact(title: str, description: str) -> Iterator[_Artifact | None]:
         return
     key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     try:
-        with ask_once(SECONDS_TO_ANSWER):
+        with limit_attempts(SECONDS_TO_ANSWER, RETRIES):
             identity = create_progress_artifact(0.0, key=key, description=description)
             client = get_client(sync_client=True)
     except httpx.HTTPError as error:
@@ -128,7 +129,7 @@ def _current_run() -> UUID | None:
 def _fail_run(run: UUID | None, reason: str) -> None:
     logger.error(reason)
     if run:
-        with ask_once(SECONDS_TO_ANSWER), get_client(sync_client=True) as client:
+        with limit_attempts(SECONDS_TO_ANSWER, RETRIES), get_client(sync_client=True) as client:
             client.set_flow_run_state(run, State(type=StateType.FAILED, message=reason), force=True)
 
 

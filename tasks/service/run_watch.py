@@ -38,7 +38,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL
 
-from tasks.patience import ask_once
+from tasks.patience import limit_attempts
 from tasks.service.silence import Silence
 
 TAG = "copytrace"
@@ -94,7 +94,7 @@ class RunWatch:
         """Look once: crash the runs that have been silent for too long, and revive those that are heard again."""
         url = PREFECT_API_URL.value()
         try:
-            with ask_once(_SECONDS_TO_ANSWER), get_client(sync_client=True) as client:
+            with limit_attempts(_SECONDS_TO_ANSWER), get_client(sync_client=True) as client:
                 self._judge(client)
         except (httpx.HTTPError, PrefectException) as error:
             self._silence.start_anew()

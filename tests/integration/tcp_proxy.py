@@ -1,4 +1,4 @@
-"""A proxy before a server, which can be cut off, as when the server or its machine is away, or be made to hang."""
+"""A proxy before a server that can seem to be away, or to be paused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import threading
 
 
 class TcpProxy:
-    """Passes connections to 127.0.0.1:`port` on, unless it is `away`: then it drops and refuses all of them."""
+    """Passes connections to 127.0.0.1:`port` on.
+
+    While it is `away`, it drops and refuses all of them, as if there were no server. Unless `passes` is set, it takes
+    them and lets nothing through, as if the server were paused.
+    """
 
     def __init__(self, port: int) -> None:
         self._to, self._listener = port, socket.create_server(("127.0.0.1", 0))
+        self.passes = threading.Event()
+        self.passes.set()
         self.port = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._is_away = False
@@ -30,6 +36,7 @@ class TcpProxy:
 
     def close(self) -> None:
         self.away = True
+        self.passes.set()
         close(self._listener)
 
     def _accept(self) -> None:
@@ -54,6 +61,7 @@ class TcpProxy:
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self.passes.wait()
                 target.sendall(data)
         for each in (source, target):
             close(each)

@@ -86,8 +86,12 @@ def test_only_the_dead_are_taken_for_dead_whoever_was_away_and_whatever_the_cloc
         assert states()["stalled"][1].startswith("'nap' has stood at 0 of 2 halves for 0.1 min, so the run ends here.")
         os.kill(processes["killed"], signal.SIGKILL)
         os.kill(processes["paused"], signal.SIGSTOP)
+        proxy.passes.clear()
+        middle = time.monotonic() + SILENCE - 5
+        look_until(lambda found: time.monotonic() > middle)
         proxy.away = True
-        end = time.monotonic() + SILENCE + 5
+        proxy.passes.set()
+        end = middle + 10
         look_until(lambda found: time.monotonic() > end)
         assert not crashed(states())
         proxy.away = False
