@@ -117,9 +117,11 @@ test: $(INSTALLED) chromium ## run all checks, and all tests except those of tes
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
-test-faults: $(INSTALLED) ## decode thousands of hostile files and flip 400 bits of results (half an hour); COPYTRACE_SEED chooses others
+test-faults: $(INSTALLED) ## decode hostile files, kill runs, flip bits, start runs at once, for long; COPYTRACE_SEED chooses others
 	$(BIN)/python -m pytest $(FAULTS) --capture=no
-	COPYTRACE_FLIPS=400 $(BIN)/python -m pytest tests/test_damage.py
+	COPYTRACE_FLIPS=1000 $(BIN)/python -m pytest tests/test_damage.py --capture=no
+	COPYTRACE_KILLS=10 $(BIN)/python -m pytest tests/test_killed_runs.py --capture=no
+	COPYTRACE_PAIRS=200 $(BIN)/python -m pytest tests/test_concurrent_runs.py --capture=no
 
 bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULTS.md (some minutes; DATA="SET SET")
 	@$(BIN)/python -m benchmarks $(addprefix --data ,$(DATA))

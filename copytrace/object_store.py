@@ -21,10 +21,11 @@ from copytrace.seekable import SeekableReader
 
 # botocore tries a request five times if it cannot connect or gets 5xx, and waits half a second to four between, on
 # average; s3fs tries five times what botocore gives up. So a store may take some twenty seconds to restart.
+# Of a store that takes connections and never answers, 75 attempts were counted for one read.
 # `total_max_attempts` counts the first attempt; `max_attempts` does not, and botocore would replace it in this dict.
 _RETRIES = {"mode": "standard", "total_max_attempts": 5}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 60}}
+_S3 = {"config_kwargs": {"retries": _RETRIES, "connect_timeout": 5, "read_timeout": 20}}
 
 # Fields of the `info` of different stores that change with an object's content, the most reliable first.
 _VERSION_FIELDS = (

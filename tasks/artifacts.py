@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from copytrace.object_store import redact
 from copytrace.storage import as_stored_path
+from tasks.patience import wait_for_server
 
 TOP_ROWS = 50
 MATCH_COLUMNS = ("query_id", "reference_id", "score", "branches", "inliers", "mirrored")
@@ -60,7 +61,8 @@ def show_outputs(out: Path, flow: str) -> None:
         lines += ["", "To copy all of them to this machine:", f"```\naws s3 cp --recursive {folder}/ {out.name}/\n```"]
     else:
         lines = [f"In `{out.resolve()}`:", *(f"- [{name}]({folder}/{name})" for name in files)]
-    create_markdown_artifact("\n".join(lines), key=f"{flow}-outputs", description=f"What the run wrote into {folder}")
+    told, described = "\n".join(lines), f"What the run wrote into {folder}"
+    wait_for_server(lambda: create_markdown_artifact(told, key=f"{flow}-outputs", description=described))
 
 
 def top_rows(csv: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

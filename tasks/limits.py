@@ -6,9 +6,10 @@ while it works, so the GPU is free for another run while one run finds overlays,
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,7 @@ from configs.images import ImageSettings
 from configs.training import AlignerTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
 from copytrace.runtime import uses_cuda
+from tasks.patience import is_away, wait_for_server
 
 GPU = "copytrace-gpu"
 """One slot per GPU."""
@@ -73,17 +75,35 @@ def training_slots(settings: DescriptorTraining | OverlayTraining | AlignerTrain
 
 @contextmanager
 def hold_slots(slots: Slots) -> Iterator[None]:
-    """Hold slots in the block; outside of a task run, or if the server has no such limit, do nothing."""
-    most = _limit_size(slots.limit, PREFECT_API_URL.value() or "") if TaskRunContext.get() else 0
+    """Hold slots in the block; outside of a task run, or if the server has no such limit, do nothing.
+
+    A server that is away is waited for, and slots that cannot be given back to it run out after five minutes.
+    """
+    server = PREFECT_API_URL.value() or ""
+    most = wait_for_server(lambda: _limit_size(slots.limit, server)) if TaskRunContext.get() else 0
     if not most:
         yield
         return
     begin = time.monotonic()
-    # A lease that could not be renewed in time must not end hours of work.
-    with concurrency(slots.limit, min(slots.count, most), strict=False, raise_on_lease_renewal_failure=False):
-        if (waited := time.monotonic() - begin) > LOGGED_WAIT:
-            get_run_logger().info("waited %.0f s for a slot of %s", waited, slots.limit)
+    held = wait_for_server(lambda: _take(slots.limit, min(slots.count, most)))
+    if (waited := time.monotonic() - begin) > LOGGED_WAIT:
+        get_run_logger().info("waited %.0f s for a slot of %s", waited, slots.limit)
+    try:
         yield
+    finally:
+        try:
+            held.__exit__(*sys.exc_info())
+        except Exception as error:
+            if not is_away(error):
+                raise
+            get_run_logger().warning("a slot of %s could not be given back: %s", slots.limit, type(error).__name__)
+
+
+def _take(limit: str, count: int) -> AbstractContextManager[None]:
+    # A lease that could not be renewed in time must not end hours of work.
+    taken = concurrency(limit, count, strict=False, raise_on_lease_renewal_failure=False)
+    taken.__enter__()
+    return taken
 
 
 @lru_cache

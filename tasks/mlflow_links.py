@@ -24,6 +24,7 @@ from tasks.mlflow_store import run_link
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("copytrace", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "mlflow", "prefect")
 FLOW_RUN = "prefect.flow_run_id"
+SECONDS_FOR_GIT = 30
 
 
 def origin_tags() -> dict[str, str]:
@@ -80,8 +81,12 @@ def _code_tags() -> dict[str, str]:
         return {}
 
     def ask_git(*arguments: str) -> str:
-        done = subprocess.run([git, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
-        return done.stdout.strip() if done.returncode == 0 else ""
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(  # noqa: S603 - our own command
+                [git, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_FOR_GIT, check=False
+            )
+            return done.stdout.strip() if done.returncode == 0 else ""
+        return ""
 
     if not (commit := ask_git("rev-parse", "HEAD")):
         return {}

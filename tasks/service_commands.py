@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ def setup(
         bool, typer.Option("--docker", help="Also create the pool whose runs are Docker containers.")
     ] = False,
 ) -> None:
-    """Create work pools, queues, limits and automations on Prefect's server, or update them."""
+    """Create work pools, queues and limits on Prefect's server, or update them."""
     from tasks.service.connection import connect_to_server  # noqa: PLC0415
     from tasks.service.setup import required_resources, set_up  # noqa: PLC0415
 
@@ -34,6 +35,22 @@ def setup(
             typer.echo(f"{change.verb}d {change.line}")
         if not changes:
             typer.echo(f"nothing to change at {client.api_url}")
+
+
+def watch(
+    silence: Annotated[
+        float, typer.Option(min=90, help="Seconds without a heartbeat after which a run is taken for dead.")
+    ] = 90,
+    begin: Annotated[float, typer.Option(min=60, help="Seconds that a run may take to begin.")] = 1800,
+) -> None:
+    """Find the runs whose process has died, until Ctrl-C; it runs once, beside Prefect's server."""
+    import logging  # noqa: PLC0415
+
+    from tasks.service.run_watch import RunWatch, WatchTimes  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    with contextlib.suppress(KeyboardInterrupt):
+        RunWatch(WatchTimes(silence=silence, begin=begin)).watch()
 
 
 def stack(
@@ -52,8 +69,11 @@ def stack(
         with Stack(folder, gpus=visible_gpus(), report=typer.echo) as running:
             for name, address in running.addresses.items():
                 typer.echo(f"  {name:<11} {address}")
-            password = running.folder / "secrets" / "prefect-password"
-            typer.echo(f"  password    of the user copytrace in Prefect's UI, as copytrace:PASSWORD: {password}")
+            secrets = running.folder / "secrets"
+            typer.echo(
+                f"  passwords   of the user copytrace: {secrets}/mlflow-password, and {secrets}/prefect-password,"
+            )
+            typer.echo("              which Prefect's UI takes as copytrace:PASSWORD")
             typer.echo(f"  logs        {running.logs}")
             typer.echo(f"In another terminal:\n  source {running.folder / 'environment'}\n{_EXAMPLE}")
             running.watch()

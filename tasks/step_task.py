@@ -26,6 +26,7 @@ from copytrace.errors import CopytraceError
 from copytrace.lease import Claim, current_claims, join_run
 from copytrace.step import listen
 from tasks.limits import SlotRule, hold_slots
+from tasks.patience import is_away, wait_for_server
 from tasks.progress import ArtifactProgress
 from tasks.storage_access import open_access
 
@@ -39,7 +40,7 @@ _TRANSIENT_ERRORS = (
     *(ConnectionError, TimeoutError),
     # Errors that s3fs raises after five attempts.
     *(S3ConnectionError, HTTPClientError, IncompleteRead, IncompleteReadError, ResponseParserError, ClientPayloadError),
-    *(httpx.TransportError, ConcurrencySlotAcquisitionError),  # the Prefect server restarts
+    ConcurrencySlotAcquisitionError,  # the Prefect server restarts
 )
 _TRANSIENT_ERRNOS = frozenset(
     {
@@ -96,7 +97,7 @@ def step_task(
             with run, limits, _gpu_memory_errors(), listen(ArtifactProgress(detail)):
                 result = step(*args, **kwargs)
             if show:
-                show(result, arguments)
+                wait_for_server(lambda: show(result, arguments))
             return result
 
         taken = [*signature.parameters.values(), inspect.Parameter("claims", _KEYWORD, default=None)]
@@ -144,4 +145,6 @@ def is_transient(error: object) -> bool:
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == _TOO_MANY_REQUESTS or status >= _FIRST_SERVER_ERROR
+    if isinstance(error, httpx.HTTPError):
+        return is_away(error)
     return isinstance(error, _TRANSIENT_ERRORS) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS)

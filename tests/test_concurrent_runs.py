@@ -1,4 +1,7 @@
-"""Real processes that write into one folder at the same moment, and that are killed: nothing is damaged."""
+"""Real processes that write into one folder at the same moment, and that are killed: nothing is damaged.
+
+`make test-faults` starts COPYTRACE_PAIRS pairs of runs, and not the few of `make test`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from copytrace.lease import hold_lease, join_run
 from tests.racing_runs import REFUSED
 
 Pixels = NDArray[np.uint8]
-PAIRS = 20
+PAIRS = int(os.environ.get("COPYTRACE_PAIRS", "20"))
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def content_of(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.timeout(7200)
 def test_of_runs_that_start_at_the_same_moment_one_works_and_one_is_refused(small_photos: Path, tmp_path: Path) -> None:
     codes, told = start("race", small_photos, tmp_path / "raced", PAIRS)
     assert codes == [[REFUSED, 0]] * PAIRS

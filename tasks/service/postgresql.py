@@ -18,14 +18,14 @@ from tasks.service.secrets import read_or_create_secret, write_private
 from tasks.service.server_process import ServerError, ServerProcess
 
 USER = "copytrace"
-DATABASES = ("prefect", "mlflow")
+DATABASES = ("prefect", "mlflow", "mlflow_accounts")
 # PostgreSQL refuses to run as root; Debian's package creates this user.
 _UNPRIVILEGED_USER = "postgres"
 _NOT_INSTALLED = "there is no PostgreSQL here: apt-get install postgresql (Debian, Ubuntu), or put its programs on PATH"
 
 
 class PostgreSQL(ServerProcess):
-    """A cluster with the databases `prefect` and `mlflow`, whose files lie in `data`.
+    """A cluster with the `DATABASES`, whose files lie in `data`.
 
     The password is generated on the first start. Clients read it from `passfile`, which PGPASSFILE names, so that no
     address, command or variable contains it.
@@ -71,7 +71,7 @@ class PostgreSQL(ServerProcess):
         super().start()
 
     def wait(self, seconds: float = 60) -> None:
-        """Return once the server is healthy and both databases exist. Raises `ServerError`."""
+        """Return once the server is healthy and all databases exist. Raises `ServerError`."""
         super().wait(seconds)
         with self._connect("postgres") as connection:
             known = {name for (name,) in connection.execute("select datname from pg_database")}

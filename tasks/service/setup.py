@@ -1,4 +1,4 @@
-"""Set-up of Prefect's server: the work pools, queues, limits, block types and automations that runs need.
+"""Set-up of Prefect's server: the work pools, queues, limits and block types that runs need.
 
 `plan_changes` compares the required resources with the server's state, and `apply_change` makes one change. Edits that
 people made by hand are kept: the defaults in a pool's template, the queues, and every limit that is not requested.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient
@@ -18,15 +19,14 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.events.schemas.automations import Automation, AutomationCore
 
 from copytrace.errors import CopytraceError
 from tasks.service.pool_templates import Template, container_template, process_template, update_template
-from tasks.service.run_watch import run_automations
 from tasks.storage_access import S3Access
 
 CPU_POOL, GPU_POOL = "cpu", "gpu-a100"
 KUBERNETES_POOL, DOCKER_POOL = "kubernetes-gpu", "docker-gpu"
+_OLD_AUTOMATIONS = ("copytrace: runs whose worker died", "copytrace: runs that never began")
 
 
 class SetupError(CopytraceError):
@@ -81,7 +81,14 @@ class BlockType:
         return self.block.get_block_type_slug()
 
 
-Resource = Pool | Queue | Limit | BlockType | AutomationCore
+@dataclass(frozen=True)
+class OldAutomation:
+    """An automation of earlier versions, which crashed healthy runs; `copytrace watch` does its work now."""
+
+    name: str
+
+
+Resource = Pool | Queue | Limit | BlockType | OldAutomation
 
 
 @dataclass(frozen=True)
@@ -92,14 +99,14 @@ class ServerState:
     queues: dict[tuple[str, str], Queue] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     blocks: set[str] = field(default_factory=set)
-    automations: dict[str, Automation] = field(default_factory=dict)
+    automations: dict[str, list[UUID]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Change:
-    """One resource to create or update, and its description in one line."""
+    """One resource to create, update or delete, and its description in one line."""
 
-    verb: Literal["create", "update"]
+    verb: Literal["create", "update", "delete"]
     resource: Resource = field(hash=False)
     line: str
 
@@ -124,7 +131,7 @@ def required_resources(
         queue for pool in pools for queue in (Queue(pool.name, "matching", 1), Queue(pool.name, "training", 2, 1))
     ]
     limits = [Limit("copytrace-gpu", on_gpu), Limit("copytrace-cpu", on_cpu)]
-    return [*pools, *queues, *limits, BlockType(S3Access), *run_automations()]
+    return [*pools, *queues, *limits, BlockType(S3Access), *map(OldAutomation, _OLD_AUTOMATIONS)]
 
 
 def plan_changes(resources: list[Resource], state: ServerState) -> list[Change]:
@@ -143,8 +150,9 @@ def plan_changes(resources: list[Resource], state: ServerState) -> list[Change]:
             case BlockType():
                 exists = resource.slug in state.blocks
                 change = None if exists else Change("create", resource, f"block type {resource.slug}")
-            case AutomationCore():
-                change = _automation_change(resource, state.automations.get(resource.name))
+            case OldAutomation(name):
+                line = f"automation {name!r}, whose work `copytrace watch` does: run that beside the server"
+                change = Change("delete", resource, line) if state.automations.get(name) else None
         changes += [change] if change else []
     return changes
 
@@ -175,19 +183,6 @@ def _choose_slots(slots: SlotCount | None, there: SlotCount | None) -> SlotCount
     return SlotCount(slots.count) if slots and slots.is_requested else there
 
 
-def _automation_change(automation: AutomationCore, there: Automation | None) -> Change | None:
-    if there is None:
-        return Change("create", automation, f"automation {automation.name!r}")
-    if (there.trigger, there.actions, there.description) == (
-        automation.trigger,
-        automation.actions,
-        automation.description,
-    ):
-        return None
-    kept = automation.model_copy(update={"enabled": there.enabled})
-    return Change("update", Automation(id=there.id, **dict(kept)), f"automation {automation.name!r}")
-
-
 def read_server_state(client: SyncPrefectClient, resources: list[Resource]) -> ServerState:
     """Return what the server has under the names of `resources`."""
     pools = {
@@ -204,9 +199,9 @@ def read_server_state(client: SyncPrefectClient, resources: list[Resource]) -> S
         for limit in client.read_global_concurrency_limits(limit=200)
     }
     automations = {
-        resource.name: there[0]
+        resource.name: [automation.id for automation in client.read_automations_by_name(resource.name)]
         for resource in resources
-        if isinstance(resource, AutomationCore) and (there := client.read_automations_by_name(resource.name))
+        if isinstance(resource, OldAutomation)
     }
     blocks = {block.slug for block in client.read_block_types()}
     return ServerState(pools, queues, limits, blocks, automations)
@@ -217,7 +212,7 @@ def _slot_count(limit: int | None) -> SlotCount | None:
 
 
 def apply_change(client: SyncPrefectClient, change: Change) -> None:
-    """Create or update one resource on the server."""
+    """Create, update or delete one resource on the server."""
     new = change.verb == "create"
     match change.resource:
         case Pool(name, kind, template, slots):
@@ -237,14 +232,13 @@ def apply_change(client: SyncPrefectClient, change: Change) -> None:
             client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots.count))
         case BlockType(block):
             block.register_type_and_schema()
-        case Automation(id=identity) as automation:
-            client.update_automation(identity, AutomationCore(**automation.model_dump(exclude={"id"})))
-        case AutomationCore() as automation:
-            client.create_automation(automation)
+        case OldAutomation(name):
+            for automation in client.read_automations_by_name(name):
+                client.delete_automation(automation.id)
 
 
 def set_up(client: SyncPrefectClient, resources: list[Resource]) -> list[Change]:
-    """Create or update the resources that are missing or differ, and return the changes. Raises `SetupError`."""
+    """Make the changes after which the server has `resources`, and return them. Raises `SetupError`."""
     changes = plan_changes(resources, read_server_state(client, resources))
     for change in changes:
         apply_change(client, change)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.service.mlflow_server import MlflowServer
+from tasks.service.mlflow_server import MlflowLogin, MlflowServer
 from tasks.service.ports import Ports
 from tasks.service.postgresql import PostgreSQL
 from tasks.service.prefect_server import PrefectServer
@@ -26,6 +26,7 @@ from tasks.service.seaweedfs import SeaweedFS
 from tasks.service.secrets import read_or_create_secret, write_private
 from tasks.service.server_process import PID_SUFFIX, ServerError, ServerProcess, stop_leftovers
 from tasks.service.setup import CPU_POOL, GPU_POOL, required_resources, set_up
+from tasks.service.watch_process import WatchProcess
 from tasks.service.worker import Worker
 
 PROJECT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ SECONDS_TO_DEPLOY = 300
 
 
 class Stack:
-    """PostgreSQL, an object store, Prefect's and MLflow's servers, the deployments, and a worker per pool.
+    """PostgreSQL, an object store, Prefect's and MLflow's servers, the deployments, a worker per pool, and the watch.
 
     All data lie in `folder`, and a second start continues from them. As a context manager, the stack runs for the
     length of the block. `environment` holds the variables that a client needs, including the keys of the object store.
@@ -109,13 +110,20 @@ class Stack:
                 database.url("mlflow", "psycopg"),
                 f"s3://{store.bucket}/mlflow",
             ),
+            login=MlflowLogin.of(secrets),
+            accounts=database.url("mlflow_accounts", "psycopg"),
             log=self._log("mlflow"),
             environment={**inherited, **store.client_environment},
         )
         self._start_servers("the servers of Prefect and MLflow", prefect, mlflow)
         self.bucket = store.bucket
-        clients = {**prefect.client_environment, "MLFLOW_TRACKING_URI": mlflow.uri}
-        self.environment = {**clients, **store.client_environment}
+        self.environment = {
+            **prefect.client_environment,
+            **mlflow.client_environment,
+            **store.client_environment,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        }
         self.addresses = {
             "Prefect": prefect.ui,
             "MLflow": mlflow.uri,
@@ -124,13 +132,14 @@ class Stack:
         }
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items())
         write_private(self.folder / "environment", exports)
-        self._report("setting up pools, limits and automations; deploying the flows")
+        self._report("setting up pools and limits; deploying the flows")
         with self.connect() as client:
             set_up(client, required_resources(gpus=len(self._gpus) or None))
         self._deploy()
         workers = [self._worker(CPU_POOL, {})]
         workers += [self._worker(GPU_POOL, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in self._gpus]
-        self._start_servers(" and ".join(worker.name for worker in workers), *workers)
+        watch = WatchProcess(project=self._project, log=self._log("watch"), environment=self._client_environment())
+        self._start_servers(" and ".join(each.name for each in (watch, *workers)), watch, *workers)
         self._report(f"ready after {time.monotonic() - began:.0f} s")
 
     @contextmanager
@@ -145,7 +154,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything: workers first, databases last. Stored data stay."""
-        for kind in (Worker, (PrefectServer, MlflowServer), ServerProcess):
+        for kind in ((Worker, WatchProcess), (PrefectServer, MlflowServer), ServerProcess):
             group = [process for process in self.processes if isinstance(process, kind)]
             for process in group:
                 process.request_stop()
@@ -181,8 +190,11 @@ class Stack:
 
     def _worker(self, pool: str, own: Mapping[str, str]) -> Worker:
         name = "-".join([pool, *own.values()])
-        environment = {**os.environ, **self.environment, "PREFECT_HOME": str(self._make_folder("prefect")), **own}
+        environment = {**self._client_environment(), **own}
         return Worker(name, pool, project=self._project, log=self._log(f"worker-{name}"), environment=environment)
+
+    def _client_environment(self) -> dict[str, str]:
+        return {**os.environ, **self.environment, "PREFECT_HOME": str(self._make_folder("prefect"))}
 
     def _deploy(self) -> None:
         deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]

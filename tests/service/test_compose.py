@@ -19,7 +19,7 @@ SERVERS = ("postgres", "objects", "prefect", "mlflow", "worker", "gpu-worker")
 def test_it_follows_the_specification() -> None:
     # Written out, for the parser knows anchors and does not know merges.
     services = PyCompose.from_yaml(yaml.safe_dump(COMPOSE)).service_names()
-    assert set(services) == {*SERVERS, "bucket", "deployments"}
+    assert set(services) == {*SERVERS, "bucket", "deployments", "watch"}
 
 
 def test_a_key_that_the_specification_does_not_have_would_be_found() -> None:

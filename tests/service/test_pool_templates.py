@@ -13,13 +13,13 @@ from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
 
 from tasks.service.pool_templates import (
+    ENVIRONMENT,
     Template,
     container_template,
     merge_templates,
     process_template,
     update_template,
 )
-from tasks.service.run_watch import HEARTBEAT_SECONDS
 
 TEMPLATES = {
     "process": process_template(),
@@ -50,7 +50,7 @@ def test_a_run_sends_the_heartbeats_that_its_watch_counts_on_whatever_else_its_e
     template: Template,
 ) -> None:
     default = template["variables"]["properties"]["env"]["default"]
-    assert default == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+    assert default == ENVIRONMENT
 
 
 def nobody() -> PrefectClient:
@@ -70,10 +70,7 @@ async def process_environment(values: dict[str, object]) -> dict[str, str | None
 
 
 def test_the_environment_of_a_deployment_joins_that_of_its_pool() -> None:
-    assert asyncio.run(process_environment({"env": {"A": "b"}})) == {
-        "A": "b",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    }
+    assert asyncio.run(process_environment({"env": {"A": "b"}})) == {"A": "b", **ENVIRONMENT}
 
 
 def test_a_pod_asks_for_gpus_on_a_node_that_has_them() -> None:

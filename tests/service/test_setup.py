@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-from prefect.events.schemas.automations import Automation, AutomationCore
 
 from tasks import limits
 from tasks.service.pool_templates import merge_templates
@@ -36,8 +35,6 @@ def having(things: list[Resource]) -> ServerState:
                 found.limits[name] = Limit(name, SlotCount(slots.count))
             case BlockType():
                 found.blocks.add(thing.slug)
-            case AutomationCore(name=name):
-                found.automations[name] = Automation(id=uuid4(), **thing.model_dump())
     return found
 
 
@@ -56,8 +53,6 @@ def test_an_empty_server_gets_all_of_it_pools_before_their_queues() -> None:
         "create limit copytrace-gpu of 1",
         "create limit copytrace-cpu of 8",
         "create block type s3-access",
-        "create automation 'copytrace: runs whose worker died'",
-        "create automation 'copytrace: runs that never began'",
     ]
 
 
@@ -106,17 +101,14 @@ def test_queues_that_were_changed_by_hand_stay_so() -> None:
     assert lines(required_resources(), there) == []
 
 
-def test_an_automation_that_was_paused_stays_so_and_one_that_watches_otherwise_is_updated() -> None:
-    things, there = required_resources(), having(required_resources())
-    [name, _] = there.automations
-    paused = there.automations[name].model_copy(update={"enabled": False})
-    there.automations[name] = paused
-    assert lines(things, there) == []
-
-    there.automations[name] = paused.model_copy(update={"description": "as it was"})
-    [change] = plan_changes(things, there)
-    assert isinstance(change.resource, Automation)
-    assert (change.resource.id, change.resource.enabled) == (paused.id, False)
+def test_automations_of_an_earlier_version_are_deleted_and_the_line_says_what_replaces_them() -> None:
+    there = having(required_resources())
+    there.automations["copytrace: runs whose worker died"] = [uuid4()]
+    there.automations["of somebody else"] = [uuid4()]
+    assert lines(required_resources(), there) == [
+        "delete automation 'copytrace: runs whose worker died', whose work `copytrace watch` does: "
+        "run that beside the server"
+    ]
 
 
 def test_a_pool_of_another_type_under_our_name_is_an_error_that_says_the_cure() -> None:

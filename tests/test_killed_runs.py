@@ -1,0 +1,76 @@
+"""Runs that are killed at random moments go on where they were, and end as if nothing had happened.
+
+`make test-faults` kills COPYTRACE_KILLS runs of each flow, and not the few of `make test`; COPYTRACE_SEED chooses when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.killed_runs import FLOWS
+
+Pixels = NDArray[np.uint8]
+KILLS = int(os.environ.get("COPYTRACE_KILLS", "0"))
+SEED = os.environ.get("COPYTRACE_SEED", "1")
+ALWAYS = "match-images"
+
+
+@pytest.fixture
+def media(
+    tmp_path: Path,
+    photos: Mapping[str, Pixels],
+    write_photos: Callable[..., Path],
+) -> Path:
+    """Small photos: five references, four of them again as queries, mirrored, and parts of them to learn from."""
+    root = tmp_path / "media"
+    small = {name: cv2.resize(pixels, (80, 60)) for name, pixels in photos.items()}
+    write_photos(root / "photos" / "references", small | {"turned": small["coffee"][::-1]})
+    write_photos(root / "photos" / "queries", {name: pixels[:, ::-1] for name, pixels in small.items()})
+    parts = {
+        f"{name}{left}": pixels[:90, left : left + 140] for name, pixels in photos.items() for left in (0, 80, 160)
+    }
+    write_photos(root / "photos" / "training", parts)
+    return root
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("what", FLOWS)
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
+    what: str, media: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if not KILLS and what != ALWAYS:
+        pytest.skip("left to make test-faults")
+    if "videos" in what:
+        (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_runs", what, SEED, str(KILLS or 3), str(media), str(tmp_path / what)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    killed = [each for each in told if each["codes"][0] == -9]
+    print(
+        f"{what}: {len(told)} kills, {len(killed)} before its end; {sum(each['kept'] for each in told)} finished "
+        f"shards kept, {sum(len(each['again']) for each in told)} done again; said: "
+        f"{sorted({line for each in told for line in each['said'].splitlines()})}"
+    )
+    for each in told:
+        assert each["codes"] in ([-9, 0], [0, 0]), each
+        assert not each["half"], each
+        assert not each["again"], each
+        assert not each["differ"], each
+        assert not each["left"], each
