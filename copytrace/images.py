@@ -108,7 +108,8 @@ def _describe(
         for each, shards in planned:
             steps = [find_overlays, describe_images] if each.role == "queries" else [describe_images]
             runner.run_shards(shards, *steps, root=each.index, settings=settings)
-            runner.run_shards(shards_without_thumbnails(each.index), add_thumbnails, root=each.index, settings=settings)
+            if older := shards_without_thumbnails(each.index):
+                runner.run_shards(older, add_thumbnails, root=each.index, settings=settings)
             runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
             if each.role == "references":
                 runner.run(index_segments, each.index)
