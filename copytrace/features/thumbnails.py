@@ -44,7 +44,7 @@ def thumbnail_keys(thumbnails: Bytes) -> Bytes:
     block = SIDE // KEY_SIDE
     luma = thumbnails[:, :LUMA].reshape(-1, KEY_SIDE, block, KEY_SIDE, block).mean(axis=(2, 4), dtype=np.float32)
     chroma = thumbnails[:, LUMA:].reshape(-1, 2, CHROMA).mean(axis=2, dtype=np.float32)
-    return np.rint(np.concatenate([luma.reshape(-1, KEY_SIDE**2), chroma], axis=1)).astype(np.uint8)
+    return np.asarray(np.rint(np.concatenate([luma.reshape(-1, KEY_SIDE**2), chroma], axis=1)), np.uint8)
 
 
 def thumbnail_difference(first: Bytes, second: Bytes) -> float:
