@@ -124,7 +124,8 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
         coded.write(path.with_suffix(".points"))
         np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
-        write_table(path, pa.table(columns, schema=IMAGE_SCHEMA))
+        no_keys = pa.nulls(count, IMAGE_SCHEMA.field("key").type)  # synthetic images have no thumbnails
+        write_table(path, pa.table([*columns, no_keys], schema=IMAGE_SCHEMA))
         tables.append(
             pa.table(
                 [ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, [""] * count, columns[1]], MANIFEST_SCHEMA

@@ -18,7 +18,7 @@ from configs.images import ImageSettings, PointSettings
 from copytrace.features.descriptors import OnnxDescriptor, descriptor_graph
 from copytrace.features.points import find_points
 from copytrace.features.variants import PLAIN
-from copytrace.index.image_index import WORKING_SIDE
+from copytrace.index.image_reading import WORKING_SIDE
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import PointLists
 from copytrace.matching.verification import squared_distances, verify

@@ -111,6 +111,9 @@ class GlobalSettings(Settings):
     list_copies: bool = Field(
         True, description="beyond that number, also references that show the same picture as the nearest one, up to 64"
     )
+    thumbnails: bool = Field(
+        True, description="beyond that number, also references whose thumbnails are the same but for their encoding"
+    )
     normalization_weight: float = Field(1.0, ge=0, description="weight of a query's mean similarity to noise; 0: off")
     normalization_neighbours: int = Field(10, ge=1, description="nearest noise images in that mean")
     typical_noise: float | None = Field(

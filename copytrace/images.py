@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.images import ImageSettings
 from copytrace.features.descriptors import model_label
+from copytrace.index.added_thumbnails import add_thumbnails, shards_without_thumbnails
 from copytrace.index.codebook import check_codebook
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, load_image_models, plan_images
 from copytrace.index.image_segments import index_segments, open_segments
@@ -107,6 +108,8 @@ def _describe(
         for each, shards in planned:
             steps = [find_overlays, describe_images] if each.role == "queries" else [describe_images]
             runner.run_shards(shards, *steps, root=each.index, settings=settings)
+            if older := shards_without_thumbnails(each.index):
+                runner.run_shards(older, add_thumbnails, root=each.index, settings=settings)
             runner.run(finish_index, each.index, failures, indexes, settings.media.max_failure_rate)
             if each.role == "references":
                 runner.run(index_segments, each.index)

@@ -29,7 +29,8 @@ def index_images(
 ) -> str:
     """Describe the references into the index folder `out`, or update an existing index, and return the folder.
 
-    Steps: ingest, describe (shards), finish, index-segments.
+    Steps: ingest, describe (shards), finish, index-segments. What an older version described is also taken through
+    add-thumbnails.
 
     Raises what `copytrace.index_images` raises, and `SettingsError`.
     """

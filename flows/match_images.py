@@ -35,7 +35,8 @@ def match_images(
     Steps: check, ingest (queries, references), preprocess (shards of queries), describe (shards),
     finish (queries, references), index-segments (references), recall (branches and shards of queries),
     score (shards of queries), merge, report, summarize.
-    There is no report if `report.max_matches` is 0. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
+    There is no report if `report.max_matches` is 0. What an older version described is also taken through
+    add-thumbnails. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_images` raises, and `SettingsError`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copytrace.images import check_images
+from copytrace.index.added_thumbnails import add_thumbnails
 from copytrace.index.image_index import describe_images, find_overlays, plan_images
 from copytrace.index.image_segments import index_segments
 from copytrace.index.media_index import finish_index
@@ -20,6 +21,7 @@ IMAGE_STEPS = tasks_by_step(
     StepTask(plan_images, "ingest {role}", show=log_plan),
     StepTask(find_overlays, "preprocess {root.name} {shard:05}", cpu_slots),
     StepTask(describe_images, "describe {root.name} {shard:05}", descriptor_slots),
+    StepTask(add_thumbnails, "add-thumbnails {root.name} {shard:05}", cpu_slots),
     StepTask(finish_index, "finish {root.name}"),
     StepTask(index_segments, "index-segments {root.name}"),
     StepTask(recall_images, "recall {branch} {shard:05}", cpu_slots),

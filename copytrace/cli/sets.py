@@ -60,19 +60,26 @@ def draw_images(
     out: Annotated[str, typer.Option(help="Folder or s3://… for references/, queries/ and ground_truth.csv.")],
     templates: Annotated[int, typer.Option(min=1, help="Templates of each kind, such as one program's windows.")] = 5,
     seed: Seed = 0,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="A kind of pictures to draw; may be given several times. Default: all.")
+    ] = None,
+    encoded_again: Annotated[
+        bool, typer.Option("--encoded-again", help="Copies are only encoded again, smaller or as JPEG, and not edited.")
+    ] = False,
 ) -> None:
     """Draw text, screens, figures, icons, patterns and plain pictures, copies of them, and others that look alike."""
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
     from copytrace.storage import open_output  # noqa: PLC0415
-    from copytrace.training.drawn_set import DrawnSetPlan, write_drawn_set  # noqa: PLC0415
+    from copytrace.training.drawn_set import PICTURE_KINDS, DrawnSetPlan, write_drawn_set  # noqa: PLC0415
 
+    kinds = tuple(kind or PICTURE_KINDS)
     with open_output(out) as folder:
         write_drawn_set(
             list_media(donors, "image"),
             folder,
-            DrawnSetPlan(templates=templates, seed=seed),
+            DrawnSetPlan(templates=templates, kinds=kinds, seed=seed, encoded_again=encoded_again),
             workers=usable_cores(),
             progress=TerminalProgress(),
         )

@@ -109,10 +109,14 @@ def train_codebook(
 
 
 def calibrate(
-    runs: Annotated[
-        list[str], typer.Argument(help="RUN GROUND_TRUTH pairs: a folder of match-images and its ground truth.")
-    ],
     out: Annotated[str, typer.Option(help="The calibration file to write; use it by merge.calibration=FILE.")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="RUN GROUND_TRUTH pairs: a folder of match-images and its ground truth. Without any, only the model "
+            "of thumbnails is fitted, to the lookalikes."
+        ),
+    ] = None,
     lookalikes: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +128,7 @@ def calibrate(
 ) -> None:
     """Fit the score to your own photos with known copies, so that it is a probability."""
     others = [(run, truth) for run, _, truth in (words.rpartition(",") for words in lookalikes or ())]
+    runs = runs or []
     if len(runs) % 2 or not all(run for run, _ in others):
         raise CopytraceError("give pairs of a run's folder and its ground truth CSV")
     from copytrace.training.calibration import DOUBTFUL, fit_calibration  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""An index of images: descriptors, points and views of each shard, and the steps that fill it.
+"""An index of images: descriptors, points, views and thumbnails of each shard, and the steps that fill it.
 
 The steps plan it and then, per shard, find pasted pictures and describe images.
 """
@@ -6,11 +6,11 @@ The steps plan it and then, per shard, find pasted pictures and describe images.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -22,10 +22,11 @@ from copytrace.checked_files import count_checked_rows, read_checked
 from copytrace.errors import MediaError
 from copytrace.features.descriptor_sources import descriptor_state
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label
-from copytrace.features.points import Bytes, find_points
+from copytrace.features.points import Bytes
 from copytrace.index.changes import note_content
 from copytrace.index.codebook import SHIPPED, codebook_label, keep_codebook
-from copytrace.index.given_up import GivenUpFiles, limits_of
+from copytrace.index.given_up import GivenUpFiles
+from copytrace.index.image_reading import ReadImage, decode_item, load_in_threads, read_image
 from copytrace.index.media_index import (
     MediaIndex,
     MediaKind,
@@ -39,25 +40,18 @@ from copytrace.index.overlay_files import read_overlays, write_overlays
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
-from copytrace.media.decode import DecodedImage, decode_image
+from copytrace.index.thumbnail_files import read_thumbnails, write_thumbnails
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
-from copytrace.media.prefetch import prefetch
 from copytrace.model_sources import model_state
 from copytrace.overlays.box_files import BoxFile
-from copytrace.overlays.boxes import Box, Branch, choose_crops
+from copytrace.overlays.boxes import Box
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
-from copytrace.panes.names import WHOLE
-from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
 
 FORMAT = 1
 
-T = TypeVar("T")
-
-WORKING_SIDE = 1024  # pixels; images are decoded to this short side at most, and no step needs more
 BOXES_KEPT = 16  # of each query
-SMALLEST_CROP = 8  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +62,15 @@ class ShardPaths:
     points: Path
     views: Path
     descriptors: Path
+    thumbnails: Path
     receipt: Path
 
     @classmethod
     def of(cls, root: Path, number: int) -> ShardPaths:
         """Return the paths of shard `number` under the index folder `root`."""
-        overlays, points, views = (root / name / f"{number:05}.parquet" for name in ("overlays", "points", "views"))
-        return cls(overlays, points, views, descriptors_path(root, number), receipt_path(root, number))
+        names = ("overlays", "points", "views", "thumbnails")
+        overlays, points, views, thumbnails = (root / name / f"{number:05}.parquet" for name in names)
+        return cls(overlays, points, views, descriptors_path(root, number), thumbnails, receipt_path(root, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +106,15 @@ class ImageIndex(MediaIndex):
         vectors = table_vectors(table)
         rows = [row for row, image in enumerate(ids) if self.is_current(image, shard)]
         return Descriptors(tuple(ids[r] for r in rows), tuple(panes[r] for r in rows), vectors[np.array(rows, int)])
+
+    def thumbnails(self, shard: int, wanted: Collection[str] | None = None) -> dict[str, Bytes]:
+        """Return the thumbnails, uint8 [864], of the images of a shard that have one: of all, or of the `wanted` ones.
+
+        Shards that an older version described have none until the index is brought up to date.
+        """
+        paths = ShardPaths.of(self.root, shard)
+        found = read_thumbnails(paths.thumbnails, paths.receipt, wanted)
+        return {image: small for image, small in found.items() if self.is_current(image, shard)}
 
     def point_count(self, shard: int) -> int:
         """Return the number of points in a shard, including those of images that are no longer current."""
@@ -197,9 +202,8 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
             found = [(item.id, detector.boxes_of(item.id)) for item in planned.items]
             work.advance(len(found))
         elif detector is not None:
-            for item, boxes in _load_in_threads(
-                planned.items, given_up.guard(lambda item: detector.detect(_decode(item, settings).pixels)), settings
-            ):
+            detect = given_up.guard(lambda item: detector.detect(decode_item(item, settings).pixels))
+            for item, boxes in load_in_threads(planned.items, detect, settings):
                 work.advance()
                 if not isinstance(boxes, MediaError):
                     found.append((item.id, boxes[:BOXES_KEPT]))
@@ -208,7 +212,7 @@ def find_overlays(root: Path, shard: int, settings: ImageSettings) -> Path:
 
 
 def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
-    """Write descriptors, points and views of a planned shard, and return its receipt, which lists odd files.
+    """Write what an index keeps of the images of a planned shard, and return its receipt, which lists odd files.
 
     Raises `ModelMismatchError` if the descriptor is not the one that the index was planned with.
     """
@@ -229,19 +233,8 @@ def describe_images(root: Path, shard: int, settings: ImageSettings) -> Path:
 
 def _description(root: Path, role: Role, shard: Shard) -> Step:
     paths = ShardPaths.of(root, shard.number)
-    outputs = (paths.points, paths.views, paths.descriptors)
+    outputs = (paths.points, paths.views, paths.descriptors, paths.thumbnails)
     return Step(f"describe {role}", outputs, shard.fingerprint, paths.receipt)
-
-
-@dataclass(frozen=True, slots=True)
-class _DescribedImage:
-    """An image with the pictures of its panes, for the network, and the points of its views."""
-
-    item: MediaItem
-    panes: list[str]
-    pictures: list[Bytes]
-    views: list[View]
-    damage: str | None
 
 
 def _describe(
@@ -262,14 +255,15 @@ def _describe(
     ids: list[str] = []
     panes: list[str] = []
     vectors: list[np.ndarray] = []
+    thumbnails: dict[str, Bytes] = {}
     pending: list[Bytes] = []
     batch_size = settings.descriptor.batch_size
 
-    def load(item: MediaItem) -> _DescribedImage:
-        return _read_image(item, overlays.get(item.id, []), descriptor, settings, role)
+    def load(item: MediaItem) -> ReadImage:
+        return read_image(item, overlays.get(item.id, []), descriptor, settings, role)
 
     contents = work.notes.setdefault("contents", {})
-    for item, image in _load_in_threads(items, note_content(given_up.guard(load), contents), settings):
+    for item, image in load_in_threads(items, note_content(given_up.guard(load), contents), settings):
         work.advance()
         if isinstance(image, MediaError):
             failures.append(odd_file(item, image))
@@ -277,6 +271,7 @@ def _describe(
         if image.damage:
             damaged.append(odd_file(item, image.damage, is_used=True))
         views += image.views
+        thumbnails[item.id] = image.thumbnail
         ids += [item.id] * len(image.panes)
         panes += image.panes
         pending += image.pictures
@@ -286,60 +281,7 @@ def _describe(
     if pending:
         vectors.append(descriptor.describe(np.stack(pending)))
     write_points(paths.points, paths.views, views)
+    write_thumbnails(paths.thumbnails, list(thumbnails), list(thumbnails.values()))
     with open_descriptor_writer(paths.descriptors, descriptor.dimensions) as writer:
         writer.add(ids, panes, np.concatenate([np.zeros((0, descriptor.dimensions), np.float32), *vectors]))
     return failures, damaged
-
-
-def _read_image(
-    item: MediaItem, boxes: Sequence[Box], descriptor: Descriptor, settings: ImageSettings, role: Role
-) -> _DescribedImage:
-    image = _decode(item, settings)
-    local = settings.local
-    if role == "references":
-        whole = View(item.id, WHOLE, find_points(image.pixels, local.reference_points))
-        picture = descriptor.resize(image.pixels)
-        return _DescribedImage(item, [WHOLE], [picture], [whole], image.damage)
-    views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
-    for stretch in local.stretches:
-        points = find_points(image.pixels, local.stretched_points, stretch=stretch)
-        views.append(View(item.id, f"stretched{stretch:g}", points))
-    panes, pictures = [WHOLE], [descriptor.resize(image.pixels)]
-    rules = settings.overlay
-    for number, (box, crop) in enumerate(_crops(image, boxes, "local", rules.local_confidence, settings)):
-        corners = (box.x0, box.y0, box.x1, box.y1)
-        views.append(View(item.id, f"crop{number}", find_points(crop, local.crop_points, box=corners)))
-    for number, (_, crop) in enumerate(_crops(image, boxes, "global", rules.global_confidence, settings)):
-        panes.append(f"crop{number}")
-        pictures.append(descriptor.resize(crop))
-    return _DescribedImage(item, panes, pictures, views, image.damage)
-
-
-def _crops(
-    image: DecodedImage, boxes: Sequence[Box], branch: Branch, min_confidence: float, settings: ImageSettings
-) -> Iterator[tuple[Box, Bytes]]:
-    """Yield the boxes that a branch searches, with their pictures."""
-    rules = settings.overlay
-    height, width = image.pixels.shape[:2]
-    for box in choose_crops(
-        [box for box in boxes if box.branch in {"both", branch}],
-        min_confidence=min_confidence,
-        max_area=rules.max_area,
-        max_aspect=rules.max_aspect,
-        limit=rules.max_crops,
-    ):
-        x0, y0, x1, y1 = box.to_pixels(width, height)
-        if min(x1 - x0, y1 - y0) >= SMALLEST_CROP:
-            yield box, np.ascontiguousarray(image.pixels[y0:y1, x0:x1])
-
-
-def _decode(item: MediaItem, settings: ImageSettings) -> DecodedImage:
-    rules = settings.media
-    return decode_image(item.path, short_side=WORKING_SIDE, max_pixels=rules.max_pixels, limits=limits_of(rules))
-
-
-def _load_in_threads(
-    items: Sequence[MediaItem], load: Callable[[MediaItem], T], settings: ImageSettings
-) -> Iterator[tuple[MediaItem, T | MediaError]]:
-    threads = settings.media.threads or usable_cores()
-    return prefetch(items, load, threads=threads, ahead=threads + settings.descriptor.batch_size)

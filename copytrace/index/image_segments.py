@@ -1,9 +1,10 @@
 """What a segment of an index of images holds.
 
-INDEX/segments/NAME.parquet   its images: id, shard, width and height
-INDEX/segments/NAME.npy       their descriptors, float16 [R, D]
-INDEX/segments/NAME.points    their points in inverted lists, as codes of 16 bytes
-INDEX/segments/NAME.lists     where each list begins, and how long it is, int64 [L, 3]
+INDEX/segments/NAME.parquet      its images: id, shard, width, height, and the key of their thumbnail
+INDEX/segments/NAME.npy          their descriptors, float16 [R, D]
+INDEX/segments/NAME.thumbnails   their thumbnails, uint8 [R, 864]; segments of an older version have none
+INDEX/segments/NAME.points       their points in inverted lists, as codes of 16 bytes
+INDEX/segments/NAME.lists        where each list begins, and how long it is, int64 [L, 3]
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from copytrace.arrays import Numbers
 from copytrace.checked_files import checked_copy, read_checked
+from copytrace.features.points import Bytes
+from copytrace.features.thumbnails import BYTES, KEY_BYTES, thumbnail_keys
 from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.point_lists import CodedPoints, PointLists, list_checks, read_lists
@@ -27,13 +31,31 @@ from copytrace.storage import atomic_path, table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 27  # points; the lists of one have 3 GB
 FINE_FROM = 1 << 24  # points from which on an index has fine lists
+_NO_THUMBNAIL = np.zeros(BYTES, np.uint8)
 
-IMAGE_SCHEMA = pa.schema([("id", pa.string()), ("shard", pa.int32()), ("width", pa.int32()), ("height", pa.int32())])
+IMAGE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("key", pa.binary(KEY_BYTES)),  # null: of this image there is no thumbnail
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentThumbnails:
+    """Thumbnails of R images, uint8 [R, 864]; those of `rows` int64 [T] are known, and have `keys` uint8 [T, 18]."""
+
+    pixels: Bytes
+    rows: Numbers
+    keys: Bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """R images: their ids, their descriptors float16 [R, D], and lists of their points.
+    """R images: their ids, their descriptors float16 [R, D], lists of their points, and thumbnails, if any has one.
 
     `points.current` bool [R] tells which are still in the index.
     """
@@ -41,6 +63,7 @@ class Segment:
     ids: pa.LargeStringArray
     vectors: NDArray[np.float16]
     points: PointLists
+    thumbnails: SegmentThumbnails | None = None
 
 
 def index_segments(root: Path, *, merge_all: bool = False) -> Path:
@@ -75,17 +98,24 @@ class _ImageContent(SegmentContent[Segment]):
         quantizer = quantizer_of(self.index)
         level = quantizer.fine if form == "fine" else quantizer.coarse
         points = CodedPoints(level, sum(map(self.size, shards)))
-        rows: list[tuple[str, int, int, int]] = []
+        rows: list[tuple[str, int, int, int, bytes | None]] = []
         vectors: list[NDArray[np.float16]] = []
+        thumbnails: list[Bytes] = []
         for shard in shards:
             views = list(self.index.views(shard))
             points.add_views(quantizer.canonical_form, views, len(rows))
-            rows += [(view.id, shard, view.points.width, view.points.height) for view in views]
+            small, keys = self._thumbnails(shard, [view.id for view in views])
+            rows += [
+                (view.id, shard, view.points.width, view.points.height, key)
+                for view, key in zip(views, keys, strict=True)
+            ]
+            thumbnails.append(small)
             vectors.append(self._vectors(shard, [view.id for view in views]))
             work.advance(sum(len(view.points) for view in views))
         points.write(path.with_suffix(".points"))
-        with atomic_path(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(vectors))
+        _save(path.with_suffix(".npy"), np.concatenate(vectors))
+        if any(row[-1] for row in rows):
+            _save(path.with_suffix(".thumbnails"), np.concatenate(thumbnails))
         write_table(path.with_suffix(".parquet"), table_of_rows(rows, IMAGE_SCHEMA))
 
     def _vectors(self, shard: int, ids: Sequence[str]) -> NDArray[np.float16]:
@@ -95,13 +125,37 @@ class _ImageContent(SegmentContent[Segment]):
         vectors: NDArray[np.float16] = described.vectors[chosen].astype(np.float16)
         return vectors
 
+    def _thumbnails(self, shard: int, ids: Sequence[str]) -> tuple[Bytes, list[bytes | None]]:
+        """Return the thumbnails uint8 [N, 864] of images and their keys; zeros and None for those without one."""
+        described = self.index.thumbnails(shard)
+        small = np.array([described.get(image, _NO_THUMBNAIL) for image in ids], np.uint8).reshape(-1, BYTES)
+        keys = thumbnail_keys(small)
+        return small, [key.tobytes() if image in described else None for image, key in zip(ids, keys, strict=True)]
+
     def open(self, path: Path, shards: Sequence[int]) -> Segment:
         images = read_checked(path.with_suffix(".parquet"), record_of(path), schema=IMAGE_SCHEMA)
         sides = np.stack([images.column(side).to_numpy() for side in ("width", "height")], axis=1).astype(np.float32)
         ids = id_column(images)
         current = current_media(self.index, ids, images.column("shard").to_numpy(), shards)
-        with checked_copy(path.with_suffix(".npy"), record_of(path)) as file:
-            vectors = np.load(file, mmap_mode="r", allow_pickle=False)
         points, record = path.with_suffix(".points"), record_of(path)
+        vectors = _map(path.with_suffix(".npy"), record)
+        known = images.column("key").is_valid().to_numpy()
+        thumbnails = None
+        if known.any():
+            keys = np.frombuffer(b"".join(images.column("key").drop_null().to_pylist()), np.uint8)
+            pixels = _map(path.with_suffix(".thumbnails"), record)
+            thumbnails = SegmentThumbnails(pixels, np.flatnonzero(known), keys.reshape(-1, KEY_BYTES))
         lists = read_lists(points, quantizer_of(self.index), record)
-        return Segment(ids, vectors, PointLists(lists, sides, current, list_checks(points, record)))
+        checks = list_checks(points, record)
+        return Segment(ids, vectors, PointLists(lists, sides, current, checks), thumbnails)
+
+
+def _save(path: Path, array: NDArray[np.generic]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def _map(path: Path, record: Path) -> NDArray[Any]:
+    with checked_copy(path, record) as file:
+        mapped: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return mapped

@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from configs.images import ImageSettings
 from copytrace.errors import MediaError
+from copytrace.features.points import Bytes
+from copytrace.features.thumbnails import thumbnail_contrast, thumbnail_difference
 from copytrace.features.variants import VARIANTS, Variant
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
@@ -28,7 +30,7 @@ from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
-RULES_VERSION = 2  # of what is measured; an unfinished run of an earlier one measures its pairs again
+RULES_VERSION = 3  # of what is measured; an unfinished run of an earlier one measures its pairs again
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
@@ -40,6 +42,8 @@ EVIDENCE_SCHEMA = pa.schema(
         ("branches", pa.list_(pa.string())),
         ("similarity", pa.float32()),
         ("normalized_similarity", pa.float32()),
+        ("thumbnail_difference", pa.float32()),
+        ("thumbnail_contrast", pa.float32()),
         ("votes", pa.float32()),
         ("crop_votes", pa.float32()),
         ("view_points", pa.int32()),
@@ -101,11 +105,14 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
         image: {view.name: view for view in group}
         for image, group in groupby(query_index.views(shard), key=lambda view: view.id)
     }
+    thumbnails = query_index.thumbnails(shard)
     rows: list[dict[str, Any]] = []
     threads = settings.media.threads or usable_cores()
 
-    def score(job: tuple[_Pair, View]) -> dict[str, Any]:
-        return _evidence(job[0], views[job[0].query_id], job[1], settings)
+    def score(job: _Job) -> dict[str, Any]:
+        query = job.pair.query_id
+        seen = _compare_thumbnails(thumbnails.get(query), job.thumbnail)
+        return _evidence(job.pair, views[query], job.reference, settings) | seen
 
     # Linear algebra takes one thread per pair: pairs are small, and many are compared at the same time.
     with step.run(sum(map(len, pairs.values())), "pairs") as work, threadpool_limits(1):
@@ -120,13 +127,23 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
     return path
 
 
-def _with_references(pairs: Mapping[int, list[_Pair]], references: ImageIndex) -> Iterator[tuple[_Pair, View]]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A pair, and the points and the thumbnail, uint8 [864], of its reference; None if that has no thumbnail."""
+
+    pair: _Pair
+    reference: View
+    thumbnail: Bytes | None
+
+
+def _with_references(pairs: Mapping[int, list[_Pair]], references: ImageIndex) -> Iterator[_Job]:
     """Yield each pair with its reference; a shard is read when its first pair is due."""
     for shard in sorted(pairs):
         wanted = {pair.reference_id for pair in pairs[shard]}
         points = {view.id: view for view in references.views(shard, wanted)}
+        thumbnails = references.thumbnails(shard, wanted)
         for pair in pairs[shard]:
-            yield pair, points[pair.reference_id]
+            yield _Job(pair, points[pair.reference_id], thumbnails.get(pair.reference_id))
 
 
 def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> dict[int, list[_Pair]]:
@@ -140,6 +157,13 @@ def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> 
     for pair, shard in zip(pairs.values(), shards.tolist(), strict=True):
         by_shard[shard].append(pair)
     return by_shard
+
+
+def _compare_thumbnails(query: Bytes | None, reference: Bytes | None) -> dict[str, Any]:
+    if query is None or reference is None:
+        return {}
+    contrast = min(thumbnail_contrast(query), thumbnail_contrast(reference))
+    return {"thumbnail_difference": thumbnail_difference(query, reference), "thumbnail_contrast": contrast}
 
 
 def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: ImageSettings) -> dict[str, Any]:

@@ -28,7 +28,8 @@ SCORE_DECIMALS = 9
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
 CSV_COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes", "crop_votes"),
-    *("ratio_matches", "inliers", "coverage", "agreement", "mirrored", "negative", "transform", "crop_box"),
+    *("thumbnail_difference", "ratio_matches", "inliers", "coverage", "agreement", "mirrored", "negative"),
+    *("transform", "crop_box"),
 )
 
 

@@ -4,6 +4,9 @@ It is the product of two logistic models. One was fitted to photographs: what is
 that have nothing to do with each other. The other was fitted to pairs whose points agree, among them drawn pictures of
 one origin: pages, windows, charts or logos that share letters or a frame, but are no copies. The score stays below 0.05
 where only the likeness of two pictures speaks for a copy, and no points agree.
+
+A third model tells the same picture, encoded again, from another one of nearly the same look, by their thumbnails. Its
+probability is the score where it is greater: a plain picture or a pattern has no points that tell it from others.
 """
 
 from __future__ import annotations
@@ -50,6 +53,10 @@ FEATURES = (
     "normalized_similarity",
 )
 
+THUMBNAIL_FEATURES = ("likeness", "log_contrast")
+DIFFERENT = 8.0  # thumbnails that differ by so much or more are of different pictures; see `features.thumbnails`
+CONTRASTS = (1.0, 8.0)  # of thumbnails of plain pictures, and of a page with some lines; more is no further evidence
+
 TEMPLATE_FEATURES = ("agreement", "confirmed", "log_distance", "unique")
 DISTANCES = (300.0, 20_000.0)  # squared, of the inliers of pictures as they are, and of pictures that were edited much
 UNIQUENESS = (10_000.0, 12_000.0)  # of pictures with marks that repeat, and of 90 % of photographs
@@ -70,17 +77,22 @@ class LogisticModel:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The models of a score: `copy` over `FEATURES`, and `template` over `TEMPLATE_FEATURES`.
+    """The models of a score: `copy` over `FEATURES`, `template` over `TEMPLATE_FEATURES`, and `thumbnail`.
 
-    The latter gives the probability that points agree because of a copy, and not of what two pictures of one origin
-    share.
+    `template` gives the probability that points agree because of a copy, and not of what two pictures of one origin
+    share; `thumbnail`, over `THUMBNAIL_FEATURES`, that two pictures of nearly the same look are the same one.
     """
 
     copy: LogisticModel
     template: LogisticModel
+    thumbnail: LogisticModel
 
     def score(self, evidence: pa.Table) -> Doubles:
         """Return the scores of evidence rows, float64 [N] in 0..1; the rows must include all pairs of each query."""
+        same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
+        return np.maximum(self._score_by_points(evidence), same)
+
+    def _score_by_points(self, evidence: pa.Table) -> Doubles:
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
         agrees = points_agree(evidence)
         copied = np.maximum(self.template.probability(template_features_of(evidence)), LEAST_COPIED)
@@ -106,14 +118,17 @@ def calibration_file(name: str) -> Path:
 
 
 def load_calibration(name: str = "shipped") -> Calibration:
-    """Read a calibration file: JSON with a model `copy` and a model `template`, each with `weights` and `bias`.
+    """Read a calibration file: JSON with models `copy`, `template` and `thumbnail`, each with `weights` and `bias`.
 
-    Raises `ConfigError` if it cannot be used.
+    The last may be missing; then it is the shipped one. Raises `ConfigError` if the file cannot be used.
     """
     path = calibration_file(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Calibration(_model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES))
+        copy, template = _model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES)
+        if "thumbnail" not in content and path != SHIPPED:
+            return Calibration(copy, template, load_calibration().thumbnail)
+        return Calibration(copy, template, _model(content["thumbnail"], THUMBNAIL_FEATURES))
     except FileNotFoundError as error:
         raise ConfigError(
             f"no calibration file at {path}; give merge.calibration=shipped, or an existing path"
@@ -208,6 +223,27 @@ def _ramp(values: Doubles, bounds: tuple[float, float]) -> Doubles:
     return np.asarray(np.log(np.clip(values, *bounds) / bounds[0]) / np.log(bounds[1] / bounds[0]))
 
 
+def thumbnail_features_of(evidence: pa.Table) -> Doubles:
+    """Return the `THUMBNAIL_FEATURES` of evidence rows, float64 [N, F]; all are 0 where a thumbnail is missing.
+
+    The plainer two pictures are, the less it takes for them to look the same.
+    """
+    contrast = np.clip(_numbers(evidence, "thumbnail_contrast"), *CONTRASTS)
+    columns = {"likeness": np.maximum(DIFFERENT - _difference(evidence), 0), "log_contrast": np.log(contrast)}
+    return np.stack([columns[name] for name in THUMBNAIL_FEATURES], axis=1)
+
+
+def look_alike(evidence: pa.Table) -> NDArray[np.bool_]:
+    """Return which pairs have thumbnails that differ by less than `DIFFERENT`, bool [N]."""
+    return np.asarray(_difference(evidence) < DIFFERENT)
+
+
+def _difference(evidence: pa.Table) -> Doubles:
+    column = evidence.column("thumbnail_difference").cast(pa.float64())
+    values: Doubles = pc.fill_null(column, float("inf")).to_numpy()
+    return values
+
+
 def points_agree(evidence: pa.Table) -> NDArray[np.bool_]:
     """Return in which pairs more points agree than in pictures that have nothing to do with each other, bool [N].
 
@@ -218,9 +254,11 @@ def points_agree(evidence: pa.Table) -> NDArray[np.bool_]:
 
 
 def _is_same(evidence: pa.Table) -> NDArray[np.bool_]:
-    """Return which pairs show the same picture, bool [N].
+    """Return which pairs without thumbnails show the same picture by their descriptors, bool [N].
 
-    The points of a repeated pattern do not agree even with those of the same picture.
+    The points of a repeated pattern do not agree even with those of the same picture. Where there are thumbnails, they
+    decide: the descriptors of plain pictures of two shades may have a cosine of 0.999.
     """
     is_plain = _numbers(evidence, "view_points") < FEW_POINTS
-    return np.asarray(_numbers(evidence, "similarity") >= np.where(is_plain, PLAIN_LIKENESS, SAME_LIKENESS))
+    alike = _numbers(evidence, "similarity") >= np.where(is_plain, PLAIN_LIKENESS, SAME_LIKENESS)
+    return np.asarray(alike & np.isinf(_difference(evidence)))

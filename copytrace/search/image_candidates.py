@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
-from copytrace.arrays import Numbers
+from copytrace.arrays import Floats, Numbers
 from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.index.codebook import codebook_digest, quantizer_of
@@ -39,6 +39,7 @@ from copytrace.search.local_recall import (
 )
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
+from copytrace.search.thumbnail_search import ThumbnailSearch, count_thumbnails
 from copytrace.search.vector_search import noise_level
 from copytrace.step import Step, StepRun
 from copytrace.storage import file_identity, resolve_path, table_of_rows, write_table
@@ -91,8 +92,10 @@ def recall_images(
     state = query_index.items.states.get(shard), query_index.ids_in(shard)
     places = digest_of_shared_places(query_index, reference_index)
     indexes = [reference_index.fingerprint, noise and noise.fingerprint, places]
+    # Thumbnails are added to an index of an older version later, without changing its fingerprint.
+    thumbnails = count_thumbnails(open_segments(reference_index)) if branch == "global" else None
     codebook = codebook_digest(reference_index)
-    made_from = [branch, state, *indexes, rules.model_dump(exclude={"codebook"}), codebook]
+    made_from = [branch, state, *indexes, thumbnails, rules.model_dump(exclude={"codebook"}), codebook]
     step = Step.of(f"recall {branch}", path, made_from=made_from)
     if step.is_done():
         return path
@@ -153,7 +156,7 @@ def _global_candidates(
     best: dict[tuple[str, str], Candidate] = {}
     alike: set[tuple[str, str]] = set()
     # If the last one looked for is a copy, there may be more.
-    note_cut(work, [query for query, cut in zip(panes.ids, copies[:, -1], strict=True) if cut and settings.list_copies])
+    cut = {query for query, is_copy in zip(panes.ids, copies[:, -1], strict=True) if is_copy and settings.list_copies}
     for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
         is_itself, found = part.is_itself(query), np.flatnonzero(rows[number] >= 0)
         for rank, reference in zip(found, search.ids.take(pa.array(rows[number, found])).to_pylist(), strict=True):
@@ -165,14 +168,44 @@ def _global_candidates(
                 alike.add((query, reference))
             if (query, reference) not in best or normalized > (best[query, reference].normalized or 0.0):
                 best[query, reference] = Candidate(query, reference, "global", cosine, normalized, pane, 0)
+    if settings.thumbnails:
+        for candidate in _same_thumbnails(part, search, panes, level * settings.normalization_weight, cut):
+            pair = candidate.query_id, candidate.reference_id
+            best.setdefault(pair, candidate)
+            alike.add(pair)
+    note_cut(work, sorted(cut))
     yield from _best_of_each_query(best.values(), settings.references_per_query, alike)
     work.advance(len(set(panes.ids)))
+
+
+def _same_thumbnails(
+    part: _QueryShard, search: DescriptorSearch, panes: Descriptors, level: Floats, cut: set[str]
+) -> Iterator[Candidate]:
+    """Yield the pairs of a shard whose thumbnails are the same but for their encoding; add to `cut` what has too many.
+
+    `level` float32 [Q] is the noise of each of the `panes`.
+    """
+    thumbnails, same = part.queries.thumbnails(part.number), ThumbnailSearch(open_segments(part.references))
+    for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
+        if pane != WHOLE or query not in thumbnails:
+            continue
+        is_itself = part.is_itself(query)
+        _, rows = same.nearest(thumbnails[query], MOST_COPIES + 1)
+        if not len(rows):
+            continue
+        if len(rows) > MOST_COPIES:
+            cut.add(query)
+        cosines = search.vectors(rows) @ panes.vectors[number]
+        references = search.ids.take(pa.array(rows)).to_pylist()
+        for reference, cosine in zip(references, cosines.tolist(), strict=True):
+            if not is_itself(reference):
+                yield Candidate(query, reference, "global", cosine, cosine - float(level[number]), WHOLE, 0)
 
 
 def _best_of_each_query(
     candidates: Iterable[Candidate], limit: int, alike: Collection[tuple[str, str]]
 ) -> Iterator[Candidate]:
-    """Yield the best candidates of each query, and further pairs in `alike`: copies of its nearest reference."""
+    """Yield the best candidates of each query, and further pairs in `alike`, whose pictures seem to be the same."""
     ordered = sorted(candidates, key=lambda c: (c.query_id, -(c.normalized or 0.0), c.reference_id))
     for _, group in groupby(ordered, key=lambda c: c.query_id):
         for rank, candidate in enumerate(group):

@@ -21,12 +21,15 @@ from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import (
     FEATURES,
     TEMPLATE_FEATURES,
+    THUMBNAIL_FEATURES,
     Calibration,
     LogisticModel,
     features_of,
     load_calibration,
+    look_alike,
     points_agree,
     template_features_of,
+    thumbnail_features_of,
 )
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.run_folder import ImageRunFolder
@@ -69,30 +72,45 @@ def fit_calibration(
     fitted to `runs`; every true pair counts twice: as it is, and without its lead, as if its reference were stored
     twice. Otherwise the score would depend on the lead, which is absent in collections with near-duplicates. The model
     of templates is fitted to the pairs of both whose points agree, or is the shipped one without `lookalikes`: runs
-    with pictures of one origin. The error is the expected calibration error on the pairs of `runs` as they are.
+    with pictures of one origin. The model of thumbnails is fitted to the pairs of both whose thumbnails are alike; if
+    these are all copies, or none, it is the shipped one. Without `runs`, only that one is fitted. The error is the
+    expected calibration error on the pairs of `runs` as they are, or else on those of `lookalikes`.
     """
     tables, others = ([_read_pairs(run, truth) for run, truth in given] for given in (runs, lookalikes))
-    features = np.concatenate([features_of(part.evidence) for part in tables])
-    labels = np.concatenate([part.labels for part in tables])
-    if labels.all() or not labels.any():
-        raise InputError("calibration needs both copies and other pairs among the candidates; give other runs")
-    twins = features[labels].copy()
-    twins[:, LEADS] = 0
-    copy = _fit(np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)]))
-    calibration = Calibration(copy, _fit_template([*tables, *others]) if others else load_calibration().template)
-    scores = np.concatenate([calibration.score(part.evidence) for part in tables])
+    shipped, pairs = load_calibration(), [*tables, *others]
+    if not pairs:
+        raise InputError("calibration needs a run and its ground truth, or lookalikes; give some")
+    calibration = Calibration(
+        _fit_copy(tables) if tables else shipped.copy,
+        _fit_template(pairs) if tables and others else shipped.template,
+        _fit_thumbnail(pairs) or shipped.thumbnail,
+    )
+    measured = tables or others
+    labels = np.concatenate([part.labels for part in measured])
+    scores = np.concatenate([calibration.score(part.evidence) for part in measured])
     error = expected_calibration_error(scores, labels)
     content = {
         "copy": _content(calibration.copy, FEATURES),
         "template": _content(calibration.template, TEMPLATE_FEATURES),
+        "thumbnail": _content(calibration.thumbnail, THUMBNAIL_FEATURES),
         "pairs": len(labels),
         "true_pairs": int(labels.sum()),
         "expected_calibration_error": round(error, 5),
     }
     write_json(resolve_path(out), content)
-    pairs = pa.concat_tables([part.evidence.select(["query_id", "reference_id"]) for part in tables]).to_pandas()
-    doubtful = pairs.assign(score=scores)[~labels & (scores >= DOUBTFUL)]
+    ids = pa.concat_tables([part.evidence.select(["query_id", "reference_id"]) for part in measured]).to_pandas()
+    doubtful = ids.assign(score=scores)[~labels & (scores >= DOUBTFUL)]
     return CalibrationFit(error, doubtful.sort_values("score", ascending=False, ignore_index=True))
+
+
+def _fit_copy(parts: Sequence[LabeledPairs]) -> LogisticModel:
+    features = np.concatenate([features_of(part.evidence) for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    if labels.all() or not labels.any():
+        raise InputError("calibration needs both copies and other pairs among the candidates; give other runs")
+    twins = features[labels].copy()
+    twins[:, LEADS] = 0
+    return _fit(np.concatenate([features, twins]), np.concatenate([labels, np.ones(len(twins), bool)]))
 
 
 def _fit_template(parts: Sequence[LabeledPairs]) -> LogisticModel:
@@ -102,6 +120,13 @@ def _fit_template(parts: Sequence[LabeledPairs]) -> LogisticModel:
     if labels.all() or not labels.any():
         raise InputError("the runs need pairs whose points agree and that are no copies; give other lookalikes")
     return _fit(np.concatenate(features), labels)
+
+
+def _fit_thumbnail(parts: Sequence[LabeledPairs]) -> LogisticModel | None:
+    chosen = [look_alike(part.evidence) for part in parts]
+    features = [thumbnail_features_of(part.evidence)[rows] for part, rows in zip(parts, chosen, strict=True)]
+    labels = np.concatenate([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
+    return None if labels.all() or not labels.any() else _fit(np.concatenate(features), labels)
 
 
 def _fit(features: Doubles, labels: NDArray[np.bool_]) -> LogisticModel:

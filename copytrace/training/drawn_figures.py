@@ -269,3 +269,14 @@ def plain(template: np.random.Generator) -> Draw:
         return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
     return draw_plain
+
+
+def shade(template: np.random.Generator) -> Draw:
+    """Return a template of plain pictures of nearly one color: a scan's blank pages, or frames of a dark scene."""
+    color = template.uniform(0, 255, 3)
+
+    def draw_shade(rng: np.random.Generator) -> Image.Image:
+        near = np.clip(color + rng.uniform(-12, 12, 3), 0, 255)
+        return Image.new("RGB", (480, 360), tuple(int(value) for value in near))
+
+    return draw_shade

@@ -46,11 +46,12 @@ PICTURE_KINDS: dict[str, Callable[[np.random.Generator], Draw]] = {
     "matrix-code": drawn_figures.matrix_code,
     "sheet-music": drawn_figures.sheet_music,
     "plain": drawn_figures.plain,
+    "shade": drawn_figures.shade,
 }
 """The kinds of drawn pictures, each with the function that makes a template of it."""
 
 # A part of a pattern or of a plain picture can be a part of many others: copies of them are only encoded again.
-WITHOUT_PARTS = ("pattern", "plain")
+WITHOUT_PARTS = ("pattern", "plain", "shade")
 _ENCODED_AGAIN = ("jpeg", "downscale")
 _FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 _EDITS = Difficulty(
@@ -72,6 +73,7 @@ class DrawnSetPlan:
         copies: queries of each template that copy one of its references.
         kinds: names of `PICTURE_KINDS`.
         seed: seed of all draws.
+        encoded_again: copies are only encoded again, smaller or as JPEG, and not edited.
     """
 
     templates: int = 5
@@ -80,6 +82,7 @@ class DrawnSetPlan:
     copies: int = 2
     kinds: tuple[str, ...] = tuple(PICTURE_KINDS)
     seed: int = 0
+    encoded_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,14 +168,15 @@ def _write_template(out: Path, plan: DrawnSetPlan, kind: str, template: int, don
     queries = [_Query(name, "", kind, ()) for name in names.others]
     for name in names.copies:
         place = int(rng.integers(len(references)))
-        edited, edits = _edit(references[place], kind, rng, donors)
+        only_encoded = plan.encoded_again or kind in WITHOUT_PARTS
+        edited, edits = _edit(references[place], rng, donors, only_encoded=only_encoded)
         _save(edited.image, out / "queries" / f"{name}.jpg")
         queries.append(_Query(name, names.references[place], kind, tuple(edits)))
     return queries
 
 
 def _edit(
-    image: Image.Image, kind: str, rng: np.random.Generator, donors: Sequence[Photo]
+    image: Image.Image, rng: np.random.Generator, donors: Sequence[Photo], *, only_encoded: bool
 ) -> tuple[EditedPicture, list[str]]:
     def load_donor(generator: np.random.Generator) -> Image.Image:
         return read_photo(donors[int(generator.integers(len(donors)))])
@@ -181,7 +185,7 @@ def _edit(
         ground = Image.new("RGB", image.size, tuple(int(value) for value in rng.integers(0, 160, 3)))
         ground.paste(image, mask=image.getchannel("A"))
         image = ground
-    if kind in WITHOUT_PARTS:
+    if only_encoded:
         names, edited = list(_ENCODED_AGAIN[: int(rng.integers(1, 3))]), EditedPicture(image)
         for name in names:
             edited = apply_edit(name, edited, EditDraw(rng, Strength(0.0, 0.5), load_donor))

@@ -16,7 +16,7 @@ from copytrace.arrays import Floats, Numbers
 from copytrace.errors import InputError, MediaError
 from copytrace.features.points import DIMENSIONS, Bytes, find_points
 from copytrace.features.variants import fit_canonical_form
-from copytrace.index.image_index import WORKING_SIDE
+from copytrace.index.image_reading import WORKING_SIDE
 from copytrace.index.point_quantizer import LENGTHS, PointCode
 from copytrace.media.decode import decode_image
 from copytrace.media.files import MediaItem, list_media

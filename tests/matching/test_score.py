@@ -15,6 +15,7 @@ from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import (
     FEATURES,
     TEMPLATE_FEATURES,
+    THUMBNAIL_FEATURES,
     Calibration,
     LogisticModel,
     features_of,
@@ -25,6 +26,7 @@ from copytrace.storage import resolve_path, write_json
 
 MODEL: dict[str, Any] = {"weights": dict.fromkeys(FEATURES, 0.5), "bias": -2.0}
 TEMPLATE: dict[str, Any] = {"weights": dict.fromkeys(TEMPLATE_FEATURES, 0.5), "bias": -2.0}
+THUMBNAIL: dict[str, Any] = {"weights": dict.fromkeys(THUMBNAIL_FEATURES, 0.5), "bias": -2.0}
 GOOD: dict[str, Any] = {"copy": MODEL, "template": TEMPLATE}
 
 
@@ -139,11 +141,38 @@ def test_features_of_templates_are_finite_where_evidence_is_missing() -> None:
 
 def test_only_pairs_whose_points_agree_are_held_against_templates() -> None:
     none = LogisticModel(np.zeros(len(TEMPLATE_FEATURES)), -4.0)
-    calibration = Calibration(LogisticModel(np.zeros(len(FEATURES)), 4.0), none)
+    calibration = Calibration(LogisticModel(np.zeros(len(FEATURES)), 4.0), none, load_calibration().thumbnail)
     alike = {"similarity": 0.999, "view_points": 300}
     agreeing, same, plain = calibration.score(evidence({"inliers": 30}, alike, alike | {"inliers": 30}))
     assert agreeing < 0.1
     assert min(same, plain) > 0.9
+
+
+PLAIN = {"view_points": 0, "similarity": 0.999, "normalized_similarity": 0.6}
+
+
+@pytest.mark.parametrize(("contrast", "apart"), [(0.0, 5.0), (5.0, 7.9), (60.0, 7.9)])
+def test_the_same_picture_is_told_by_its_thumbnail_where_it_has_no_points(contrast: float, apart: float) -> None:
+    rows = [PLAIN | {"thumbnail_difference": each, "thumbnail_contrast": contrast} for each in (0.0, 1.5, apart, 40.0)]
+    same, encoded_again, near, other = load_calibration().score(evidence(*rows))
+    assert same >= encoded_again > 0.5
+    assert max(near, other) < 0.1
+
+
+def test_thumbnails_of_nearly_the_same_look_do_not_lower_what_points_say() -> None:
+    seen = COPY | {"thumbnail_difference": 7.9, "thumbnail_contrast": 0.0}
+    without, alike = load_calibration().score(evidence({"query_id": "a"} | COPY, {"query_id": "b"} | seen))
+    assert alike == without
+
+
+@given(st.floats(0, 20), st.floats(0, 10), st.floats(0, 90), st.floats(0, 30))
+def test_thumbnails_that_differ_less_or_show_more_never_score_less(
+    difference: float, more: float, contrast: float, greater: float
+) -> None:
+    seen = {"thumbnail_difference": difference + more, "thumbnail_contrast": contrast}
+    nearer = {"thumbnail_difference": difference, "thumbnail_contrast": contrast + greater}
+    first, second = load_calibration().score(evidence(PLAIN | seen, PLAIN | nearer))
+    assert first <= second + 1e-12
 
 
 def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
@@ -153,6 +182,7 @@ def test_a_calibration_is_read_from_a_file(tmp_path: Path) -> None:
     assert calibration.copy.weights.tolist() == list(range(len(FEATURES)))[::-1]
     assert calibration.copy.bias == -1
     assert calibration.template.weights.tolist() == [0.5] * len(TEMPLATE_FEATURES)
+    assert calibration.thumbnail.bias == load_calibration().thumbnail.bias  # the file is of an older version
 
 
 def test_a_calibration_is_read_from_a_store() -> None:
@@ -184,6 +214,7 @@ def test_a_missing_calibration_says_what_to_give(tmp_path: Path) -> None:
         json.dumps(GOOD | {"copy": MODEL | {"weights": {**MODEL["weights"], FEATURES[0]: float("nan")}}}),
         json.dumps(GOOD | {"copy": MODEL | {"bias": None}}),
         json.dumps(GOOD | {"template": TEMPLATE | {"bias": float("nan")}}),
+        json.dumps(GOOD | {"thumbnail": THUMBNAIL | {"bias": None}}),
     ],
 )
 def test_a_file_that_is_no_calibration_of_this_version_says_to_fit_anew(tmp_path: Path, content: str) -> None:
