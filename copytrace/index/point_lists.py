@@ -88,7 +88,7 @@ class CodedPoints:
 
     def __init__(self, level: ListLevel, size: int) -> None:
         self.level = level
-        held = min(size, POINTS_IN_MEMORY)
+        held = max(1, min(size, POINTS_IN_MEMORY))
         self._members = np.zeros(held, np.uint32)
         self._codes = np.zeros((held, CODE_BYTES), np.uint8)
         self._places = np.zeros(held, np.int64)
