@@ -27,7 +27,7 @@ COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11
 PIP := -m pip --disable-pip-version-check -qq
 # faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
-OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py
+OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py tests/integration/test_dask_hosts.py
 FAULTS := tests/faults
 
 .PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full clean

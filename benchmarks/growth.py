@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from benchmarks.evaluation_sets import choose_set
 from benchmarks.results import Row, Section
 from configs.images import ImageSettings
+from copytrace.checked_files import checksums_by, read_record, write_record
+from copytrace.checksums import collect_checksums
 from copytrace.images import index_images
 from copytrace.index import image_segments
 from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
@@ -39,9 +41,9 @@ from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
-from copytrace.storage import digest_of, read_table, write_json, write_table
+from copytrace.storage import atomic_path, digest_of, read_table, write_table
 
-SHARD, SEGMENT = 256, 400_000  # synthetic images of a shard and of a segment
+SHARD, SEGMENT = 256, 1_600_000  # synthetic images of a shard and of a segment
 DRAWN = 1 << 13  # images whose points are drawn at once
 CHANGED = 0.5  # share of the bytes of a real point's code that differ in a synthetic one
 WARM = 20  # queries
@@ -104,7 +106,8 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
     image_segments.FINE_FROM = 0 if level is shipped_quantizer().fine else threshold
     index_segments(root)
     image_segments.FINE_FROM = threshold
-    listed = json.loads((root / "segments" / "segments.json").read_text("utf-8"))
+    record = root / "segments" / "segments.json"
+    listed = read_record(record)
     form = next(iter(listed["segments"].values()))["form"]
     random, drawn = np.random.default_rng(1), _Drawn.of(index, level)
     shard, states, tables = 1 + max(index.shards), dict(index.items.states), [index.items.table]
@@ -121,22 +124,23 @@ def grow(real: Path, root: Path, images: int, points: int) -> Path:
             places = np.repeat(images_drawn, points) << IMAGE_SHIFT
             places |= random.integers(0, 1 << IMAGE_SHIFT, len(places))
             coded.add(*drawn.points(random, len(places)), places)
-        coded.write(path.with_suffix(".points"))
-        np.save(path.with_suffix(".npy"), drawn.vectors(random, count))
         columns = [ids, shards.astype(np.int32), np.full(count, 640, np.int32), np.full(count, 480, np.int32)]
-        no_keys = pa.nulls(count, IMAGE_SCHEMA.field("key").type)  # synthetic images have no thumbnails
-        write_table(path, pa.table([*columns, no_keys], schema=IMAGE_SCHEMA))
+        with collect_checksums() as written:
+            coded.write(path.with_suffix(".points"))
+            with atomic_path(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
+                np.save(file, drawn.vectors(random, count))
+            no_keys = pa.nulls(count, IMAGE_SCHEMA.field("key").type)  # synthetic images have no thumbnails
+            write_table(path, pa.table([*columns, no_keys], schema=IMAGE_SCHEMA))
+        listed["checksums"] |= checksums_by(record, written)
         tables.append(
-            pa.table(
-                [ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, [""] * count, columns[1]], MANIFEST_SCHEMA
-            )
+            pa.table([ids, [f"/synthetic/{i}.jpg" for i in ids], ["1-1"] * count, ids, columns[1]], MANIFEST_SCHEMA)
         )
         made = {int(number): "synthetic" for number in np.unique(shards)}
         states |= made
         listed["segments"][name] = {"size": count * points, "form": form, "shards": made}
     table = pa.concat_tables(tables).replace_schema_metadata({STATES_KEY: json.dumps(states)})
     write_table(root / "manifest.parquet", table)
-    write_json(root / "segments" / "segments.json", listed)
+    write_record(record, listed)
     return root
 
 

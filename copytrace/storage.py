@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -193,20 +193,43 @@ def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = Non
     return path
 
 
+@contextmanager
+def open_table(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that adds a table as a row group; the Parquet file is at `path` if the block raises nothing."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield writer.write_table
+
+
 def write_csv(path: Path, table: pa.Table, *, quoted: bool = True) -> Path:
-    """Write a CSV file atomically, with quotes around texts or, for readers that know none, without, and return `path`.
+    """Write a CSV file atomically, and return `path`; see `open_csv`."""
+    with open_csv(path, quoted=quoted) as write:
+        write(table)
+    return path
+
+
+@contextmanager
+def open_csv(path: Path, *, quoted: bool = True) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that adds the rows of a table; the CSV file appears at `path` if the block raises nothing.
+
+    Texts have quotes around them or, for readers that know none, are written without.
 
     Ids and paths that a spreadsheet would run are neutralized; see `cells`. Raises `pyarrow.ArrowInvalid` if a text
     needs quotes and may not have them.
     """
-    for name in FROM_STRANGERS & set(table.column_names):
-        table = table.set_column(table.column_names.index(name), name, neutralize_column(table.column(name)))
-    style = "needed" if quoted else "none"
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # pyarrow would quote the names of columns, and some programs compare the header line as text.
-        file.write((",".join(table.column_names) + "\n").encode())
-        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False, quoting_style=style))
-    return path
+
+        def write(table: pa.Table) -> None:
+            if not file.tell():
+                # pyarrow would quote the names of columns, and some programs compare the header line as text.
+                file.write((",".join(table.column_names) + "\n").encode())
+            table = table.combine_chunks()  # pyarrow 25 writes zeros instead of a column whose first piece is empty
+            for name in FROM_STRANGERS & set(table.column_names):
+                column = neutralize_column(table.column(name))
+                table = table.set_column(table.column_names.index(name), name, column)
+            style = "needed" if quoted else "none"
+            pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False, quoting_style=style))
+
+        yield write
 
 
 def read_table(path: Path, **options: Any) -> pa.Table:

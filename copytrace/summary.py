@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
-from copytrace.checked_files import check_file, files_of, read_checked, read_record, recorded
+from copytrace.checked_files import check_file, files_of, open_checked, read_checked, read_record, recorded
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.odd_files import count_passed_over
@@ -38,17 +38,25 @@ def summarize_images(
 ) -> dict[str, Any]:
     """Write `run.json` of a run of image matching, and return its content."""
     query_index, reference_index = ImageIndex.open(queries), ImageIndex.open(references)
-    matches = read_checked(folder.matches, folder.merged, columns=["query_id", "score"])
-    scores = matches.column("score").to_numpy()
-    copies = scores >= settings.merge.threshold
-    copied = {query for query, copy in zip(matches.column("query_id").to_pylist(), copies, strict=True) if copy}
-    counts = {"pairs": len(scores), "copies": int(copies.sum()), "queries_with_copies": len(copied)}
+    counts = count_matches(folder, settings.merge.threshold)
     shards = query_index.shards
     records = [folder.candidates(branch, shard).with_suffix(".json") for branch in BRANCHES for shard in shards]
     records += [folder.evidence(shard).with_suffix(".json") for shard in shards]
     records += (queries / "overlays").glob("*.json")
     facts = {"models": {"descriptor": query_index.provenance["descriptor"]}, "cut_queries": read_cut(folder, shards)}
     return _write_summary(folder, settings, (query_index, reference_index), facts, counts, records)
+
+
+def count_matches(folder: ImageRunFolder, threshold: float) -> dict[str, int]:
+    """Return the numbers of pairs, of those that are copies, and of the queries in the latter, batch by batch."""
+    pairs, copies = 0, 0
+    copied: set[str] = set()
+    with open_checked(folder.matches, folder.merged) as file:
+        for batch in file.iter_batches(columns=["query_id", "score"]):
+            queries = batch["query_id"].filter(pc.greater_equal(batch["score"], threshold))
+            pairs, copies = pairs + len(batch), copies + len(queries)
+            copied.update(pc.unique(queries).to_pylist())
+    return {"pairs": pairs, "copies": copies, "queries_with_copies": len(copied)}
 
 
 def summarize_videos(

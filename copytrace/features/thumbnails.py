@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.features.resize import resize_for_descriptor
 from copytrace.features.points import Bytes
+from copytrace.features.resize import resize_for_descriptor
 
 SIDE, COLOR_SIDE, KEY_SIDE = 24, 12, 4  # pixels of a thumbnail's luma, of its two chroma channels, and of a key's luma
 LUMA, CHROMA = SIDE**2, COLOR_SIDE**2

@@ -4,7 +4,7 @@ INDEX/segments/NAME.parquet      its images: id, shard, width, height, and the k
 INDEX/segments/NAME.npy          their descriptors, float16 [R, D]
 INDEX/segments/NAME.thumbnails   their thumbnails, uint8 [R, 864]; segments of an older version have none
 INDEX/segments/NAME.points       their points in inverted lists, as codes of 16 bytes
-INDEX/segments/NAME.lists        where each list begins, and how long it is, int64 [L, 3]
+INDEX/segments/NAME.lists        where each list begins, and how long it is, with a CRC-32 of each, int64 [L, 4]
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from copytrace.features.points import Bytes
 from copytrace.features.thumbnails import BYTES, KEY_BYTES, thumbnail_keys
 from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.point_lists import CodedPoints, PointLists, list_checks, read_lists
+from copytrace.index.list_checks import list_checks
+from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.step import StepRun
 from copytrace.storage import atomic_path, table_of_rows, write_table
 
-LARGEST_SEGMENT = 1 << 27  # points; the lists of one have 3 GB
+LARGEST_SEGMENT = 1 << 29  # points; the lists of one have 13 GB
 FINE_FROM = 1 << 24  # points from which on an index has fine lists
 _NO_THUMBNAIL = np.zeros(BYTES, np.uint8)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import faiss
@@ -14,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
-from copytrace.checked_files import checked_copy, checks_of, damage_errors
-from copytrace.checksums import MappedChecks, damaged
+from copytrace.checked_files import checked_copy, damage_errors
+from copytrace.checksums import damaged
 from copytrace.features.variants import CanonicalForm
+from copytrace.index.list_checks import PLACE_BYTES, POINT_BYTES, BlockwiseListChecks, ListChecks, read_list_table
 from copytrace.index.point_places import pack_places, unpack_places
 from copytrace.index.point_quantizer import (
     BLOCK,
@@ -29,8 +33,8 @@ from copytrace.index.point_quantizer import (
 from copytrace.index.shard_files import View
 from copytrace.storage import as_stored_path, atomic_path
 
-PLACE_BYTES = 8
 POINTS_AT_ONCE = 1 << 18
+POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
 WRITTEN_AT_ONCE = 1 << 22  # points
 
 
@@ -58,7 +62,7 @@ class PointLists:
     lists: Any
     sides: Floats
     current: NDArray[np.bool_]
-    checks: ListChecks | None = None
+    checks: ListChecks | BlockwiseListChecks | None = None
 
     def search(self, points: Floats, nearest: NearestLists, neighbours: int, first: int) -> ListedPoints:
         """Return the points in the `nearest` lists that are nearest to canonical `points` float32 [Q, 128].
@@ -76,32 +80,20 @@ class PointLists:
         return ListedPoints(distance, np.where(found, first + image, -1), variant, geometry)
 
 
-class ListChecks:
-    """Checks of inverted lists that are mapped into memory, each part once, when a search first reads it."""
-
-    def __init__(self, checks: MappedChecks, table: Numbers) -> None:
-        self._checks, self._first = checks, table[:, 2]
-        self._end = table[:, 2] + table[:, 1] * (CODE_BYTES + PLACE_BYTES)
-        self._is_checked = np.zeros(len(table), bool)
-
-    def need(self, lists: Numbers) -> None:
-        """Check some of the lists, int64 of any shape; −1 stands for none. Raises `DamagedFileError`."""
-        needed = np.zeros(len(self._is_checked) + 1, bool)
-        needed[lists] = True
-        new = np.flatnonzero(needed[:-1] & ~self._is_checked)
-        self._checks.need(self._first[new], self._end[new])
-        self._is_checked[new] = True
-
-
 class CodedPoints:
-    """Up to `size` points, as they are put into inverted lists of a level: list, code and place of each."""
+    """Up to `size` points, as they are put into inverted lists of a level: list, code and place of each.
+
+    At most `POINTS_IN_MEMORY` are in memory; others wait in temporary files, in the order of their lists.
+    """
 
     def __init__(self, level: ListLevel, size: int) -> None:
         self.level = level
-        self._members = np.zeros(size, np.uint32)
-        self._codes = np.zeros((size, CODE_BYTES), np.uint8)
-        self._places = np.zeros(size, np.int64)
+        held = max(1, min(size, POINTS_IN_MEMORY))
+        self._members = np.zeros(held, np.uint32)
+        self._codes = np.zeros((held, CODE_BYTES), np.uint8)
+        self._places = np.zeros(held, np.int64)
         self._count = 0
+        self._runs: list[_Run] = []
 
     def add_views(self, form: CanonicalForm, views: Sequence[View], first: int = 0) -> None:
         """Add the canonical forms of the points of views.
@@ -116,33 +108,88 @@ class CodedPoints:
 
     def add(self, members: Numbers, codes: NDArray[np.uint8], places: Numbers) -> None:
         """Add N points by their lists int64 [N], codes uint8 [N, 16] and places int64 [N]."""
-        part = slice(self._count, self._count + len(members))
-        self._members[part], self._codes[part], self._places[part] = members, codes, places
-        self._count += len(members)
+        start = 0
+        while start < len(members):
+            if self._count == len(self._members):
+                self._runs.append(self._sorted_run().to_disk())
+                self._count = 0
+            taken = min(len(members) - start, len(self._members) - self._count)
+            part, given = slice(self._count, self._count + taken), slice(start, start + taken)
+            self._members[part], self._codes[part], self._places[part] = members[given], codes[given], places[given]
+            self._count, start = self._count + taken, start + taken
 
     def write(self, path: Path) -> Path:
         """Write the inverted lists so that a search can map them into memory, and return `path`.
 
         The codes of each list, in whole blocks, and the places of its points follow one another in `path`; an array
-        beside it, `.lists`, has the length of each list, its room in points, and its first byte, int64 [L, 3].
+        beside it, `.lists`, has the length of each list, its room in points, its first byte, and the CRC-32 of its
+        bytes, int64 [L, 4].
         """
-        members = self._members[: self._count]
-        order = np.argsort(members, kind="stable")
-        length = np.bincount(members, minlength=self.level.count)
+        runs = [*self._runs, self._sorted_run()]
+        end: Numbers = np.sum([run.bounds for run in runs], axis=0)
+        length, sums = np.diff(end), np.zeros(len(end) - 1, np.int64)
         room = -(-length // BLOCK) * BLOCK
-        end = np.cumsum(length)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             start = 0
             while start < len(length):
-                done = end[start - 1] if start else 0
-                last = max(int(np.searchsorted(end, done + WRITTEN_AT_ONCE, side="right")), start + 1)
-                rows = order[done : end[last - 1]]
-                file.write(_lists_as_bytes(length[start:last], self._codes[rows], self._places[rows]).data)
+                last = max(int(np.searchsorted(end[1:], end[start] + WRITTEN_AT_ONCE, side="right")), start + 1)
+                content = _lists_as_bytes(length[start:last], *_join_runs(runs, start, last)).ravel().data
+                file.write(content)
+                bounds = np.cumsum([0, *(room[start:last] * POINT_BYTES)]).tolist()
+                sums[start:last] = [zlib.crc32(content[a:b]) for a, b in pairwise(bounds)]
                 start = last
-        first = (np.cumsum(room) - room) * (CODE_BYTES + PLACE_BYTES)
+        first = (np.cumsum(room) - room) * POINT_BYTES
         with atomic_path(path.with_suffix(".lists")) as temporary, temporary.open("wb") as file:
-            np.save(file, np.stack([length, room, first], axis=1).astype(np.int64))
+            np.save(file, np.stack([length, room, first, sums], axis=1).astype(np.int64))
         return path
+
+    def _sorted_run(self) -> _Run:
+        members = self._members[: self._count]
+        bounds = np.cumsum([0, *np.bincount(members, minlength=self.level.count)])
+        return _Run(bounds, np.argsort(members, kind="stable"), self._codes, self._places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Points in the order of their lists: list n has `order[bounds[n]:bounds[n + 1]]`, rows of `codes` and `places`."""
+
+    bounds: Numbers
+    order: Numbers | None
+    codes: NDArray[np.uint8]
+    places: Numbers
+
+    def part(self, start: int, last: int) -> tuple[NDArray[np.uint8], Numbers]:
+        """Return codes and places of the lists from `start` to the one before `last`."""
+        rows = slice(*self.bounds[[start, last]].tolist())
+        return (self.codes[rows], self.places[rows]) if self.order is None else self._take(self.order[rows])
+
+    def to_disk(self) -> _Run:
+        """Return the same points in temporary files, which vanish with what is returned."""
+        if self.order is None:
+            return self
+        columns = []
+        for column in (self.codes, self.places):
+            with TemporaryFile() as file:
+                for start in range(0, self.bounds[-1], WRITTEN_AT_ONCE):
+                    file.write(column[self.order[start : start + WRITTEN_AT_ONCE]].data)
+                file.flush()
+                columns.append(np.memmap(file, column.dtype, "r", shape=(int(self.bounds[-1]), *column.shape[1:])))
+        return _Run(self.bounds, None, *columns)
+
+    def _take(self, rows: Numbers) -> tuple[NDArray[np.uint8], Numbers]:
+        return self.codes[rows], self.places[rows]
+
+
+def _join_runs(runs: Sequence[_Run], start: int, last: int) -> tuple[NDArray[np.uint8], Numbers]:
+    """Return codes and places of the lists from `start` to the one before `last`; in a list, run after run."""
+    if len(runs) == 1:
+        return runs[0].part(start, last)
+    parts = [run.part(start, last) for run in runs]
+    numbers = np.arange(last - start, dtype=np.uint32)
+    members = np.concatenate([np.repeat(numbers, np.diff(run.bounds[start : last + 1])) for run in runs])
+    order = np.argsort(members, kind="stable")
+    codes, places = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
+    return codes, places
 
 
 def _lists_as_bytes(length: Numbers, codes: NDArray[np.uint8], places: Numbers) -> NDArray[np.uint8]:
@@ -166,37 +213,23 @@ def _lists_as_bytes(length: Numbers, codes: NDArray[np.uint8], places: Numbers) 
     return units
 
 
-def list_checks(path: Path, record: Path) -> ListChecks | None:
-    """Return checks of the lists in a local file by a record; None if it has none, or for an object in a store.
-
-    An object is checked as a whole when `read_lists` fetches it.
-    """
-    checks = None if as_stored_path(path) else checks_of(path, record)
-    return ListChecks(MappedChecks(checks, path), _read_table(path, record)) if checks else None
-
-
-def _read_table(path: Path, record: Path) -> Numbers:
-    """Return the length of each list, its room in points, and its first byte, int64 [L, 3]."""
-    with checked_copy(path.with_suffix(".lists"), record) as file:
-        return np.ascontiguousarray(np.load(file, allow_pickle=False), np.int64)
-
-
 def read_lists(path: Path, quantizer: PointQuantizer, record: Path | None = None) -> Any:
     """Map inverted lists of a quantizer into memory; those of a local file are checked by `ListChecks`.
 
     Raises `DamagedFileError` if a file is missing, or they do not fit.
     """
     record = record or path.with_suffix(".json")
-    table = _read_table(path, record)
+    table = read_list_table(path, record)
     lists = quantizer.level(len(table)).new_lists()
     inverted: Any = faiss.OnDiskInvertedLists()
     inverted.nlist, inverted.code_size, inverted.read_only = len(table), lists.code_size, True
     inverted.lists.resize(len(table))
-    ctypes.memmove(int(inverted.lists.data().this), table.ctypes.data, table.nbytes)  # three size_t each
+    places = np.ascontiguousarray(table[:, :3])
+    ctypes.memmove(int(inverted.lists.data().this), places.ctypes.data, places.nbytes)  # three size_t each
     opened = checked_copy(path, record) if as_stored_path(path) else nullcontext(path)
     with damage_errors(path, None), opened as file:
         inverted.totsize = file.stat().st_size
-        ends = table[:, 2] + table[:, 1] * (CODE_BYTES + PLACE_BYTES)
+        ends = table[:, 2] + table[:, 1] * POINT_BYTES
         if len(table) != lists.nlist or ends.max(initial=0) != inverted.totsize or (table[:, 0] > table[:, 1]).any():
             raise damaged(path)
         inverted.filename = str(file)

@@ -34,6 +34,9 @@ _INTERLEAVED = np.arange(16).reshape(2, 8).T.ravel()  # 0, 8, 1, 9, …
 CELLS_SEARCHED = 8  # cells in which the lists nearest to a point are looked for
 LISTS_DIVIDED = 16  # lists in which the fine ones nearest to a point are looked for
 FINE_SEARCHED = 2  # fine lists searched instead of a coarse one; they hold an eighth of its points
+# For a form that a point is less likely to have had, a quarter of the fine lists are searched. Of 5,000 pairs of points
+# of edited stills, 0.79 were in lists searched so, and 0.81 in all of them, which are 1.4 times as many.
+UNLIKELY_SHARE = 4
 CHANCE_RANK = 2  # the nearest point of the sample may show the same thing as the query
 CHANCE_SHARE = 0.85  # of its squared distance; nearer points of references are rarely near by chance
 LENGTHS = 256  # steps of a squared length
@@ -184,7 +187,12 @@ class PointQuantizer:
         fine = [count for count in counts if count != self.coarse.count]
         coarse = self.coarse.nearest_lists(points, max(LISTS_DIVIDED, lists_searched) if fine else lists_searched)
         found = {count: self.fine.nearest_lists(points, FINE_SEARCHED * lists_searched, coarse) for count in fine}
-        return found | {self.coarse.count: _first(coarse, lists_searched)}
+        return found | {self.coarse.count: first_lists(coarse, lists_searched)}
+
+    def lists_if_unlikely(self, nearest: NearestLists, count: int) -> NearestLists:
+        """Return which of the nearest of `count` lists are searched for forms that points are less likely to have."""
+        most = nearest[1].shape[1]
+        return first_lists(nearest, most if count == self.coarse.count else -(-most // UNLIKELY_SHARE))
 
     def chance_distance(self, points: Floats) -> Floats:
         """Return the squared distance within which a point is hardly near each canonical point by chance, float32 [Q].
@@ -223,7 +231,8 @@ def pack_codes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return packed.reshape(blocks, BLOCK * CODE_BYTES)
 
 
-def _first(nearest: NearestLists, count: int) -> NearestLists:
+def first_lists(nearest: NearestLists, count: int) -> NearestLists:
+    """Return the `count` nearest of the lists nearest to points."""
     return np.ascontiguousarray(nearest[0][:, :count]), np.ascontiguousarray(nearest[1][:, :count])
 
 

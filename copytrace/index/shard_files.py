@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Times
-from copytrace.checked_files import open_checked, read_checked
+from copytrace.checked_files import open_checked
 from copytrace.features.points import DIMENSIONS, Points
 from copytrace.storage import atomic_path, write_table
 
@@ -137,25 +137,30 @@ def read_points(
     `DamagedFileError` if a file is missing or damaged.
     """
     record = record or points_path.with_suffix(".json")
-    views = read_checked(views_path, record, schema=VIEW_SCHEMA).to_pylist()
-    ends = np.cumsum([0, *(row["points"] for row in views)])
-    chosen = [n for n, row in enumerate(views) if wanted is None or row["id"] in wanted]
+    # `read_table` of pyarrow, and its threads, take as long as all else if few images of a shard are wanted.
+    with open_checked(views_path, record) as file:
+        views = file.read(columns=VIEW_SCHEMA.names, use_threads=False)
+    ends = np.cumsum([0, *views.column("points").to_pylist()])
+    ids = views.column("id").to_pylist()
+    chosen = [n for n, image in enumerate(ids) if wanted is None or image in wanted]
     if not chosen:
         return
+    rows = dict(zip(chosen, views.take(pa.array(chosen)).to_pylist(), strict=True))
     with open_checked(points_path, record) as file:
         groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         bounds = np.cumsum([0, *groups])
         needed = sorted(
             {g for n in chosen for g in range(len(groups)) if bounds[g] < ends[n + 1] and bounds[g + 1] > ends[n]}
         )
-        table = file.read_row_groups(needed, columns=["x", "y", "scale", "angle", "descriptor"])
+        columns = ["x", "y", "scale", "angle", "descriptor"]
+        table = file.read_row_groups(needed, columns=columns, use_threads=wanted is None)
     # Where each group that was read begins in what was read; the groups of a view follow one another.
     begins = dict(zip(needed, np.cumsum([0, *(groups[g] for g in needed)])[:-1], strict=True))
     x, y, scale, angle = (table.column(name).to_numpy() for name in ("x", "y", "scale", "angle"))
     lists = table.column("descriptor").combine_chunks()
     descriptors = lists.flatten().to_numpy().reshape(-1, DIMENSIONS)
     for n in chosen:
-        row, group = views[n], int(np.searchsorted(bounds, ends[n], side="right")) - 1
+        row, group = rows[n], int(np.searchsorted(bounds, ends[n], side="right")) - 1
         start = ends[n] - bounds[group] + begins[group] if row["points"] else 0
         part = slice(start, start + row["points"])
         box = (row["x0"], row["y0"], row["x1"], row["y1"])

@@ -1,11 +1,9 @@
-"""Merging: the evidence of all shards becomes one table of matches, best first."""
+"""Merging: the evidence of all shards becomes one table of matches, best first, however many they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,16 +13,15 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import calibration_file, load_calibration
 from copytrace.run_folder import BRANCHES, ImageRunFolder
+from copytrace.search.own_files import SharedFiles
+from copytrace.sorted_tables import SortedTables, cut_tables
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import (
-    digest_of_file,
-    file_identity,
-    remove_stale_shards,
-    write_csv,
-    write_table,
-)
+from copytrace.storage import digest_of_file, open_csv, open_table, remove_stale_shards
 
 SCORE_DECIMALS = 9
+ROWS_PER_GROUP = 1 << 15  # of the tables; memory holds some times as many
+PAIR = ("query_id", "reference_id")
+BEST_FIRST = [("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")]
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
 CSV_COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes", "crop_votes"),
@@ -56,14 +53,20 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
     step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.merged)
     if step.is_done():
         return parquet
-    with step.run(len(evidence), "shards") as work:
-        tables = [_score(read_checked(path, schema=EVIDENCE_SCHEMA), rules) for path in evidence]
-        pairs = pa.concat_tables([MATCH_SCHEMA.empty_table(), *tables])
-        pairs = pairs.sort_by([("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")])
-        table = _drop_reversed_duplicates(pairs, query_index.paths, reference_index.paths)
-        write_csv(csv, _csv_table(table))
-        write_table(parquet, table.replace_schema_metadata(None))
-        work.advance(len(evidence))
+    with step.run(len(evidence), "shards") as work, SortedTables(MATCH_SCHEMA, BEST_FIRST) as pairs:
+        ids: tuple[set[str], set[str]] = (set(), set())
+        for path in evidence:
+            table = _score(read_checked(path, schema=EVIDENCE_SCHEMA), rules)
+            pairs.add(table)
+            for column, found in zip(PAIR, ids, strict=True):
+                found.update(pc.unique(table.column(column)).to_pylist())
+            work.advance()
+        same = SharedFiles.of(PAIR, ids, (query_index.paths, reference_index.paths))
+        with open_csv(csv) as write, open_table(parquet, MATCH_SCHEMA) as write_rows:
+            kept = map(same.drop_reversed, pairs.tables(ROWS_PER_GROUP))
+            for table in cut_tables(kept, ROWS_PER_GROUP, MATCH_SCHEMA):
+                write(_csv_table(table))
+                write_rows(table)
     return parquet
 
 
@@ -76,25 +79,6 @@ def _score(evidence: pa.Table, settings: MergeSettings) -> pa.Table:
     score = load_calibration(settings.calibration).score(evidence).round(SCORE_DECIMALS)
     scored = evidence.add_column(2, MATCH_SCHEMA.field("score"), pa.array(score))
     return scored.filter(pa.array(score >= settings.min_score))
-
-
-def _drop_reversed_duplicates(
-    pairs: pa.Table, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
-) -> pa.Table:
-    sides = []
-    for name, paths in (("query_id", query_paths), ("reference_id", reference_paths)):
-        ids = pc.dictionary_encode(pairs.column(name)).combine_chunks()
-        found = np.array([file_identity(paths[image]) for image in ids.dictionary.to_pylist()], object)
-        sides.append(found[ids.indices.to_numpy()] if len(found) else found)
-    if not set(sides[0]) & set(sides[1]):
-        return pairs
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for first, second in zip(*sides, strict=True):
-        pair = (min(first, second), max(first, second))
-        kept.append(pair not in seen)
-        seen.add(pair)
-    return pairs.filter(pa.array(kept, pa.bool_()))
 
 
 def _csv_table(table: pa.Table) -> pa.Table:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from copytrace.arrays import Numbers
 from copytrace.index.media_index import MediaIndex
-from copytrace.storage import digest_of
+from copytrace.storage import digest_of, file_identity
 
 _digests: dict[tuple[str, ...], str] = {}
 _MOST_KEPT = 4
@@ -21,3 +28,58 @@ def digest_of_shared_places(queries: MediaIndex, searched: MediaIndex) -> str:
             _digests.pop(next(iter(_digests)))
         _digests[state] = digest_of(ours.places_shared_with(theirs), theirs.places_shared_with(ours))
     return _digests[state]
+
+
+class SharedFiles:
+    """Files that are both queries and references, so that a pair of them may be found in both directions.
+
+    Pairs are named by the two `columns` of a table. `numbers` has a number for each shared file, by its id, of both
+    sides.
+    """
+
+    def __init__(self, columns: Sequence[str], numbers: Sequence[Mapping[str, int]]) -> None:
+        self._columns, self._numbers = columns, numbers
+        self._count = 1 + max((number for side in numbers for number in side.values()), default=0)
+        self._seen: list[Numbers] = []  # of the pairs passed on, 8 bytes each; none is in two of the arrays
+
+    @classmethod
+    def of(
+        cls, columns: Sequence[str], ids: Sequence[Collection[str]], paths: Sequence[Mapping[str, str]]
+    ) -> SharedFiles:
+        """Return the files shared by queries and references, given the ids and the paths of both."""
+        files = [{each: file_identity(path[each]) for each in side} for side, path in zip(ids, paths, strict=True)]
+        shared = {file: number for number, file in enumerate(sorted(set(files[0].values()) & set(files[1].values())))}
+        return cls(columns, [{each: shared[file] for each, file in side.items() if file in shared} for side in files])
+
+    def drop_reversed(self, pairs: pa.Table) -> pa.Table:
+        """Return the pairs of which no table that was given before, and no earlier row, has the same two files."""
+        if not any(self._numbers):
+            return pairs
+        first, second = (
+            self._files(pairs.column(name), of) for name, of in zip(self._columns, self._numbers, strict=True)
+        )
+        number = np.minimum(first, second) * self._count + np.maximum(first, second)
+        shared = np.flatnonzero((first >= 0) & (second >= 0))
+        new, rows = np.unique(number[shared], return_index=True)
+        is_new = np.ones(len(new), bool)
+        for seen in self._seen:
+            place = np.minimum(np.searchsorted(seen, new), len(seen) - 1)
+            is_new &= seen[place] != new
+        keep = np.ones(len(pairs), bool)
+        keep[shared] = False
+        keep[shared[rows[is_new]]] = True
+        self._note(new[is_new])
+        return pairs.filter(pa.array(keep))
+
+    def _note(self, new: Numbers) -> None:
+        while self._seen and len(self._seen[-1]) <= 2 * len(new):  # so that there are few arrays
+            new = np.sort(np.concatenate([self._seen.pop(), new]))
+        if len(new):
+            self._seen.append(new)
+
+    @staticmethod
+    def _files(ids: pa.ChunkedArray, numbers: Mapping[str, int]) -> Numbers:
+        """Return the number of the file of each id, −1 if it is not shared, int64 [N]."""
+        texts = pc.dictionary_encode(ids).combine_chunks()
+        found = np.array([numbers.get(each, -1) for each in texts.dictionary.to_pylist()], np.int64)
+        return np.asarray(found[texts.indices.to_numpy()] if len(found) else found)

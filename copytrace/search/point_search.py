@@ -18,7 +18,7 @@ from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.features.variants import VARIANTS, Variant, read_descriptors
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import ListedPoints, PointLists
-from copytrace.index.point_quantizer import PointQuantizer
+from copytrace.index.point_quantizer import NearestLists, PointQuantizer
 from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
 
@@ -95,7 +95,9 @@ class ListSearch:
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
-            found.append(part.search(points, nearest[part.lists.nlist], neighbours, first))
+            found.append(
+                self._search_part(part, points, nearest[part.lists.nlist], len(descriptors), neighbours, first)
+            )
             first += len(part.sides)
         distance, image, variant, geometry = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
         order = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
@@ -110,6 +112,19 @@ class ListSearch:
             variant,
             np.take_along_axis(geometry, order[:, :, None], axis=1),
         )
+
+    def _search_part(
+        self, part: PointLists, points: Floats, nearest: NearestLists, likely: int, neighbours: int, first: int
+    ) -> ListedPoints:
+        """Search a segment; the points after the `likely` ones are forms that descriptors are less likely to have."""
+        fewer = self.quantizer.lists_if_unlikely((nearest[0][likely:], nearest[1][likely:]), part.lists.nlist)
+        if not len(points) - likely or fewer[1].shape == nearest[1][likely:].shape:
+            return part.search(points, nearest, neighbours, first)
+        both = [
+            part.search(points[:likely], (nearest[0][:likely], nearest[1][:likely]), neighbours, first),
+            part.search(points[likely:], fewer, neighbours, first),
+        ]
+        return ListedPoints(*(np.concatenate(column) for column in zip(*both, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-BLOCK_ROWS = 1 << 17  # reference frames compared at a time: 128 MiB of 256 numbers
+BLOCK_ROWS = 1 << 14  # vectors compared at a time, 16 MiB of 256 numbers: larger blocks are new memory each time
 MAX_NEIGHBORS = 2048  # faiss on a GPU finds no more
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 BLAS_BLOCK_ROWS = 4096  # reference frames per matrix product; faiss's own 1024 takes half as long again

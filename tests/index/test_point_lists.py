@@ -77,6 +77,7 @@ def test_lists_of_any_length_are_read_as_they_were_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: dict[int, int]
 ) -> None:
     monkeypatch.setattr("copytrace.index.point_lists.WRITTEN_AT_ONCE", 64)
+    monkeypatch.setattr("copytrace.index.point_lists.POINTS_IN_MEMORY", 50)  # the others wait on disk
     random = np.random.default_rng(2)
     members = random.permutation(np.repeat(list(counts), list(counts.values())).astype(np.int64))
     codes = random.integers(0, 256, (len(members), 16), np.uint8)

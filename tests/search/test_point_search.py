@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from copytrace.features.variants import PLAIN, VARIANTS, Variant
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
-from copytrace.index.point_quantizer import shipped_quantizer
+from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
 from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch
@@ -46,8 +46,8 @@ def exact_search(views: list[View]) -> ExactSearch:
     return ExactSearch.of(views, shipped_quantizer())
 
 
-def segment_of(views: list[View]) -> Segment:
-    points = CodedPoints(shipped_quantizer().coarse, sum(len(view.points) for view in views))
+def segment_of(views: list[View], level: ListLevel | None = None) -> Segment:
+    points = CodedPoints(level or shipped_quantizer().coarse, sum(len(view.points) for view in views))
     points.add_views(shipped_quantizer().canonical_form, views)
     with TemporaryDirectory() as folder:  # what is mapped stays when its name is gone
         lists = read_lists(points.write(Path(folder) / "some.points"), shipped_quantizer())
@@ -231,3 +231,22 @@ def test_threads_search_an_index_on_gpus_in_turn(
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda seed: slow.search(random_descriptors(3, seed), 2), range(8)))
     assert most == 1
+
+
+def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_in_a_quarter(
+    photo_points: Bytes, view_of: MakeView
+) -> None:
+    quantizer = shipped_quantizer()
+    segment = segment_of([view_of("a", keypoints(4000), photo_points)], quantizer.fine)
+    search = ListSearch.of([segment], quantizer, lists_searched=16)
+    query = edited(photo_points[:60])
+    found = search.search(query, 4)
+    assert 60 < len(found.query) < 240
+    forms = quantizer.canonical_form.all_likely(query)[1].astype(np.float32)
+    distance, lists = quantizer.nearest_lists(forms, 16, {quantizer.fine.count})[quantizer.fine.count]
+    assert lists.shape == (len(forms), 32)
+    for rows, few in ((slice(0, 60), 32), (slice(60, None), 8)):
+        nearest = np.ascontiguousarray(distance[rows, :few]), np.ascontiguousarray(lists[rows, :few])
+        expected = segment.points.search(forms[rows], nearest, 4, 0)
+        np.testing.assert_array_equal(found.distance[rows], expected.distance)
+        np.testing.assert_array_equal(found.geometry[rows], expected.geometry)
