@@ -39,6 +39,7 @@ SIDE = 640  # longest side of the pictures, in pixels
 RULES_VERSION = 1
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
+ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
 SUPPORTED = (0.85, 0.97)  # probability of a copy by the points, from which and at which a segment is supported fully
 SUPPORTED_SCORE = 0.95  # of a segment that its points alone support fully
 REFUTED = 0.5  # probability below which the points speak against a copy
@@ -98,12 +99,16 @@ def verified_score(score: float, moments: Sequence[Moment]) -> float:
     telling = [moment for moment in moments if moment.agreement.points >= FEWEST_POINTS]
     if not telling:
         return score
-    support = sorted(moment.agreement.probability * moment.agreement.drawn for moment in telling)[-2:][0]
+    support = sorted(_support(moment.agreement) for moment in telling)[-2:][0]
     if max(moment.agreement.probability for moment in telling) >= REFUTED:
         return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
     similarity = float(np.median([moment.similarity for moment in telling]))
     doubt = _ramp(similarity, ALIKE) if similarity < SAME else 0.0
     return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
+
+
+def _support(agreement: Agreement) -> float:
+    return agreement.probability * agreement.drawn * (agreement.points >= ENOUGH_POINTS)
 
 
 def _ramp(value: float, bounds: tuple[float, float]) -> float:
