@@ -31,16 +31,20 @@ auth_cache_ttl_seconds = 60
 
 @dataclass(frozen=True, slots=True)
 class MlflowLogin:
-    """The account that the server asks for: its password, and the key by which the server signs its forms."""
+    """The account that the server asks for: its password, and the key by which the server signs its forms.
+
+    `accounts` is the database in which the server keeps it.
+    """
 
     password: str
     form_key: str
+    accounts: str
 
     @classmethod
-    def of(cls, secrets: Path) -> MlflowLogin:
+    def of(cls, secrets: Path, accounts: str) -> MlflowLogin:
         """Return the login whose files lie in the folder `secrets`, and make them if there are none."""
-        names = ("mlflow-password", "mlflow-form-key")
-        return cls(*(read_or_create_secret(secrets / name) for name in names))
+        password, form_key = (read_or_create_secret(secrets / f"mlflow-{name}") for name in ("password", "form-key"))
+        return cls(password, form_key, accounts)
 
     @property
     def client_environment(self) -> dict[str, str]:
@@ -59,11 +63,10 @@ class MlflowServer(ServerProcess):
         artifacts: str,
         *,
         login: MlflowLogin | None = None,
-        accounts: str = "",
         log: Path | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """`accounts` is the database of accounts. No address may contain a secret, as `ps` shows all."""
+        """No address of a database may contain a secret, as `ps` shows it."""
         self.uri, self._login = f"http://{HOST}:{port}", login
         self.client_environment = {"MLFLOW_TRACKING_URI": self.uri, **(login.client_environment if login else {})}
         serving = ["--host", HOST, "--port", str(port), "--workers", "1"]
@@ -71,7 +74,7 @@ class MlflowServer(ServerProcess):
         # Jobs serve evaluations by language models, and each of their queues would be a process.
         own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         if login:
-            config = write_private(folder / "accounts.ini", _ACCOUNTS.format(database=accounts, user=USER))
+            config = write_private(folder / "accounts.ini", _ACCOUNTS.format(database=login.accounts, user=USER))
             serving += ["--app-name", "basic-auth"]
             own |= {
                 "MLFLOW_AUTH_CONFIG_PATH": str(config),

@@ -110,8 +110,7 @@ class Stack:
                 database.url("mlflow", "psycopg"),
                 f"s3://{store.bucket}/mlflow",
             ),
-            login=MlflowLogin.of(secrets),
-            accounts=database.url("mlflow_accounts", "psycopg"),
+            login=MlflowLogin.of(secrets, database.url("mlflow_accounts", "psycopg")),
             log=self._log("mlflow"),
             environment={**inherited, **store.client_environment},
         )
@@ -136,11 +135,15 @@ class Stack:
         with self.connect() as client:
             set_up(client, required_resources(gpus=len(self._gpus) or None))
         self._deploy()
+        self._start_workers()
+        self._report(f"ready after {time.monotonic() - began:.0f} s")
+
+    def _start_workers(self) -> None:
+        """Start the workers of the pools, and the watch of their runs."""
         workers = [self._worker(CPU_POOL, {})]
         workers += [self._worker(GPU_POOL, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in self._gpus]
         watch = WatchProcess(project=self._project, log=self._log("watch"), environment=self._client_environment())
         self._start_servers(" and ".join(each.name for each in (watch, *workers)), watch, *workers)
-        self._report(f"ready after {time.monotonic() - began:.0f} s")
 
     @contextmanager
     def connect(self) -> Iterator[SyncPrefectClient]:
