@@ -48,7 +48,7 @@ def start(what: str, *arguments: object) -> tuple[list[list[int]], str]:
 def content_of(root: Path) -> dict[str, bytes]:
     """What an index consists of, without costs, plans and leases."""
     named = {"manifest.parquet", "index.json", "segments.json"}
-    folders = {"points", "views", "descriptors", "segments"}
+    folders = {"points", "views", "descriptors", "thumbnails", "segments"}
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -64,7 +64,7 @@ def test_of_runs_that_start_at_the_same_moment_one_works_and_one_is_refused(smal
     assert len(lines) == PAIRS
     assert all(" is in use by `racing_runs.py race " in line for line in lines)
     contents = [content_of(tmp_path / "raced" / str(number)) for number in range(PAIRS)]
-    assert len(contents[0]) == 3 + 2 * 3 + 4
+    assert len(contents[0]) == 3 + 2 * 4 + 5
     assert contents == [contents[0]] * PAIRS
 
 
