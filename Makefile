@@ -27,7 +27,7 @@ COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11
 PIP := -m pip --disable-pip-version-check -qq
 # faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
-OF_ALL_SERVERS := tests/integration/test_servers.py tests/integration/test_stack.py tests/integration/test_dask_hosts.py
+OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch)
 FAULTS := tests/faults
 
 .PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full clean
@@ -114,7 +114,7 @@ test: $(INSTALLED) chromium ## run all checks, and all tests except those of tes
 	COPYTRACE_CORES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=loadfile \
 	  $(addprefix --ignore=,$(OF_ALL_SERVERS) $(FAULTS))
 
-test-stack: $(INSTALLED) postgresql ## run the tests that start all servers (about ten minutes)
+test-stack: $(INSTALLED) postgresql ## run the tests that start all servers, or wait for them (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
 test-faults: $(INSTALLED) ## decode hostile files, kill runs, flip bits, start runs at once, for long; COPYTRACE_SEED chooses others

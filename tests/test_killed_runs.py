@@ -1,6 +1,6 @@
 """Runs that are killed at random moments go on where they were, and end as if nothing had happened.
 
-`make test-faults` kills COPYTRACE_KILLS runs of each flow, and not the few of `make test`; COPYTRACE_SEED chooses when.
+`make test-faults` kills COPYTRACE_KILLS runs of each flow, and not the one of `make test`; COPYTRACE_SEED chooses when.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
     if "videos" in what:
         (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed_runs", what, SEED, str(KILLS or 3), str(media), str(tmp_path / what)],
+        [sys.executable, "-m", "tests.killed_runs", what, SEED, str(KILLS or 1), str(media), str(tmp_path / what)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parents[1],
         capture_output=True,
