@@ -78,7 +78,8 @@ def summarize_videos(
     }
     records: list[Path] = []
     for shard in query_index.shards:
-        records += [folder.candidates(shard).with_suffix(".json"), folder.shard_segments(shard).with_suffix(".json")]
+        outputs = (folder.candidates(shard), folder.shard_segments(shard), folder.verified_segments(shard))
+        records += [output.with_suffix(".json") for output in outputs]
     facts = {
         "models": {
             "descriptor": query_index.provenance["descriptor"],

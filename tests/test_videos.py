@@ -127,7 +127,15 @@ def test_a_run_leaves_tables_a_page_and_its_figures(demo_run: tuple[Path, dict[s
     assert (out / "failures.csv").read_text() == "id,path,stage,error\n"
     assert "picture_in_picture" in (out / "report.html").read_text(encoding="utf-8")
     assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(run))
-    stages = ("describe queries", "describe references", "search frames", "align pairs", "merge", "report")
+    stages = (
+        "describe queries",
+        "describe references",
+        "search frames",
+        "align pairs",
+        "verify segments",
+        "merge",
+        "report",
+    )
     assert set(run["stages"]) == set(stages)
     assert run["stages"]["describe queries"]["count"] == 5
     assert not list(out.rglob("*.part"))

@@ -34,9 +34,9 @@ from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import write_table
 
-MOMENTS = (0.25, 0.5, 0.75)  # of a segment, where pictures are compared
+MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
 ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
@@ -47,6 +47,7 @@ ALIKE = (0.7, 0.85)  # similarity from which pictures of a copy are so little ed
 SAME = 0.985  # similarity from which pictures are the same whatever their points, as of repeated patterns
 REFUTED_SCORE = 0.05
 SURE = 0.98  # score that is kept without a look at pictures that are not alike
+LEAST_ALIKE = 0.5  # similarity below which no pictures are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +158,25 @@ class Look:
 
         Raises `MediaError` if a video cannot be read.
         """
-        _, (query_id, reference_id), segment, query, reference = job
+        _, pair, segment, query, reference = job
         length = segment.query_end - segment.query_start
-        here = [segment.query_start + share * length for share in MOMENTS]
-        there = [segment.reference_at(second) for second in here]
-        similarities = [_similarity(query, *moments, reference) for moments in zip(here, there, strict=True)]
-        if segment.score >= SURE and np.median(similarities) < ALIKE[0]:
+        seconds = [segment.query_start + share * length for share in MOMENTS]
+        seen = [(second, segment.reference_at(second)) for second in seconds]
+        similarities = [_similarity(query, *moment, reference) for moment in seen]
+        least = ALIKE[0] if segment.score >= SURE else LEAST_ALIKE
+        if np.median(similarities) < least:
             return []
-        shown = frames_at(self.queries[query_id], here, SIDE, limits=self.limits)
-        original = frames_at(self.references[reference_id], there, SIDE, limits=self.limits)
+        moments = self._look(pair, seen[:1], similarities[:1])
+        if moments and _is_photograph(moments[0]):
+            return moments  # the others would change nothing
+        return moments + self._look(pair, seen[1:], similarities[1:])
+
+    def _look(
+        self, pair: tuple[str, str], seen: Sequence[tuple[float, float]], similarities: Sequence[float]
+    ) -> list[Moment]:
+        here, there = zip(*seen, strict=True)
+        shown = frames_at(self.queries[pair[0]], here, SIDE, limits=self.limits)
+        original = frames_at(self.references[pair[1]], there, SIDE, limits=self.limits)
         moments = []
         for similarity, picture, reference_picture in zip(similarities, shown, original, strict=True):
             if picture is not None and reference_picture is not None:
@@ -173,6 +184,11 @@ class Look:
                 others = find_points(reference_picture, self.rules.local.reference_points)
                 moments.append(Moment(similarity, compare_points(points, others, self.rules, self.calibration)))
         return moments
+
+
+def _is_photograph(moment: Moment) -> bool:
+    agreement = moment.agreement
+    return agreement.points >= FEWEST_POINTS and agreement.probability >= REFUTED and agreement.drawn == 0.0
 
 
 def _similarity(query: VideoRows, second: float, other: float, reference: VideoRows) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.images import ImageSettings
+from copytrace.alignment import verify
 from copytrace.alignment.align import VideoRows
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.verify import REFUTED_SCORE, SURE, Job, Look, Moment, verified_score
@@ -92,12 +93,19 @@ def test_points_tell_a_copied_page_from_another_page_of_the_same_template(compar
     assert verified_score(0.98, unrelated) < 0.1
 
 
-def test_a_sure_segment_of_pictures_that_are_not_alike_is_not_looked_at(compare: Compare) -> None:
+def test_pictures_that_are_not_alike_are_not_looked_at(compare: Compare) -> None:
     sure = Segment(0.0, 4.0, 0.0, 4.0, SURE)
-    assert compare("absent", sure, similarity=0.5) == []
+    assert compare("absent", sure, similarity=0.6) == []
+    assert compare("absent", similarity=0.45) == []
     with pytest.raises(MediaError):
         compare("absent", sure, similarity=0.95)
 
 
+def test_of_a_photograph_one_moment_is_enough(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "compare_points", lambda *_: Agreement(0.9, 0.0, 300))
+    assert len(compare("copy")) == 1
+
+
 def test_moments_after_the_end_of_a_video_are_left_out(compare: Compare) -> None:
     assert len(compare("copy", Segment(0.0, 12.0, 0.0, 12.0, 0.3))) == 1
+    assert compare("copy", Segment(8.0, 12.0, 8.0, 12.0, 0.3)) == []
