@@ -15,7 +15,7 @@ from typing import Any
 from configs.videos import VideoSettings
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
-from copytrace.alignment.verify import verify_segments
+from copytrace.alignment.segment_verification import verify_segments
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models.configs import ModelFileError, is_checkpoint, one_line
+from models.misfits import first_of, misfits
 from models.torchscript import is_torchscript
 
 if TYPE_CHECKING:
@@ -132,19 +133,8 @@ def _check_widths(network: DescriptorNetwork, path: Path) -> None:
 
 def fill_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
     """Load `tensors` into `network`. Raises `ModelFileError`, which names the first that does not fit."""
-    expected = network.state_dict()
-    wrong = [
-        *(f"lacks {key}" for key in sorted(expected.keys() - tensors.keys())),
-        *(f"has {key}, unknown there" for key in sorted(tensors.keys() - expected.keys())),
-        *(
-            f"has {key} of shape {list(tensors[key].shape)} instead of {list(expected[key].shape)}"
-            for key in sorted(expected.keys() & tensors.keys())
-            if tensors[key].shape != expected[key].shape
-        ),
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ModelFileError(f"{path} does not fit {name}: it {wrong[0]}{more}; give another architecture or file")
+    if wrong := misfits(network.state_dict(), tensors):
+        raise ModelFileError(f"{path} does not fit {name}: it {first_of(wrong)}; give another architecture or file")
     network.load_state_dict(tensors)
 
 

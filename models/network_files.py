@@ -25,6 +25,7 @@ from models.configs import (
     read_overlay_config,
     read_pair_config,
 )
+from models.misfits import first_of, misfits
 
 if TYPE_CHECKING:
     import torch
@@ -240,22 +241,12 @@ def stored_tensors(network: nn.Module, *, half: bool = True) -> dict[str, Tensor
 def _check_tensors(
     path: Path, header: DescriptorHeader, tensors: Mapping[str, torch.Tensor], network: DescriptorNetwork
 ) -> None:
-    expected = network.state_dict()
-    wrong = [
-        *(f"lacks {key}" for key in sorted(expected.keys() - tensors.keys())),
-        *(f"has {key}, unknown there" for key in sorted(tensors.keys() - expected.keys())),
-        *(
-            f"has {key} of shape {list(tensors[key].shape)} instead of {list(expected[key].shape)}"
-            for key in sorted(expected.keys() & tensors.keys())
-            if tensors[key].shape != expected[key].shape
-        ),
-    ]
+    wrong = misfits(network.state_dict(), tensors)
     if header.dimensions != network.dimensions:
         wrong.append(f"gives {network.dimensions} dimensions instead of {header.dimensions}")
     if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ModelFileError(
-            f"{path} does not fit {header.architecture}: it {wrong[0]}{more}; copy the file again, or train it again"
+            f"{path} does not fit {header.architecture}: it {first_of(wrong)}; copy the file again, or train it again"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copytrace.alignment.align import align_pairs, merge_segments
-from copytrace.alignment.verify import verify_segments
+from copytrace.alignment.segment_verification import verify_segments
 from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.index.video_segments import index_segments

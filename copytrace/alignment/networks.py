@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from scipy.special import expit
@@ -28,7 +28,6 @@ from models.configs import (
     ModelFileError,
     PairConfig,
     digest_of_network,
-    is_checkpoint,
     read_aligner_config,
     read_pair_config,
     read_threshold,
@@ -130,14 +129,7 @@ def _load_aligner(source: str, backend: Backend, device: str | None) -> _Network
     path = resolve_model(source, "aligner")
     try:
         digest, config = digest_of_network(path), read_aligner_config(path)
-        run = (
-            onnx_runner(
-                f"aligner-{digest}-v{ALIGNER_GRAPH_VERSION}.onnx",
-                graph_maker("aligner", path, digest, load_aligner_network, export_aligner),
-            )
-            if uses_onnx(backend, device)
-            else torch_runner(load_unchanged(path, digest, load_aligner_network), device)
-        )
+        run = _load_run("aligner", path, digest, backend, device)
         return _Network(digest, config, run)
     except ModelFileError as error:
         raise ConfigError(f"no aligner at {path}: {error}; or set alignment.aligner to hough") from error
@@ -186,18 +178,24 @@ def load_unchanged(path: Path, digest: str, load: Callable[[Path], N]) -> N:
     return network
 
 
-def graph_maker(
-    kind: str, path: Path, digest: str, load: Callable[[Path], N], export: Callable[[N, Path], Path]
-) -> Callable[[Path], Path]:
-    """Return a function that writes the graph of the network in `path`, by its template or else by torch's export."""
+# Of each kind of network: the version of its graph, and the functions that load and export it.
+_KINDS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any, Path], Path]]] = {
+    "aligner": (ALIGNER_GRAPH_VERSION, load_aligner_network, export_aligner),
+    "pair-classifier": (PAIR_GRAPH_VERSION, load_pair_classifier, export_pair_classifier),
+}
 
-    def make(cached: Path) -> Path:
-        filled = None  # published weights have no template
-        if not is_checkpoint(path):
-            filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
+
+def _load_run(kind: str, path: Path, digest: str, backend: Backend, device: str | None) -> Run:
+    """Return the function that runs the network in `path`; see `onnx_runner` and `torch_runner`."""
+    version, load, export = _KINDS[kind]
+    if not uses_onnx(backend, device):
+        return torch_runner(load_unchanged(path, digest, load), device)
+
+    def make_graph(cached: Path) -> Path:
+        filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
         return filled or export(load_unchanged(path, digest, load), cached)
 
-    return make
+    return onnx_runner(f"{kind}-{digest}-v{version}.onnx", make_graph)
 
 
 def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
@@ -289,14 +287,7 @@ def _load_classifier(source: str, backend: Backend, device: str | None) -> _Clas
     path = resolve_model(source, "pair-classifier")
     try:
         digest, config, threshold = digest_of_network(path), read_pair_config(path), read_threshold(path)
-        run = (
-            onnx_runner(
-                f"pair-classifier-{digest}-v{PAIR_GRAPH_VERSION}.onnx",
-                graph_maker("pair-classifier", path, digest, load_pair_classifier, export_pair_classifier),
-            )
-            if uses_onnx(backend, device)
-            else torch_runner(load_unchanged(path, digest, load_pair_classifier), device)
-        )
+        run = _load_run("pair-classifier", path, digest, backend, device)
         return _Classifier(digest, config, threshold, run)
     except ModelFileError as error:
         raise ConfigError(f"no pair classifier at {path}: {error}; or set alignment.pair_filter to none") from error

@@ -26,11 +26,14 @@ from copytrace.index.codebook import codebook_digest, quantizer_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.list_checks import list_checks
 from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
+from copytrace.index.point_places import MOST_IMAGES
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.step import StepRun
 from copytrace.storage import atomic_path, table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 29  # points; the lists of one have 13 GB
+# An image with few points counts as this many, so that no segment has more images than its places can number.
+LEAST_OF_IMAGE = LARGEST_SEGMENT // MOST_IMAGES
 FINE_FROM = 1 << 24  # points from which on an index has fine lists
 _NO_THUMBNAIL = np.zeros(BYTES, np.uint8)
 
@@ -90,7 +93,7 @@ class _ImageContent(SegmentContent[Segment]):
         return codebook_digest(self.index)
 
     def size(self, shard: int) -> int:
-        return self.index.point_count(shard)
+        return max(self.index.point_count(shard), LEAST_OF_IMAGE * len(self.index.ids_in(shard)))
 
     def form(self, total: float) -> str:
         return "fine" if total >= FINE_FROM else "coarse"
@@ -98,7 +101,7 @@ class _ImageContent(SegmentContent[Segment]):
     def write(self, path: Path, shards: Sequence[int], form: str, work: StepRun) -> None:
         quantizer = quantizer_of(self.index)
         level = quantizer.fine if form == "fine" else quantizer.coarse
-        points = CodedPoints(level, sum(map(self.size, shards)))
+        points = CodedPoints(level, sum(map(self.index.point_count, shards)))
         rows: list[tuple[str, int, int, int, bytes | None]] = []
         vectors: list[NDArray[np.float16]] = []
         thumbnails: list[Bytes] = []

@@ -13,6 +13,7 @@ from copytrace.index.shard_files import View
 PLACE_BITS = {"x": 10, "y": 10, "scale": 8, "angle": 9}
 _VARIANT_BITS = 2
 IMAGE_SHIFT = _VARIANT_BITS + sum(PLACE_BITS.values())
+MOST_IMAGES = 1 << (63 - IMAGE_SHIFT)  # that can be numbered
 _SMALLEST_OCTAVE, _OCTAVES = -12.0, 16.0  # of the scale, in short sides
 
 

@@ -24,6 +24,7 @@ from copytrace.training.initial_weights import packaged_weights, resolve_start, 
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
 from models.configs import HEADER_KEY, IMAGENET_MEAN, IMAGENET_STD, ModelFileError, read_descriptor_config
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
+from models.misfits import first_of, misfits
 from models.network_files import load_descriptor_file
 
 PHOTOS_FOR_PCA = 4000
@@ -155,18 +156,8 @@ def _load_published(backbone: nn.Module, path: Path, architecture: str) -> None:
     classifiers = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = tuple(f"{name}." for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
     found = {name: tensor for name, tensor in tensors.items() if name in expected or not name.startswith(heads)}
-    wrong = [
-        *(f"lacks {name}" for name in sorted(expected.keys() - found.keys())),
-        *(f"has {name}, unknown there" for name in sorted(found.keys() - expected.keys())),
-        *(
-            f"has {name} of shape {list(found[name].shape)} instead of {list(expected[name].shape)}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name].shape != expected[name].shape
-        ),
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ConfigError(f"start: {path} does not fit {architecture}: it {wrong[0]}{more}; give weights made for it")
+    if wrong := misfits(expected, found):
+        raise ConfigError(f"start: {path} does not fit {architecture}: it {first_of(wrong)}; give weights made for it")
     backbone.load_state_dict(found)
 
 

@@ -17,7 +17,8 @@ from copytrace.errors import InputError
 from copytrace.features.variants import PLAIN
 from copytrace.index import segments as segments_module
 from copytrace.index.image_index import ImageIndex
-from copytrace.index.image_segments import index_segments, open_segments
+from copytrace.index.image_segments import LARGEST_SEGMENT, LEAST_OF_IMAGE, index_segments, open_segments
+from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search.point_search import ListSearch
@@ -70,6 +71,23 @@ def test_every_image_is_found_by_its_own_points(
     assert [sorted(map(int, shards)) for shards in (entry["shards"] for entry in segments(index).values())] == [
         index.shards
     ]
+
+
+def test_images_without_points_do_not_make_a_segment_that_cannot_number_them(
+    tmp_path: Path,
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    photos: dict[str, Pixels],
+) -> None:
+    plain = {f"plain{number}": np.full((60, 80, 3), 40 * number, np.uint8) for number in range(3)}
+    index, _ = build_index(write_photos(tmp_path / "plain", plain), tmp_path / "a", "references", image_settings)
+    sizes = [entry["size"] for entry in segments(index).values()]
+    assert sum(sizes) == 3 * LEAST_OF_IMAGE
+    assert np.iinfo(np.int64).max + 1 >= LARGEST_SEGMENT // LEAST_OF_IMAGE << IMAGE_SHIFT
+    other, _ = build_index(write_photos(tmp_path / "photos", photos), tmp_path / "b", "references", image_settings)
+    points = sum(other.point_count(shard) for shard in other.shards)
+    assert sum(entry["size"] for entry in segments(other).values()) == points  # photographs have more
 
 
 def test_lists_take_few_bytes_a_point(folder: Path, build_index: Build, image_settings: ImageSettings) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs.images import ImageSettings
-from copytrace.alignment import verify
+from copytrace.alignment import segment_verification
 from copytrace.alignment.align import VideoRows
+from copytrace.alignment.segment_verification import REFUTED_SCORE, SURE, Job, Look, Moment, verified_score
 from copytrace.alignment.segments import Segment
-from copytrace.alignment.verify import REFUTED_SCORE, SURE, Job, Look, Moment, verified_score
 from copytrace.errors import MediaError
 from copytrace.matching.same_picture import Agreement
 from copytrace.matching.score import load_calibration
@@ -102,7 +102,7 @@ def test_pictures_that_are_not_alike_are_not_looked_at(compare: Compare) -> None
 
 
 def test_of_a_photograph_one_moment_is_enough(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "compare_points", lambda *_: Agreement(0.9, 0.0, 300))
+    monkeypatch.setattr(segment_verification, "compare_points", lambda *_: Agreement(0.9, 0.0, 300))
     assert len(compare("copy")) == 1
 
 
