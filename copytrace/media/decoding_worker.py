@@ -26,6 +26,7 @@ from copytrace.errors import MediaError, NotMediumError
 from copytrace.media.decoding_channel import END, FORK, PROCESS, Array, Channel
 from copytrace.media.moments import read_moments
 from copytrace.media.pictures import read_picture
+from copytrace.media.timelines import LACK_OF_MEMORY
 from copytrace.media.video_pictures import read_timed_pictures, read_video
 from copytrace.seekable import SeekableReader
 
@@ -130,7 +131,7 @@ def _explain(error: Exception) -> dict[str, Any]:
         return {"passed over": str(error)}
     if isinstance(error, MediaError):
         return {"failed": str(error)}
-    if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
+    if isinstance(error, LACK_OF_MEMORY) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
         return {"memory": True}
     if isinstance(error, OSError):
         return {"failed": f"cannot be read: {error.strerror or error}"}

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from copytrace.errors import MediaError
 from copytrace.media.poses import Pose, rgb_pixels
 from copytrace.media.rgb import Pixels
-from copytrace.media.timelines import FALLBACK_RATE, open_stream, read_packets
+from copytrace.media.timelines import FALLBACK_RATE, LACK_OF_MEMORY, open_stream, read_packets
 
 # Decoding this far costs about as much as seeking, since encoders put key frames two to ten seconds apart.
 SEEK_DISTANCE = 10.0  # seconds
@@ -91,7 +91,7 @@ class _FrameReader:
         for packet in chain(read_packets(self._container, self._stream), [None]):
             try:
                 pictures = self._stream.codec_context.decode(packet)
-            except MemoryError:
+            except LACK_OF_MEMORY:
                 raise
             except FFmpegError:
                 continue

@@ -35,6 +35,7 @@ DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between 
 # Bytes of all packets: at most this multiple of the file's, and this many more.
 MOST_REPEATED, MOST_OF_SMALL = 2, 1 << 20
 FALLBACK_RATE = 25.0  # pictures per second, for videos that state no rate
+LACK_OF_MEMORY = (MemoryError, BlockingIOError)  # FFmpeg says EAGAIN if there is none for a thread
 
 # Decoders that, with skip_frame NONREF, skip exactly the pictures that no other refers to (shown by tests).
 _SKIP_EXACTLY = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
@@ -124,7 +125,7 @@ def open_stream(file: IO[bytes], name: str) -> Iterator[tuple[InputContainer, Vi
         options = {"protocol_whitelist": "none", "format_whitelist": ",".join(CONTAINERS)}
         try:
             opened = av.open(_Nameless(readable), "r", options=options, metadata_errors="replace", buffer_size=1 << 18)
-        except MemoryError:
+        except LACK_OF_MEMORY:
             raise
         except FFmpegError as error:
             raise no_video(file, name, _reason(error)) from error
@@ -297,7 +298,7 @@ def _convert(file: IO[bytes], name: str) -> Iterator[IO[bytes]]:
 def _decoding_errors() -> Iterator[None]:
     try:
         yield
-    except MemoryError:
+    except LACK_OF_MEMORY:
         raise
     except FFmpegError as error:
         raise MediaError(_reason(error)) from error

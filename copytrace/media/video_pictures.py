@@ -21,6 +21,7 @@ from copytrace.media.formats import MIN_SIDE
 from copytrace.media.poses import Pose, rgb_pixels
 from copytrace.media.rgb import Pixels
 from copytrace.media.timelines import (
+    LACK_OF_MEMORY,
     TOLERANCE,
     Step,
     Timeline,
@@ -111,7 +112,7 @@ def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame]
     """Return the pictures that the decoder gives for a packet, or for the end (None); None if it cannot be decoded."""
     try:
         return stream.codec_context.decode(packet)
-    except MemoryError:
+    except LACK_OF_MEMORY:
         raise
     except FFmpegError:
         return None

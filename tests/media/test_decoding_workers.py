@@ -25,8 +25,9 @@ from copytrace.media.frames import open_video, read_frames
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 # Decoders that do what the second word of a file says, as codecs do to which something bad happens.
 FAULTY_DECODERS = """
-import ctypes, os, signal, time
+import ctypes, errno, os, signal, time
 from pathlib import Path
+import av
 from PIL import Image
 from copytrace.media import video_pictures
 
@@ -61,6 +62,8 @@ def crash_later(picture, *more):
     shown += 1
     if picture.width == 48 and shown > 3:
         ctypes.string_at(0)
+    if picture.width == 64:
+        raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
     return rgb_pixels(picture, *more)
 
 video_pictures.rgb_pixels = crash_later
@@ -139,6 +142,13 @@ def starter_of_workers() -> psutil.Process:
 def children() -> list[psutil.Process]:
     starter = starter_of_workers()
     return [starter, *starter.children(recursive=True)]
+
+
+def test_a_video_for_whose_decoder_no_thread_can_be_started_needs_more_memory(
+    faulty: Callable[[str], str], film: Callable[..., Path]
+) -> None:
+    with pytest.raises(DecodingLimitError, match="of memory to decode"):
+        list(read_frames(str(film("a.mp4", 4, size=(64, 32)))))
 
 
 def test_what_starts_workers_has_one_thread_and_only_decoders(photo: str) -> None:
