@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "graphs"
 WITHOUT_EFFECT = ("name", "notes", "typical_noise")  # values in the header of weights that the graph does not depend on
+STRIDE = 32  # of the descriptor's last map; for sides that it divides, "same" padding is the same, and so is the graph
 
 
-def fill_template(kind: str, weights: Path, path: Path) -> Path | None:
+def fill_template(kind: str, weights: Path, path: Path, *, input_size: int | None = None) -> Path | None:
     """Write the graph of a file of weights to `path`, atomically, and return `path`; None without a template for it.
 
-    `kind` is that of the network in the file, such as "overlay". Weights that are not finite have no template. Torch is
-    not imported. Raises `RuntimeError` if ONNX Runtime does not take the graph.
+    `kind` is that of the network in the file, such as "overlay". A descriptor's `input_size` is the side of its input,
+    by default the one that the file states. Weights that are not finite have no template. Torch is not imported. Raises
+    `RuntimeError` if ONNX Runtime does not take the graph.
     """
     import onnx  # noqa: PLC0415
 
@@ -36,9 +38,12 @@ def fill_template(kind: str, weights: Path, path: Path) -> Path | None:
         graph = onnx.load(FOLDER / f"{kind}.onnx")
     except FileNotFoundError:
         return None
-    tensors, key = _read_weights(weights)
+    tensors, key = _read_weights(weights, input_size)
     if _key_of(graph) != key or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         return None
+    if input_size:
+        for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]:
+            side.dim_value = input_size
     for tensor in graph.graph.initializer:
         if not tensor.raw_data and tensor.name in tensors:
             tensor.raw_data = np.ascontiguousarray(tensors[tensor.name], "<f4").tobytes()
@@ -63,7 +68,7 @@ def _key_of(graph: onnx.ModelProto) -> str:
     return next((entry.value for entry in graph.metadata_props if entry.key == HEADER_KEY), "")
 
 
-def _read_weights(weights: Path) -> tuple[dict[str, np.ndarray], str]:
+def _read_weights(weights: Path, input_size: int | None = None) -> tuple[dict[str, np.ndarray], str]:
     """Return the tensors of a file of weights, and a digest of all that the graph of its network depends on."""
     from safetensors import safe_open  # noqa: PLC0415
 
@@ -71,5 +76,7 @@ def _read_weights(weights: Path) -> tuple[dict[str, np.ndarray], str]:
         header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = {name: value for name, value in header.items() if name not in WITHOUT_EFFECT}
+    if header["kind"] == "descriptor":
+        settings["input_size"] = (input_size or header["input_size"]) % STRIDE  # 0 for all that the template is for
     shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
     return tensors, hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()

@@ -22,6 +22,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
 from configs.load import load_settings
+from copytrace import images, videos
 from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
@@ -281,8 +282,10 @@ def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
 def use_grid_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let indexes be described by `GridDescriptor`, without an overlay detector."""
     models = (GridDescriptor(), None)
-    monkeypatch.setattr(image_index, "load_image_models", lambda descriptor, detector: models)
-    monkeypatch.setattr(video_index, "load_video_models", lambda descriptor, detector: models)
+    for module in (images, image_index):
+        monkeypatch.setattr(module, "load_image_models", lambda descriptor, detector: models)
+    for module in (videos, video_index):
+        monkeypatch.setattr(module, "load_video_models", lambda descriptor, detector: models)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from copytrace.lease import hold_lease, join_run
 from tests.racing_runs import REFUSED
 
 Pixels = NDArray[np.uint8]
-PAIRS = int(os.environ.get("COPYTRACE_PAIRS", "20"))
+PAIRS = int(os.environ.get("COPYTRACE_PAIRS", "6"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from copytrace.errors import ConfigError, CopytraceError, InputError
 from copytrace.features.descriptor_sources import descriptor_config
 from copytrace.features.resize import SquareInput
 from copytrace.runtime import Backend, cached_graph, open_session, torch_device, usable_cores, uses_onnx
-from models.configs import DescriptorConfig, Interpolation, ModelFileError, read_descriptor_header
+from models.configs import DescriptorConfig, Interpolation, ModelFileError
 from models.export import DESCRIPTOR_GRAPH_VERSION, DESCRIPTOR_OUTPUT, INPUT, export_descriptor
 from models.graph_templates import fill_template
 from models.network_files import load_descriptor_file
@@ -266,18 +266,15 @@ def descriptor_graph(config: DescriptorConfig) -> bytes:
     """Return the descriptor's ONNX graph from the cache, see `cached_graph`."""
 
     def export(path: Path) -> Path:
-        if _has_own_size(config) and (filled := fill_template("descriptor", config.weights, path)):
-            return filled
+        if config.storage == "safetensors":
+            filled = fill_template("descriptor", config.weights, path, input_size=config.input_size)
+            if filled:
+                return filled
         import torch  # here: other graphs do not need it  # noqa: PLC0415
 
         return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
     return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", export)
-
-
-def _has_own_size(config: DescriptorConfig) -> bool:
-    """Say whether the input has the size that the file of the network states."""
-    return config.storage == "safetensors" and config.input_size == read_descriptor_header(config.weights).input_size
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

@@ -111,7 +111,8 @@ def test_descriptors_go_out_and_come_in(finished: Path, tmp_path: Path) -> None:
 
 def test_an_ensemble_shortened_by_principal_components_finds_the_copies(video_sides: Path, tmp_path: Path) -> None:
     # By torch, which needs no graph of the second network.
-    both, references = ("descriptor.also=[imagenet]", "descriptor.backend=torch"), video_sides / "references"
+    both = ["descriptor.also=[imagenet]", "descriptor.backend=torch", "descriptor.input_size=128"]
+    references = video_sides / "references"
     result = copytrace("index-videos", references, "--out", tmp_path / "long", *QUICK, *both)
     assert result.exit_code == 0, result.stderr
     result = copytrace("fit-pca", tmp_path / "long", "--out", tmp_path / "pca", "--dimensions", "24")
@@ -121,7 +122,7 @@ def test_an_ensemble_shortened_by_principal_components_finds_the_copies(video_si
     assert result.exit_code == 0, result.stderr
     index = VideoIndex.open(tmp_path / "out" / "work" / "references")
     assert index.frames(index.shards[0]).vectors.shape == (12, 24)
-    assert index.provenance["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 256 px (")
+    assert index.provenance["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 128 px (")
     assert copies_in(tmp_path / "out") >= COPIES
 
     # The long vectors and the short ones are not of one model.

@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from copytrace.runtime import WEIGHTS
 from models.configs import LIGHT, read_pair_config
-from models.export import LOGITS, VALUES
+from models.export import DESCRIPTOR_OUTPUT, INPUT, LOGITS, VALUES
 from models.graph_templates import fill_template
-from models.network_files import save_pair_classifier
+from models.network_files import load_descriptor_file, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
 
 
@@ -28,6 +28,24 @@ def classifier() -> PairNetwork:
 def test_each_network_that_ships_has_a_template(kind: str, tmp_path: Path) -> None:
     weights = WEIGHTS / f"{kind.replace('-', '_')}.safetensors"
     assert fill_template(kind, weights, tmp_path / "graph.onnx") == tmp_path / "graph.onnx"
+
+
+@pytest.mark.parametrize("size", [32, 96, 288])
+def test_the_template_of_a_descriptor_holds_for_all_sides_that_its_strides_divide(size: int, tmp_path: Path) -> None:
+    weights = WEIGHTS / "descriptor.safetensors"
+    graph = fill_template("descriptor", weights, tmp_path / "graph.onnx", input_size=size)
+    assert graph
+    images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = load_descriptor_file(weights, size)(images).numpy()
+    session = onnxruntime.InferenceSession(graph)
+    np.testing.assert_allclose(session.run([DESCRIPTOR_OUTPUT], {INPUT: images.numpy()})[0], expected, atol=1e-4)
+    assert session.get_inputs()[0].shape[1:] == [size, size, 3]
+
+
+def test_for_other_sides_it_has_none(tmp_path: Path) -> None:
+    weights = WEIGHTS / "descriptor.safetensors"
+    assert fill_template("descriptor", weights, tmp_path / "graph.onnx", input_size=100) is None
 
 
 def test_other_weights_of_the_same_architecture_have_it_too(classifier: PairNetwork, tmp_path: Path) -> None:
