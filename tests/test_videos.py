@@ -39,6 +39,7 @@ def quick(**sections: dict[str, Any]) -> VideoSettings:
     """Settings for small videos: two a shard, no network but the descriptor, and no page unless asked for."""
     base = {
         "media": {"shard_size": 2, "threads": 2},
+        "descriptor": {"input_size": 128},
         "panes": {"detector": "none"},
         # Doubtful segments are reported too, which networks do not see.
         "alignment": {"aligner": "hough", "pair_filter": "none"},
@@ -418,7 +419,7 @@ def test_an_index_of_another_model_is_refused_by_name_before_any_work(
     index: Path, video_sides: Path, tmp_path: Path
 ) -> None:
     settings = quick(descriptor=IMAGENET)
-    with pytest.raises(ModelMismatchError, match=r"was described by descriptor at 256 px .* by efficientnet_lite0"):
+    with pytest.raises(ModelMismatchError, match=r"was described by descriptor at 128 px .* by efficientnet_lite0"):
         match_videos(video_sides / "queries", index, tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
 
@@ -441,7 +442,7 @@ def test_an_index_that_lost_a_shard_says_what_to_do(
     [
         ("frames", {"per_second": 2.0}, r"frames_per_second is 1\.0 there and 2\.0 now"),
         ("frames", {"reference_side": 128}, r"short_side is 320 there and 128 now"),
-        ("descriptor", IMAGENET, r"descriptor is descriptor at 256 px .* there and efficientnet_lite0"),
+        ("descriptor", IMAGENET, r"descriptor is descriptor at 128 px .* there and efficientnet_lite0"),
     ],
 )
 def test_an_index_made_otherwise_is_not_mixed(

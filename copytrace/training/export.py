@@ -10,6 +10,7 @@ from copytrace.model_sources import ModelKind
 from copytrace.storage import atomic_path, local_copy
 from models import export
 from models.configs import read_descriptor_config
+from models.graph_templates import fill_template
 from models.network_files import load_aligner_network, load_descriptor_file, load_overlay, load_pair_classifier
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def export_weights(kind: ModelKind, weights: Path) -> Path | None:
     graph = weights.with_suffix(".onnx")
     try:
         with local_copy(weights) as file, atomic_path(graph) as temporary:
-            EXPORTS[kind](file, temporary)
+            _ = fill_template(kind, file, temporary) or EXPORTS[kind](file, temporary)
     except RuntimeError as error:
         logger.warning("%s has no ONNX file beside it: %s", weights, " ".join(str(error).split())[:200])
         return None

@@ -21,7 +21,7 @@ from copytrace.cli import app
 from copytrace.index.video_index import VideoIndex
 
 COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
-QUICK = ["panes.detector=none", "report.max_matches=5", "media.shard_size=1"]
+QUICK = ["descriptor.input_size=128", "panes.detector=none", "report.max_matches=5", "media.shard_size=1"]
 COPIES = {("mirrored", "chelsea"), ("whole", "coffee")}
 
 
@@ -111,7 +111,7 @@ def test_descriptors_go_out_and_come_in(finished: Path, tmp_path: Path) -> None:
 
 def test_an_ensemble_shortened_by_principal_components_finds_the_copies(video_sides: Path, tmp_path: Path) -> None:
     # By torch, which needs no graph of the second network.
-    both = ["descriptor.also=[imagenet]", "descriptor.backend=torch", "descriptor.input_size=128"]
+    both = ["descriptor.also=[imagenet]", "descriptor.backend=torch"]
     references = video_sides / "references"
     result = copytrace("index-videos", references, "--out", tmp_path / "long", *QUICK, *both)
     assert result.exit_code == 0, result.stderr

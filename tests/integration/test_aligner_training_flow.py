@@ -76,7 +76,7 @@ NETWORKS = (
         PairTraining,
         "copytrace-pair-classifier",
         "pair_classifier",
-        ("architecture=test_resnet", "loop.learning_rate=0.002"),
+        ("loop.learning_rate=0.002",),
     ),
 )
 each_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.file)

@@ -43,9 +43,15 @@ VIEWS = ("reference_points", "query_points", "crop_points", "stretched_points")
 IMAGES: dict[str, Any] = {
     "media": {"shard_size": 2},
     "local": {**dict.fromkeys(VIEWS, POINTS), "stretches": []},
+    "descriptor": {"input_size": 128},
     "overlay": {"detector": "edges"},
 }
-VIDEOS: dict[str, Any] = {"media": {"shard_size": 2}, "panes": {"detector": "none"}, "report": {"max_matches": 5}}
+VIDEOS: dict[str, Any] = {
+    "media": {"shard_size": 2},
+    "descriptor": {"input_size": 128},
+    "panes": {"detector": "none"},
+    "report": {"max_matches": 5},
+}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,13 @@ from tasks.service.seaweedfs import SeaweedFS
 
 Pixels = NDArray[np.uint8]
 
-QUICK = {"local.stretches": [], "overlay.detector": "none", "media.shard_size": 2, "report.max_matches": 5}
+QUICK = {
+    "descriptor.input_size": 128,
+    "local.stretches": [],
+    "overlay.detector": "none",
+    "media.shard_size": 2,
+    "report.max_matches": 5,
+}
 WRITTEN_ANEW = {
     "plan",
     "manifest",
@@ -82,7 +88,13 @@ def image_run(media: str) -> Path:
     """A finished run of images from the store into the store, by the command line."""
     out = f"{media}/image-run"
     arguments = [f"{media}/photos/queries", f"{media}/photos/references", "--out", out]
-    settings = ["local.stretches=[]", "overlay.detector=none", "media.shard_size=2", "report.max_matches=5"]
+    settings = [
+        "descriptor.input_size=128",
+        "local.stretches=[]",
+        "overlay.detector=none",
+        "media.shard_size=2",
+        "report.max_matches=5",
+    ]
     told = CliRunner().invoke(app, ["match-images", *arguments, *settings])
     assert told.exit_code == 0, told.output
     assert f"{out}/matches.csv" in told.output
@@ -98,7 +110,12 @@ def images(**settings: Any) -> ImageSettings:
 
 
 def videos(**search: Any) -> VideoSettings:
-    sections = {"media": {"shard_size": 2}, "panes": {"detector": "none"}, "report": {"max_matches": 5}}
+    sections = {
+        "media": {"shard_size": 2},
+        "descriptor": {"input_size": 128},
+        "panes": {"detector": "none"},
+        "report": {"max_matches": 5},
+    }
     return VideoSettings.model_validate(sections | {"search": search})
 
 

@@ -42,11 +42,12 @@ IMAGES: dict[str, Any] = {
     "media": {"shard_size": 2},
     "local": dict.fromkeys(("reference_points", "query_points", "crop_points", "stretched_points"), POINTS)
     | {"stretches": []},
-    # Of the networks only the descriptor, as the export of each takes longer than the rest of a run.
+    "descriptor": {"input_size": 128},
     "overlay": {"detector": "edges"},
 }
 VIDEOS: dict[str, Any] = {
     "media": {"shard_size": 2},
+    "descriptor": {"input_size": 128},
     "panes": {"detector": "none"},
     "alignment": {"aligner": "hough", "pair_filter": "none"},
     "report": {"max_matches": 5},
