@@ -173,7 +173,7 @@ class PointQuantizer:
     def fine(self) -> ListLevel:
         """The lists of large indexes."""
         code = PointCode(self.codebook.fine_products, self.codebook.fine_lengths)
-        return ListLevel.of(self.codebook.fine_lists, code, self.coarse.centers, LISTS_DIVIDED)
+        return ListLevel.of(self.codebook.fine_lists.astype(np.float32), code, self.coarse.centers, LISTS_DIVIDED)
 
     def level(self, count: int) -> ListLevel:
         """Return the level that has `count` lists."""
