@@ -29,6 +29,7 @@ from copytrace.object_store import StoredPath, filesystem_of
 from models.atomic_file import UMASK
 
 FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
+ROWS_FOR_THREADS = 1 << 14  # of a table; threads take longer to start than to read fewer
 FOOTER = 64 << 10  # bytes at the end of a Parquet file, which usually hold its schema and statistics
 
 
@@ -249,7 +250,8 @@ def read_columns(source: Any, *, columns: Sequence[str] | None = None, schema: p
         if missing := set(columns or ()).difference(held):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
         wanted = columns if schema is None else [name for name in schema.names if name in held]
-        table = file.read(columns=None if wanted is None else list(wanted))
+        threads = file.metadata.num_rows > ROWS_FOR_THREADS
+        table = file.read(columns=None if wanted is None else list(wanted), use_threads=threads)
     if schema is None:
         return table
     given = [

@@ -158,13 +158,19 @@ class _ImageContent(SegmentContent[Segment]):
         known = images.column("key").is_valid().to_numpy()
         thumbnails = None
         if known.any():
-            keys = np.frombuffer(b"".join(images.column("key").drop_null().to_pylist()), np.uint8)
+            keys = np.concatenate([_bytes_of(chunk) for chunk in images.column("key").drop_null().chunks])
             pixels, checks_of_pixels = _map_unchecked(path.with_suffix(".thumbnails"), record)
             rows = np.flatnonzero(known)
-            thumbnails = SegmentThumbnails(pixels, rows, keys.reshape(-1, KEY_BYTES), checks_of_pixels)
+            thumbnails = SegmentThumbnails(pixels, rows, keys, checks_of_pixels)
         lists = read_lists(points, quantizer_of(self.index), record)
         checks = list_checks(points, record)
         return Segment(ids, vectors, PointLists(lists, sides, current, checks), thumbnails)
+
+
+def _bytes_of(keys: pa.FixedSizeBinaryArray) -> Bytes:
+    """Return keys without nulls as uint8 [N, 18]."""
+    content = np.frombuffer(keys.buffers()[1] or b"", np.uint8)
+    return content.reshape(-1, KEY_BYTES)[keys.offset : keys.offset + len(keys)]
 
 
 def _save(path: Path, array: NDArray[np.generic]) -> None:
