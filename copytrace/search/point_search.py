@@ -27,8 +27,8 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-# One out of so many of the nearest lists is searched for a point that is repeated. Of 40 copies of minidisc_hard among
-# 5,200 references, 32 were first and 35 among ten by this rule, and the same numbers without it.
+# One out of so many of the nearest lists is searched for a point that is repeated. Of 50 copies of minidisc_hard among
+# 5,200 references, 39 were first and 42 among ten by this rule, and the same numbers without it.
 REPEATED_SHARE = 2
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
