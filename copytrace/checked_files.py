@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import posixpath
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
-from copytrace.storage import FIRST_REQUEST, as_stored_path, local_copy, read_table, remove_file, source_of, write_json
+from copytrace.storage import (
+    FIRST_REQUEST,
+    as_stored_path,
+    local_copy,
+    read_columns,
+    read_table,
+    remove_file,
+    source_of,
+    write_json,
+)
 
 _OWN = "crc32"
 _SEAL = b"copytrace.crc32"
@@ -101,14 +110,16 @@ def files_of(record: Path) -> list[Path]:
     return sorted(_join(record.parent, name) for name in read_record(record).get("checksums", {}))
 
 
-def read_checked(path: Path, record: Path | None = None, **options: Any) -> pa.Table:
-    """Read a Parquet file that a record names, by default the one beside it.
+def read_checked(
+    path: Path, record: Path | None = None, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """Read a Parquet file that a record names, by default the one beside it; see `read_columns`.
 
-    `options` are those of `pyarrow.parquet.read_table`. Raises `DamagedFileError` if it is missing or damaged.
+    Raises `DamagedFileError` if it is missing or damaged.
     """
     checks = checks_of(path, record or path.with_suffix(".json"))
     with damage_errors(path, checks), _checked_source(path, checks) as source:
-        return pq.read_table(source, **options)
+        return read_columns(source, columns=columns, schema=schema)
 
 
 @contextmanager

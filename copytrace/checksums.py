@@ -110,7 +110,7 @@ class MappedChecks:
     """Checks of the parts of a local file that is mapped into memory, each block once, when it is needed."""
 
     def __init__(self, checks: BlockChecks, file: Path) -> None:
-        self._checks = checks
+        self._checks, self.size = checks, checks.size
         checks.check_size(file.stat().st_size)
         self._bytes = np.memmap(file, np.uint8, "r") if checks.size else np.zeros(0, np.uint8)
         self._is_checked = np.zeros(-(-checks.size // BLOCK), bool)

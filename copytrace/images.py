@@ -9,6 +9,7 @@ The command line and notebooks run the steps in their own process; the Prefect f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,17 @@ def check_images(settings: ImageSettings, indexes: Sequence[Path]) -> None:
     """Raise early what would stop the run later: a bad calibration, or an index of other models or not ready."""
     if settings.merge.rule == "calibrated":
         load_calibration(settings.merge.calibration)
-    descriptor, _ = load_image_models(settings.descriptor, settings.overlay.detector)
     noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
-    for root in indexes:
-        check_codebook(ImageIndex.open(root), settings.local.codebook)
-    for root in [*indexes, *noise]:
-        check_model(ImageIndex.open(root), model_label(descriptor))
-    for root in [*indexes, *noise]:
-        open_segments(ImageIndex.open(root))
+    opened = [ImageIndex.open(root) for root in [*indexes, *noise]]
+    with ThreadPoolExecutor(1) as pool:
+        models = pool.submit(load_image_models, settings.descriptor, settings.overlay.detector)
+        for index in opened[: len(indexes)]:
+            check_codebook(index, settings.local.codebook)
+        for index in opened:
+            open_segments(index)
+    descriptor, _ = models.result()
+    for index in opened:
+        check_model(index, model_label(descriptor))
 
 
 def _describe(

@@ -23,7 +23,8 @@ class PointCodebook:
     float32 [2] tell how near to 0 its projections on them are uncertain.
 
     `cells` float32 [A, 128] divide the space, `lists` float32 [A * B, 128] divide each cell, and `fine_lists` float32
-    [A * B * C, 128] divide each list, for large indexes: list n lies in cell n // B, fine list n in list n // C.
+    or, when read, uint8 [A * B * C, 128] divide each list, for large indexes: list n lies in cell n // B, fine list n
+    in list n // C.
 
     A point is coded as its list's center plus one of 16 vectors of each of the `products`, float32 [30, 16, 128], which
     are orthogonal to those of all other products: 4 bits each. 8 bits more code the squared length of that sum, in
@@ -40,7 +41,7 @@ class PointCodebook:
     lists: NDArray[np.float32]
     products: NDArray[np.float32]
     lengths: NDArray[np.float32]
-    fine_lists: NDArray[np.float32]
+    fine_lists: NDArray[np.float32] | NDArray[np.uint8]  # as bytes, since most processes do not need them
     fine_products: NDArray[np.float32]
     fine_lengths: NDArray[np.float32]
     sample_lists: NDArray[np.float32]
@@ -52,7 +53,7 @@ class PointCodebook:
 TENSORS = tuple(field.name for field in fields(PointCodebook))
 _BYTES = ("cells", "lists", "fine_lists", "sample_lists")  # centers, rounded
 _HALVES = ("products", "fine_products", "sample_products")
-_READ = {"axes": np.int8, "sample_codes": np.uint8}
+_READ = {"axes": np.int8, "fine_lists": np.uint8, "sample_codes": np.uint8}
 
 
 def write_point_codebook(path: Path, codebook: PointCodebook) -> Path:

@@ -193,7 +193,7 @@ def test_what_cannot_work_is_told_in_one_line_before_any_work(
 
 
 def test_a_process_ends_with_code_1_and_one_line_as_the_command_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from copytrace.cli import app; app()", "match-images", "nowhere", "nowhere"]
+    command = [sys.executable, "-m", "copytrace", "match-images", "nowhere", "nowhere"]
     run = subprocess.run(
         [*command, "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )

@@ -18,6 +18,12 @@ STEPS = {
         {"prefect", "mlflow", "boto3"},
     ),
     "image matching": ("import copytrace.images", {"av", "torch", "skimage"}),
+    "tables of a command": (
+        "from copytrace.cli.images import leave_out_pandas\nimport pyarrow\nleave_out_pandas()\n"
+        "table = pyarrow.table({'number': [1, 2]})\nassert table.column('number').to_numpy().tolist() == [1, 2]",
+        {"pandas"},
+    ),
+    "a data frame after that": ("assert table.to_pandas().number.tolist() == [1, 2]", {"torch"}),
     "finding the sample photos": (
         "from copytrace.training.sample_photos import sample_photos; assert sample_photos()",
         {"skimage", "sklearn", "matplotlib", "torch"},

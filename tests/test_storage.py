@@ -115,7 +115,11 @@ def test_a_table_in_a_store_is_read_as_one_on_disk(remote: Path, rows: int) -> N
     assert count_rows(path) == rows
     assert read_schema(path).names == ["number", "value"]
     assert read_table(path, columns=["value"]).column("value").to_numpy().tolist() == values.tolist()
-    assert read_table(path, filters=[("number", "==", 2)]).to_pylist() == [{"number": 2, "value": values[2]}]
+    assert read_table(path, columns=["value", "number"]).column_names == ["value", "number"]
+    with pytest.raises(pa.ArrowInvalid, match="no column another"):
+        read_table(path, columns=["another"])
+    schema = pa.schema([("another", pa.list_(pa.float32())), ("number", pa.int32())])
+    assert read_table(path, schema=schema).slice(1, 1).to_pylist() == [{"another": None, "number": 1}]
     with open_parquet(path) as file:
         assert sum(batch.num_rows for batch in file.iter_batches(columns=["number"])) == rows
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,10 @@ def match_images(
 ) -> None:
     """Find which REFERENCES the QUERIES were copied from."""
     settings = _settings(preset, config, overrides)
+    leave_out_pandas()
+    from copytrace.media.decoding_pool import start_workers  # noqa: PLC0415
+
+    start_workers()  # they import what they need while this process does
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.images import match_images as match  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
@@ -99,6 +105,29 @@ def _print_summary(run: dict[str, Any], out: Path, seconds: float) -> None:
         typer.echo(f"  report   {out / 'report.html'}")
     print_cut(run)
     print_failures(out / "failures.csv")
+
+
+def leave_out_pandas() -> None:
+    """Keep pyarrow from importing pandas, which takes it half a second, until a table becomes a data frame.
+
+    Where pandas is not imported yet, pyarrow imports it with the first array, to know its types, unless it finds none.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow  # noqa: PLC0415
+
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pyarrow.array([""])
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def print_missing(preset: str, settings: Settings) -> None:

@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
-from copytrace.checked_files import checked_copy, read_checked
+from copytrace.checked_files import checked_copy, checks_of, damage_errors, read_checked
+from copytrace.checksums import MappedChecks
 from copytrace.features.points import Bytes
 from copytrace.features.thumbnails import BYTES, KEY_BYTES, thumbnail_keys
 from copytrace.index.codebook import codebook_digest, quantizer_of
@@ -29,7 +30,7 @@ from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.point_places import MOST_IMAGES
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.step import StepRun
-from copytrace.storage import atomic_path, table_of_rows, write_table
+from copytrace.storage import as_stored_path, atomic_path, table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 29  # points; the lists of one have 13 GB
 # An image with few points counts as this many, so that no segment has more images than its places can number.
@@ -50,11 +51,22 @@ IMAGE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class SegmentThumbnails:
-    """Thumbnails of R images, uint8 [R, 864]; those of `rows` int64 [T] are known, and have `keys` uint8 [T, 18]."""
+    """Thumbnails of R images, uint8 [R, 864]; those of `rows` int64 [T] are known, and have `keys` uint8 [T, 18].
+
+    Their file is mapped into memory, and a part of it is checked by `checks` when it is first read.
+    """
 
     pixels: Bytes
     rows: Numbers
     keys: Bytes
+    checks: MappedChecks | None = None
+
+    def read(self, rows: Numbers) -> Bytes:
+        """Return the thumbnails of N rows, uint8 [N, 864]. Raises `DamagedFileError`."""
+        if self.checks:
+            start = self.checks.size - self.pixels.nbytes + rows * BYTES
+            self.checks.need(start, start + BYTES)
+        return self.pixels[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +158,19 @@ class _ImageContent(SegmentContent[Segment]):
         known = images.column("key").is_valid().to_numpy()
         thumbnails = None
         if known.any():
-            keys = np.frombuffer(b"".join(images.column("key").drop_null().to_pylist()), np.uint8)
-            pixels = _map(path.with_suffix(".thumbnails"), record)
-            thumbnails = SegmentThumbnails(pixels, np.flatnonzero(known), keys.reshape(-1, KEY_BYTES))
+            keys = np.concatenate([_bytes_of(chunk) for chunk in images.column("key").drop_null().chunks])
+            pixels, checks_of_pixels = _map_unchecked(path.with_suffix(".thumbnails"), record)
+            rows = np.flatnonzero(known)
+            thumbnails = SegmentThumbnails(pixels, rows, keys, checks_of_pixels)
         lists = read_lists(points, quantizer_of(self.index), record)
         checks = list_checks(points, record)
         return Segment(ids, vectors, PointLists(lists, sides, current, checks), thumbnails)
+
+
+def _bytes_of(keys: pa.FixedSizeBinaryArray) -> Bytes:
+    """Return keys without nulls as uint8 [N, 18]."""
+    content = np.frombuffer(keys.buffers()[1] or b"", np.uint8)
+    return content.reshape(-1, KEY_BYTES)[keys.offset : keys.offset + len(keys)]
 
 
 def _save(path: Path, array: NDArray[np.generic]) -> None:
@@ -163,3 +182,13 @@ def _map(path: Path, record: Path) -> NDArray[Any]:
     with checked_copy(path, record) as file:
         mapped: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     return mapped
+
+
+def _map_unchecked(path: Path, record: Path) -> tuple[NDArray[Any], MappedChecks | None]:
+    """Map an array into memory, and return it with the checks of its file; an object of a store is checked at once."""
+    checks = None if as_stored_path(path) else checks_of(path, record)
+    if checks is None:
+        return _map(path, record), None
+    with damage_errors(path, None):
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped, MappedChecks(checks, path)

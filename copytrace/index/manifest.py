@@ -24,6 +24,7 @@ from copytrace.storage import as_stored_path, table_of_rows, write_table
 ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
 MANIFEST_SCHEMA = ITEM_SCHEMA.append(pa.field("shard", pa.int32()))
 STATES_KEY = b"copytrace.shards"
+_ROWS_PER_BISECTION = 1000  # a hash table of the ids takes as long as a bisection for each so many of them
 
 item_values = attrgetter(*ITEM_SCHEMA.names)
 """Return the fields of a media item as a tuple."""
@@ -113,6 +114,8 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
 
     def rows_of(self, ids: Sequence[str]) -> Numbers:
         """Return the row of each of N ids, int64 [N]; −1 if the index lacks it."""
+        if len(ids) * _ROWS_PER_BISECTION < len(self):
+            return np.array([self._bisect(identity) for identity in ids], np.int64)
         rows: Numbers = (
             pc.fill_null(pc.index_in(pa.array(ids, pa.large_string()), self._id), -1).to_numpy().astype(np.int64)
         )
@@ -128,8 +131,8 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
 
         Where a content is not known, as in an index of 0.1.0, it may be the same as any.
         """
-        same_content = pc.is_in(self._content, value_set=other._content)
-        shared = pc.or_(same_content, pc.is_in(self._path, value_set=other._path))
+        same_content = _is_among(self._content, other._content)
+        shared = pc.or_(same_content, _is_among(self._path, other._path))
         if other.has_unknown_contents:
             shared = pa.array([True] * len(self), pa.bool_())
         elif self.has_unknown_contents:
@@ -153,7 +156,13 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
         return ordered, self.shard_numbers[ordered]
 
     def _row(self, identity: str) -> int:
-        """Return the row of an id by bisection. Raises `KeyError` if there is none."""
+        """Return the row of an id. Raises `KeyError` if there is none."""
+        if (row := self._bisect(identity)) < 0:
+            raise KeyError(identity)
+        return row
+
+    def _bisect(self, identity: str) -> int:
+        """Return the row of an id, −1 if there is none."""
         low, high = 0, len(self._id)
         while low < high:
             middle = (low + high) // 2
@@ -161,9 +170,7 @@ class Manifest(Mapping[str, tuple[MediaItem, int]]):
                 low = middle + 1
             else:
                 high = middle
-        if low == len(self._id) or self._id[low].as_py() != identity:
-            raise KeyError(identity)
-        return low
+        return low if low < len(self._id) and self._id[low].as_py() == identity else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +217,13 @@ def _read(path: Path) -> Manifest:
 @lru_cache(maxsize=4)  # queries, references and noise
 def _read_once(path: Path, state: tuple[int, ...]) -> Manifest:
     return _read(path)
+
+
+def _is_among(texts: pa.LargeStringArray, others: pa.LargeStringArray) -> pa.BooleanArray:
+    """Return which of some texts are among others; only the smaller side is put into a hash table."""
+    if len(texts) < len(others):
+        others = others.filter(pc.is_in(others, value_set=texts))
+    return pc.is_in(texts, value_set=others)
 
 
 def _texts(column: pa.ChunkedArray) -> pa.LargeStringArray:

@@ -71,8 +71,13 @@ class PointLists:
         """
         if self.checks:
             self.checks.need(nearest[1])
-        self.lists.nprobe = nearest[1].shape[1]
-        distance, packed = self.lists.search_preassigned(points, neighbours, nearest[1], nearest[0])
+        shape = (len(points), neighbours)
+        distance, packed = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        columns = [faiss.swig_ptr(np.ascontiguousarray(each)) for each in (points, nearest[1], nearest[0])]
+        # The number of lists is a parameter, and not set in the lists: threads search them for different numbers.
+        params = faiss.SearchParametersIVF(nprobe=nearest[1].shape[1])
+        found_in = (faiss.swig_ptr(distance), faiss.swig_ptr(packed))
+        self.lists.search_preassigned_c(len(points), columns[0], neighbours, *columns[1:], *found_in, False, params)
         distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
         image, variant, geometry = unpack_places(packed, self.sides)
         found = (packed >= 0) & (self.current[image] if len(self.current) else False)

@@ -46,8 +46,9 @@ def unpack_places(packed: Numbers, sides: Floats) -> tuple[Numbers, Numbers, Flo
         shares[name] = ((rest & ((1 << bits) - 1)) + 0.5) / (1 << bits)
         rest >>= bits
     variant, image = rest & ((1 << _VARIANT_BITS) - 1), rest >> _VARIANT_BITS
-    extent = sides / sides.min(axis=1, keepdims=True)
-    extent = extent[np.maximum(image, 0)] if len(sides) else np.ones((*packed.shape, 2), np.float32)
+    # Of the images that were found alone: an index may have a million others.
+    found = sides[np.maximum(image, 0)] if len(sides) else np.ones((*packed.shape, 2), np.float32)
+    extent = found / found.min(axis=-1, keepdims=True)
     scale = 2.0 ** (shares["scale"] * _OCTAVES + _SMALLEST_OCTAVE)
     columns = (shares["x"] * extent[..., 0], shares["y"] * extent[..., 1], scale, shares["angle"] * 2 * np.pi)
     return image, variant, np.stack(columns, axis=-1).astype(np.float32)

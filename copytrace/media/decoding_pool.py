@@ -313,6 +313,11 @@ def _pools() -> _Pools:
     return _Pools()
 
 
+def start_workers() -> None:
+    """Begin to start the process that forks workers, if there is none; it imports the decoders meanwhile."""
+    _pools().current()
+
+
 def close_workers() -> None:
     """End all decoding workers of this process; the next file starts new ones."""
     _pools().close()

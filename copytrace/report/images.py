@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from copytrace.checked_files import check_file
 from copytrace.errors import ConfigError, InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.media.failures import read_failures
-from copytrace.report.page import Page, ScoreKind, Selection, Side, score_kind, score_text
+from copytrace.report.page import Page, ScoreKind, Selection, Side, page_template, score_kind, score_text
 from copytrace.report.pictures import Unreadable, make_thumbnails
 from copytrace.run_folder import ImageRunFolder
 from copytrace.search.cut_lists import read_cut, tell_cut
@@ -128,7 +129,9 @@ def write_image_report(
     if max_matches < 1 or picture_side < 1:
         raise ConfigError(f"max_matches is {max_matches}, picture_side {picture_side}: set both to 1 or more")
     selection = _select(matches, threshold, max_matches)
-    pictures = _Pictures(selection.rows, paths, picture_side)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(page_template, "image")  # while other processes decode the pictures
+        pictures = _Pictures(selection.rows, paths, picture_side)
     top_score = 1.0 if kind == "probability" else max((row["score"] for row in selection.rows), default=1.0)
     cards = [_card(row, pictures, kind, top_score, threshold) for row in selection.rows]
     return Page("image", selection, cards, pictures.embedded, summary, kind, threshold, top_score).write(out)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,16 +53,7 @@ class Page:
 
     def write(self, out: Path) -> Path:
         """Write the page to `out` and return it."""
-        templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("copytrace", "report"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        templates.filters["sha256_base64"] = _sha256_base64
-        template = templates.get_template(f"{self.name}_report.html.j2")
-        stream = template.stream(
+        stream = page_template(self.name).stream(
             card_template=f"{self.name}_card.html.j2",
             cards=self.cards,
             selection=self.selection,
@@ -77,6 +69,22 @@ class Page:
         with atomic_path(out) as temporary:
             stream.dump(str(temporary), encoding="utf-8")
         return out
+
+
+@cache
+def page_template(name: str) -> jinja2.Template:
+    """Return the template of a kind of page, compiled with its parts, once per process."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("copytrace", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["sha256_base64"] = _sha256_base64
+    for part in ("page", f"{name}_card"):
+        templates.get_template(f"{part}.html.j2")
+    return templates.get_template(f"{name}_report.html.j2")
 
 
 def _sha256_base64(text: str) -> str:

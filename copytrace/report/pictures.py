@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image  # the latter, as Pillow would import all its formats to find this one
 
 from copytrace.errors import MediaError
 from copytrace.media.decode import decode_image

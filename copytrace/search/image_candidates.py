@@ -254,8 +254,12 @@ def _local_candidates(part: _QueryShard, branch: Branch, settings: LocalSettings
     nearest: list[list[NearestReferences]] = [[] for _ in queries]
     for search in _point_searches(part.references, settings) if queries else ():
         recall = partial(_recall, part, search, settings)
-        threads = faiss.omp_get_max_threads()
-        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        cores = faiss.omp_get_max_threads()
+        threads = min(cores, len(queries))
+        # Of few queries, each is searched by several cores; the sums that a search compares are exact, so that nothing
+        # depends on it.
+        shared = (cores // threads,)
+        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=shared) as pool:
             for number, found in enumerate(pool.map(recall, queries)):
                 if isinstance(found, NearestReferences):
                     nearest[number].append(found)

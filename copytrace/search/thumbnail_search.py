@@ -25,7 +25,7 @@ class ThumbnailSearch:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._first = np.cumsum([0, *(len(segment.ids) for segment in segments)])
-        self._pixels = [segment.thumbnails.pixels if segment.thumbnails else None for segment in segments]
+        self._thumbnails = [segment.thumbnails for segment in segments]
         keys, rows = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, np.int64)]
         for segment, first in zip(segments, self._first.tolist(), strict=False):
             if segment.thumbnails:
@@ -57,9 +57,9 @@ class ThumbnailSearch:
         part = np.searchsorted(self._first, rows, side="right") - 1
         read = np.zeros((len(rows), BYTES), np.uint8)
         for number in np.unique(part).tolist():
-            pixels, here = self._pixels[number], part == number
-            if pixels is not None:
-                read[here] = pixels[rows[here] - self._first[number]]
+            thumbnails, here = self._thumbnails[number], part == number
+            if thumbnails is not None:
+                read[here] = thumbnails.read(rows[here] - self._first[number])
         return read
 
 

@@ -62,7 +62,9 @@ def test_distances_are_those_of_the_codes(tmp_path: Path, photo_points: Floats) 
     )
     query = np.clip(photo_points[:50] + np.random.default_rng(1).normal(0, 4, (50, 128)), 0, 255).astype(np.float32)
     nearest = level.nearest_lists(query, 8)
+    before = lists.lists.nprobe
     found = lists.search(query, nearest, 1, first=1000)
+    assert lists.lists.nprobe == before  # threads that search different numbers of lists share them
     points, lengths = decoded(codes, level.table.reconstruct_batch(members))
     expected = lengths - 2 * query @ points.T + (query**2).sum(axis=1)[:, None]
     there = found.image[:, 0] >= 0

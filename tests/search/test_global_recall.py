@@ -14,6 +14,7 @@ from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import PointLists
 from copytrace.search.descriptor_search import DescriptorSearch
 from copytrace.search.image_candidates import panes_for_global_branch
+from copytrace.search.mapped_vectors import widen
 from copytrace.search.vector_search import noise_level
 
 Floats = NDArray[np.float32]
@@ -24,6 +25,12 @@ eighths = st.integers(-8, 8).map(lambda n: n / 8)
 def segment_of(vectors: Floats, current: NDArray[np.bool_]) -> Segment:
     ids = pa.array([str(number) for number in range(len(vectors))], pa.large_string())
     return Segment(ids, vectors.astype(np.float16), PointLists(None, np.ones((len(vectors), 2), np.float32), current))
+
+
+def test_every_finite_half_widens_to_the_float_that_it_is() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)].reshape(-1, 8)
+    np.testing.assert_array_equal(widen(halves).view(np.uint32), halves.astype(np.float32).view(np.uint32))
 
 
 @settings(max_examples=60, deadline=None)

@@ -59,6 +59,17 @@ def test_only_media_that_two_indexes_share_are_compared_by_their_places() -> Non
     assert theirs.places_shared_with(ours) == ["/r/c.jpg 1"]
     assert ours.places_shared_with(manifest("/moved", {"d": "three"})) == []
     assert ours.places_shared_with(manifest("/q", {"a": "of another time"})) == ["/q/a.jpg 1"]
+    many = manifest("/r", {f"{number:04}": f"content {number}" for number in range(50)} | {"z": "two"})
+    assert ours.places_shared_with(many) == ["/q/b.jpg 1"]
+    assert many.places_shared_with(ours) == ["/r/z.jpg 1"]
+
+
+@pytest.mark.parametrize("count", [3, 3000])  # of media: a few ids are found by bisection among the latter
+def test_the_rows_of_ids_are_those_of_the_manifest(count: int) -> None:
+    held = manifest("/r", {f"{number:05}": "" for number in range(1, 2 * count, 2)})
+    assert held.rows_of(["00005", "00000", "00002", "99999"]).tolist() == [2, -1, -1, -1]
+    assert held.rows_of([f"{2 * count - 1:05}", "00001"]).tolist() == [count - 1, 0]
+    assert held.rows_of([]).tolist() == []
 
 
 def test_where_contents_are_not_known_all_places_count() -> None:
