@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,7 +23,7 @@ from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
-from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch
+from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch, fill_indexes
 
 Bytes = NDArray[np.uint8]
 MakeView = Callable[..., View]
@@ -213,7 +214,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
     view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
-    monkeypatch.setattr(point_search, "_move_to_gpus", lambda index: index)
+    monkeypatch.setattr(point_search, "_flat_indexes", lambda: [faiss.IndexFlatL2(128)])
     search = exact_search([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0
@@ -250,3 +251,12 @@ def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_
         expected = segment.points.search(forms[rows], nearest, 4, 0)
         np.testing.assert_array_equal(found.distance[rows], expected.distance)
         np.testing.assert_array_equal(found.geometry[rows], expected.geometry)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5, 4, 1], [7], [0, 0], []])
+def test_points_divided_among_devices_keep_their_numbers(counts: list[int], random_descriptors: Descriptors) -> None:
+    parts = [random_descriptors(count, seed) for seed, count in enumerate(counts)]
+    points = np.concatenate([np.zeros((0, 128), np.uint8), *parts]).astype(np.float32)
+    for devices in (1, 3):
+        index = fill_indexes([faiss.IndexFlatL2(128) for _ in range(devices)], parts)
+        assert index.search(points, 1)[1].ravel().tolist() == list(range(len(points)))
