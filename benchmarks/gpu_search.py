@@ -106,7 +106,7 @@ def _match(target: Target, medium: str, folder: Path, table: str) -> list[Path]:
     ours = [f"flows.match_{medium}", *given, "--out", str(outputs[0]), "--preset", "a100"]
     run = "from copytrace.cli import app; app()"
     command = [f"match-{medium}", *given, "--out", str(outputs[1]), "--preset", "a100"]
-    home = {"PREFECT_HOME": str(target.work / "prefect")}
+    home = {"PREFECT_HOME": str(target.work / "prefect"), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "400"}
     networks = ["descriptor.backend=torch", f"descriptor.device={target.device}", "report.max_matches=0"]
     _run([sys.executable, "-m", *ours, *networks], home)
     # Without a visible GPU, faiss is on the CPU, too.

@@ -91,6 +91,7 @@ def trainings(target: Target) -> dict[str, Callable[[], Training]]:
         small = [] if target.on_gpu else ["input_size=64", "described_size=64", "memory=64", "dimensions=32"]
         settings = load_settings(DescriptorTraining, "a100", overrides=[*on, *small])
         network = build_descriptor(packaged_weights(settings.architecture, settings.input_size))
+        torch.manual_seed(0)
         network.projection = nn.Linear(network.pooled_dimensions, settings.dimensions)
         views = ViewExamples(photos, settings.views, settings.input_size, settings.photos.long_side, 0)
         return _training(ContrastiveModule(network, settings), views, settings.loop)
@@ -131,9 +132,9 @@ def precision(target: Target) -> Iterator[Finding]:
     training = trainings(target)["descriptor"]()
     batch = training.batch(8)
     exact = _gradients(training.module, batch, "float32", target)
-    for name, least in (("bfloat16", 0.9), ("float16", 0.99)):  # on a CPU, 0.960 and 0.997
+    for name, most, least in (("bfloat16", 0.1, 0.9), ("float16", 0.02, 0.97)):
         found = _gradients(training.module, batch, name, target)
-        yield Finding(f"{name}: loss beside float32", found[0] / exact[0], 0.95, 1.05)
+        yield Finding(f"{name}: loss beside float32", found[0] / exact[0], 1 - most, 1 + most)
         yield Finding(f"{name}: cosine of the gradients", _cosine(found[1], exact[1]), least)
 
 
