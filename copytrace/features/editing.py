@@ -9,7 +9,7 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -146,7 +146,7 @@ class EditingNetworks:
             padded = torch.nn.functional.pad(tokens, (0, 0, 0, self._spec.most_frames - len(tokens)))
             return float(torch.sigmoid(self._video(padded[None])).reshape(()))
 
-    def _tokens(self, pictures: Floats) -> object:
+    def _tokens(self, pictures: Floats) -> Any:
         import torch  # noqa: PLC0415
 
         tokens = self._frames(torch.from_numpy(pictures).to(self._device)).float()
@@ -160,6 +160,5 @@ class EditingNetworks:
         image = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
         left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
         square = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
-        return np.ascontiguousarray(
-            ((square - np.float32(self._spec.mean)) / np.float32(self._spec.std)).transpose(2, 0, 1)
-        )
+        mean, std = (np.array(values, np.float32) for values in (self._spec.mean, self._spec.std))
+        return np.ascontiguousarray(((square - mean) / std).transpose(2, 0, 1))
