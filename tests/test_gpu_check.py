@@ -11,7 +11,7 @@ import torch
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Finding, Target, UnavailableError, all_checks, run_checks
 
-CHEAP = ("descriptor", "pair classifier", "too little memory", "search of frames", "search of points")
+CHEAP = ("pair classifier", "too little memory", "search of frames", "search of points")
 
 
 def test_checks_of_the_cpu_agree_with_it(tmp_path: Path) -> None:

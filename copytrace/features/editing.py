@@ -86,7 +86,7 @@ class EditingFile:
     def __init__(self, path: Path) -> None:
         try:
             self.digest = digest_of_file(path)
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file)
                 names = rows.fieldnames or ()
                 key = "id" if "id" in names else "video_id"
@@ -124,7 +124,8 @@ class EditingNetworks:
             with local_copy(path) as file:
                 self._spec = EditingSpec.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
             files = [path.parent / name for name in (self._spec.frames, self._spec.video)]
-            self._frames, self._video = (load_program(file, self._device) for file in files)
+            with local_copy(files[0]) as frames, local_copy(files[1]) as video:
+                self._frames, self._video = (load_program(file, self._device) for file in (frames, video))
             self.digest = digest_of(self._spec.model_dump(), *map(digest_of_file, files))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, ModelFileError) as error:
             reason = " ".join(str(error).split())

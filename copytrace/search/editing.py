@@ -19,7 +19,7 @@ from copytrace.index.video_index import VideoIndex
 from copytrace.media.frames import open_video
 from copytrace.run_folder import VideoRunFolder
 from copytrace.step import Step
-from copytrace.storage import resolve_path, table_of_rows, write_table
+from copytrace.storage import resolve_path, table_of_rows, time_of_writing, write_table
 
 SCHEMA = pa.schema([("id", pa.string()), ("probability", pa.float64())])
 
@@ -49,8 +49,8 @@ def detect_editing(
 def editing_detector(settings: VideoSettings) -> EditingDetector:
     """Return the detector of the settings, loaded once per process until its file changes."""
     source = settings.editing.detector or ""
-    status = resolve_path(source)
-    state = status.stat().st_mtime_ns if status.is_file() else None
+    path = resolve_path(source)
+    state = time_of_writing(path) if path.is_file() else None
     return _load(source, settings.descriptor.device, settings.descriptor.trust_torchscript, state)
 
 
