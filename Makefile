@@ -8,6 +8,8 @@ PYTHON ?= python3
 STACK ?= stack
 # Evaluation sets of `make bench`: folders with queries, references and ground_truth.csv; without any, sample media.
 DATA ?=
+# Device of `make gpu-check`: cuda, or cpu, which compares the CPU with itself.
+DEVICE ?= cuda
 # Number of test processes; each takes a core and up to 3 GB.
 TESTERS ?= 2
 VENV := .venv
@@ -30,7 +32,7 @@ EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch)
 FAULTS := tests/faults
 
-.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full clean
+.PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full gpu-check clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -128,6 +130,9 @@ bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULT
 
 bench-full: $(INSTALLED) ## the same, and what takes hours: growth to a million images, training, runners
 	@$(BIN)/python -m benchmarks --full $(addprefix --data ,$(DATA))
+
+gpu-check: $(INSTALLED) ## compare all that runs on a GPU with the CPU, and measure it (DEVICE=cpu where there is none)
+	@$(BIN)/python -m benchmarks.gpu_check --device $(DEVICE)
 
 clean: ## remove build files, the demo and the environment
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

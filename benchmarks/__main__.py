@@ -25,7 +25,16 @@ from copytrace.storage import write_text
 
 HERE = Path(__file__).parent
 SHORT = ("image_accuracy", "video_accuracy", "image_stages", "point_search", "video_stages", "alignment")
-LONG = ("aligner_networks", "published_networks", "video_metrics", "training", "runners", "scoring", "growth")
+LONG = (
+    "aligner_networks",
+    "published_networks",
+    "video_metrics",
+    "training",
+    "runners",
+    "scoring",
+    "growth",
+    "challenge_size",
+)
 
 SAMPLES = "sample media that come with installed packages: few, and easy to match; README.md has larger sets"
 

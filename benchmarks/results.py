@@ -70,12 +70,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(section: Section) -> None:
-    """Print a section as a table."""
+def show(section: Section, width: int | None = None) -> None:
+    """Print a section as a table, of `width` columns or as wide as the terminal."""
     table = Table("", *section.columns, title=section.title, caption=section.text)
     for row in section.rows:
         table.add_row(row.name, *(_text(column, row.figures.get(column)) for column in section.columns))
-    Console().print(table)
+    Console(width=width).print(table)
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -103,13 +103,14 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             "suffer less.",
         ]
     for content in results["sections"]:
-        lines += ["", *_section_lines(Section.from_json(content))]
+        lines += ["", *section_lines(Section.from_json(content))]
     if results["failed"]:
         lines += ["", f"**Failed**: {', '.join(results['failed'])}."]
     return "\n".join(lines) + "\n"
 
 
-def _section_lines(section: Section) -> list[str]:
+def section_lines(section: Section) -> list[str]:
+    """Return a section as lines of Markdown."""
     numeric = {
         column: not any(isinstance(row.figures.get(column), str) for row in section.rows) for column in section.columns
     }

@@ -68,6 +68,15 @@ class ViewSettings(Settings):
     views: int = Field(2, ge=2, description="edited views of each photo in a batch")
     reference_share: float = Field(0.4, ge=0, le=1, description="share of first views that are the unedited photo")
     mixup: float = Field(0.1, ge=0, le=1, description="share of views that are pasted onto another photo of the batch")
+    negatives: int = Field(
+        0,
+        ge=0,
+        description="further pictures of each example, which are negatives: look-alikes in the labeled pairs, then "
+        "photos drawn at random; imgFp: 16",
+    )
+    labeled_share: float = Field(
+        0.5, gt=0, le=1, description="share of the examples that are labeled pairs, if there are any; imgFp: half"
+    )
 
 
 class DescriptorTraining(Settings):
@@ -83,6 +92,17 @@ class DescriptorTraining(Settings):
         256, ge=32, le=1024, description="side in pixels of the pictures that the result describes"
     )
     frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that are not trained")
+    pairs: str | None = Field(
+        None,
+        description="CSV or Parquet of labeled pairs to learn from, too: query,reference (paths), and perhaps same: 1, "
+        "or 0 for pictures that only look alike",
+    )
+    loss: Literal["info_nce", "margin"] = Field(
+        "info_nce", description="info_nce (SSCD), or margin: of triplets (FaceNet), as imgFp's file name suggests"
+    )
+    margin: float = Field(
+        1.0, gt=0, le=4, description="margin: by how much a negative must be farther than a copy, in squared distance"
+    )
     temperature: float = Field(0.05, gt=0, description="temperature of InfoNCE (SSCD)")
     entropy_weight: float = Field(
         10.0, ge=0, description="weight of the KoLeo term; SSCD: 30, and 10 for other backbones"

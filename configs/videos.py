@@ -34,6 +34,19 @@ class PaneSettings(Settings):
     max_panes: int = Field(10, ge=0, description="most panes of a window besides the whole frame")
 
 
+class EditingSettings(Settings):
+    """Editing detection: a query that was surely not edited copies nothing (descriptor track of VSC2022's winners)."""
+
+    detector: str | None = Field(
+        None,
+        description="CSV of id,probability, by any detector; or a spec (YAML) of two networks of TorchScript "
+        "(docs/published.md); default: all queries are searched",
+    )
+    threshold: float = Field(
+        0.001, ge=0, le=1, description="probability of having been edited below which a query is not searched"
+    )
+
+
 class FrameDescriptorSettings(DescriptorSettings):
     """The descriptor of frames: one model, as for images, or an ensemble."""
 
@@ -183,6 +196,7 @@ class VideoSettings(Settings):
     frames: FrameSettings = FrameSettings()
     panes: PaneSettings = PaneSettings()
     descriptor: FrameDescriptorSettings = FrameDescriptorSettings()
+    editing: EditingSettings = EditingSettings()
     search: FrameSearchSettings = FrameSearchSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     report: VideoReportSettings = VideoReportSettings()

@@ -95,6 +95,10 @@ class VideoRunFolder(RunFolder):
         """Return the file of the candidates of a shard of queries."""
         return self.work / "candidates" / f"{shard:05}.parquet"
 
+    def editing(self, shard: int) -> Path:
+        """Return the file of the probabilities that the queries of a shard were edited."""
+        return self.work / "editing" / f"{shard:05}.parquet"
+
     def noise(self, shard: int) -> Path:
         """Return the file of the noise levels of the frames of a shard of queries."""
         return self.work / "noise" / f"{shard:05}.parquet"

@@ -78,7 +78,8 @@ def summarize_videos(
     }
     records: list[Path] = []
     for shard in query_index.shards:
-        outputs = (folder.candidates(shard), folder.shard_segments(shard), folder.verified_segments(shard))
+        outputs = [folder.candidates(shard), folder.shard_segments(shard), folder.verified_segments(shard)]
+        outputs += [folder.editing(shard)] if settings.editing.detector else []
         records += [output.with_suffix(".json") for output in outputs]
     facts = {
         "models": {

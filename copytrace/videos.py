@@ -25,6 +25,7 @@ from copytrace.index.video_segments import index_segments, open_segments
 from copytrace.lease import hold_lease
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
+from copytrace.search.editing import detect_editing, editing_detector
 from copytrace.search.video_candidates import search_frames
 from copytrace.step import ProcessRunner, Progress, Runner
 from copytrace.storage import open_output, require_writable, resolve_path
@@ -84,11 +85,13 @@ def index_videos(
 
 
 def check_videos(settings: VideoSettings, indexes: Mapping[Role, Path]) -> None:
-    """Raise early what would stop the run later: a missing aligner, or an index of another kind or model or not ready.
+    """Raise early what would stop the run later: a missing aligner or detector, or an index that does not fit.
 
     `indexes` are the inputs that are indexes; if both are, no descriptor is loaded.
     """
     load_aligner(settings.alignment, settings.descriptor)
+    if settings.editing.detector:
+        editing_detector(settings)
     opened = {role: VideoIndex.open(root) for role, root in indexes.items()}
     if len(opened) < 2:
         descriptor, _ = load_video_models(settings.descriptor, settings.panes.detector)
@@ -122,7 +125,8 @@ def _search(
     runner: Runner, queries: Path, references: Path, folder: VideoRunFolder, settings: VideoSettings
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
-    runner.run_shards(shards_of(queries), search_frames, align_pairs, verify_segments, **given)
+    editing = [detect_editing] if settings.editing.detector else []
+    runner.run_shards(shards_of(queries), *editing, search_frames, align_pairs, verify_segments, **given)
     runner.run(merge_segments, queries, references, folder)
     if settings.report.max_matches:
         runner.run(report_videos, queries, references, folder, settings)

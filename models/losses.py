@@ -1,5 +1,6 @@
 """Losses of contrastive learning, as combined in SSCD (Pizzi et al., "A Self-Supervised Descriptor for Image Copy
-Detection", 2022): InfoNCE between views, and an entropy term that spreads descriptors over the sphere."""
+Detection", 2022): InfoNCE between views, and an entropy term that spreads descriptors over the sphere; and the loss of
+triplets with a margin."""
 
 from __future__ import annotations
 
@@ -21,6 +22,19 @@ def info_nce(similarity: Tensor, positive: Tensor, ignored: Tensor, temperature:
     per_pair = functional.softplus(negatives - logits)  # -log(e^p / (e^p + sum of e^n))
     taken = positive & ~ignored
     return torch.where(taken, per_pair, 0.0).sum() / taken.sum().clamp(min=1)
+
+
+def margin_loss(similarity: Tensor, positive: Tensor, ignored: Tensor, margin: float) -> Tensor:
+    """Return the mean over the violated triplets of d²(anchor, positive) − d²(anchor, negative) + `margin`.
+
+    It is the loss of FaceNet (Schroff et al., 2015), with all triplets of which it is positive. The inputs are those of
+    `info_nce`; the squared distance of unit vectors is 2 − 2 cosine. The loss is 0 without such triplets.
+    """
+    distance = 2.0 - 2.0 * similarity.float()
+    anchors, others = torch.nonzero(positive & ~ignored, as_tuple=True)
+    excess = distance[anchors, others][:, None] - distance[anchors] + margin
+    violated = (excess > 0) & ~(positive | ignored)[anchors]
+    return torch.where(violated, excess, 0.0).sum() / violated.sum().clamp(min=1)
 
 
 def koleo(similarity: Tensor, related: Tensor) -> Tensor:

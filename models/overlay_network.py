@@ -235,8 +235,11 @@ class Judge(nn.Module):
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Sample maps [N, C, H, W] at points x, y [N, A, B, 2] in shares of the picture, as [N, C, A, B]; 0 outside."""
-    return functional.grid_sample(maps, points.to(maps.dtype) * 2 - 1, align_corners=False)
+    """Sample maps [N, C, H, W] at points x, y [N, A, B, 2] in shares of the picture, as [N, C, A, B]; 0 outside.
+
+    Places are float32 even where maps have half precision: bfloat16 would round them to 1/256 of the picture.
+    """
+    return functional.grid_sample(maps.float(), points.float() * 2 - 1, align_corners=False).to(maps.dtype)
 
 
 def reach(boxes: Tensor) -> Tensor:

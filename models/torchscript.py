@@ -76,16 +76,24 @@ def load_torchscript(config: DescriptorConfig, device: torch.device) -> Scripted
     Raises `ModelFileError` when the file is not a TorchScript archive (`check_torchscript`), is damaged, or does not
     hold a descriptor.
     """
-    check_torchscript(config.weights)
+    return ScriptedDescriptor(load_program(config.weights, device), config, device).eval()
+
+
+def load_program(path: Path, device: torch.device) -> nn.Module:
+    """Return what a TorchScript archive holds, on `device`, in eval mode.
+
+    Raises `ModelFileError` when the file is not a TorchScript archive (`check_torchscript`), or is damaged.
+    """
+    check_torchscript(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", category=FutureWarning, message=r".*torch\.jit"
             )  # deprecated, but published in it
-            scripted = torch.jit.load(config.weights, map_location=device)  # type: ignore[no-untyped-call]
+            program: nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ModelFileError(f"{config.weights} cannot be loaded: {last_line(error)}; download it again") from error
-    return ScriptedDescriptor(scripted.eval(), config, device).eval()
+        raise ModelFileError(f"{path} cannot be loaded: {last_line(error)}; download it again") from error
+    return program.eval()
 
 
 def check_torchscript(path: Path) -> None:

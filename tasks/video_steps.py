@@ -8,6 +8,7 @@ from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.index.video_segments import index_segments
 from copytrace.report.videos import report_videos
+from copytrace.search.editing import detect_editing
 from copytrace.search.video_candidates import search_frames
 from copytrace.summary import summarize_videos
 from copytrace.videos import check_videos
@@ -21,6 +22,7 @@ VIDEO_STEPS = tasks_by_step(
     StepTask(describe_videos, "describe {root.name} {shard:05}", descriptor_slots),
     StepTask(finish_index, "finish {root.name}"),
     StepTask(index_segments, "index-segments {root.name}"),
+    StepTask(detect_editing, "detect-editing {shard:05}", descriptor_slots),
     StepTask(search_frames, "search {shard:05}", cpu_slots),
     StepTask(align_pairs, "align {shard:05}", aligner_slots),
     StepTask(verify_segments, "verify {shard:05}", cpu_slots),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import challenge_size
 from benchmarks.evaluation_sets import read_set
 from benchmarks.results import Row, Section, beside_limit, to_markdown
 from copytrace.errors import InputError
@@ -78,3 +79,18 @@ def test_a_benchmark_finds_all_that_it_imports(name: str) -> None:
 def test_a_benchmark_that_fails_says_why_and_gives_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert runner.run("video_accuracy", [tmp_path / "no set"]) == []
     assert "is no evaluation set" in capfd.readouterr().err
+
+
+def test_the_steps_at_the_size_of_the_challenges_find_what_is_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("h5py")
+    small = {"IMAGES": 300, "IMAGE_QUERIES": 20, "VIDEOS": 30, "NOISE_VIDEOS": 6, "QUERY_VIDEOS": 8}
+    for name, number in small.items():
+        monkeypatch.setattr(challenge_size, name, number)
+    figures = {name: step(tmp_path) for name, step in challenge_size.STEPS.items()}
+    found = {
+        name: each["planted ones found"] for name, each in figures.items() if each and "planted ones found" in each
+    }
+    assert found == dict.fromkeys(found, 1.0)
+    assert len(found) == 5

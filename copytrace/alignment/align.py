@@ -205,7 +205,13 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
     """
     query_index, reference_index = VideoIndex.open(queries), VideoIndex.open(references)
     shards = query_index.shards
-    for shard_file in (folder.candidates, folder.noise, folder.shard_segments, folder.verified_segments):
+    for shard_file in (
+        folder.editing,
+        folder.candidates,
+        folder.noise,
+        folder.shard_segments,
+        folder.verified_segments,
+    ):
         remove_stale_shards(shard_file(0).parent, shards)
     parts = [folder.verified_segments(shard) for shard in shards]
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")

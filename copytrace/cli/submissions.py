@@ -76,6 +76,14 @@ def export_descriptors(
     *,
     out: Annotated[str, typer.Option(help="The file to write: .npz of videos, HDF5 of images.")],
     panes: Annotated[bool, typer.Option(help="Of videos: also write the panes of queries, as further rows.")] = False,
+    normalized: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Of videos: the output folder of match-videos; inner products are then its normalized scores, and "
+            "queries that were not edited are replaced.",
+        ),
+    ] = None,
 ) -> None:
     """Write the descriptors of an index as a file of the challenges: .npz of videos, HDF5 of images."""
     from copytrace.index.media_index import read_provenance  # noqa: PLC0415
@@ -83,8 +91,8 @@ def export_descriptors(
 
     root = resolve_path(index)
     if (read_provenance(root) or {}).get("kind") == "images":
-        if panes:
-            raise InputError("--panes is for videos; leave it out")
+        if panes or normalized:
+            raise InputError("--panes and --normalized are for videos; leave them out")
         counts = _export_images(root, resolve_path(references) if references else None, resolve_path(out))
         typer.echo(f"descriptors of {' and '.join(counts)} are in {out}")
         return
@@ -93,7 +101,12 @@ def export_descriptors(
 
     if references:
         raise InputError("descriptors of videos have a file per index; give one index, and then the other")
-    count = export_npz(VideoIndex.open(root), resolve_path(out), panes=panes)
+    if normalized:
+        from copytrace.submissions.track_descriptors import write_track_descriptors  # noqa: PLC0415
+
+        count = write_track_descriptors(VideoIndex.open(root), resolve_path(normalized), resolve_path(out), panes=panes)
+    else:
+        count = export_npz(VideoIndex.open(root), resolve_path(out), panes=panes)
     typer.echo(f"{count:,} descriptors are in {out}")
 
 

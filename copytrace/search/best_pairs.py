@@ -42,6 +42,8 @@ def find_best_pairs(queries: NDArray[Any], references: NDArray[Any], count: int,
         for first_reference in range(0, len(references), REFERENCE_ROWS):
             known = np.asarray(references[first_reference : first_reference + REFERENCE_ROWS], np.float32)
             scores = _compare(asked, known, measure)
+            if np.isneginf(least) and scores.size > count:  # without a bound, all pairs of the block would wait
+                least = np.partition(scores, scores.size - count, axis=None)[scores.size - count]
             rows, columns = np.nonzero(scores >= least)
             waiting.append(BestPairs(scores[rows, columns], first_query + rows, first_reference + columns))
             held += len(rows)

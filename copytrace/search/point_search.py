@@ -176,12 +176,8 @@ class ExactSearch:
         # By default, faiss compares fewer than 1,000 queries one by one, which takes fifteen times as long. Distances
         # stay exact: sums of squared bytes fit into a float32.
         faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
-        index = _move_to_gpus(faiss.IndexFlatL2(DIMENSIONS))
-        for view in references:
-            if len(view.points):
-                index.add(view.points.descriptor.astype(np.float32))
         return cls(
-            index,
+            fill_indexes(_flat_indexes(), [view.points.descriptor for view in references]),
             quantizer,
             np.repeat(np.arange(len(references), dtype=np.int32), counts),
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
@@ -221,12 +217,34 @@ def _centers(sides: Floats) -> Floats:
     return sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides
 
 
-def _move_to_gpus(index: Any) -> Any:
-    if not _count_gpus():
-        return index
-    options = faiss.GpuMultipleClonerOptions()
-    options.shard = True
-    return faiss.index_cpu_to_all_gpus(index, options)
+def fill_indexes(indexes: Sequence[Any], descriptors: Sequence[Bytes]) -> Any:
+    """Divide points, uint8 [N, 128] of each reference, among empty indexes of faiss, and return one of all of them.
+
+    It numbers the points in their order. Each index gets whole references, one after another, as faiss adds to joined
+    indexes only once.
+    """
+    ends = np.cumsum([len(each) for each in descriptors])
+    total = int(ends[-1]) if len(ends) else 0
+    for number, part in enumerate(descriptors):
+        if len(part):
+            indexes[int(ends[number] - 1) * len(indexes) // total].add(part.astype(np.float32))
+    if len(indexes) == 1:
+        return indexes[0]
+    make: Any = faiss.IndexShards
+    joined = make(DIMENSIONS, True, True)  # searched by a thread each, numbered one after another
+    for index in indexes:
+        joined.add_shard(index)
+    return joined
+
+
+def _flat_indexes() -> list[Any]:
+    """Return an exact index on each GPU, or one on the CPU.
+
+    They hold float32: faiss squares float16 in half precision, which rounds squares of bytes above 2,048.
+    """
+    empty = faiss.IndexFlatL2(DIMENSIONS)
+    gpus = range(_count_gpus())
+    return [faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, empty) for gpu in gpus] or [empty]
 
 
 def _count_gpus() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matric
 BLAS_BLOCK_ROWS = 4096  # reference frames per matrix product; faiss's own 1024 takes half as long again
 
 UNKNOWN_NOISE = 0.3  # typical noise of a model whose file does not state it
+
+_own = threading.local()
 
 
 class FrameSearch(Protocol):
@@ -48,8 +51,7 @@ class ExactFrameSearch:
         # Otherwise faiss compares short vectors one by one, at a fraction of the speed.
         faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
         faiss.cvar.distance_compute_blas_database_bs = BLAS_BLOCK_ROWS
-        # One for each search: searches may run in several threads, which must not share these resources.
-        gpu = faiss.StandardGpuResources() if getattr(faiss, "get_num_gpus", int)() else None
+        gpu = _gpu_resources()
         queries = np.ascontiguousarray(queries, np.float32)
         best = np.full((len(queries), neighbours), -np.inf, np.float32)
         rows = np.full((len(queries), neighbours), -1, np.int64)
@@ -77,6 +79,16 @@ def noise_level(cosines: Floats, neighbours: int, *, typical: float | None, skip
     chosen = np.where(np.isfinite(chosen), chosen, np.float32(level))
     missing = neighbours - chosen.shape[1]
     return np.asarray((chosen.sum(axis=1) + missing * level) / max(neighbours, 1), np.float32)
+
+
+def _gpu_resources() -> Any:
+    """Return faiss's memory on the GPU, which this thread alone uses from now on; None without a GPU.
+
+    Threads must not share it, and to allocate it takes longer than to search a block.
+    """
+    if not hasattr(_own, "gpu"):
+        _own.gpu = faiss.StandardGpuResources() if getattr(faiss, "get_num_gpus", int)() else None
+    return _own.gpu
 
 
 def _search_block(queries: Floats, block: Floats, neighbours: int, gpu: Any) -> tuple[Floats, Numbers]:

@@ -20,6 +20,7 @@ from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.cut_lists import note_cut
+from copytrace.search.editing import read_unedited
 from copytrace.search.frame_search import FrameHits, place_of_least_variance
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
@@ -57,7 +58,8 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
 
     A frame's score is its cosine minus `normalization_weight` times its noise level: the mean of its highest cosines
     to frames that it was certainly not copied from (score normalization, VSC 2022). A video is never its own candidate,
-    nor its own noise, and copies of the nearest video are no noise either. Returns the file of the candidates.
+    nor its own noise, and copies of the nearest video are no noise either. Queries that `detect_editing` found to be
+    unedited have no candidates. Returns the file of the candidates.
 
     Raises `ModelMismatchError` if other models made the indexes, and `InputError` if the noise index shares an id with
     the references, since its videos could then be the copied ones.
@@ -72,9 +74,15 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     # the same fingerprint.
     places = [digest_of_shared_places(query_index, index) for index in (reference_index, noise) if index]
     indexes = [query_index.fingerprint, reference_index.fingerprint, noise and noise.fingerprint, places]
-    step = Step.of(
-        "search frames", path, noise_path, made_from=[shard, query_index.ids_in(shard), indexes, rules.model_dump()]
-    )
+    unedited = read_unedited(folder, shard, settings)
+    made_from = [
+        shard,
+        query_index.ids_in(shard),
+        indexes,
+        rules.model_dump(),
+        *([sorted(unedited)] if unedited else []),
+    ]
+    step = Step.of("search frames", path, noise_path, made_from=made_from)
     if step.is_done():
         return path
     if noise:
@@ -88,6 +96,7 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
             part = frames.part(video_rows)
             level, hits, crowds = search.hits(video_rows, work)
             levels.append(level)
+            hits = hits[~np.isin(np.array(part.ids, object), list(unedited))[hits["frame"]]] if unedited else hits
             ranked, left_out = _rank(part, level, hits, search.references.videos.ids, rules)
             candidates.append(ranked)
             cut |= left_out | _without_room(part.ids, crowds)

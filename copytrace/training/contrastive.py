@@ -1,4 +1,4 @@
-"""The training module of the descriptor: SSCD's losses, with a memory of earlier batches."""
+"""The training module of the descriptor: SSCD's losses, or a margin, with a memory of earlier batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from copytrace.training.distributed import gather_rows, rank
 from copytrace.training.loop import TrainingModule
 from copytrace.training.views import NO_DONOR
 from models.descriptor import DescriptorNetwork
-from models.losses import info_nce, koleo
+from models.losses import info_nce, koleo, margin_loss
 
 LABELS = 4  # photo, group, donor's group, and the photo mixed in; NO_DONOR if there is none
 
@@ -48,18 +48,13 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
         self._step = epoch, step
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, `info_nce`, `koleo`, and the mean cosines of `positives` and of the nearest `negatives`."""
+        """Return `loss`, its parts, and the mean cosines of `positives` and of the nearest `negatives`.
+
+        The parts are that of the setting `loss`, such as `info_nce`, and `koleo`.
+        """
         views = batch["views"].flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0
-        repeats = batch["views"].shape[1]
-        labels = torch.stack(
-            [
-                batch["photo"].repeat_interleave(repeats),
-                batch["group"].repeat_interleave(repeats),
-                batch["donors"].flatten(),
-                torch.full_like(batch["donors"], NO_DONOR).flatten(),
-            ],
-            dim=1,
-        )
+        columns_of_labels = [batch[name].flatten() for name in ("photo", "group", "donors")]
+        labels = torch.stack([*columns_of_labels, torch.full_like(columns_of_labels[0], NO_DONOR)], dim=1)
         views, labels = self._mix(views, labels)
         pixels = (views - self.network.mean) / self.network.std
         vectors = self.network.embed(pixels.contiguous(memory_format=torch.channels_last))
@@ -71,17 +66,22 @@ class ContrastiveModule(TrainingModule[DescriptorNetwork]):
         empty = torch.cat([torch.zeros_like(other_labels[:, 0]), self.remembered[:, 0]]) == NO_DONOR
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 has a precision of 1/256 near 1
             similarity = vectors @ columns.T
-        contrast = info_nce(similarity, positive, itself | empty | (related & ~positive), self.settings.temperature)
+        contrast = self._contrast(similarity, positive, itself | empty | (related & ~positive))
         spread = koleo(similarity, itself | related | empty)
         self._remember(others.detach(), other_labels)
         unrelated = similarity.detach().masked_fill(itself | related | empty, -1.0).amax(dim=1)
         return {
             "loss": contrast + self.settings.entropy_weight * spread,
-            "info_nce": contrast.detach(),
+            self.settings.loss: contrast.detach(),
             "koleo": spread.detach(),
             "positives": similarity.detach()[positive & ~itself & ~empty].mean(),
             "negatives": unrelated.mean(),
         }
+
+    def _contrast(self, similarity: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
+        if self.settings.loss == "margin":
+            return margin_loss(similarity, positive, ignored, self.settings.margin)
+        return info_nce(similarity, positive, ignored, self.settings.temperature)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled again for each step's draws
     def _mix(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

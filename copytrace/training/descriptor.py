@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch.nn import functional
 
 from configs.training import DescriptorTraining
 from copytrace.arrays import Floats
+from copytrace.errors import ConfigError
 from copytrace.step import Progress
 from copytrace.storage import atomic_path, digest_of, open_output
+from copytrace.training.confirmed_pairs import ConfirmedPairs, read_confirmed_pairs
 from copytrace.training.contrastive import ContrastiveModule
 from copytrace.training.descriptor_validation import ValidationSet, describe
 from copytrace.training.distributed import is_first_process, launch
@@ -56,8 +59,12 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
     validation = ValidationSet.create(split.validation, split.train, settings.photos, settings.described_size)
+    pairs = read_confirmed_pairs(settings.pairs, split) if settings.pairs else None
+    check_negatives(settings, pairs)
+    if pairs is not None:
+        split = replace(split, digest=digest_of(split.digest, pairs.digest))
     examples = ViewExamples(
-        split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed
+        split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed, pairs
     )
     network = initial_network(settings, split)
     if is_first_process():
@@ -71,6 +78,12 @@ def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLo
     if is_first_process():
         _write_descriptor(result, context, split, validation, settings)
     return out / FILE
+
+
+def check_negatives(settings: DescriptorTraining, pairs: ConfirmedPairs | None) -> None:
+    """Raise `ConfigError` if look-alikes were given and examples have no room for them."""
+    if pairs is not None and len(pairs.lookalikes) and not settings.views.negatives:
+        raise ConfigError(f"{settings.pairs} has pictures that only look alike; set views.negatives=1 or more")
 
 
 def _write_descriptor(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessException, spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from copytrace.errors import CopytraceError
 from copytrace.lease import Claim, current_claims, join_run
@@ -63,8 +65,7 @@ def _drain(queue: SimpleQueue[Any]) -> list[Any]:
 def _run_process(
     number: int, devices: int, rendezvous: str, queue: SimpleQueue[Any], work: Callable[..., Any], arguments: Any
 ) -> None:
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, init_method=rendezvous, rank=number, world_size=devices)
+    distributed.init_process_group(backend_of_groups(), init_method=rendezvous, rank=number, world_size=devices)
     try:
         result = work(*arguments)
         if is_first_process():
@@ -79,6 +80,11 @@ def _run_process(
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def backend_of_groups() -> str:
+    """Return the name of torch's collectives for tensors on the CPU and, where there are GPUs, on these."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _line(error: Exception) -> str:
@@ -123,6 +129,13 @@ class _GatheredRows(torch.autograd.Function):
         total = gradient.contiguous().clone()
         distributed.all_reduce(total)
         return total.chunk(world_size())[rank()]
+
+
+def in_group(module: nn.Module) -> nn.Module:
+    """Return a module whose gradients are the means over all processes; buffers stay those of each process."""
+    with warnings.catch_warnings():  # torch has a new name for this argument, which older versions do not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 def broadcast(value: T) -> T:

@@ -28,7 +28,8 @@ def training_device(settings: LoopSettings) -> torch.device:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if settings.device:
+    # Without a number, "cuda" is a GPU for each process: NCCL refuses two on one.
+    if settings.device and not (gpus and settings.device == "cuda"):
         return _device_by_name(settings.device, gpus)
     if not gpus:
         return torch.device("cpu")

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.training import LoopSettings
@@ -23,7 +21,7 @@ from copytrace.errors import ConfigError, CopytraceError
 from copytrace.step import Progress, SilentProgress
 from copytrace.training.batches import Examples, iterate_batches, steps_per_epoch
 from copytrace.training.checkpoint import read_checkpoint, write_checkpoint
-from copytrace.training.distributed import broadcast, is_first_process, rank, world_size
+from copytrace.training.distributed import broadcast, in_group, is_first_process, rank, world_size
 from copytrace.training.log import SilentLog, TrainingLog, append_history
 from copytrace.training.precision import Precision
 
@@ -161,9 +159,7 @@ class _Loop(Generic[N]):
         self._average = AveragedModel(module.network, multi_avg_fn=average, use_buffers=False)
         self._runnable: nn.Module = module
         if world_size() > 1:
-            with warnings.catch_warnings():  # torch has a new name for this argument, which older versions do not know
-                warnings.simplefilter("ignore", FutureWarning)
-                self._runnable = DistributedDataParallel(module, broadcast_buffers=False)
+            self._runnable = in_group(module)
         if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
             self._runnable = torch.compile(self._runnable)  # type: ignore[assignment]
 

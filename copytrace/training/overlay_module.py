@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss
 
 from copytrace.training.loop import TrainingModule
 from models.overlay_network import ACROSS, Centers, OverlayNetwork, center_logits, reach, top_peaks
@@ -98,9 +98,20 @@ def jitter_boxes(truth: Tensor) -> Tensor:
 
 def nearest_truth(boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Return the highest IoU [N, K] of each of the boxes [N, K, 4] with a true box, and that box [N, K, 4]."""
-    overlaps = torch.stack([box_iou(some, true) for some, true in zip(boxes, truth, strict=True)])
-    best, index = torch.nan_to_num(overlaps).max(dim=2)
+    best, index = pairwise_iou(boxes, truth).max(dim=2)
     return best, truth.gather(1, index[..., None].expand(-1, -1, 4))
+
+
+def pairwise_iou(boxes: Tensor, truth: Tensor) -> Tensor:
+    """Return the IoU of each of the boxes [N, K, 4] with each of [N, M, 4], [N, K, M]; 0 for two empty ones.
+
+    All pictures are compared at once: `torch.compile` would unroll a loop over a batch into thousands of operations.
+    """
+    one, other = boxes[:, :, None], truth[:, None]
+    sides = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp(min=0)
+    shared = sides.prod(dim=-1)
+    areas = [(each[..., 2:] - each[..., :2]).prod(dim=-1) for each in (one, other)]
+    return torch.nan_to_num(shared / (areas[0] + areas[1] - shared))
 
 
 def place_loss(places: Tensor, proposed: Tensor, truth: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
             on_cuda = device.type == "cuda"
-            name = "float32" if not on_cuda else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+            # Older GPUs emulate bfloat16, which is slower than float32.
+            own = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+            name = "float32" if not on_cuda else "bfloat16" if own else "float16"
         self._device, self._dtype = device, getattr(torch, name)
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from configs.training import ViewSettings
 from copytrace.errors import MediaError
 from copytrace.features.resize import resize_for_descriptor
+from copytrace.training.confirmed_pairs import ConfirmedPairs
 from copytrace.training.edit_tracking import Strength
 from copytrace.training.edited_set import Difficulty, edit_copy
 from copytrace.training.edits import kind_of_edits
@@ -27,13 +28,17 @@ COPIES = Difficulty(
 )
 NO_DONOR = -1
 
+_Picture = tuple[Image.Image, int, int, int]  # and the numbers of its photo, of the photo's group, and of its donor's
+
 
 @dataclass(frozen=True)
 class ViewExamples:
-    """Examples of the descriptor's training: the views of one photo each.
+    """Examples of the descriptor's training: the views of one photo each, and photos that are negatives only.
 
-    An example has `views` uint8 [V, S, S, 3]; `photo` and `group` int64, the numbers of the photo and its group; and
-    `donors` int64 [V], the group of the photo that was pasted on the view or that the view was pasted onto, or -1.
+    An example has V pictures, `views` uint8 [V, S, S, 3]; `photo` and `group` int64 [V], the numbers of the photo that
+    each shows and of its group; and `donors` int64 [V], the group of the photo that was pasted on the view or that the
+    view was pasted onto, or -1. With `pairs`, a share of the examples are labeled ones: a query and its reference as
+    they are, and then edited views of the reference.
     """
 
     photos: Sequence[TrainingPhoto]
@@ -41,27 +46,57 @@ class ViewExamples:
     input_size: int
     long_side: int
     seed: int
+    pairs: ConfirmedPairs | None = None
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def example(self, epoch: int, index: int) -> dict[str, NDArray[np.generic]]:
-        """Make the views of photo `index`; an unreadable photo is replaced by the next readable one."""
+        """Make the views of photo `index`, or of a labeled pair; unreadable ones are replaced by readable ones."""
         rng = random_generator(self.seed, epoch, index)
+        pairs = self.pairs if self.pairs and rng.random() < self.settings.labeled_share else None
+        pictures = (pairs and self._labeled_views(pairs, rng)) or self._views(index, rng)
+        views, photos, groups, donors = zip(*pictures, strict=True)
+        return {
+            "views": np.stack([resize_for_descriptor(np.asarray(view), self.input_size) for view in views]),
+            "photo": np.array(photos, np.int64),
+            "group": np.array(groups, np.int64),
+            "donors": np.array(donors, np.int64),
+        }
+
+    def _views(self, index: int, rng: np.random.Generator) -> list[_Picture]:
         index, image = self._load_readable(index)
-        groups = self._groups
-        views, donors = [], []
+        views = []
         for number in range(self.settings.views):
             plain = number == 0 and rng.random() < self.settings.reference_share
             view, donor = (image, NO_DONOR) if plain else self._edit(image, rng)
-            views.append(resize_for_descriptor(np.asarray(view), self.input_size))
-            donors.append(groups[donor] if donor != NO_DONOR else NO_DONOR)
-        return {
-            "views": np.stack(views),
-            "photo": np.int64(index),
-            "group": groups[index],
-            "donors": np.array(donors, dtype=np.int64),
-        }
+            views.append((view, index, int(self._groups[index]), donor))
+        return views + self._negatives(self.settings.negatives, rng)
+
+    def _labeled_views(self, pairs: ConfirmedPairs, rng: np.random.Generator) -> list[_Picture] | None:
+        """Return the pictures of a pair and of negatives; None if the pair cannot be read."""
+        pair = int(rng.integers(len(pairs.copies)))
+        views = [self._of_pair(pairs, row) for row in pairs.copies[pair].tolist()]
+        if None in views:
+            return None
+        known = [view for view in views if view is not None]
+        for _ in range(self.settings.views - 2):
+            view, donor = self._edit(known[1][0], rng)
+            known.append((view, *known[1][1:3], donor))
+        rows = rng.permutation(pairs.alike(pair))[: self.settings.negatives].tolist()
+        alike = [view for view in (self._of_pair(pairs, row) for row in rows) if view is not None]
+        return known + alike + self._negatives(self.settings.negatives - len(alike), rng)
+
+    def _of_pair(self, pairs: ConfirmedPairs, row: int) -> _Picture | None:
+        try:
+            image = load_photo(pairs.paths[row], self.long_side)
+        except MediaError:
+            return None
+        return image, int(pairs.photo[row]), int(pairs.group[row]), NO_DONOR
+
+    def _negatives(self, count: int, rng: np.random.Generator) -> list[_Picture]:
+        chosen = [self._load_readable(int(rng.integers(len(self.photos)))) for _ in range(count)]
+        return [(image, index, int(self._groups[index]), NO_DONOR) for index, image in chosen]
 
     @cached_property
     def _groups(self) -> NDArray[np.int64]:
@@ -83,7 +118,7 @@ class ViewExamples:
 
         def load_donor(rng: np.random.Generator) -> Image.Image:
             index, donor = self._load_readable(int(rng.integers(len(self.photos))))
-            donors.append(index)
+            donors.append(int(self._groups[index]))
             return donor
 
         edited, names = edit_copy(image, COPIES, rng, load_donor)

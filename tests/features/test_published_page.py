@@ -12,6 +12,7 @@ import yaml
 import models.swin  # noqa: F401 - registers architectures with timm
 from configs.load import load_settings
 from configs.videos import VideoSettings
+from copytrace.features.editing import EditingSpec
 from models.descriptor_spec import DescriptorSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
@@ -27,10 +28,14 @@ def test_each_spec_of_the_page_is_valid_and_names_what_timm_builds(block: str):
 
 def test_the_page_has_the_specs_of_both_systems_and_settings_that_are_there(tmp_path: Path):
     assert len(SPECS) == 4
-    (settings,) = (block for block in BLOCKS if block not in SPECS)
+    settings, editing = (block for block in BLOCKS if block not in SPECS)
     (tmp_path / "winners.yaml").write_text(settings)
     loaded = load_settings(VideoSettings, "vsc22", tmp_path / "winners.yaml")
     assert len(loaded.descriptor.also) == 3
+    # Written out on the page, they are the values that a spec has without them.
+    assert EditingSpec.model_validate(yaml.safe_load(editing)) == EditingSpec(
+        frames="clip.torchscript.pt", video="vsm.torchscript.pt"
+    )
     for named in re.findall(r"`((?:search|alignment|overlay|descriptor)\.[a-z_.]+=[^` ]+(?: [a-z_.]+=[^` ]+)*)`", PAGE):
         if "FILE" not in named and "sha256" not in named:
             assert load_settings(VideoSettings, "vsc22", overrides=named.split())

@@ -105,6 +105,10 @@ def test_the_flows_of_videos_name_the_steps_of_their_recipes(
     video_sides: Path, video_settings: VideoSettings, tmp_path: Path
 ) -> None:
     queries, references = video_sides / "queries", video_sides / "references"
+    (tmp_path / "editing.csv").write_text("id,probability\n")
+    video_settings = VideoSettings.model_validate(
+        video_settings.model_dump() | {"editing": {"detector": str(tmp_path / "editing.csv")}}
+    )
 
     matching, indexing = RecordingRunner(VIDEO_STEPS), RecordingRunner(VIDEO_STEPS)
     videos.match_videos(queries, references, tmp_path / "out", video_settings, runner=matching)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.losses import info_nce, koleo
+from models.losses import info_nce, koleo, margin_loss
 
 YES, NO = True, False
 
@@ -95,3 +95,14 @@ def test_koleo_of_equal_vectors_is_finite_and_so_is_its_gradient() -> None:
 def gradient_of(leaf: Tensor) -> Tensor:
     assert leaf.grad is not None
     return leaf.grad
+
+
+def test_the_margin_loss_is_the_mean_of_the_triplets_that_violate_it() -> None:
+    # Squared distances of the first anchor: 0.4 to its copy, and 0.8, 2 and 1.2 to others; that of 2 is far enough, and
+    # the last does not count. The second anchor has no copy.
+    cosines = torch.tensor([[0.8, 0.6, 0.0, 0.4], [0.6, 0.9, 0.9, 0.9]])
+    positive = torch.tensor([[YES, NO, NO, NO], [NO, NO, NO, NO]])
+    ignored = torch.tensor([[NO, NO, NO, YES], [NO, NO, NO, NO]])
+    assert margin_loss(cosines, positive, ignored, 1.0).item() == pytest.approx(0.4 - 0.8 + 1.0)
+    assert margin_loss(cosines, positive, ignored, 1.7).item() == pytest.approx(((0.4 - 0.8) + (0.4 - 2)) / 2 + 1.7)
+    assert margin_loss(cosines, positive & False, ignored, 1.0).item() == 0.0

@@ -21,6 +21,7 @@ from models.overlay_network import (
     band_points,
     build_overlay,
     reach,
+    sample_maps,
     top_peaks,
 )
 
@@ -102,6 +103,13 @@ def test_bands_run_from_outside_to_inside_and_past_the_corners() -> None:
     assert top[0, 0].tolist() == pytest.approx([0.14, 0.34])
     assert right[0, 0].tolist() == pytest.approx([0.8, 0.37])
     assert bottom[-1, -1].tolist() == pytest.approx([0.76, 0.59])
+
+
+def test_a_map_of_half_precision_is_sampled_where_the_points_are() -> None:
+    line = torch.zeros(1, 1, 1, 2048, dtype=torch.bfloat16)
+    line[..., 1701] = 1.0
+    points = torch.tensor([[[[1701.5 / 2048, 0.5]]]])  # between two places that bfloat16 has
+    assert sample_maps(line, points).tolist() == [[[[1.0]]]]
 
 
 def test_the_confidence_shift_moves_every_confidence_by_its_logit(network: OverlayNetwork) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,7 +23,7 @@ from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
-from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch
+from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch, fill_indexes
 
 Bytes = NDArray[np.uint8]
 MakeView = Callable[..., View]
@@ -213,7 +214,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
     view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
-    monkeypatch.setattr(point_search, "_move_to_gpus", lambda index: index)
+    monkeypatch.setattr(point_search, "_flat_indexes", lambda: [faiss.IndexFlatL2(128)])
     search = exact_search([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0
@@ -267,3 +268,12 @@ def test_a_repeated_point_is_looked_for_in_one_form_and_in_half_the_lists_and_th
     assert found.query[~whole].tolist() == list(range(40, 60))
     halved = replace(search, lists_searched=8).search(query[40:], 4)
     np.testing.assert_array_equal(found.distance[~whole], halved.distance[:20])
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5, 4, 1], [7], [0, 0], []])
+def test_points_divided_among_devices_keep_their_numbers(counts: list[int], random_descriptors: Descriptors) -> None:
+    parts = [random_descriptors(count, seed) for seed, count in enumerate(counts)]
+    points = np.concatenate([np.zeros((0, 128), np.uint8), *parts]).astype(np.float32)
+    for devices in (1, 3):
+        index = fill_indexes([faiss.IndexFlatL2(128) for _ in range(devices)], parts)
+        assert index.search(points, 1)[1].ravel().tolist() == list(range(len(points)))

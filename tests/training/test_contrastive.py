@@ -39,7 +39,7 @@ class Squares:
     def example(self, epoch: int, index: int) -> dict[str, NDArray[Any]]:
         picture = np.random.default_rng(index).integers(0, 200, (1, SIZE, SIZE, 3))
         noise = np.random.default_rng((epoch, index)).integers(0, 56, (2, SIZE, SIZE, 3))
-        label = np.int64(index)
+        label = np.full(2, index)
         views = (picture + noise).astype(np.uint8)
         return {"views": views, "photo": label, "group": label, "donors": np.full(2, NONE)}
 
@@ -53,7 +53,7 @@ class InOtherLight:
     def example(self, epoch: int, index: int) -> dict[str, NDArray[Any]]:
         light = np.random.default_rng((epoch, index)).integers(-60, 61, (2, 1, 1, 1))
         views = np.clip(views_of([index])[0].numpy() + light, 0, 255).astype(np.uint8)
-        label = np.int64(index)
+        label = np.full(2, index)
         return {"views": views, "photo": label, "group": label, "donors": np.full(2, NONE)}
 
 
@@ -93,8 +93,8 @@ def views_of(photos: Iterable[int]) -> Tensor:
 def batch_of(photos: list[int], groups: list[int] | None = None, donors: list[list[int]] | None = None) -> Batch:
     return {
         "views": views_of(photos),
-        "photo": torch.tensor(photos),
-        "group": torch.tensor(groups or photos),
+        "photo": torch.tensor(photos)[:, None].expand(-1, 2),
+        "group": torch.tensor(groups or photos)[:, None].expand(-1, 2),
         "donors": torch.tensor(donors or [[NONE, NONE]] * len(photos)),
     }
 

@@ -17,6 +17,7 @@ from copytrace.training.overlay_module import (
     center_logits,
     first_stage_losses,
     heat_spots,
+    pairwise_iou,
     place_loss,
     trust_loss,
 )
@@ -69,6 +70,13 @@ def source(
 ) -> str:
     pictures = {f"{name}{turn}": np.rot90(photo, turn) for name, photo in photos.items() for turn in range(3)}
     return str(write_photos(tmp_path / "photos", pictures))
+
+
+def test_boxes_are_compared_with_those_of_their_own_picture_and_empty_ones_with_none() -> None:
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5]], [[0.5, 0.5, 1.0, 1.0]]])
+    truth = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]])
+    assert pairwise_iou(boxes, truth).tolist() == [[[0.5, 0.0]], [[0.0, 1.0]]]
+    assert pairwise_iou(torch.zeros(1, 1, 4), torch.zeros(1, 1, 4)).item() == 0.0
 
 
 def test_a_spot_is_highest_in_the_cell_of_the_boxs_centre() -> None:
