@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from configs.parsing import parse_json
 from copytrace.cells import FROM_STRANGERS, neutralize_column
 from copytrace.checksums import note_written
+from copytrace.errors import InputError
 from copytrace.lease import check_lease, hold_lease
 from copytrace.object_store import StoredPath, filesystem_of
 from models.atomic_file import UMASK
@@ -184,6 +186,17 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write indented JSON with sorted keys atomically and return `path`."""
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table that `write_json` wrote. Raises `FileNotFoundError`, or `InputError` for anything else."""
+    try:
+        table = parse_json(path.read_bytes())
+        if not isinstance(table, dict):
+            raise ValueError("it is no table of names and values")
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; delete it, and give the command that made it again") from error
+    return table
 
 
 def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = None) -> Path:

@@ -146,11 +146,16 @@ def main(what: str, seed: str, kills: str, media: Path, folder: Path) -> None:
         print(json.dumps(told), flush=True)
 
 
-if __name__ == "__main__":
+def use_simple_models() -> None:
+    """Let runs of this process describe pictures by their mean color."""
     models = (MeanColor(), None)
     for module in (images, image_index):
         module.load_image_models = lambda descriptor, detector: models  # type: ignore[attr-defined]
     for module in (videos, video_index):
         module.load_video_models = lambda descriptor, detector: models  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    use_simple_models()
     chosen, chosen_seed, count, *places = sys.argv[1:]
     main(chosen, chosen_seed, count, *map(Path, places))

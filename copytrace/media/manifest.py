@@ -61,6 +61,8 @@ def _manifest_table(path: str) -> pa.Table:
             )
     except KeyError as error:
         raise InputError(f"manifest {redact(path)} lacks a column; it needs id and path") from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno or is_uri(path)):  # the disk or the store, not what is there
+            raise
         kind = Path(path).suffix[1:].lower()
         raise InputError(f"manifest {redact(path)} cannot be read as {kind} with columns id and path") from error
