@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -75,6 +76,7 @@ FLOWS: dict[str, Callable[[Path, Path], object]] = {
         OverlayTraining.model_validate(OVERLAY | {"photos": PHOTOS, "loop": LOOP}),
     ),
 }
+SOONER = 0.8
 COMPARED = {".parquet", ".csv", ".npy", ".points", ".lists", ".faiss", ".safetensors"}
 
 
@@ -109,13 +111,14 @@ def records(out: Path) -> dict[str, bytes]:
 
 
 def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
-    """Kill a run after `moment` seconds, run it again, and return what there is to say of both."""
+    """Kill a run after `moment` seconds, run it again, and return what there is to say of both.
+
+    A run that ends before it is killed, as the machine was less busy, does not count: another one is killed earlier.
+    """
     log = out.with_suffix(".log")
-    child, end = fork(partial(run, what, media, out, log)), time.monotonic() + moment
-    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    first = exit_code(child)
+    while (first := _run_until(partial(run, what, media, out, log), moment)) == 0:
+        moment *= SOONER
+        shutil.rmtree(out)
     between, kept = contents(out), records(out)
     second = exit_code(fork(partial(run, what, media, out, log)))
     after, finished = records(out), contents(out)
@@ -130,6 +133,15 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
         "left": [str(path.relative_to(out)) for path in out.rglob("*.part")],
         "said": log.read_text(),
     }
+
+
+def _run_until(work: Callable[[], int], moment: float) -> int:
+    """Return the exit code of a process that does the work, and is killed after `moment` seconds."""
+    child, end = fork(work), time.monotonic() + moment
+    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    return exit_code(child)
 
 
 def main(what: str, seed: str, kills: str, media: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from copytrace.errors import InputError
 from copytrace.index.hdf5_files import is_hdf5
-from copytrace.index.npz_members import UNREADABLE
+from copytrace.npz_members import UNREADABLE
 from copytrace.storage import local_copy
 from copytrace.submissions.disc21_descriptors import check_image_descriptors
 from copytrace.submissions.disc21_tables import check_image_table
