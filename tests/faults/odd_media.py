@@ -59,7 +59,7 @@ def odd_pictures(photo: Pixels) -> Iterator[HostileFile]:
 
 
 def hidden_picture_bombs(photo: Pixels) -> Iterator[tuple[HostileFile, str]]:
-    """Yield pictures with a bomb in what is not their pixels, or that claim what they lack, and what is said of them."""
+    """Yield pictures with a bomb beside their pixels, or that claim what they lack, and what is said of them."""
     zeros = zlib.compress(bytes(1 << 27), 9)
     for name, content, reason in (
         ("iccp.png", _png_with(photo, [(b"iCCP", b"a\0\0" + zeros)]), READ),
@@ -69,8 +69,8 @@ def hidden_picture_bombs(photo: Pixels) -> Iterator[tuple[HostileFile, str]]:
         ("exif-loop.jpg", _jpeg_with(photo, [(0xE1, b"Exif\0\0" + _exif_loop())]), READ),
         ("exif-count.jpg", _jpeg_with(photo, [(0xE1, b"Exif\0\0" + _exif_count())]), READ),
         ("frames-lie.png", _apng_lie(photo), READ),
-        ("solid.gif", _solid_animation("GIF", (3000, 3000), 40), READ),
-        ("solid.webp", _solid_animation("WEBP", (3000, 3000), 30), READ),
+        ("solid.gif", _solid_animation("GIF", (1500, 1500), 40), READ),
+        ("solid.webp", _solid_animation("WEBP", (1500, 1500), 30), READ),
         ("narrow.png", _image(np.resize(photo, (1, 100_000, 3)), "PNG"), "100000x1 pixels is too small"),
         ("tall.png", _image(np.resize(photo, (100_000, 1, 3)), "PNG"), "1x100000 pixels is too small"),
         ("long.jpg", _image(np.resize(photo, (1, 65_000, 3)), "JPEG"), "65000x1 pixels is too small"),
