@@ -53,7 +53,9 @@ def _manifest_table(path: str) -> pa.Table:
     try:
         with open_file(path) as stream:
             if path.lower().endswith(".parquet"):
-                return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+                table = pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+                table.validate(full=True)  # texts may be none
+                return table
             return pyarrow.csv.read_csv(
                 stream,
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),

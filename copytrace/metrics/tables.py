@@ -97,6 +97,7 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str], 
     chosen = _choose_columns(path, names, required, optional)
     with open_parquet(path) as file:
         table = file.read(columns=[own_names[names.index(name)] for name in chosen])
+    table.validate(full=True)  # texts may be none
     return table.rename_columns(_rename(table.column_names, aliases)).select(chosen)
 
 

@@ -36,7 +36,7 @@ from tests.faults.altered_files import alter
 from tests.faults.folder_readers import Reader
 from tests.faults.reader_table import readers
 
-PATIENCE = 10.0  # seconds of processor time for a file
+PATIENCE = 30.0  # seconds of processor time for a file
 ROOM = 384 << 20  # bytes that reading may take, besides `FACTOR` times those of the file
 FACTOR = 16
 SILENCE = 300.0  # seconds without a file, after which a reader hangs
