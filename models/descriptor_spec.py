@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
+from configs.parsing import parse_yaml
 from models.configs import (
     GEM_POWER,
     TORCHSCRIPT,
@@ -78,9 +78,7 @@ def is_spec(path: Path) -> bool:
 def read_spec(path: Path) -> DescriptorSpec:
     """Return the content of a spec file. Raises `ModelFileError`, which names the first wrong value."""
     try:
-        return DescriptorSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelFileError(f"{path} is no spec of a descriptor: {one_line(error)}; write YAML") from error
+        return DescriptorSpec.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
@@ -88,3 +86,5 @@ def read_spec(path: Path) -> DescriptorSpec:
         raise ModelFileError(
             f"{path} is no spec of a descriptor: {place}: {first['msg'].lower()}; its values are {known}"
         ) from error
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is no spec of a descriptor: {one_line(error)}; write YAML") from error

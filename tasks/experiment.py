@@ -22,7 +22,7 @@ from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 
 from copytrace.object_store import redact
-from copytrace.storage import write_json
+from copytrace.storage import read_json, write_json
 from copytrace.training.log import read_history
 from tasks.mlflow_links import link_from_flow_run, log_run_settings
 from tasks.mlflow_store import connect, entity_name, experiment_id, mlflow_errors, run_link, tracking_uri
@@ -144,7 +144,7 @@ def open_run(
 def _find_earlier_run(client: MlflowClient, uri: str, out: Path) -> Run | None:
     if not (out / RECEIPT).exists():
         return None
-    receipt = json.loads((out / RECEIPT).read_text())
+    receipt = read_json(out / RECEIPT)
     if receipt["uri"] != redact(uri):
         logger.warning("%s was tracked at %s; it goes on as a new run at %s", out, receipt["uri"], redact(uri))
         return None

@@ -1,11 +1,12 @@
 """Runs that are killed at any moment: forked from one process, as each takes seconds to import it all.
 
-    python -m tests.killed_runs WHAT SEED KILLS MEDIA FOLDER
+    python -m tests.killed_runs WHAT SEED KILLS MEDIA FOLDER [DISK]
 
 WHAT is a flow, such as match-images. MEDIA has folders `photos` and `videos`, each with `queries` and `references`, and
 `photos/training`. An undisturbed run goes into FOLDER/calm. For each kill, a run into FOLDER/NUMBER is killed at a
 moment that SEED draws, and the same is run again. It prints a line of JSON for each kill: the moment in seconds, both
-exit codes, what was on disk between the runs, and what the second one said.
+exit codes, what was on disk between the runs, and what the second one said. With DISK, where a small file system is
+mounted, runs are not killed but go on there, with less room than they need; it prints the room in KiB and the error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +30,7 @@ from configs.images import ImageSettings
 from configs.training import DescriptorTraining, OverlayTraining
 from configs.videos import VideoSettings
 from copytrace import images, videos
+from copytrace.cli.errors import USER_ERRORS
 from copytrace.index import image_index, video_index
 from copytrace.training.descriptor import train_descriptor
 from copytrace.training.overlay import train_overlay_detector
@@ -75,6 +79,8 @@ FLOWS: dict[str, Callable[[Path, Path], object]] = {
         OverlayTraining.model_validate(OVERLAY | {"photos": PHOTOS, "loop": LOOP}),
     ),
 }
+SOONER = 0.8
+ENOUGH = 64 << 10  # KiB
 COMPARED = {".parquet", ".csv", ".npy", ".points", ".lists", ".faiss", ".safetensors"}
 
 
@@ -109,13 +115,14 @@ def records(out: Path) -> dict[str, bytes]:
 
 
 def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
-    """Kill a run after `moment` seconds, run it again, and return what there is to say of both."""
+    """Kill a run after `moment` seconds, run it again, and return what there is to say of both.
+
+    A run that ends before it is killed, as the machine was less busy, does not count: another one is killed earlier.
+    """
     log = out.with_suffix(".log")
-    child, end = fork(partial(run, what, media, out, log)), time.monotonic() + moment
-    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    first = exit_code(child)
+    while (first := _run_until(partial(run, what, media, out, log), moment)) == 0:
+        moment *= SOONER
+        shutil.rmtree(out)
     between, kept = contents(out), records(out)
     second = exit_code(fork(partial(run, what, media, out, log)))
     after, finished = records(out), contents(out)
@@ -132,8 +139,49 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
     }
 
 
-def main(what: str, seed: str, kills: str, media: Path, folder: Path) -> None:
-    """Run the flow undisturbed, and then kill it time and again."""
+def fill_one(what: str, media: Path, disk: Path, room: int, calm: dict[str, bytes]) -> dict[str, object]:
+    """Run with `room` KiB, run again with enough of it, and return what there is to say of both."""
+    out, log = disk / "out", disk.with_suffix(".log")
+    _resize(disk, room)
+    first = exit_code(fork(partial(_report, what, media, out, log)))
+    between, said = contents(out), log.read_text()
+    _resize(disk, ENOUGH)
+    second = exit_code(fork(partial(_report, what, media, out, log)))
+    finished = contents(out)
+    shutil.rmtree(out, ignore_errors=True)
+    return {
+        "room": room,
+        "codes": [first, second],
+        "half": [name for name, content in between.items() if name in calm and calm[name] != content],
+        "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
+        "said": said,
+    }
+
+
+def _report(what: str, media: Path, out: Path, log: Path) -> int:
+    """Run, and return 1 if the run ends with what a command tells in one line, which is written into `log`."""
+    try:
+        return run(what, media, out, log)
+    except USER_ERRORS as error:
+        log.write_text(str(error))
+        return 1
+
+
+def _resize(disk: Path, room: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={room}k", str(disk)], check=True)
+
+
+def _run_until(work: Callable[[], int], moment: float) -> int:
+    """Return the exit code of a process that does the work, and is killed after `moment` seconds."""
+    child, end = fork(work), time.monotonic() + moment
+    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    return exit_code(child)
+
+
+def main(what: str, seed: str, kills: str, media: Path, folder: Path, disk: Path | None = None) -> None:
+    """Run the flow undisturbed, and then kill it, or let it fill a disk, time and again."""
     folder.mkdir(parents=True)
     begin = time.monotonic()
     code = exit_code(fork(partial(run, what, media, folder / "calm", folder / "calm.log")))
@@ -141,16 +189,25 @@ def main(what: str, seed: str, kills: str, media: Path, folder: Path) -> None:
     if code:
         raise SystemExit(f"the undisturbed run failed: {(folder / 'calm.log').read_text()}")
     calm = contents(folder / "calm")
+    size = sum(path.stat().st_size for path in (folder / "calm").rglob("*") if path.is_file()) >> 10
     for number in range(int(kills)):
-        told = kill_one(what, media, folder / str(number), chance.random() * seconds, calm)
+        if disk:
+            told = fill_one(what, media, disk, int((0.1 + 0.8 * chance.random()) * size), calm)
+        else:
+            told = kill_one(what, media, folder / str(number), chance.random() * seconds, calm)
         print(json.dumps(told), flush=True)
 
 
-if __name__ == "__main__":
+def use_simple_models() -> None:
+    """Let runs of this process describe pictures by their mean color."""
     models = (MeanColor(), None)
     for module in (images, image_index):
         module.load_image_models = lambda descriptor, detector: models  # type: ignore[attr-defined]
     for module in (videos, video_index):
         module.load_video_models = lambda descriptor, detector: models  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    use_simple_models()
     chosen, chosen_seed, count, *places = sys.argv[1:]
     main(chosen, chosen_seed, count, *map(Path, places))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,8 +54,53 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
         pytest.skip("left to make test-faults")
     if "videos" in what:
         (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
+    told = tell(what, KILLS or 1, media, tmp_path / what)
+    print(
+        f"\n{what}: {len(told)} kills; {sum(each['kept'] for each in told)} finished "
+        f"shards kept, {sum(len(each['again']) for each in told)} done again; said: "
+        f"{sorted({line for each in told for line in each['said'].splitlines()})}"
+    )
+    for each in told:
+        assert each["codes"] == [-9, 0], each
+        assert not each["half"], each
+        assert not each["again"], each
+        assert not each["differ"], each
+        assert not each["left"], each
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own, whose size can be changed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("what", FLOWS)
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    what: str, media: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if not KILLS:
+        pytest.skip("left to make test-faults")
+    disk = request.getfixturevalue("small_disk")
+    if "videos" in what:
+        (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
+    told = tell(what, KILLS, media, tmp_path / what, disk)
+    print(f"\n{what}: {len(told)} full disks; said: {sorted({each['said'] for each in told})}")
+    for each in told:
+        assert each["codes"] == [1, 0], each
+        assert re.fullmatch(rf"\[Errno 28\] No space left on device: '{disk}/out.*'", each["said"]), each
+        assert not each["half"], each
+        assert not each["differ"], each
+
+
+def tell(what: str, count: int, media: Path, folder: Path, *disk: Path) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed_runs", what, SEED, str(KILLS or 1), str(media), str(tmp_path / what)],
+        [sys.executable, "-m", "tests.killed_runs", what, SEED, *map(str, (count, media, folder, *disk))],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parents[1],
         capture_output=True,
@@ -61,16 +108,4 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    killed = [each for each in told if each["codes"][0] == -9]
-    print(
-        f"{what}: {len(told)} kills, {len(killed)} before its end; {sum(each['kept'] for each in told)} finished "
-        f"shards kept, {sum(len(each['again']) for each in told)} done again; said: "
-        f"{sorted({line for each in told for line in each['said'].splitlines()})}"
-    )
-    for each in told:
-        assert each["codes"] in ([-9, 0], [0, 0]), each
-        assert not each["half"], each
-        assert not each["again"], each
-        assert not each["differ"], each
-        assert not each["left"], each
+    return [json.loads(line) for line in done.stdout.splitlines()]

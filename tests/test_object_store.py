@@ -102,6 +102,8 @@ def test_an_error_of_a_store_is_one_line_without_its_own_text(error: Exception, 
 
 def test_keys_in_addresses_are_not_shown() -> None:
     assert redact("s3://key:secret@bucket/a") == "s3://bucket/a"
+    assert redact("global.noise=https://store/x?signature=1") == "global.noise=https://store/x"
+    assert redact("simplecache::https://store/x?signature=1") == "simplecache::https://store/x"
     settings = {
         "noise": "s3://key:secret@bucket/a",
         "also": ["https://store/x?signature=1"],

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from copytrace import storage
 from copytrace.errors import InputError
 from copytrace.storage import (
     FIRST_REQUEST,
@@ -56,6 +58,26 @@ def test_a_file_that_could_not_be_written_is_absent_and_so_is_its_part(tmp_path:
         raise OSError(errno.ENOSPC, "Error writing bytes to file")
     assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "is_full"),
+    [
+        (OSError("16384 requested and 6640 written"), 1 << 30, True),  # numpy
+        (ValueError("I/O error: No space left on device (os error 28)"), 1 << 30, True),  # safetensors
+        (RuntimeError("unexpected pos 576 vs 534"), 0, True),  # torch; faiss is alike
+        (RuntimeError("unexpected pos 576 vs 534"), 1 << 30, False),
+        (ValueError("no numbers"), 0, False),
+    ],
+)
+def test_a_full_disk_is_told_as_such_whatever_a_library_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, free: int, is_full: bool
+) -> None:
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OSError if is_full else type(error)) as raised, atomic_path(tmp_path / "a.pt"):
+        raise error
+    if is_full:
+        assert str(raised.value) == f"[Errno 28] No space left on device: '{tmp_path / 'a.pt'}'"
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:

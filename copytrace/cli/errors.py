@@ -23,6 +23,8 @@ USER_ERRORS = (CopytraceError, SettingsError, OSError)
 
 _RESUMABLE_ERRORS = (OSError, StorageError)
 
+LONGEST_LINE = 2000  # characters of an error that a terminal shows
+
 
 @contextmanager
 def exit_on_user_errors() -> Iterator[None]:
@@ -32,8 +34,29 @@ def exit_on_user_errors() -> Iterator[None]:
     except USER_ERRORS as error:
         resumable = isinstance(error, _RESUMABLE_ERRORS)
         hint = "; what was finished is kept, and the same command goes on from there" if resumable else ""
-        typer.echo(f"copytrace: {error}{hint}", err=True)
+        typer.echo(f"copytrace: {_shorten(printable(str(error)))}{hint}", err=True)
         raise typer.Exit(1) from error
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Return a text in which all but printable characters, and those in `kept`, are written out, as `\\x1b`.
+
+    Ids and paths of strangers may have some by which a terminal does more than show them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 200]} … {text[-200:]}"
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), kept="\n")
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -42,9 +65,9 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         console = Console(stderr=True)
-        logging.basicConfig(
-            level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-        )
+        handler = RichHandler(console=console, show_path=False)
+        handler.setFormatter(_PrintableFormatter("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         with exit_on_user_errors():
             return command(*args, **kwargs)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from copytrace.arrays import Doubles
 from copytrace.errors import InputError
 from copytrace.features.ensemble import Projection
-from copytrace.storage import local_copy
+from copytrace.npz_members import open_npz
 
+ARRAYS = ("mean_", "components_", "explained_variance_", "whiten")
 CURE = (
     "write it where scikit-learn is, with: numpy.savez(FILE, mean_=pca.mean_, components_=pca.components_, "
     "explained_variance_=pca.explained_variance_, whiten=pca.whiten)"
@@ -25,14 +26,15 @@ def read_sklearn_pca(path: Path) -> Projection:
     `mean_` [D] and `components_` [d, D] are needed; `explained_variance_` [d] too if `whiten` is true. Raises
     `InputError` for any other file, which says how to write one.
     """
-    try:
-        with local_copy(path) as file:
-            arrays = _arrays(file)
-            mean, components = arrays["mean_"].astype(np.float64), arrays["components_"].astype(np.float64)
-            if bool(arrays.get("whiten", np.array(False)).any()):
-                components = components / np.sqrt(arrays["explained_variance_"].astype(np.float64))[:, None]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no arrays of a PCA: {' '.join(str(error).split())}; {CURE}") from error
+    with open_npz(path, ARRAYS, CURE) as arrays:
+        for name in ("mean_", "components_"):
+            if name not in arrays:
+                raise InputError(f"{path} lacks the array {name}; {CURE}")
+        if odd := [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]:
+            raise InputError(f"{path}: {odd[0]} holds {arrays[odd[0]].dtype}, no numbers; {CURE}")
+        mean, components = arrays["mean_"].astype(np.float64), arrays["components_"].astype(np.float64)
+        if "whiten" in arrays and arrays["whiten"].any():
+            components = _whiten(path, components, arrays.get("explained_variance_"))
     if mean.ndim != 1 or components.ndim != 2 or components.shape[1] != len(mean):
         shapes = f"mean_ {list(mean.shape)} and components_ {list(components.shape)}"
         raise InputError(f"{path} has {shapes}, which are not [D] and [d, D]; {CURE}")
@@ -41,8 +43,8 @@ def read_sklearn_pca(path: Path) -> Projection:
     return Projection(mean.astype(np.float32), components.astype(np.float32), "")
 
 
-def _arrays(file: Path) -> Mapping[str, NDArray[np.generic]]:
-    with np.load(file, allow_pickle=False) as content:
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        return {name: content[name] for name in content.files}
+def _whiten(path: Path, components: Doubles, variance: NDArray[Any] | None) -> Doubles:
+    if variance is None or variance.shape != components.shape[:1]:
+        raise InputError(f"{path}: whiten is true, and explained_variance_ is not [d]; {CURE}")
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is refused
+        return np.asarray(components / np.sqrt(variance.astype(np.float64))[:, None])

@@ -8,16 +8,16 @@ for them again. A file that changed is tried again, and so are all files under o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from configs.settings import MediaSettings
-from copytrace.errors import DecodingLimitError
+from copytrace.checked_files import read_record, write_record
+from copytrace.errors import DamagedFileError, DecodingLimitError
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.files import MediaItem
-from copytrace.storage import digest_of, write_json
+from copytrace.storage import digest_of
 
 R = TypeVar("R")
 
@@ -34,13 +34,13 @@ class GivenUpFiles:
         """Write down that a file was given up."""
         name = self._name(item)
         if name not in self._names:
-            write_json(self._folder / name, {"id": item.id, "error": str(error)})
+            write_record(self._folder / name, {"id": item.id, "error": str(error)})
             self._names.add(name)
 
     def check(self, item: MediaItem) -> None:
         """Raise `DecodingLimitError` with the reason of then, if the file was given up."""
-        if self._names and (name := self._name(item)) in self._names:
-            raise DecodingLimitError(json.loads((self._folder / name).read_text(encoding="utf-8"))["error"])
+        if self._names and (name := self._name(item)) in self._names and (reason := self._reason(name)):
+            raise DecodingLimitError(reason)
 
     def guard(self, load: Callable[[MediaItem], R]) -> Callable[[MediaItem], R]:
         """Return `load`, which decodes a file, as a function that is not tried with files that were given up."""
@@ -54,6 +54,13 @@ class GivenUpFiles:
                 raise
 
         return load_unless_given_up
+
+    def _reason(self, name: str) -> str:
+        """Return why a file was given up; "" if what was written down is damaged, so that it is tried again."""
+        try:
+            return str(read_record(self._folder / name).get("error", ""))
+        except DamagedFileError:
+            return ""
 
     def _name(self, item: MediaItem) -> str:
         return f"{digest_of(item.path, item.stamp, self._limits)}.json"

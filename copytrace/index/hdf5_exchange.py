@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +46,22 @@ def _gather(index: ImageIndex, file: Path) -> tuple[NDArray[Any], Floats]:
         described = index.descriptors(shard)
         rows = [row for row, pane in enumerate(described.panes) if pane == WHOLE]
         if vectors is None:
-            vectors = np.memmap(file, np.float32, "w+", shape=(len(ids), described.vectors.shape[1]))
+            vectors = _map_new(file, (len(ids), described.vectors.shape[1]))
         vectors[[places[described.ids[row]] for row in rows]] = described.vectors[rows]
     if vectors is None:
         raise InputError(f"{index.root} holds no images; index some first")
     return ids, vectors
+
+
+def _map_new(file: Path, shape: tuple[int, int]) -> Floats:
+    """Return zeros float32 in a new file that is mapped into memory. Raises `OSError` if the disk has too little room.
+
+    A disk that fills up when what is mapped is written would kill the process.
+    """
+    with file.open("wb") as created:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(created.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno), str(file.parent)) from error
+    return np.memmap(file, np.float32, "r+" if file.stat().st_size else "w+", shape=shape)

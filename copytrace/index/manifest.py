@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
-from copytrace.checked_files import read_sealed, seal
+from copytrace.checked_files import damage_errors, read_sealed, seal
 from copytrace.media.files import MediaItem
 from copytrace.media.stamps import inode_in
 from copytrace.storage import as_stored_path, table_of_rows, write_table
@@ -208,10 +208,11 @@ def write_manifest(root: Path, items: Mapping[str, tuple[MediaItem, int]], state
 
 
 def _read(path: Path) -> Manifest:
-    table = read_sealed(path)
-    if "content" not in table.column_names:  # of version 0.1.0
-        table = table.append_column("content", pa.array([""] * len(table), pa.string()))
-    return Manifest(table.select(MANIFEST_SCHEMA.names))
+    with damage_errors(path, None, may_be_missing=True):
+        table = read_sealed(path)
+        if "content" not in table.column_names:  # of version 0.1.0
+            table = table.append_column("content", pa.array([""] * len(table), pa.string()))
+        return Manifest(table.select(MANIFEST_SCHEMA.names))
 
 
 @lru_cache(maxsize=4)  # queries, references and noise

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
-from copytrace.index.npz_members import list_npz, open_npz
+from copytrace.npz_members import list_npz, open_npz
 from copytrace.storage import atomic_path
 
 ARRAYS = ("video_ids", "timestamps", "features")

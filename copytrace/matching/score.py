@@ -11,7 +11,6 @@ probability is the score where it is greater: a plain picture or a pattern has n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import models
+from configs.parsing import parse_json
 from copytrace.arrays import Doubles
 from copytrace.errors import ConfigError
 from copytrace.storage import resolve_path
@@ -124,7 +124,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
     """
     path = calibration_file(name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         copy, template = _model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES)
         if "thumbnail" not in content and path != SHIPPED:
             return Calibration(copy, template, load_calibration().thumbnail)
@@ -135,7 +135,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read the calibration file {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{path} is not a calibration of this version ({error}); fit a new one with copytrace calibrate"
         ) from error

@@ -23,7 +23,7 @@ from copytrace.media.globs import FileChoice, is_glob, split_glob
 from copytrace.media.ids import assign_ids
 from copytrace.media.manifest import is_manifest, join_names, read_media_manifest
 from copytrace.media.stamps import content_of_object, stamp_of_object, stamp_of_status
-from copytrace.object_store import explain_error, filesystem_of, redact, reraise_as
+from copytrace.object_store import explain_error, filesystem_of, is_bad_address, redact, reraise_as
 from copytrace.storage import is_uri
 
 _STAMP_THREADS = 32  # concurrent requests for object details; each takes a round trip
@@ -209,11 +209,15 @@ def _stamps(paths: list[str]) -> Iterator[tuple[str, str]]:
 
 def _stamp_of_uri(uri: str) -> tuple[str, str]:
     with reraise_as(uri):
-        store, path = filesystem_of(uri)
         try:
+            store, path = filesystem_of(uri)
             detail = store.info(path)
         except (FileNotFoundError, PermissionError):
             return "", ""
+        except Exception as error:
+            if is_bad_address(error):
+                return "", ""  # reading it tells
+            raise
         return stamp_of_object(detail), content_of_object(uri, detail)
 
 

@@ -53,7 +53,9 @@ def _manifest_table(path: str) -> pa.Table:
     try:
         with open_file(path) as stream:
             if path.lower().endswith(".parquet"):
-                return pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+                table = pq.ParquetFile(stream).read(columns=list(wanted)).select(list(wanted)).cast(pa.schema(wanted))
+                table.validate(full=True)  # texts may be none
+                return table
             return pyarrow.csv.read_csv(
                 stream,
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -61,6 +63,8 @@ def _manifest_table(path: str) -> pa.Table:
             )
     except KeyError as error:
         raise InputError(f"manifest {redact(path)} lacks a column; it needs id and path") from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno or is_uri(path)):  # the disk or the store, not what is there
+            raise
         kind = Path(path).suffix[1:].lower()
         raise InputError(f"manifest {redact(path)} cannot be read as {kind} with columns id and path") from error

@@ -7,12 +7,12 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError, NotMediumError
@@ -30,6 +30,7 @@ _TRUNCATED = re.compile(r"truncated|EOF|Expected to read", re.IGNORECASE)
 # Where a format's header gives the least length of the file: byte order and type, offset, bytes to add.
 _LENGTH_FIELDS = {b"RIFF": ("<I", 4, 8), b"BM": ("<I", 2, 0), b"II*\0": ("<I", 4, 0), b"MM\0*": (">I", 4, 0)}
 _HEADER_BYTES = 16
+_METADATA = {b"iCCP", b"tEXt", b"zTXt", b"iTXt"}  # chunks of a PNG
 _PILLOW = r"PIL\."  # modules of Pillow, as a filter of warnings takes them
 
 # EXIF orientation (TIFF 6.0, tag 274), and the operation that makes the picture upright.
@@ -128,8 +129,26 @@ def _contrast(pixels: Pixels) -> float:
     return float(pixels[::step, ::step].std(axis=(0, 1)).max())
 
 
+class _PngStream(PngImagePlugin.PngStream):
+    """A PNG of which texts and color profiles that Pillow refuses, as too large or damaged, are left out."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        """Read a chunk, and return its content."""
+        if cid not in _METADATA or self.fp is None:
+            return super().call(cid, pos, length)
+        content = self.fp.read(length)
+        stream, self.fp = self.fp, io.BytesIO(content)
+        try:
+            with suppress(ValueError, SyntaxError):
+                super().call(cid, pos, length)
+        finally:
+            self.fp = stream
+        return content
+
+
 def _quiet_pillow() -> None:
-    """Keep Pillow from warning, without the file's name, of faults in metadata that do not change the picture."""
+    """Keep Pillow from refusing pictures, or warning without their names, for metadata that do not change them."""
+    PngImagePlugin.PngStream = _PngStream  # type: ignore[misc]
     # The standard library has no filter per thread, and images are decoded in many.
     if not any(getattr(module, "pattern", None) == _PILLOW for *_, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)

@@ -22,11 +22,17 @@ def lies_within(path: str, roots: Sequence[str]) -> bool:
 
 
 def _place(path: str) -> str | None:
-    """Return the real path or the URI, with a slash at its end, so that one folder's name is no start of another's."""
+    """Return the real path or the URI, with a slash at its end, so that one folder's name is no start of another's.
+
+    None stands for nowhere.
+    """
     if path.startswith("file://"):
         path = url_to_fs(path)[1]
     if not is_uri(path):
-        return real_path(os.path.expanduser(path)).rstrip("/") + "/"  # noqa: PTH111 - also of what is no file
+        try:
+            return real_path(os.path.expanduser(path)).rstrip("/") + "/"  # noqa: PTH111 - also of what is no file
+        except (OSError, ValueError):
+            return None  # a name that no file can have
     if "::" in path or ".." in unquote(path).replace("\\", "/").split("/"):
         return None
     return path.rstrip("/") + "/"

@@ -14,9 +14,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, TypeVar
 
-from copytrace.errors import InputError, MediaError, StorageError
+from copytrace.errors import MediaError, StorageError
 from copytrace.media.failures import media_errors
-from copytrace.object_store import filesystem_of, redact
+from copytrace.object_store import filesystem_of, is_bad_address, redact
 from copytrace.storage import is_uri
 
 READ_SECONDS = 45.0  # in which a store must answer a read, its client's own attempts included
@@ -24,7 +24,7 @@ PAUSES = (1.0, 5.0)  # seconds before a read that failed is tried again
 PART = 4 << 20  # bytes that are fetched at a time
 
 # The object is missing or may not be read, so that trying again would not help; of HTTP, the status says so.
-_FINAL_ERRORS = (FileNotFoundError, PermissionError, ImportError, InputError)
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, ImportError)
 _FINAL_STATUS = frozenset({401, 403, 404, 410})
 
 T = TypeVar("T")
@@ -103,6 +103,8 @@ class _StoredStream:
                 return self._thread.do(task)
             except Exception as error:
                 cause = self._cause(error)
+                if is_bad_address(cause):
+                    raise MediaError(f"its address is none of a file ({type(cause).__name__})") from error
                 if getattr(cause, "status", None) in _FINAL_STATUS or isinstance(cause, _FINAL_ERRORS):
                     with media_errors(self._path):
                         raise

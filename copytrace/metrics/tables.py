@@ -41,8 +41,10 @@ def read_table(
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, required, optional, aliases or {})
         return _read_text(path, required, optional, aliases or {})
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk, and not what is on it
+            raise
+        reason = str(error).partition("\n")[0]
         raise InputError(f"unreadable table {path}: {reason}; write it as CSV (UTF-8) or Parquet") from error
 
 
@@ -54,7 +56,12 @@ def read_strings(path: Path, table: pa.Table, name: str) -> NDArray[Any]:
     column = table.column(name)
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise InputError(f"{path}: the column {name!r} has the type {column.type}; write it as text or numbers")
-    texts = pc.fill_null(column.cast(pa.string()), "")
+    try:
+        texts = pc.fill_null(column.cast(pa.string()), "")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path}: the column {name!r} ({column.type}) is no text: {error}; write it as UTF-8"
+        ) from error
     return pc.utf8_trim_whitespace(texts).to_numpy()  # type: ignore[no-any-return]
 
 
@@ -90,6 +97,7 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str], 
     chosen = _choose_columns(path, names, required, optional)
     with open_parquet(path) as file:
         table = file.read(columns=[own_names[names.index(name)] for name in chosen])
+    table.validate(full=True)  # texts may be none
     return table.rename_columns(_rename(table.column_names, aliases)).select(chosen)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from copytrace.errors import InputError
 from copytrace.index.hdf5_files import is_hdf5
+from copytrace.npz_members import UNREADABLE
 from copytrace.storage import local_copy
 from copytrace.submissions.disc21_descriptors import check_image_descriptors
 from copytrace.submissions.disc21_tables import check_image_table
@@ -96,5 +97,12 @@ def recognize_kind(challenge: Challenge, path: Path) -> Kind:
 
 
 def _has_arrays(path: Path) -> bool:
+    try:
+        return any(name.endswith(".npy") for name in _members(path))
+    except UNREADABLE:
+        return True  # reading the arrays tells what is wrong
+
+
+def _members(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as members:
-        return any(name.endswith(".npy") for name in members.namelist())
+        return members.namelist()

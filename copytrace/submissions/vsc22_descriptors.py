@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from copytrace.errors import InputError
 from copytrace.index.npz_files import ARRAYS, RESAVE, first_not_finite
-from copytrace.index.npz_members import open_npz
+from copytrace.npz_members import open_npz
 from copytrace.submissions.faults import CheckedFile, Faults
 from copytrace.submissions.media_lists import MediaList
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.parsing import parse_json
+from copytrace.errors import InputError
 from copytrace.storage import write_text
 
 
@@ -41,7 +43,13 @@ def append_history(path: Path, values: Mapping[str, float], epoch: int) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of a `history.jsonl`; none if the file does not exist."""
+    """Return the epochs of a `history.jsonl`; none if the file does not exist. Raises `InputError` if it is damaged."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in lines):
+            raise ValueError("a line has no epoch")
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; delete it, and give the same command again") from error
+    return lines

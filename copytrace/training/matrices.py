@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from copytrace.metrics.video_evaluation import read_true_segments
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.video_candidates import read_video_candidates
 from copytrace.step import fingerprint_of
-from copytrace.storage import digest_of, digest_of_file, resolve_path
+from copytrace.storage import digest_of, digest_of_file, read_json, resolve_path
 from copytrace.training.aligner_labels import label_map
 
 logger = logging.getLogger(__name__)
@@ -179,5 +178,4 @@ def _noise_weight(run: Path) -> float:
 
 def _run_record(run: Path) -> dict[str, Any]:
     path = run / "run.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return record
+    return read_json(path) if path.is_file() else {}

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from configs.settings import Settings
-from copytrace.storage import write_json, write_text
+from copytrace.errors import InputError
+from copytrace.storage import read_json, write_json, write_text
 
 RESULT, CARD = "result.json", "README.md"
 
@@ -49,8 +51,11 @@ def write_result(out: Path, result: TrainingResult, settings: Settings) -> Path:
 
 
 def read_result(out: Path) -> TrainingResult:
-    """Return the result that `write_result` wrote to `out`."""
-    return TrainingResult(**json.loads((out / RESULT).read_text(encoding="utf-8")))
+    """Return the result that `write_result` wrote to `out`. Raises `InputError` if it is damaged."""
+    try:
+        return TypeAdapter(TrainingResult).validate_python(read_json(out / RESULT))
+    except ValidationError as error:
+        raise InputError(f"{out / RESULT} is damaged; delete it, and train again into the same folder") from error
 
 
 def _card(result: TrainingResult, settings: Settings) -> str:

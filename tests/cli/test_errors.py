@@ -47,6 +47,13 @@ def test_a_full_disk_is_one_line_that_says_what_is_kept() -> None:
     )
 
 
+def test_an_error_stays_one_short_line_of_what_a_terminal_only_shows_whatever_the_names_of_files_are() -> None:
+    _, _, errors = run(ConfigError("no \x1b]0;title\x07 in \u202egpj.exe\nand \udcff" + "x" * 5000 + "; give é"))
+    assert errors.startswith(r"copytrace: no \x1b]0;title\x07 in \u202egpj.exe\nand \udcffxxx")
+    assert errors.endswith("; give é\n")
+    assert len(errors) < 2100
+
+
 def test_a_bug_shows_itself() -> None:
     with pytest.raises(KeyError, match="backbone"):
         run(KeyError("backbone"))

@@ -63,11 +63,12 @@ def encode_picture(photo: Pixels, suffix: str) -> bytes:
 
 def encode_clips(photo: Pixels, *, pictures: int = 24, size: tuple[int, int] = (96, 64)) -> dict[str, bytes]:
     """Return a camera that moves over a photo, eight pictures a second, in each container, by suffix."""
-    return {suffix: _encode_clip(photo, codec, kind, pictures, size) for suffix, (codec, kind) in _CLIPS.items()}
+    return {suffix: encode_clip(photo, suffix, pictures=pictures, size=size) for suffix in _CLIPS}
 
 
-def _encode_clip(photo: Pixels, codec: str, kind: str, pictures: int, size: tuple[int, int]) -> bytes:
-    written = io.BytesIO()
+def encode_clip(photo: Pixels, suffix: str, *, pictures: int = 24, size: tuple[int, int] = (96, 64)) -> bytes:
+    """Return the same in one container."""
+    written, (codec, kind) = io.BytesIO(), _CLIPS[suffix]
     with av.open(written, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=8)
         stream.width, stream.height = size
@@ -87,10 +88,15 @@ def mutations(coded: Mapping[str, bytes], count: int, seed: int) -> Iterator[Hos
         suffix = suffixes[int(random.integers(len(suffixes)))]
         content = coded[suffix]
         for _ in range(int(random.integers(1, 4))):
-            alter = _ALTERATIONS[int(random.integers(len(_ALTERATIONS)))]
-            content = alter(content, coded[suffixes[int(random.integers(len(suffixes)))]], random)
+            content = alter_bytes(content, random, coded[suffixes[int(random.integers(len(suffixes)))]])
         name = suffix if random.random() < 0.8 else suffixes[int(random.integers(len(suffixes)))]
         yield HostileFile(f"mutation{number:05}.{name}", content)
+
+
+def alter_bytes(content: bytes, random: np.random.Generator, other: bytes | None = None) -> bytes:
+    """Return a file that is altered somehow; some alterations take bytes of an `other` file."""
+    alter = _ALTERATIONS[int(random.integers(len(_ALTERATIONS)))]
+    return alter(content, content if other is None else other, random)
 
 
 def _cut(content: bytes, other: bytes, random: np.random.Generator) -> bytes:

@@ -21,7 +21,15 @@ from copytrace.errors import DecodingLimitError, MediaError, NotMediumError
 from copytrace.media.decode import decode_image
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import read_frames
-from tests.faults.hostile_media import clip_bombs, encode_clips, encode_pictures, mutations, picture_bombs
+from tests.faults.hostile_media import (
+    HostileFile,
+    clip_bombs,
+    encode_clips,
+    encode_pictures,
+    mutations,
+    picture_bombs,
+)
+from tests.faults.odd_media import READ, hidden_clip_bombs, hidden_picture_bombs, odd_clips, odd_pictures
 
 Pixels = NDArray[np.uint8]
 IMAGES, VIDEOS = 2000, 300
@@ -59,6 +67,31 @@ def peak_of_workers() -> Iterator[int]:
             yield process.memory_info().rss
         except psutil.Error:
             continue
+
+
+@pytest.mark.parametrize(
+    ("whole", "bombs", "read"),
+    [(odd_pictures, hidden_picture_bombs, read_image), (odd_clips, hidden_clip_bombs, read_video)],
+)
+def test_odd_media_are_read_and_hidden_bombs_harm_nothing(
+    tmp_path: Path,
+    photos: Mapping[str, Pixels],
+    whole: Callable[[Pixels], Iterator[HostileFile]],
+    bombs: Callable[[Pixels], Iterator[tuple[HostileFile, str]]],
+    read: Callable[[str], int],
+) -> None:
+    before, largest = psutil.Process().memory_info().rss, 0
+    for file, reason in [*((file, READ) for file in whole(photos["rocket"])), *bombs(photos["rocket"])]:
+        path = tmp_path / file.name
+        path.write_bytes(file.content)
+        if reason == READ:
+            assert read(str(path)), file.name
+        else:
+            with pytest.raises(MediaError, match=reason):
+                read(str(path))
+        largest = max(largest, *peak_of_workers(), 0)
+    assert psutil.Process().memory_info().rss - before < 512 << 20
+    assert largest < (LIMITS.memory + 256) << 20
 
 
 @pytest.mark.timeout(7200)

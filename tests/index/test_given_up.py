@@ -12,6 +12,7 @@ import pytest
 from configs.images import ImageSettings
 from configs.settings import MediaSettings
 from configs.videos import VideoSettings
+from copytrace.checked_files import read_record, write_record
 from copytrace.errors import DecodingLimitError, MediaError
 from copytrace.index import video_index
 from copytrace.index.given_up import GivenUpFiles
@@ -85,7 +86,7 @@ def test_an_index_of_images_lists_what_was_given_up_and_does_not_try_it_again(
         (failure,) = read_failures(tmp_path / "index" / "failures.csv")
         told.append((failure.id, failure.error))
         (given_up,) = (tmp_path / "index" / "given_up").iterdir()
-        given_up.write_text(given_up.read_text().replace(TOO_MUCH, "as was found before"))
+        write_record(given_up, read_record(given_up) | {"error": "as was found before"})
     assert told == [("bomb", TOO_MUCH), ("bomb", "as was found before")]
 
 

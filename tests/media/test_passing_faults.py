@@ -17,6 +17,7 @@ from copytrace.errors import MediaError, StorageError
 from copytrace.index import image_index
 from copytrace.media import sources
 from copytrace.media.decode import decode_image
+from copytrace.media.files import list_media
 from copytrace.media.frames import read_frames
 from copytrace.overlays.boxes import Box
 
@@ -124,6 +125,14 @@ def test_a_fault_that_stays_is_an_error_of_the_store(server: FaultyServer) -> No
 def test_a_missing_object_is_a_fault_of_the_file(server: FaultyServer) -> None:
     with pytest.raises(MediaError, match=r"^file not found$"):
         decode_image(server.uri("a.png", png()) + ".gone")
+
+
+@pytest.mark.parametrize("place", ["nowhere://a", "http://", "http://[::1", "file:///", "reference://a", "s3://"])
+def test_an_address_of_no_file_is_a_fault_of_its_row_and_ends_no_run(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a.csv").write_text(f"id,path\na,{place}\nb,good.png\n")
+    assert [item.id for item in list_media(tmp_path / "a.csv")] == ["a", "b"]
+    with pytest.raises(MediaError, match=r"^its address is none of a file"):
+        decode_image(place)
 
 
 class WholeDetector:
