@@ -33,7 +33,7 @@ NEW = {"images": 4, "videos": 1}  # references of a round
 BY_COMMAND = 8  # rounds
 MOST = {  # by which the last third of the rounds may exceed the one before; more segments take some handles
     "memory": 32.0,  # MiB
-    "memory of workers": 8.0,
+    "memory of workers": 24.0,
     "handles": 12.0,
     "threads": 0.5,
     "processes": 0.5,
