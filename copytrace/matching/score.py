@@ -60,6 +60,7 @@ CONTRASTS = (1.0, 8.0)  # of thumbnails of plain pictures, and of a page with so
 
 CONTENT_FEATURES = ("agreement", "confirmed", "log_kept", "log_untouched", "agreeing_share")
 LEAST_REPLACED, LEAST_SPREAD = 0.01, 0.02  # of copies that were edited a little
+DOUBTFUL = 0.5  # probability of a copy by a look at the pictures, below which thumbnails count less
 LEAST_CONTENT = 0.01  # what the model of contents leaves at least
 
 TEMPLATE_FEATURES = ("agreement", "confirmed", "log_distance", "unique")
@@ -97,7 +98,9 @@ class Calibration:
     def score(self, evidence: pa.Table) -> Doubles:
         """Return the scores of evidence rows, float64 [N] in 0..1; the rows must include all pairs of each query."""
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
-        return np.maximum(self._score_by_points(evidence), same)
+        # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
+        doubt = np.where(was_compared(evidence), np.minimum(self.template_probability(evidence) / DOUBTFUL, 1.0), 1.0)
+        return np.maximum(self._score_by_points(evidence), same * doubt)
 
     def _score_by_points(self, evidence: pa.Table) -> Doubles:
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)

@@ -133,6 +133,9 @@ def test_forms_with_other_entries_are_no_copies_though_most_of_their_points_agre
     calibration = load_calibration()
     assert calibration.score(evidence(other))[0] < 0.1
     assert calibration.score(evidence(captioned))[0] > 0.5
+    alike = {"thumbnail_difference": 1.5, "thumbnail_contrast": 8.0}
+    assert calibration.score(evidence(other | alike))[0] < 0.2
+    assert calibration.score(evidence(captioned | alike))[0] > 0.9
     unread = calibration.score(evidence(form))[0]
     assert calibration.score(evidence(nearly))[0] < 0.5 < unread
 
