@@ -140,6 +140,12 @@ class VerificationSettings(Settings):
         0.02, gt=0, le=1, description="largest error of an inlier, as a share of the query's short side"
     )
     max_stretch: float = Field(5.0, ge=1, description="largest ratio of a transform's two scales")
+    compared_pictures: int = Field(
+        12,
+        ge=0,
+        description="pairs of a query, those with most inliers, whose pictures are opened and compared block by block "
+        "if they look drawn: pages and windows of one template share most of their points; 0: none",
+    )
     max_scale: float = Field(25.0, ge=1, description="largest factor by which a transform enlarges or reduces")
 
 

@@ -21,10 +21,9 @@ from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
 from copytrace.errors import MediaError
-from copytrace.features.points import find_points
 from copytrace.index.given_up import limits_of
 from copytrace.index.video_index import VideoIndex
-from copytrace.matching.same_picture import Agreement, compare_points
+from copytrace.matching.same_picture import Agreement, compare_pictures
 from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import frames_at
@@ -36,7 +35,7 @@ from copytrace.storage import write_table
 
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
 ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
@@ -95,7 +94,8 @@ def verified_score(score: float, moments: Sequence[Moment]) -> float:
 
     A segment is supported by the second best of its moments, or the only one, as far as its pictures are drawn: in
     photographs, the points of a background agree at any two moments of one place. It is refuted if hardly any points
-    agree although its pictures are alike, but for those that are the same.
+    agree, or their ink differs, although its pictures are alike; but for those that seem the same and have no points
+    that agree.
     """
     telling = [moment for moment in moments if moment.agreement.points >= FEWEST_POINTS]
     if not telling:
@@ -104,7 +104,8 @@ def verified_score(score: float, moments: Sequence[Moment]) -> float:
     if max(moment.agreement.probability for moment in telling) >= REFUTED:
         return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
     similarity = float(np.median([moment.similarity for moment in telling]))
-    doubt = _ramp(similarity, ALIKE) if similarity < SAME else 0.0
+    may_be_same = similarity >= SAME and not any(moment.agreement.compared for moment in telling)
+    doubt = 0.0 if may_be_same else _ramp(similarity, ALIKE)
     return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
 
 
@@ -180,9 +181,8 @@ class Look:
         moments = []
         for similarity, picture, reference_picture in zip(similarities, shown, original, strict=True):
             if picture is not None and reference_picture is not None:
-                points = find_points(picture, self.rules.local.query_points)
-                others = find_points(reference_picture, self.rules.local.reference_points)
-                moments.append(Moment(similarity, compare_points(points, others, self.rules, self.calibration)))
+                agreement = compare_pictures(picture, reference_picture, self.rules, self.calibration)
+                moments.append(Moment(similarity, agreement))
         return moments
 
 

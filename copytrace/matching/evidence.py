@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
@@ -17,20 +19,24 @@ from copytrace.errors import MediaError
 from copytrace.features.points import Bytes
 from copytrace.features.thumbnails import thumbnail_contrast, thumbnail_difference
 from copytrace.features.variants import VARIANTS, Variant
+from copytrace.index.given_up import limits_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
 from copytrace.matching.confirmation import confirm
+from copytrace.matching.content import QUERY_SIDE, SIDE, compare_content, content_columns
+from copytrace.matching.score import LEAST_INLIERS, looks_drawn
 from copytrace.matching.verification import Verification, imgfp_score, verify
+from copytrace.media.decode import decode_image
 from copytrace.media.prefetch import prefetch
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.image_candidates import Candidate, read_candidates
 from copytrace.search.local_recall import enabled_variants
-from copytrace.step import Step, fingerprint_of
+from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.storage import write_table
 
-RULES_VERSION = 3  # of what is measured; an unfinished run of an earlier one measures its pairs again
+RULES_VERSION = 4  # of what is measured; an unfinished run of an earlier one measures its pairs again
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
@@ -55,6 +61,9 @@ EVIDENCE_SCHEMA = pa.schema(
         ("uniqueness", pa.float32()),
         ("fewest_points", pa.int32()),
         ("confirmed", pa.float32()),
+        ("replaced", pa.float32()),
+        ("spread", pa.float32()),
+        ("agreeing_share", pa.float32()),
         ("branch_matches", pa.list_(pa.int32())),
         ("view", pa.string()),
         ("mirrored", pa.bool_()),
@@ -123,6 +132,7 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
             rows.append(row)
             work.advance()
         rows.sort(key=lambda row: (row["query_id"], row["reference_id"]))
+        _compare_pictures(rows, query_index.paths, reference_index.paths, settings)
         write_table(path, pa.Table.from_pylist(rows, schema=EVIDENCE_SCHEMA))
     return path
 
@@ -211,6 +221,39 @@ def _geometric_evidence(view: View, reference: View, variant: Variant, found: Ve
         "reference_points": found.reference_points[shown].ravel().tolist(),
         "crop_box": list(view.points.box) if view.name.startswith("crop") else None,
     }
+
+
+def _compare_pictures(
+    rows: Sequence[dict[str, Any]], queries: Mapping[str, str], references: Mapping[str, str], settings: ImageSettings
+) -> None:
+    """Add to the rows, sorted by queries, what the pictures of drawn pairs show; where one cannot be read, nothing."""
+    jobs = []
+    for query, of_query in groupby(rows, key=lambda row: row["query_id"]):
+        drawn = [row for row in of_query if _may_be_drawn(row)]
+        drawn.sort(key=lambda row: -row["inliers"])
+        if drawn := drawn[: settings.verification.compared_pictures]:
+            jobs.append((queries[query], drawn))
+    rules: dict[str, Any] = {"max_pixels": settings.media.max_pixels, "limits": limits_of(settings.media)}
+    threads = settings.media.threads or usable_cores()
+
+    def compare(job: tuple[str, list[dict[str, Any]]]) -> None:
+        path, pairs = job
+        query = decode_image(path, short_side=QUERY_SIDE, **rules).pixels
+        for row in pairs:
+            with suppress(MediaError):
+                reference = decode_image(references[row["reference_id"]], short_side=SIDE, **rules).pixels
+                transform = np.array(row["transform"], np.float64).reshape(2, 3)
+                seen = compare_content(query, reference, transform, negative=row["negative"])
+                row.update(content_columns(seen))
+
+    with current_progress().step("compare pictures", len(jobs), "queries") as work:
+        for _ in prefetch(jobs, compare, threads=threads, ahead=threads):
+            work.advance()
+
+
+def _may_be_drawn(row: Mapping[str, Any]) -> bool:
+    is_placed = row["inliers"] >= LEAST_INLIERS and row["transform"] is not None
+    return is_placed and looks_drawn(row["uniqueness"], row["fewest_points"])
 
 
 def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether two pictures show the same, by their points alone: for pictures that a descriptor finds alike."""
+"""Whether two pictures show the same, by their points and their ink: for pictures that a descriptor finds alike."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from configs.images import ImageSettings
-from copytrace.features.points import Points
+from copytrace.features.points import Bytes, find_points
 from copytrace.features.variants import VARIANTS
 from copytrace.matching.confirmation import confirm
-from copytrace.matching.score import LEAST_INLIERS, Calibration, template_features_of, uniqueness_share
+from copytrace.matching.content import compare_content, content_columns
+from copytrace.matching.score import LEAST_INLIERS, Calibration, uniqueness_share
 from copytrace.matching.verification import verify
 
 PLAIN_AND_MIRRORED = (0, 1)  # numbers of variants
@@ -18,36 +19,40 @@ PLAIN_AND_MIRRORED = (0, 1)  # numbers of variants
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well the points of two pictures agree.
+    """How well two pictures agree.
 
     `probability` (0 to 1) is that of a copy, as opposed to two pictures of one template; 0 if hardly any points agree.
     `drawn` (0 to 1) says how much the agreeing points look like marks of drawn pictures, which repeat in a picture, and
-    not like those of photographs. `points` is the number of points in the picture that has fewer.
+    not like those of photographs. `points` is the number of points in the picture that has fewer. `compared` says that
+    the probability also depends on where the ink of the pictures differs, and not only on their points.
     """
 
     probability: float
     drawn: float
     points: int
+    compared: bool = False
 
 
-def compare_points(query: Points, reference: Points, settings: ImageSettings, calibration: Calibration) -> Agreement:
-    """Return how well the points of two pictures agree, plain or mirrored."""
-    points = min(len(query), len(reference))
+def compare_pictures(query: Bytes, reference: Bytes, settings: ImageSettings, calibration: Calibration) -> Agreement:
+    """Return how well two pictures, uint8 RGB [H, W, 3], agree, plain or mirrored."""
+    shown = find_points(query, settings.local.query_points)
+    original = find_points(reference, settings.local.reference_points)
+    points = min(len(shown), len(original))
     found, number = max(
-        ((verify(query, reference, VARIANTS[each], settings.verification), each) for each in PLAIN_AND_MIRRORED),
+        ((verify(shown, original, VARIANTS[each], settings.verification), each) for each in PLAIN_AND_MIRRORED),
         key=lambda tried: (tried[0].inliers, tried[0].agreement),
     )
-    confirmation = confirm(query, reference, VARIANTS[number], found)
-    if found.inliers < LEAST_INLIERS or confirmation is None:
+    confirmation = confirm(shown, original, VARIANTS[number], found)
+    if found.inliers < LEAST_INLIERS or confirmation is None or found.transform is None:
         return Agreement(0.0, 0.0, points)
-    evidence = pa.table(
-        {
-            "agreement": [found.agreement],
-            "confirmed": [confirmation.share],
-            "distance": [confirmation.distance],
-            "uniqueness": [confirmation.uniqueness],
-            "fewest_points": [confirmation.points],
-        }
-    )
-    probability = float(calibration.template.probability(template_features_of(evidence))[0])
-    return Agreement(probability, 1.0 - uniqueness_share(confirmation.uniqueness), points)
+    drawn = 1.0 - uniqueness_share(confirmation.uniqueness)
+    content = compare_content(query, reference, found.transform) if drawn else None
+    measured = content_columns(content) | {
+        "agreement": found.agreement,
+        "confirmed": confirmation.share,
+        "distance": confirmation.distance,
+        "uniqueness": confirmation.uniqueness,
+        "fewest_points": confirmation.points,
+    }
+    evidence = pa.table({name: [value] for name, value in measured.items()})
+    return Agreement(float(calibration.template_probability(evidence)[0]), drawn, points, content is not None)

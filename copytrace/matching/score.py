@@ -2,10 +2,11 @@
 
 It is the product of two logistic models. One was fitted to photographs: what is measured of a copy, and of two pictures
 that have nothing to do with each other. The other was fitted to pairs whose points agree, among them drawn pictures of
-one origin: pages, windows, charts or logos that share letters or a frame, but are no copies. The score stays below 0.05
-where only the likeness of two pictures speaks for a copy, and no points agree.
+one origin: pages, windows, charts or logos that share letters or a frame, but are no copies. Where the pictures
+themselves were compared (`matching.content`), it is a model that knows where their ink differs. The score stays below
+0.05 where only the likeness of two pictures speaks for a copy, and no points agree.
 
-A third model tells the same picture, encoded again, from another one of nearly the same look, by their thumbnails. Its
+Another model tells the same picture, encoded again, from another one of nearly the same look, by their thumbnails. Its
 probability is the score where it is greater: a plain picture or a pattern has no points that tell it from others.
 """
 
@@ -57,6 +58,11 @@ THUMBNAIL_FEATURES = ("likeness", "log_contrast")
 DIFFERENT = 8.0  # thumbnails that differ by so much or more are of different pictures; see `features.thumbnails`
 CONTRASTS = (1.0, 8.0)  # of thumbnails of plain pictures, and of a page with some lines; more is no further evidence
 
+CONTENT_FEATURES = ("agreement", "confirmed", "log_kept", "log_untouched", "agreeing_share")
+LEAST_REPLACED, LEAST_SPREAD = 0.01, 0.02  # of copies that were edited a little
+DOUBTFUL = 0.5  # probability of a copy by a look at the pictures, below which thumbnails count less
+LEAST_CONTENT = 0.01  # what the model of contents leaves at least
+
 TEMPLATE_FEATURES = ("agreement", "confirmed", "log_distance", "unique")
 DISTANCES = (300.0, 20_000.0)  # squared, of the inliers of pictures as they are, and of pictures that were edited much
 UNIQUENESS = (10_000.0, 12_000.0)  # of pictures with marks that repeat, and of 90 % of photographs
@@ -77,29 +83,40 @@ class LogisticModel:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The models of a score: `copy` over `FEATURES`, `template` over `TEMPLATE_FEATURES`, and `thumbnail`.
+    """The models of a score, each over the features named like it; `copy` over `FEATURES`.
 
     `template` gives the probability that points agree because of a copy, and not of what two pictures of one origin
-    share; `thumbnail`, over `THUMBNAIL_FEATURES`, that two pictures of nearly the same look are the same one.
+    share; `content` the same, given a look at the pictures; and `thumbnail` the probability that two pictures of nearly
+    the same look are the same one.
     """
 
     copy: LogisticModel
     template: LogisticModel
     thumbnail: LogisticModel
+    content: LogisticModel
 
     def score(self, evidence: pa.Table) -> Doubles:
         """Return the scores of evidence rows, float64 [N] in 0..1; the rows must include all pairs of each query."""
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
-        return np.maximum(self._score_by_points(evidence), same)
+        # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
+        doubt = np.where(was_compared(evidence), np.minimum(self.template_probability(evidence) / DOUBTFUL, 1.0), 1.0)
+        return np.maximum(self._score_by_points(evidence), same * doubt)
 
     def _score_by_points(self, evidence: pa.Table) -> Doubles:
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
         agrees = points_agree(evidence)
-        copied = np.maximum(self.template.probability(template_features_of(evidence)), LEAST_COPIED)
+        least = np.where(was_compared(evidence), LEAST_CONTENT, LEAST_COPIED)
+        copied = np.maximum(self.template_probability(evidence), least)
         score *= np.where(agrees & ~is_same, copied, 1.0)
         share = np.maximum(score - UNSUPPORTED_FROM, 0) / (1 - UNSUPPORTED_FROM)
         pressed = np.minimum(score, UNSUPPORTED_FROM) + share * (UNSUPPORTED_TO - UNSUPPORTED_FROM)
         return np.asarray(np.where(agrees | is_same, score, pressed))
+
+    def template_probability(self, evidence: pa.Table) -> Doubles:
+        """Return the probability, float64 [N], that points agree because of a copy: by a look at pictures, if any."""
+        by_content = self.content.probability(content_features_of(evidence))
+        by_points = self.template.probability(template_features_of(evidence))
+        return np.asarray(np.where(was_compared(evidence), by_content, by_points))
 
 
 def probability(logit: Doubles) -> Doubles:
@@ -118,17 +135,20 @@ def calibration_file(name: str) -> Path:
 
 
 def load_calibration(name: str = "shipped") -> Calibration:
-    """Read a calibration file: JSON with models `copy`, `template` and `thumbnail`, each with `weights` and `bias`.
+    """Read a calibration file: JSON with the models of a `Calibration`, each with `weights` and `bias`.
 
-    The last may be missing; then it is the shipped one. Raises `ConfigError` if the file cannot be used.
+    `thumbnail` and `content` may be missing; then they are the shipped ones. Raises `ConfigError` if the file cannot be
+    used.
     """
     path = calibration_file(name)
     try:
         content = parse_json(path.read_bytes())
         copy, template = _model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES)
-        if "thumbnail" not in content and path != SHIPPED:
-            return Calibration(copy, template, load_calibration().thumbnail)
-        return Calibration(copy, template, _model(content["thumbnail"], THUMBNAIL_FEATURES))
+        if path != SHIPPED:
+            shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
+            content = {"thumbnail": shipped["thumbnail"], "content": shipped["content"]} | content
+        thumbnail = _model(content["thumbnail"], THUMBNAIL_FEATURES)
+        return Calibration(copy, template, thumbnail, _model(content["content"], CONTENT_FEATURES))
     except FileNotFoundError as error:
         raise ConfigError(
             f"no calibration file at {path}; give merge.calibration=shipped, or an existing path"
@@ -211,6 +231,30 @@ def template_features_of(evidence: pa.Table) -> Doubles:
         * _ramp(_numbers(evidence, "fewest_points"), POINTS),
     }
     return np.stack([columns[name] for name in TEMPLATE_FEATURES], axis=1)
+
+
+def content_features_of(evidence: pa.Table) -> Doubles:
+    """Return the `CONTENT_FEATURES` of evidence rows, float64 [N, F]; 0 where no pictures were compared."""
+    replaced, spread = _numbers(evidence, "replaced"), _numbers(evidence, "spread")
+    seen = was_compared(evidence)
+    columns = {
+        "agreement": _numbers(evidence, "agreement"),
+        "confirmed": _numbers(evidence, "confirmed"),
+        "log_kept": -np.log(np.clip(replaced, LEAST_REPLACED, 1)) * seen,
+        "log_untouched": -np.log(np.clip(spread, LEAST_SPREAD, 1)) * seen,
+        "agreeing_share": _numbers(evidence, "agreeing_share"),
+    }
+    return np.stack([columns[name] for name in CONTENT_FEATURES], axis=1)
+
+
+def was_compared(evidence: pa.Table) -> NDArray[np.bool_]:
+    """Return of which pairs the pictures were compared, bool [N]."""
+    return np.asarray(evidence.column("replaced").is_valid().to_numpy(zero_copy_only=False))
+
+
+def looks_drawn(uniqueness: float, points: int) -> bool:
+    """Return whether the points of a pair are not clearly those of photographs; see `Confirmation`."""
+    return uniqueness < UNIQUENESS[1] or points < POINTS[1]
 
 
 def uniqueness_share(uniqueness: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,20 @@ from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import (
+    CONTENT_FEATURES,
     FEATURES,
     TEMPLATE_FEATURES,
     THUMBNAIL_FEATURES,
     Calibration,
     LogisticModel,
+    content_features_of,
     features_of,
     load_calibration,
     look_alike,
     points_agree,
     template_features_of,
     thumbnail_features_of,
+    was_compared,
 )
 from copytrace.metrics.evaluation import read_ground_truth
 from copytrace.run_folder import ImageRunFolder
@@ -72,9 +75,10 @@ def fit_calibration(
     fitted to `runs`; every true pair counts twice: as it is, and without its lead, as if its reference were stored
     twice. Otherwise the score would depend on the lead, which is absent in collections with near-duplicates. The model
     of templates is fitted to the pairs of both whose points agree, or is the shipped one without `lookalikes`: runs
-    with pictures of one origin. The model of thumbnails is fitted to the pairs of both whose thumbnails are alike; if
-    these are all copies, or none, it is the shipped one. Without `runs`, only that one is fitted. The error is the
-    expected calibration error on the pairs of `runs` as they are, or else on those of `lookalikes`.
+    with pictures of one origin. The models of thumbnails and of contents are fitted to the pairs of both whose
+    thumbnails are alike, or whose pictures were compared; if these are all copies, or none, they are the shipped ones.
+    Without `runs`, only these two are fitted. The error is the expected calibration error on the pairs of `runs` as
+    they are, or else on those of `lookalikes`.
     """
     tables, others = ([_read_pairs(run, truth) for run, truth in given] for given in (runs, lookalikes))
     shipped, pairs = load_calibration(), [*tables, *others]
@@ -83,7 +87,8 @@ def fit_calibration(
     calibration = Calibration(
         _fit_copy(tables) if tables else shipped.copy,
         _fit_template(pairs) if tables and others else shipped.template,
-        _fit_thumbnail(pairs) or shipped.thumbnail,
+        _fit_where(look_alike, thumbnail_features_of, pairs) or shipped.thumbnail,
+        _fit_where(was_compared, content_features_of, pairs) or shipped.content,
     )
     measured = tables or others
     labels = np.concatenate([part.labels for part in measured])
@@ -93,6 +98,7 @@ def fit_calibration(
         "copy": _content(calibration.copy, FEATURES),
         "template": _content(calibration.template, TEMPLATE_FEATURES),
         "thumbnail": _content(calibration.thumbnail, THUMBNAIL_FEATURES),
+        "content": _content(calibration.content, CONTENT_FEATURES),
         "pairs": len(labels),
         "true_pairs": int(labels.sum()),
         "expected_calibration_error": round(error, 5),
@@ -114,17 +120,20 @@ def _fit_copy(parts: Sequence[LabeledPairs]) -> LogisticModel:
 
 
 def _fit_template(parts: Sequence[LabeledPairs]) -> LogisticModel:
-    chosen = [points_agree(part.evidence) for part in parts]
-    features = [template_features_of(part.evidence)[rows] for part, rows in zip(parts, chosen, strict=True)]
-    labels = np.concatenate([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
-    if labels.all() or not labels.any():
+    fitted = _fit_where(points_agree, template_features_of, parts)
+    if fitted is None:
         raise InputError("the runs need pairs whose points agree and that are no copies; give other lookalikes")
-    return _fit(np.concatenate(features), labels)
+    return fitted
 
 
-def _fit_thumbnail(parts: Sequence[LabeledPairs]) -> LogisticModel | None:
-    chosen = [look_alike(part.evidence) for part in parts]
-    features = [thumbnail_features_of(part.evidence)[rows] for part, rows in zip(parts, chosen, strict=True)]
+def _fit_where(
+    choose: Callable[[pa.Table], NDArray[np.bool_]],
+    measure: Callable[[pa.Table], Doubles],
+    parts: Sequence[LabeledPairs],
+) -> LogisticModel | None:
+    """Fit a model to the features of the chosen pairs; None if these are all copies, or none."""
+    chosen = [choose(part.evidence) for part in parts]
+    features = [measure(part.evidence)[rows] for part, rows in zip(parts, chosen, strict=True)]
     labels = np.concatenate([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
     return None if labels.all() or not labels.any() else _fit(np.concatenate(features), labels)
 

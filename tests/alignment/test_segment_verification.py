@@ -102,7 +102,7 @@ def test_pictures_that_are_not_alike_are_not_looked_at(compare: Compare) -> None
 
 
 def test_of_a_photograph_one_moment_is_enough(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_verification, "compare_points", lambda *_: Agreement(0.9, 0.0, 300))
+    monkeypatch.setattr(segment_verification, "compare_pictures", lambda *_: Agreement(0.9, 0.0, 300))
     assert len(compare("copy")) == 1
 
 

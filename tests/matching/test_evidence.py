@@ -19,6 +19,7 @@ from copytrace.matching.verification import Verification
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
 from copytrace.storage import table_of_rows, write_table
+from copytrace.training.drawn_set import PICTURE_KINDS
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]
@@ -196,3 +197,24 @@ def test_pairs_of_several_shards_of_references_are_compared_at_the_same_time(
     monkeypatch.setattr(evidence_module, "verify", wait_for_another)
     candidates = [on_local("plain", first), on_local("plain", second)]
     assert len(rows_of(indexes, candidates, image_settings, tmp_path)) == 2
+
+
+def test_drawn_pictures_are_compared_unless_one_cannot_be_read(
+    tmp_path: Path, write_photos: WritePhotos, build_index: Build, image_settings: ImageSettings
+) -> None:
+    rng = np.random.default_rng(5)
+    form = PICTURE_KINDS["form"](rng)
+    first, second = (np.asarray(form(rng)) for _ in range(2))
+    queries = write_photos(tmp_path / "queries", {"copy": first, "gone": first})
+    references = write_photos(tmp_path / "references", {"first": first, "second": second})
+    indexes = (
+        build_index(queries, tmp_path / "query-index", "queries", image_settings)[0],
+        build_index(references, tmp_path / "reference-index", "references", image_settings)[0],
+    )
+    Path(indexes[0].paths["gone"]).unlink()
+    candidates = [on_local(query, reference) for query in ("copy", "gone") for reference in ("first", "second")]
+    pairs = rows_of(indexes, candidates, image_settings, tmp_path / "run")
+    assert pairs["copy", "first"]["replaced"] < 0.01
+    assert pairs["copy", "second"]["replaced"] > 0.05
+    assert pairs["gone", "second"]["replaced"] is None
+    assert pairs["gone", "second"]["inliers"] == pairs["copy", "second"]["inliers"]

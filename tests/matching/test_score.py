@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from copytrace.matching.score import (
     FEATURES,
     TEMPLATE_FEATURES,
     THUMBNAIL_FEATURES,
-    Calibration,
     LogisticModel,
     features_of,
     load_calibration,
@@ -125,6 +125,21 @@ def test_pages_of_one_template_are_no_copies_though_their_frame_agrees() -> None
     assert load_calibration().score(evidence(frame | {"similarity": 0.999}))[0] > 0.5  # the same picture
 
 
+def test_forms_with_other_entries_are_no_copies_though_most_of_their_points_agree() -> None:
+    form = COPY | {"inliers": 92, "agreement": 0.54, "confirmed": 0.56, "uniqueness": 4700.0}
+    nearly = form | {"replaced": 0.126, "spread": 0.243, "agreeing_share": 0.88}
+    other = form | {"replaced": 0.3, "spread": 0.5, "agreeing_share": 0.8}
+    captioned = form | {"replaced": 0.01, "spread": 0.05, "agreeing_share": 0.9}
+    calibration = load_calibration()
+    assert calibration.score(evidence(other))[0] < 0.1
+    assert calibration.score(evidence(captioned))[0] > 0.5
+    alike = {"thumbnail_difference": 1.5, "thumbnail_contrast": 8.0}
+    assert calibration.score(evidence(other | alike))[0] < 0.2
+    assert calibration.score(evidence(captioned | alike))[0] > 0.9
+    unread = calibration.score(evidence(form))[0]
+    assert calibration.score(evidence(nearly))[0] < 0.5 < unread
+
+
 @given(st.sampled_from(["inliers", "agreement", "confirmed"]), st.floats(1.0, 3.0))
 def test_a_pair_with_more_in_common_never_scores_less(name: str, factor: float) -> None:
     less: dict[str, Any] = {"inliers": 20, "agreement": 0.3, "confirmed": 0.3, "distance": 2000.0, "votes": 20.0}
@@ -141,7 +156,8 @@ def test_features_of_templates_are_finite_where_evidence_is_missing() -> None:
 
 def test_only_pairs_whose_points_agree_are_held_against_templates() -> None:
     none = LogisticModel(np.zeros(len(TEMPLATE_FEATURES)), -4.0)
-    calibration = Calibration(LogisticModel(np.zeros(len(FEATURES)), 4.0), none, load_calibration().thumbnail)
+    shipped = load_calibration()
+    calibration = dataclasses.replace(shipped, copy=LogisticModel(np.zeros(len(FEATURES)), 4.0), template=none)
     alike = {"similarity": 0.999, "view_points": 300}
     agreeing, same, plain = calibration.score(evidence({"inliers": 30}, alike, alike | {"inliers": 30}))
     assert agreeing < 0.1
