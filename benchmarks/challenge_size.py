@@ -28,10 +28,10 @@ from benchmarks.results import Row, Section
 from benchmarks.timing import cpu_seconds
 from configs.load import load_settings
 from configs.videos import VideoSettings
-from copytrace.index.hdf5_files import write_hdf5
+from copytrace.exchange.hdf5_files import write_hdf5
+from copytrace.exchange.npz_exchange import import_npz
 from copytrace.index.image_segments import Segment
 from copytrace.index.media_index import shards_of
-from copytrace.index.npz_exchange import import_npz
 from copytrace.index.point_lists import PointLists
 from copytrace.metrics.descriptor_evaluation import evaluate_image_descriptors, evaluate_video_descriptors
 from copytrace.run_folder import VideoRunFolder

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from copytrace.errors import InputError
-from copytrace.training.sample_photos import write_demo_set
-from copytrace.training.sample_videos import write_demo_videos
+from copytrace.synthesis.sample_photos import write_demo_set
+from copytrace.synthesis.sample_videos import write_demo_videos
 
 Medium = Literal["images", "videos"]
 

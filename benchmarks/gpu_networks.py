@@ -22,7 +22,7 @@ from copytrace.media.decode import decode_image
 from copytrace.overlays.boxes import Box
 from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.runtime import WEIGHTS, import_onnxruntime
-from copytrace.training.sample_photos import sample_photos
+from copytrace.synthesis.sample_photos import sample_photos
 from models.configs import read_descriptor_config
 from models.export import DESCRIPTOR_OUTPUT, INPUT
 

@@ -21,8 +21,8 @@ from copytrace.index.point_quantizer import shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search.point_search import ExactSearch
 from copytrace.search.vector_search import MAX_NEIGHBORS, ExactFrameSearch
-from copytrace.training.sample_photos import write_demo_set
-from copytrace.training.sample_videos import write_demo_videos
+from copytrace.synthesis.sample_photos import write_demo_set
+from copytrace.synthesis.sample_videos import write_demo_videos
 
 IMAGE_QUERIES = 16  # of the sample set, the first ones
 SAME_SCORE = 0.05  # of a pair on both devices

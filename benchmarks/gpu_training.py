@@ -22,6 +22,8 @@ from benchmarks.gpu_check import Check, Finding, Target
 from benchmarks.gpu_networks import flops, matrix_product, matrix_with_copy
 from configs.load import load_settings
 from configs.training import AlignerTraining, DescriptorTraining, LoopSettings, OverlayTraining, PairTraining
+from copytrace.synthesis.sample_photos import sample_photos
+from copytrace.synthesis.synthetic_matrices import SyntheticMatrices
 from copytrace.training import aligner, overlay, pair_classifier
 from copytrace.training.aligner_module import AlignerModule
 from copytrace.training.batches import Examples
@@ -34,8 +36,6 @@ from copytrace.training.matrix_examples import AlignerExamples, MatrixSource, Pa
 from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.photos import TrainingPhoto
 from copytrace.training.precision import Precision
-from copytrace.training.sample_photos import sample_photos
-from copytrace.training.synthetic_matrices import SyntheticMatrices
 from copytrace.training.views import ViewExamples
 from models.descriptor import build_descriptor
 

@@ -41,7 +41,8 @@ from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
-from copytrace.storage import atomic_path, digest_of, read_table, write_table
+from copytrace.storage import atomic_path, digest_of
+from copytrace.tables import read_table, write_table
 
 SHARD, SEGMENT = 256, 1_600_000  # synthetic images of a shard and of a segment
 DRAWN = 1 << 13  # images whose points are drawn at once

@@ -30,7 +30,8 @@ from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
-from copytrace.storage import remove_file, table_of_rows, write_table
+from copytrace.storage import remove_file
+from copytrace.tables import table_of_rows, write_table
 
 SHARDS, QUERIES = 20, 50
 OTHERS = 63  # images of a shard that are in no pair

@@ -14,6 +14,7 @@ from benchmarks.evaluation_sets import read_set
 from benchmarks.results import Row, Section
 from configs.load import load_settings
 from configs.training import DescriptorTraining, LoopSettings, OverlayTraining
+from copytrace.synthesis.sample_photos import sample_photos
 from copytrace.training.batches import Examples
 from copytrace.training.composites import Composites
 from copytrace.training.contrastive import ContrastiveModule
@@ -23,7 +24,6 @@ from copytrace.training.loop import TrainingContext, TrainingModule, fit
 from copytrace.training.overlay import initial_network as starting_detector
 from copytrace.training.overlay_module import OverlayModule
 from copytrace.training.photos import TrainingPhoto, split_photos
-from copytrace.training.sample_photos import sample_photos
 from copytrace.training.views import ViewExamples
 
 STEPS = 8

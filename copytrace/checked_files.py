@@ -23,16 +23,8 @@ import pyarrow.parquet as pq
 
 from configs.parsing import parse_json
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
-from copytrace.storage import (
-    FIRST_REQUEST,
-    as_stored_path,
-    local_copy,
-    read_columns,
-    read_table,
-    remove_file,
-    source_of,
-    write_json,
-)
+from copytrace.storage import as_stored_path, local_copy, remove_file, write_json
+from copytrace.tables import FIRST_REQUEST, read_columns, read_table, source_of
 
 _OWN = "crc32"
 _SEAL = b"copytrace.crc32"

@@ -18,7 +18,8 @@ from copytrace.index.media_index import receipt_path, remove_shard
 from copytrace.index.segments import drop_segments
 from copytrace.lease import FOLDER as LEASE
 from copytrace.media.folders import WORK
-from copytrace.storage import files_below, open_parquet, remove_file
+from copytrace.storage import files_below, remove_file
+from copytrace.tables import open_parquet
 
 SEALED = ("manifest.parquet", "plan.parquet")
 

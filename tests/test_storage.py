@@ -17,26 +17,28 @@ import pytest
 from copytrace import storage
 from copytrace.errors import InputError
 from copytrace.storage import (
-    FIRST_REQUEST,
-    FOOTER,
     atomic_path,
-    count_rows,
     digest_of,
     digest_of_file,
     file_identity,
     file_size,
     local_copy,
-    open_parquet,
-    read_schema,
-    read_table,
     real_path,
     remove_tree,
     require_writable,
     resolve_path,
-    write_csv,
     write_json,
-    write_table,
     write_text,
+)
+from copytrace.tables import (
+    FIRST_REQUEST,
+    FOOTER,
+    count_rows,
+    open_parquet,
+    read_schema,
+    read_table,
+    write_csv,
+    write_table,
 )
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from configs.videos import VideoSettings
 from copytrace.cells import neutralize
 from copytrace.errors import InputError, ModelMismatchError, TooManyFailuresError
+from copytrace.exchange.npz_exchange import export_npz, import_npz
 from copytrace.images import index_images
-from copytrace.index.npz_exchange import export_npz, import_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
 from copytrace.metrics.video_evaluation import evaluate_videos

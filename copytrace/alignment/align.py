@@ -26,7 +26,8 @@ from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import file_identity, remove_stale_shards, table_of_rows, write_csv, write_table
+from copytrace.storage import file_identity, remove_stale_shards
+from copytrace.tables import table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
 PaneChoice = Literal["moment", "block"]

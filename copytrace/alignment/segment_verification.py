@@ -31,7 +31,7 @@ from copytrace.media.prefetch import prefetch
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import write_table
+from copytrace.tables import write_table
 
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels

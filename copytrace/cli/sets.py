@@ -12,7 +12,7 @@ from copytrace.errors import CopytraceError
 
 if TYPE_CHECKING:
     from copytrace.media.formats import MediumKind
-    from copytrace.training.edited_set import EditedSetPlan
+    from copytrace.synthesis.edited_set import EditedSetPlan
 
 Copies = Annotated[int, typer.Option(min=0, help="Number of queries that are copies.")]
 Distractors = Annotated[int, typer.Option(min=0, help="Number of queries that are not copies.")]
@@ -32,7 +32,7 @@ def edit_images(
     seed: Seed = 0,
 ) -> None:
     """Write edited copies of PHOTOS with their ground truth, to evaluate or calibrate on your own pictures."""
-    from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
+    from copytrace.synthesis.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
     _edit(write_edited_set, "image", photos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
@@ -49,8 +49,8 @@ def edit_videos(
     seed: Seed = 0,
 ) -> None:
     """Write videos that show edited parts of VIDEOS, with their ground truth, to evaluate or train on your footage."""
-    from copytrace.training.edited_set import EditedSetPlan  # noqa: PLC0415
-    from copytrace.training.edited_videos import write_edited_videos  # noqa: PLC0415
+    from copytrace.synthesis.edited_set import EditedSetPlan  # noqa: PLC0415
+    from copytrace.synthesis.edited_videos import write_edited_videos  # noqa: PLC0415
 
     _edit(write_edited_videos, "video", videos, donors, out, EditedSetPlan(copies, distractors, difficulty, seed=seed))
 
@@ -72,7 +72,7 @@ def draw_images(
     from copytrace.media.files import list_media  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
     from copytrace.storage import open_output  # noqa: PLC0415
-    from copytrace.training.drawn_set import PICTURE_KINDS, DrawnSetPlan, write_drawn_set  # noqa: PLC0415
+    from copytrace.synthesis.drawn_set import PICTURE_KINDS, DrawnSetPlan, write_drawn_set  # noqa: PLC0415
 
     kinds = tuple(kind or PICTURE_KINDS)
     with open_output(out) as folder:
@@ -97,7 +97,7 @@ def draw_videos(
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.runtime import usable_cores  # noqa: PLC0415
     from copytrace.storage import open_output  # noqa: PLC0415
-    from copytrace.training.drawn_videos import DrawnVideosPlan, write_drawn_videos  # noqa: PLC0415
+    from copytrace.synthesis.drawn_videos import DrawnVideosPlan, write_drawn_videos  # noqa: PLC0415
 
     with open_output(out) as folder:
         plan = DrawnVideosPlan(templates=templates, seed=seed)

@@ -96,7 +96,7 @@ def export_descriptors(
         counts = _export_images(root, resolve_path(references) if references else None, resolve_path(out))
         typer.echo(f"descriptors of {' and '.join(counts)} are in {out}")
         return
-    from copytrace.index.npz_exchange import export_npz  # noqa: PLC0415
+    from copytrace.exchange.npz_exchange import export_npz  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
 
     if references:
@@ -111,8 +111,8 @@ def export_descriptors(
 
 
 def _export_images(root: Path, references: Path | None, out: Path) -> list[str]:
-    from copytrace.index.hdf5_exchange import export_hdf5  # noqa: PLC0415
-    from copytrace.index.hdf5_files import Side  # noqa: PLC0415
+    from copytrace.exchange.hdf5_exchange import export_hdf5  # noqa: PLC0415
+    from copytrace.exchange.hdf5_files import Side  # noqa: PLC0415
     from copytrace.index.image_index import ImageIndex  # noqa: PLC0415
 
     opened = ImageIndex.open(root)
@@ -136,7 +136,7 @@ def import_descriptors(
     ] = "references",
 ) -> None:
     """Make an index of videos from descriptors that another system wrote."""
-    from copytrace.index.npz_exchange import import_npz  # noqa: PLC0415
+    from copytrace.exchange.npz_exchange import import_npz  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
 
     index = import_npz(resolve_path(npz), resolve_path(out), role, model=model, typical_noise=typical_noise)
@@ -151,7 +151,7 @@ def evaluate_descriptors(
     as_json: AsJson = False,
 ) -> None:
     """Print micro-AP of descriptors by the rules of the descriptor tracks of 2021 (images) or 2022 (videos)."""
-    from copytrace.index.hdf5_files import is_hdf5  # noqa: PLC0415
+    from copytrace.exchange.hdf5_files import is_hdf5  # noqa: PLC0415
     from copytrace.metrics import descriptor_evaluation as metrics  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
 

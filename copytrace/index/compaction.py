@@ -19,7 +19,8 @@ from copytrace.index.media_index import MediaIndex, read_provenance, receipt_pat
 from copytrace.index.plan_file import plan_path
 from copytrace.lease import hold_lease
 from copytrace.step import current_progress
-from copytrace.storage import atomic_path, digest_of, open_parquet, remove_file
+from copytrace.storage import atomic_path, digest_of, remove_file
+from copytrace.tables import open_parquet
 
 
 def compact_index(root: Path) -> MediaIndex:

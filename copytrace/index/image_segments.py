@@ -30,7 +30,8 @@ from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.point_places import MOST_IMAGES
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.step import StepRun
-from copytrace.storage import as_stored_path, atomic_path, table_of_rows, write_table
+from copytrace.storage import as_stored_path, atomic_path
+from copytrace.tables import table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 29  # points; the lists of one have 13 GB
 # An image with few points counts as this many, so that no segment has more images than its places can number.

@@ -19,7 +19,8 @@ from copytrace.arrays import Numbers
 from copytrace.checked_files import damage_errors, read_sealed, seal
 from copytrace.media.files import MediaItem
 from copytrace.media.stamps import inode_in
-from copytrace.storage import as_stored_path, table_of_rows, write_table
+from copytrace.storage import as_stored_path
+from copytrace.tables import table_of_rows, write_table
 
 ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
 MANIFEST_SCHEMA = ITEM_SCHEMA.append(pa.field("shard", pa.int32()))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from copytrace.checked_files import read_checked
 from copytrace.overlays.boxes import Box
-from copytrace.storage import table_of_rows, write_table
+from copytrace.tables import table_of_rows, write_table
 
 NUMBERS = ("x0", "y0", "x1", "y1", "confidence")
 OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in NUMBERS)])

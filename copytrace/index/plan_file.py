@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from copytrace.checked_files import read_sealed, seal
 from copytrace.index.manifest import ITEM_SCHEMA, MANIFEST_SCHEMA, item_values
 from copytrace.media.files import MediaItem
-from copytrace.storage import digest_of, table_of_rows, write_table
+from copytrace.storage import digest_of
+from copytrace.tables import table_of_rows, write_table
 
 PLAN_SCHEMA = MANIFEST_SCHEMA.append(pa.field("kept", pa.bool_())).append(pa.field("fingerprint", pa.string()))
 PROVENANCE_KEY = b"copytrace.provenance"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from copytrace.arrays import Floats, Times
 from copytrace.checked_files import open_checked
 from copytrace.features.points import DIMENSIONS, Points
-from copytrace.storage import atomic_path, write_table
+from copytrace.storage import atomic_path
+from copytrace.tables import write_table
 
 ROWS_PER_GROUP = 4096  # rows of a row group; with fewer, reading takes up to twice as long
 POINTS_PER_GROUP = 2048  # of about four images: few of a shard are read to score pairs

@@ -11,7 +11,7 @@ import pyarrow as pa
 from copytrace.checked_files import checks_of, read_checked
 from copytrace.features.points import Bytes
 from copytrace.features.thumbnails import BYTES
-from copytrace.storage import table_of_rows, write_table
+from copytrace.tables import table_of_rows, write_table
 
 THUMBNAIL_SCHEMA = pa.schema([("id", pa.string()), ("thumbnail", pa.binary(BYTES))])
 

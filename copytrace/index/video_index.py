@@ -42,7 +42,8 @@ from copytrace.panes.find_panes import Pane, crop, find_panes, whole_pane
 from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, StepRun
-from copytrace.storage import resolve_path, table_of_rows, write_table
+from copytrace.storage import resolve_path
+from copytrace.tables import table_of_rows, write_table
 
 FORMAT = 1
 VIDEO_SCHEMA = pa.schema(

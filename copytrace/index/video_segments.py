@@ -24,7 +24,8 @@ from copytrace.index.media_index import descriptors_path, receipt_path
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
 from copytrace.index.video_index import VideoIndex
 from copytrace.step import StepRun
-from copytrace.storage import atomic_path, digest_of, table_of_rows, write_table
+from copytrace.storage import atomic_path, digest_of
+from copytrace.tables import table_of_rows, write_table
 
 FORMAT = 1
 LARGEST_SEGMENT = 1 << 22  # frames; of 512 numbers each, their vectors have 4 GiB, and their lists as much

@@ -34,7 +34,7 @@ from copytrace.runtime import usable_cores
 from copytrace.search.image_candidates import Candidate, read_candidates
 from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, current_progress, fingerprint_of
-from copytrace.storage import write_table
+from copytrace.tables import write_table
 
 RULES_VERSION = 4  # of what is measured; an unfinished run of an earlier one measures its pairs again
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read

@@ -16,7 +16,8 @@ from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.own_files import SharedFiles
 from copytrace.sorted_tables import SortedTables, cut_tables
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import digest_of_file, open_csv, open_table, remove_stale_shards
+from copytrace.storage import digest_of_file, remove_stale_shards
+from copytrace.tables import open_csv, open_table
 
 SCORE_DECIMALS = 9
 ROWS_PER_GROUP = 1 << 15  # of the tables; memory holds some times as many

@@ -100,7 +100,7 @@ class Calibration:
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
         # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
         doubt = np.where(was_compared(evidence), np.minimum(self.template_probability(evidence) / DOUBTFUL, 1.0), 1.0)
-        return np.maximum(self._score_by_points(evidence), same * doubt)
+        return np.asarray(np.maximum(self._score_by_points(evidence), same * doubt))
 
     def _score_by_points(self, evidence: pa.Table) -> Doubles:
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
@@ -145,7 +145,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
         content = parse_json(path.read_bytes())
         copy, template = _model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES)
         if path != SHIPPED:
-            shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
+            shipped = parse_json(SHIPPED.read_bytes())
             content = {"thumbnail": shipped["thumbnail"], "content": shipped["content"]} | content
         thumbnail = _model(content["thumbnail"], THUMBNAIL_FEATURES)
         return Calibration(copy, template, thumbnail, _model(content["content"], CONTENT_FEATURES))

@@ -20,15 +20,15 @@ from rich.table import Table
 
 from copytrace.arrays import Floats
 from copytrace.errors import InputError
-from copytrace.index.hdf5_files import open_image_descriptors
-from copytrace.index.npz_files import open_frames
+from copytrace.exchange.hdf5_files import open_image_descriptors
+from copytrace.exchange.npz_files import open_frames
 from copytrace.metrics.curves import PrecisionRecallCurve, share
 from copytrace.metrics.evaluation import Evaluation, evaluate_predictions, format_figure, read_ground_truth
 from copytrace.metrics.images import Predictions
 from copytrace.metrics.tables import read_ids, read_numbers, read_table
 from copytrace.metrics.video_evaluation import VIDEO_ALIASES, read_true_segments
 from copytrace.search.best_pairs import find_best_pairs
-from copytrace.storage import write_csv
+from copytrace.tables import write_csv
 
 FRAMES_PER_QUERY = 1200
 PAIRS_PER_QUERY = 25

@@ -15,7 +15,7 @@ from pyarrow import csv as pa_csv
 
 from copytrace.cells import FROM_STRANGERS, restore_column
 from copytrace.errors import InputError
-from copytrace.storage import open_parquet, read_schema
+from copytrace.tables import open_parquet, read_schema
 
 # A first line with one of these words, or with the name of a required column, is a header, possibly another tool's; any
 # other first line is data.

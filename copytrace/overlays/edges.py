@@ -35,10 +35,10 @@ CERTAIN = 0.9  # above this confidence a rectangle suppresses its parts, which s
 SAME_SIDE = 0.012  # largest distance of two sides that are the same, as a share of the picture
 
 # Logistic model of a rectangle's evidence. It was fitted on 209 queries with a photo pasted onto another and on 414
-# without, made by `copytrace.training.edited_set` from separate photos, half mildly and half strongly edited. First the
-# odds of the right rectangle among all those of its query (or of none) were fitted, then the scale: the best box of a
-# query is right with probability `confidence` if half of the queries hold a paste. The odds are multiplied by four, as
-# a missed copy costs more than a needless crop.
+# without, made by `copytrace.synthesis.edited_set` from separate photos, half mildly and half strongly edited. First
+# the odds of the right rectangle among all those of its query (or of none) were fitted, then the scale: the best box of
+# a query is right with probability `confidence` if half of the queries hold a paste. The odds are multiplied by four,
+# as a missed copy costs more than a needless crop.
 WEIGHTS = {
     "mean evidence of the sides inside the picture": 2.69,
     "one side on the border": -1.95,

@@ -24,7 +24,7 @@ from copytrace.report.pictures import Unreadable, make_thumbnails
 from copytrace.run_folder import ImageRunFolder
 from copytrace.search.cut_lists import read_cut, tell_cut
 from copytrace.step import VERSION, Step, fingerprint_of
-from copytrace.storage import count_rows, open_parquet
+from copytrace.tables import count_rows, open_parquet
 
 COLUMNS = (
     *("query_id", "reference_id", "score", "branches", "similarity", "normalized_similarity", "votes"),

@@ -19,7 +19,8 @@ from copytrace.index.video_index import VideoIndex
 from copytrace.media.frames import open_video
 from copytrace.run_folder import VideoRunFolder
 from copytrace.step import Step
-from copytrace.storage import resolve_path, table_of_rows, time_of_writing, write_table
+from copytrace.storage import resolve_path, time_of_writing
+from copytrace.tables import table_of_rows, write_table
 
 SCHEMA = pa.schema([("id", pa.string()), ("probability", pa.float64())])
 

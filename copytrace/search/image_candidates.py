@@ -42,7 +42,8 @@ from copytrace.search.point_search import ExactSearch, ListSearch, PointSearch
 from copytrace.search.thumbnail_search import ThumbnailSearch, count_thumbnails
 from copytrace.search.vector_search import noise_level
 from copytrace.step import Step, StepRun
-from copytrace.storage import file_identity, resolve_path, table_of_rows, write_table
+from copytrace.storage import file_identity, resolve_path
+from copytrace.tables import table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
 

@@ -28,7 +28,8 @@ from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest
 from copytrace.search.video_hits import best_per_video, distinct_frames, hits_in_range
 from copytrace.step import Step, StepRun
-from copytrace.storage import resolve_path, write_table
+from copytrace.storage import resolve_path
+from copytrace.tables import write_table
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
 MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others

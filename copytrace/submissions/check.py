@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from copytrace.errors import InputError
-from copytrace.index.hdf5_files import is_hdf5
+from copytrace.exchange.hdf5_files import is_hdf5
 from copytrace.npz_members import UNREADABLE
 from copytrace.storage import local_copy
 from copytrace.submissions.disc21_descriptors import check_image_descriptors

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
-from copytrace.index.hdf5_files import SUBMISSION, Side, StoredVectors, load_h5py, open_hdf5, read_names
+from copytrace.exchange.hdf5_files import SUBMISSION, Side, StoredVectors, load_h5py, open_hdf5, read_names
 from copytrace.submissions.disc21_tables import QUERY_ID, REFERENCE_ID
 from copytrace.submissions.faults import CheckedFile, Faults
 from copytrace.submissions.media_lists import MediaList

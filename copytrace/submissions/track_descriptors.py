@@ -18,7 +18,7 @@ import numpy as np
 from configs.videos import VideoSettings
 from copytrace.arrays import Floats, Times
 from copytrace.errors import InputError
-from copytrace.index.npz_files import write_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder

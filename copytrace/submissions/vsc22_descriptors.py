@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
-from copytrace.index.npz_files import ARRAYS, RESAVE, first_not_finite
+from copytrace.exchange.npz_files import ARRAYS, RESAVE, first_not_finite
 from copytrace.npz_members import open_npz
 from copytrace.submissions.faults import CheckedFile, Faults
 from copytrace.submissions.media_lists import MediaList

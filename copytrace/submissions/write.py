@@ -9,9 +9,9 @@ import pyarrow as pa
 from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.run_folder import ImageRunFolder, VideoRunFolder
-from copytrace.storage import write_csv
 from copytrace.submissions.disc21_tables import HEADERS, MOST_MATCHES
 from copytrace.submissions.vsc22_tables import COLUMNS
+from copytrace.tables import write_csv
 
 
 def write_matches(run: Path, path: Path) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from PIL import Image
 from copytrace.arrays import Doubles
 from copytrace.errors import InputError, MediaError
 from copytrace.features.resize import resize_for_descriptor
-from copytrace.training.edit_tracking import (
+from copytrace.synthesis.edit_tracking import (
     Draw,
     EditedPicture,
     Strength,
@@ -27,7 +27,7 @@ from copytrace.training.edit_tracking import (
     map_points,
     polygon_area,
 )
-from copytrace.training.edits import EDITS, apply_edit
+from copytrace.synthesis.edits import EDITS, apply_edit
 from copytrace.training.photos import TrainingPhoto, load_photo, random_generator
 
 MOST_BOXES = 4  # boxes of one composite in its labels

@@ -15,7 +15,7 @@ from configs.training import PhotoSettings
 from copytrace.errors import InputError, MediaError
 from copytrace.features.resize import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision, recall_at_precision
-from copytrace.training.edited_set import HARD, MILD, edit_copy
+from copytrace.synthesis.edited_set import HARD, MILD, edit_copy
 from copytrace.training.photos import TrainingPhoto, load_photo, random_generator
 from models.descriptor import DescriptorNetwork
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from copytrace.alignment.networks import pair_canvas
 from copytrace.arrays import Floats
+from copytrace.synthesis.synthetic_matrices import SyntheticMatrices
 from copytrace.training.aligner_labels import label_map
 from copytrace.training.matrices import LabeledPair
 from copytrace.training.matrix_edits import change_rates, change_values, crop_window, flip_axes, pad_to_canvas
-from copytrace.training.synthetic_matrices import SyntheticMatrices
 
 
 @dataclass(frozen=True, slots=True)

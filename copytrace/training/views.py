@@ -15,10 +15,10 @@ from torchvision.transforms import v2
 from configs.training import ViewSettings
 from copytrace.errors import MediaError
 from copytrace.features.resize import resize_for_descriptor
+from copytrace.synthesis.edit_tracking import Strength
+from copytrace.synthesis.edited_set import Difficulty, edit_copy
+from copytrace.synthesis.edits import kind_of_edits
 from copytrace.training.confirmed_pairs import ConfirmedPairs
-from copytrace.training.edit_tracking import Strength
-from copytrace.training.edited_set import Difficulty, edit_copy
-from copytrace.training.edits import kind_of_edits
 from copytrace.training.photos import TrainingPhoto, group_numbers, load_photo, random_generator
 
 # Share of the edited views that SSCD's transforms make; the others have the edits of `edits.EDITS`.

@@ -19,8 +19,8 @@ from copytrace.alignment.aligners import FilteringAligner, TiledAligner, load_al
 from copytrace.alignment.networks import NetworkAligner, PairFilter, load_unchanged
 from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.errors import ConfigError
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.run_folder import VideoRunFolder
 from copytrace.storage import digest_of_file
 from copytrace.videos import match_videos

@@ -15,7 +15,7 @@ from copytrace.matching.same_picture import Agreement
 from copytrace.matching.score import load_calibration
 from copytrace.media.decoding_limits import DEFAULT_LIMITS
 from copytrace.media.encode import write_video
-from copytrace.training.drawn_text import page
+from copytrace.synthesis.drawn_text import page
 
 SHOWN = Segment(0.0, 4.0, 0.0, 4.0, 0.3)
 

@@ -19,11 +19,11 @@ from configs.images import ImageSettings
 from configs.load import load_settings
 from copytrace.alignment import networks
 from copytrace.checked_files import read_record, write_record
+from copytrace.exchange.npz_exchange import import_npz
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.ensemble import Projection, read_projection, write_projection
 from copytrace.features.pca_exchange import read_sklearn_pca
 from copytrace.index.codebook import codebook_label
-from copytrace.index.npz_exchange import import_npz
 from copytrace.lease import find_holder, hold_lease
 from copytrace.matching.score import load_calibration
 from copytrace.media.failures import Failure, read_failures, write_failures

@@ -19,7 +19,7 @@ from copytrace.index.image_index import ImageIndex, ShardPaths
 from copytrace.index.image_segments import IMAGE_SCHEMA, open_segments
 from copytrace.index.segments import drop_segments
 from copytrace.search.thumbnail_search import count_thumbnails
-from copytrace.storage import read_table
+from copytrace.tables import read_table
 
 Pixels = NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ def make_older(root: Path, index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -
 
 
 def older_table(rows: list[tuple[object, ...]], schema: object) -> object:
-    from copytrace.storage import table_of_rows  # noqa: PLC0415
+    from copytrace.tables import table_of_rows  # noqa: PLC0415
 
     return table_of_rows([row[:4] for row in rows], schema)
 

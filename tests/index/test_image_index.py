@@ -17,7 +17,8 @@ from copytrace.index.media_index import is_index, plan_index, receipt_path, writ
 from copytrace.index.plan_file import read_plan, read_planned_shard, write_plan
 from copytrace.media.failures import read_failures
 from copytrace.media.files import MediaItem, list_media
-from copytrace.storage import read_table, remove_tree, resolve_path, write_json, write_table
+from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.tables import read_table, write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]

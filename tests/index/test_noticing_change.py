@@ -21,7 +21,8 @@ from copytrace.index.media_index import receipt_path
 from copytrace.index.plan_file import read_planned_shards
 from copytrace.media.failures import read_failures
 from copytrace.media.stamps import size_and_time
-from copytrace.storage import read_table, write_json, write_table
+from copytrace.storage import write_json
+from copytrace.tables import read_table, write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]

@@ -20,7 +20,8 @@ from copytrace.index.video_index import (
     video_provenance,
 )
 from copytrace.media.files import MediaItem
-from copytrace.storage import write_json, write_table
+from copytrace.storage import write_json
+from copytrace.tables import write_table
 
 PROVENANCE = {"kind": "videos", "role": "queries", "descriptor": "by hand", "typical_noise": None}
 

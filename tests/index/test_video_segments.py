@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index import segments as segments_module
 from copytrace.index import video_segments
 from copytrace.index.frame_lists import build_frame_lists, search_frame_lists
 from copytrace.index.media_index import descriptors_path, receipt_path, write_index
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
 from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import VideoIndex

@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from configs.training import AlignerTraining, PairTraining
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index.media_index import Role
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
 from copytrace.model_sources import ModelKind, model_file_name, resolve_model
 from copytrace.storage import digest_of_file
 from copytrace.training import export

@@ -28,7 +28,8 @@ from copytrace.errors import CopytraceError, InputError, InUseError, LeaseLostEr
 from copytrace.images import index_images, match_images
 from copytrace.lease import current_claims, hold_lease, join_run
 from copytrace.step import SilentProgress, StepProgress
-from copytrace.storage import remove_tree, resolve_path, write_json, write_table
+from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.tables import write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
 
@@ -290,7 +291,8 @@ def test_a_place_works_in_processes_forked_and_spawned(store: str) -> None:
     # In a process of its own, as to fork this one, with the threads of all that it has loaded, may hang.
     script = f"""
 from multiprocessing import get_context
-from copytrace.storage import count_rows, resolve_path
+from copytrace.storage import resolve_path
+from copytrace.tables import count_rows
 path = resolve_path("{path}")
 print(count_rows(path))
 for method in ("fork", "spawn"):

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from copytrace.arrays import Doubles
 from copytrace.matching.content import Content, compare_content
-from copytrace.training.drawn_set import PICTURE_KINDS
+from copytrace.synthesis.drawn_set import PICTURE_KINDS
 
 UPRIGHT = np.array([[1.0, 0, 0], [0, 1, 0]])
 MIRRORED = np.array([[-1.0, 0, 1], [0, 1, 0]])

@@ -18,8 +18,8 @@ from copytrace.matching.evidence import EVIDENCE_SCHEMA, score_pairs
 from copytrace.matching.verification import Verification
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import CANDIDATE_SCHEMA, Candidate
-from copytrace.storage import table_of_rows, write_table
-from copytrace.training.drawn_set import PICTURE_KINDS
+from copytrace.synthesis.drawn_set import PICTURE_KINDS
+from copytrace.tables import table_of_rows, write_table
 
 Pixels = NDArray[np.uint8]
 Build = Callable[..., tuple[ImageIndex, list[int]]]

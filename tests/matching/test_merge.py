@@ -19,7 +19,8 @@ from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge_matches
 from copytrace.matching.score import FEATURES, TEMPLATE_FEATURES
 from copytrace.media.files import MediaItem
 from copytrace.run_folder import ImageRunFolder
-from copytrace.storage import digest_of, write_json, write_table
+from copytrace.storage import digest_of, write_json
+from copytrace.tables import write_table
 
 SUM = MergeSettings(rule="sum")
 VERIFICATION = {"sum": "imgfp", "calibrated": "geometry"}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
 from copytrace.errors import InputError
-from copytrace.index.npz_files import write_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.metrics import descriptor_evaluation
 from copytrace.metrics.descriptor_evaluation import evaluate_candidates, evaluate_video_descriptors, pair_videos
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index.frame_lists import build_frame_lists
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.index.video_segments import Segment
 from copytrace.search import own_videos

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index import video_segments
 from copytrace.index.manifest import write_manifest
 from copytrace.index.media_index import Role, descriptors_path, receipt_path, write_index
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
 from copytrace.index.plan_file import IndexPlan
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import VideoIndex

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings, VideoSettings
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.index.media_index import Role
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search import video_candidates

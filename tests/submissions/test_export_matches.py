@@ -13,9 +13,9 @@ from copytrace.cli import app
 from copytrace.errors import InputError
 from copytrace.run_folder import ImageRunFolder, VideoRunFolder
 from copytrace.step import Step
-from copytrace.storage import write_table
 from copytrace.submissions import write
 from copytrace.submissions.write import write_matches
+from copytrace.tables import write_table
 
 IMAGES: dict[str, list[Any]] = {"query_id": ["Q00001", "Q00002"], "reference_id": ["R000001"] * 2, "votes": [3, 4]}
 VIDEOS: dict[str, list[Any]] = {

@@ -10,9 +10,9 @@ import pytest
 
 from configs.videos import VideoSettings
 from copytrace.errors import InputError
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import read_npz, write_npz
 from copytrace.index.media_index import Role
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.video_candidates import read_video_candidates

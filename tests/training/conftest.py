@@ -14,8 +14,8 @@ from PIL import Image
 
 from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
-from copytrace.index.npz_exchange import import_npz
-from copytrace.index.npz_files import write_npz
+from copytrace.exchange.npz_exchange import import_npz
+from copytrace.exchange.npz_files import write_npz
 from copytrace.training.descriptor_validation import ValidationSet
 from copytrace.training.photos import PhotoSplit, split_photos
 from copytrace.videos import match_videos

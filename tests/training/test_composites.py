@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from copytrace.errors import InputError
+from copytrace.synthesis.edit_tracking import Draw, Strength
 from copytrace.training.composites import LARGEST_BOX, SMALLEST_SIDE, Composite, Composites
-from copytrace.training.edit_tracking import Draw, Strength
 from copytrace.training.photos import TrainingPhoto
 
 Pixels = NDArray[np.uint8]

@@ -14,10 +14,10 @@ from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import InputError
 from copytrace.search.video_candidates import CANDIDATE_SCHEMA
 from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.synthesis.synthetic_matrices import LENGTHS, SyntheticMatrices, draw_segments
 from copytrace.training.matrices import LabeledPair, LabeledPairs, detect_direction, fold_number, read_labeled_pairs
 from copytrace.training.matrix_edits import change_rates, change_values, crop_window, flip_axes, pad_to_canvas
 from copytrace.training.matrix_examples import AlignerExamples, MatrixSource, PairExamples
-from copytrace.training.synthetic_matrices import LENGTHS, SyntheticMatrices, draw_segments
 
 Run = tuple[Path, Path]
 

@@ -19,7 +19,7 @@ from copytrace.index.codebook import CODEBOOK
 from copytrace.index.compaction import compact_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import open_segments
-from copytrace.storage import read_table
+from copytrace.tables import read_table
 from copytrace.training.point_codebook import train_point_codebook
 from models.point_codebook import read_point_codebook
 

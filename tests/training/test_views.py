@@ -13,10 +13,10 @@ from PIL import Image
 
 from configs.training import ViewSettings
 from copytrace.errors import MediaError
+from copytrace.synthesis.edit_tracking import Strength
+from copytrace.synthesis.edited_set import Difficulty
+from copytrace.synthesis.edits import EDITS
 from copytrace.training import views
-from copytrace.training.edit_tracking import Strength
-from copytrace.training.edited_set import Difficulty
-from copytrace.training.edits import EDITS
 from copytrace.training.photos import TrainingPhoto, group_numbers
 from copytrace.training.views import NO_DONOR, ViewExamples, sscd_view
 

@@ -21,11 +21,11 @@ from copytrace.media.frames import open_video
 from copytrace.media.rgb import Pixels
 from copytrace.step import Progress, SilentProgress
 from copytrace.storage import write_text
-from copytrace.training.drawn_set import PICTURE_KINDS, WITHOUT_PARTS
-from copytrace.training.drawn_text import Draw
-from copytrace.training.edited_set import MILD, csv_text, require_only
-from copytrace.training.edited_videos import COLUMNS, CopiedSegment, Query, exclude_crops, truth_rows
-from copytrace.training.footage import RATE, Look, Scene, Stretch
+from copytrace.synthesis.drawn_set import PICTURE_KINDS, WITHOUT_PARTS
+from copytrace.synthesis.drawn_text import Draw
+from copytrace.synthesis.edited_set import MILD, csv_text, require_only
+from copytrace.synthesis.edited_videos import COLUMNS, CopiedSegment, Query, exclude_crops, truth_rows
+from copytrace.synthesis.footage import RATE, Look, Scene, Stretch
 
 Movement = Callable[[Draw, np.random.Generator], Iterator[Pixels]]
 

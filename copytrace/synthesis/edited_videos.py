@@ -16,7 +16,7 @@ from copytrace.media.files import MediaItem
 from copytrace.media.frames import Video, open_video
 from copytrace.step import Progress, SilentProgress
 from copytrace.storage import write_text
-from copytrace.training.edited_set import (
+from copytrace.synthesis.edited_set import (
     Difficulty,
     EditedSetPlan,
     PlannedQuery,
@@ -24,8 +24,8 @@ from copytrace.training.edited_set import (
     plan_queries,
     require_only,
 )
-from copytrace.training.footage import PANES, RATE, Look, Scene, Stretch
-from copytrace.training.synthetic_matrices import LENGTHS, draw_segments
+from copytrace.synthesis.footage import PANES, RATE, Look, Scene, Stretch
+from copytrace.synthesis.synthetic_matrices import LENGTHS, draw_segments
 
 COLUMNS = ("query_id", "ref_id", "query_start", "query_end", "ref_start", "ref_end")
 

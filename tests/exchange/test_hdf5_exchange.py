@@ -11,8 +11,8 @@ import pytest
 
 from configs.images import ImageSettings
 from copytrace.errors import InputError
-from copytrace.index.hdf5_exchange import export_hdf5
-from copytrace.index.hdf5_files import open_image_descriptors, write_hdf5
+from copytrace.exchange.hdf5_exchange import export_hdf5
+from copytrace.exchange.hdf5_files import open_image_descriptors, write_hdf5
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import write_index
 from copytrace.index.plan_file import IndexPlan

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from copytrace.errors import ConfigError, InputError, MediaError
-from copytrace.training.edited_set import HARD, EditedSetPlan, edit_copy, write_edited_set
-from copytrace.training.edits import EDITS, kind_of_edits
+from copytrace.synthesis.edited_set import HARD, EditedSetPlan, edit_copy, write_edited_set
+from copytrace.synthesis.edits import EDITS, kind_of_edits
 
 
 @dataclass(frozen=True)

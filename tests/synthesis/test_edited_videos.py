@@ -15,10 +15,10 @@ from copytrace.media.encode import write_video
 from copytrace.media.files import MediaItem, list_media
 from copytrace.media.frames import open_video
 from copytrace.metrics.video_evaluation import read_true_segments
-from copytrace.training import edited_videos
-from copytrace.training.edited_set import MILD, EditedSetPlan
-from copytrace.training.edited_videos import write_edited_videos
-from copytrace.training.footage import PANES, RATE, Look, Scene, Stretch
+from copytrace.synthesis import edited_videos
+from copytrace.synthesis.edited_set import MILD, EditedSetPlan
+from copytrace.synthesis.edited_videos import write_edited_videos
+from copytrace.synthesis.footage import PANES, RATE, Look, Scene, Stretch
 
 SIZE = (64, 48)
 

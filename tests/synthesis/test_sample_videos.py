@@ -10,8 +10,8 @@ import pytest
 
 from copytrace.errors import InputError
 from copytrace.media.frames import open_video, read_frames
-from copytrace.training import sample_videos
-from copytrace.training.sample_videos import write_demo_videos
+from copytrace.synthesis import sample_videos
+from copytrace.synthesis.sample_videos import write_demo_videos
 
 
 @pytest.fixture

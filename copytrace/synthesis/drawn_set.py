@@ -17,12 +17,12 @@ from PIL import Image
 from copytrace.errors import ConfigError, InputError
 from copytrace.step import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
-from copytrace.training import drawn_figures, drawn_screens, drawn_text
-from copytrace.training.drawn_text import Draw
-from copytrace.training.edit_tracking import Draw as EditDraw
-from copytrace.training.edit_tracking import EditedPicture, Strength
-from copytrace.training.edited_set import Difficulty, Photo, csv_text, edit_copy, read_photo, require_only
-from copytrace.training.edits import apply_edit
+from copytrace.synthesis import drawn_figures, drawn_screens, drawn_text
+from copytrace.synthesis.drawn_text import Draw
+from copytrace.synthesis.edit_tracking import Draw as EditDraw
+from copytrace.synthesis.edit_tracking import EditedPicture, Strength
+from copytrace.synthesis.edited_set import Difficulty, Photo, csv_text, edit_copy, read_photo, require_only
+from copytrace.synthesis.edits import apply_edit
 
 PICTURE_KINDS: dict[str, Callable[[np.random.Generator], Draw]] = {
     "page": drawn_text.page,

@@ -11,10 +11,10 @@ from copytrace.errors import ConfigError, InputError
 from copytrace.media.frames import open_video
 from copytrace.media.rgb import Pixels
 from copytrace.metrics.video_evaluation import read_kinds, read_true_segments
-from copytrace.training import drawn_videos
-from copytrace.training.drawn_set import PICTURE_KINDS
-from copytrace.training.drawn_videos import VIDEO_KINDS, DrawnVideosPlan, write_drawn_videos
-from copytrace.training.footage import RATE
+from copytrace.synthesis import drawn_videos
+from copytrace.synthesis.drawn_set import PICTURE_KINDS
+from copytrace.synthesis.drawn_videos import VIDEO_KINDS, DrawnVideosPlan, write_drawn_videos
+from copytrace.synthesis.footage import RATE
 
 PLAN = DrawnVideosPlan(templates=1, references=2, others=1, copies=2, kinds=("titles", "rolling-page"), seed=7)
 COUNT = 32  # pictures of a video, instead of 120

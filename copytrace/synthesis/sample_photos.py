@@ -72,7 +72,7 @@ def write_demo_set(out: Path, seed: int = 0) -> Path:
         InputError: the packages with photos are not installed, or `out/queries` holds files of something else.
     """
     # The edits import torch, which takes seconds, and which a caller of `sample_photos` does not need.
-    from copytrace.training.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
+    from copytrace.synthesis.edited_set import EditedSetPlan, write_edited_set  # noqa: PLC0415
 
     photos = sample_photos()
     references = [photo for photo in photos if photo.id not in HELD_OUT]

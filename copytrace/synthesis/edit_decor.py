@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from copytrace.training.edit_tracking import Color, Draw, EditedPicture
+from copytrace.synthesis.edit_tracking import Color, Draw, EditedPicture
 
 _WORDS = (  # noqa: SIM905 - sixty words are easier to read as sentences
     "when you finally see the weekend coming and nobody told me about this monday morning again best day ever "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.training.edit_tracking import (
+from copytrace.synthesis.edit_tracking import (
     MAX_PIXELS,
     MIN_SIDE,
     Draw,
@@ -20,7 +20,7 @@ from copytrace.training.edit_tracking import (
     map_points,
     polygon_area,
 )
-from copytrace.training.edits import EDITS, KINDS, apply_edit, kind_of_edits
+from copytrace.synthesis.edits import EDITS, KINDS, apply_edit, kind_of_edits
 
 NAMES = """crop hflip vflip rotate90 rotate aspect pad perspective skew downscale brightness contrast saturation
 color_jitter grayscale invert colormap blur sharpen noise jpeg pixelate shuffle opacity emoji text stripes meme

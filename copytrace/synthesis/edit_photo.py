@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageFilter
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from copytrace.training.edit_tracking import MIN_SIDE, Draw
+from copytrace.synthesis.edit_tracking import MIN_SIDE, Draw
 
 _COLOR_MAPS = (
     cv2.COLORMAP_JET,

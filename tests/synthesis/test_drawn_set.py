@@ -10,7 +10,7 @@ from PIL import Image
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.media.files import list_media
-from copytrace.training.drawn_set import PICTURE_KINDS, DrawnSetPlan, write_drawn_set
+from copytrace.synthesis.drawn_set import PICTURE_KINDS, DrawnSetPlan, write_drawn_set
 
 PLAN = DrawnSetPlan(templates=1, references=1, others=1, copies=1, kinds=("page", "logo", "plain"), seed=7)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.index import npz_exchange
+from copytrace.exchange import npz_exchange
+from copytrace.exchange.npz_exchange import export_npz, import_npz
+from copytrace.exchange.npz_files import read_npz, write_npz
 from copytrace.index.media_index import write_index
-from copytrace.index.npz_exchange import export_npz, import_npz
-from copytrace.index.npz_files import read_npz, write_npz
 from copytrace.index.plan_file import IndexPlan
 from copytrace.index.video_index import VideoFacts, VideoIndex
 from copytrace.storage import remove_tree, resolve_path

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
 from copytrace.arrays import Doubles
-from copytrace.training.edit_tracking import MIN_SIDE, Draw, EditedPicture, PixelBox, map_points
+from copytrace.synthesis.edit_tracking import MIN_SIDE, Draw, EditedPicture, PixelBox, map_points
 
 _QUARTER_TURNS = {
     90: [[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]],

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Times
 from copytrace.errors import InputError
+from copytrace.exchange.npz_files import open_frames, write_npz
 from copytrace.index.media_index import Role, descriptors_path, receipt_path, write_index
-from copytrace.index.npz_files import open_frames, write_npz
 from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import ROWS_PER_GROUP, open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
@@ -25,7 +25,8 @@ from copytrace.lease import hold_lease
 from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step
-from copytrace.storage import digest_of_file, write_table
+from copytrace.storage import digest_of_file
+from copytrace.tables import write_table
 
 ROWS_PER_SHARD = 1 << 16  # at least, of whole videos; 64 MiB of 256 numbers
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from copytrace.errors import InputError
-from copytrace.index.npz_files import read_npz, write_npz
+from copytrace.exchange.npz_files import read_npz, write_npz
 
 IDS = ["Q2", "Q1", "Q1", "Q10"]
 TIMES = np.array([[0.0, 1.0], [1.0, 2.0], [0.0, 1.0], [0.5, 0.75]])

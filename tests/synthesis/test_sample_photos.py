@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from copytrace.training.sample_photos import HELD_OUT, sample_photos, write_demo_set
+from copytrace.synthesis.sample_photos import HELD_OUT, sample_photos, write_demo_set
 
 
 @pytest.fixture(scope="module")

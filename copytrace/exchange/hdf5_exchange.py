@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import InputError
-from copytrace.index.hdf5_files import Side, load_h5py, write_hdf5
+from copytrace.exchange.hdf5_files import Side, load_h5py, write_hdf5
 from copytrace.index.image_index import ImageIndex
 from copytrace.panes.names import WHOLE
 
@@ -63,5 +63,5 @@ def _map_new(file: Path, shape: tuple[int, int]) -> Floats:
             try:
                 os.posix_fallocate(created.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
             except OSError as error:
-                raise OSError(error.errno, os.strerror(error.errno), str(file.parent)) from error
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(file.parent)) from error
     return np.memmap(file, np.float32, "r+" if file.stat().st_size else "w+", shape=shape)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-from copytrace.training.drawn_text import FONTS, Color, Draw, choose, font, ink_and_ground, word, words
+from copytrace.synthesis.drawn_text import FONTS, Color, Draw, choose, font, ink_and_ground, word, words
 
 
 def _color(rng: np.random.Generator) -> Color:

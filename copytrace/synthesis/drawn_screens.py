@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from copytrace.training.drawn_text import FONTS, Color, Draw, choose, fill_box, font, ink_and_ground, word, words
+from copytrace.synthesis.drawn_text import FONTS, Color, Draw, choose, fill_box, font, ink_and_ground, word, words
 
 
 def _color(rng: np.random.Generator, low: int = 30, high: int = 225) -> Color:

@@ -19,7 +19,7 @@ from copytrace.media.encode import crop_to_fill, write_video
 from copytrace.media.frames import read_frames
 from copytrace.media.rgb import Pixels
 from copytrace.storage import write_text
-from copytrace.training.sample_photos import sample_photos
+from copytrace.synthesis.sample_photos import sample_photos
 
 _CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 # More references: a camera that moves over several photos, one after the other.

@@ -14,8 +14,8 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from copytrace.errors import ConfigError
-from copytrace.training import edit_decor, edit_geometry, edit_photo
-from copytrace.training.edit_tracking import Draw, EditedPicture, Strength, limit_size
+from copytrace.synthesis import edit_decor, edit_geometry, edit_photo
+from copytrace.synthesis.edit_tracking import Draw, EditedPicture, Strength, limit_size
 
 EditKind = Literal["photo", "decor", "geometry", "crop", "overlay"]
 

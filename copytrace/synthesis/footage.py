@@ -12,7 +12,7 @@ from copytrace.errors import MediaError
 from copytrace.media.encode import crop_to_fill, fit_within
 from copytrace.media.frames import Video
 from copytrace.media.rgb import Pixels
-from copytrace.training.edited_set import Difficulty, edit_copy
+from copytrace.synthesis.edited_set import Difficulty, edit_copy
 
 RATE = 10  # pictures per second of what is written
 SHORT_SIDE = 288  # pixels to which sources are reduced

@@ -18,8 +18,8 @@ from copytrace.errors import ConfigError, InputError, MediaError
 from copytrace.media.decode import decode_image
 from copytrace.step import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
-from copytrace.training.edit_tracking import Draw, EditedPicture, Strength
-from copytrace.training.edits import EDITS, KINDS, EditKind, apply_edit, kind_of_edits
+from copytrace.synthesis.edit_tracking import Draw, EditedPicture, Strength
+from copytrace.synthesis.edits import EDITS, KINDS, EditKind, apply_edit, kind_of_edits
 
 _LONGEST_SIDE = 1000
 _MIN_SHARE_VISIBLE = 0.04  # of the original's area
