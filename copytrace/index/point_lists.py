@@ -75,7 +75,8 @@ class PointLists:
         distance, packed = np.empty(shape, np.float32), np.empty(shape, np.int64)
         columns = [faiss.swig_ptr(np.ascontiguousarray(each)) for each in (points, nearest[1], nearest[0])]
         # The number of lists is a parameter, and not set in the lists: threads search them for different numbers.
-        params = faiss.SearchParametersIVF(nprobe=nearest[1].shape[1])
+        params: Any = faiss.SearchParametersIVF()
+        params.nprobe = nearest[1].shape[1]
         found_in = (faiss.swig_ptr(distance), faiss.swig_ptr(packed))
         self.lists.search_preassigned_c(len(points), columns[0], neighbours, *columns[1:], *found_in, False, params)
         distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
