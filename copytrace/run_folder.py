@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from copytrace.index.media_index import Role, is_index
 from copytrace.index.odd_files import FAILURES
-from copytrace.storage import resolve_path
+from copytrace.storage import remove_file, resolve_path
 
 Branch = Literal["global", "local", "crop-local"]
 BRANCHES: tuple[Branch, ...] = ("global", "local", "crop-local")
@@ -115,3 +116,10 @@ class VideoRunFolder(RunFolder):
     def segments(self) -> Path:
         """All segments, best first; a CSV of the same name lies beside it."""
         return self.out / "segments.parquet"
+
+
+def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
+    """Delete from a folder with one file per shard (`00000.parquet`) the files of shards that no longer exist."""
+    for path in folder.glob("[0-9]*.*"):
+        if int(path.stem) not in current:
+            remove_file(path)

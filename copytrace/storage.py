@@ -258,10 +258,3 @@ def _temporary_copy(path: Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder; stores derive the content type from its suffix."""
     with tempfile.TemporaryDirectory(prefix="copytrace-") as folder:
         yield Path(folder) / path.name
-
-
-def remove_stale_shards(folder: Path, current: Sequence[int]) -> None:
-    """Delete from a folder with one file per shard (`00000.parquet`) the files of shards that no longer exist."""
-    for path in folder.glob("[0-9]*.*"):
-        if int(path.stem) not in current:
-            remove_file(path)

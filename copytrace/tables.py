@@ -79,19 +79,16 @@ def read_columns(source: Any, *, columns: Sequence[str] | None = None, schema: p
     file it takes a third of the time of `pyarrow.parquet.read_table`, which makes a data set of it.
     """
     with pq.ParquetFile(source, pre_buffer=True) as file:
-        held = file.schema_arrow.names
-        if missing := set(columns or ()).difference(held):
+        names: list[str] = file.schema_arrow.names
+        if missing := set(columns or ()).difference(names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
-        wanted = columns if schema is None else [name for name in schema.names if name in held]
-        threads = file.metadata.num_rows > ROWS_FOR_THREADS
-        table = file.read(columns=None if wanted is None else list(wanted), use_threads=threads)
+        wanted = list(columns or names) if schema is None else [name for name in schema.names if name in names]
+        table = file.read(columns=wanted, use_threads=file.metadata.num_rows > ROWS_FOR_THREADS)
     if schema is None:
-        return table if columns is None else table.select(list(columns))
-    given = [
-        table.column(field.name).cast(field.type) if field.name in held else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(given, schema=schema)
+        return table.select(wanted)
+    nulls = {field.name: pa.nulls(len(table), field.type) for field in schema if field.name not in wanted}
+    columns_of = [nulls[name] if name in nulls else table.column(name) for name in schema.names]
+    return pa.table(columns_of, schema.names).cast(schema)
 
 
 @contextmanager

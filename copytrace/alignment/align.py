@@ -22,11 +22,11 @@ from copytrace.arrays import Floats, Times
 from copytrace.checked_files import read_checked
 from copytrace.index.video_index import VideoIndex
 from copytrace.panes.names import WHOLE
-from copytrace.run_folder import VideoRunFolder
+from copytrace.run_folder import VideoRunFolder, remove_stale_shards
 from copytrace.runtime import usable_cores
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import file_identity, remove_stale_shards
+from copytrace.storage import file_identity
 from copytrace.tables import table_of_rows, write_csv, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference

@@ -12,11 +12,11 @@ from copytrace.checked_files import read_checked
 from copytrace.index.image_index import ImageIndex
 from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import calibration_file, load_calibration
-from copytrace.run_folder import BRANCHES, ImageRunFolder
+from copytrace.run_folder import BRANCHES, ImageRunFolder, remove_stale_shards
 from copytrace.search.own_files import SharedFiles
 from copytrace.sorted_tables import SortedTables, cut_tables
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import digest_of_file, remove_stale_shards
+from copytrace.storage import digest_of_file
 from copytrace.tables import open_csv, open_table
 
 SCORE_DECIMALS = 9
