@@ -100,7 +100,7 @@ class Calibration:
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
         # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
         doubt = np.where(was_compared(evidence), np.minimum(self.template_probability(evidence) / DOUBTFUL, 1.0), 1.0)
-        return np.maximum(self._score_by_points(evidence), same * doubt)
+        return np.asarray(np.maximum(self._score_by_points(evidence), same * doubt))
 
     def _score_by_points(self, evidence: pa.Table) -> Doubles:
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
