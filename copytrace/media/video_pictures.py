@@ -34,6 +34,7 @@ from copytrace.media.timelines import (
 
 STAND_IN = 1.0  # seconds; a lost picture is replaced by the one before it, if that is no older than this
 FEW_PACKETS = 50  # packets that are read before a video may be given up as damaged
+BYTES_OF_A_PICTURE = 4  # a pixel, as in `pictures`
 MOST_DAMAGE = 0.5  # share of the packets read; with more damaged packets, a video is given up
 
 Parts = Iterator[tuple[dict[str, Any], list[Array]]]
@@ -115,6 +116,10 @@ def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame]
     except LACK_OF_MEMORY:
         raise
     except FFmpegError:
+        context = stream.codec_context
+        if context.thread_count != 1:
+            # Decoders of several threads do not say that memory ran out: this raises `MemoryError` then.
+            bytearray(context.width * context.height * BYTES_OF_A_PICTURE)
         return None
 
 
