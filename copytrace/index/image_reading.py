@@ -20,7 +20,7 @@ from copytrace.media.decode import DecodedImage, decode_image
 from copytrace.media.files import MediaItem
 from copytrace.media.prefetch import prefetch
 from copytrace.overlays.boxes import Box, Branch, choose_crops
-from copytrace.panes.names import STRETCHED, WHOLE
+from copytrace.panes.names import WHOLE
 from copytrace.runtime import usable_cores
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def read_image(
     views = [View(item.id, WHOLE, find_points(image.pixels, local.query_points))]
     for stretch in local.stretches:
         points = find_points(image.pixels, local.stretched_points, stretch=stretch)
-        views.append(View(item.id, f"{STRETCHED}{stretch:g}", points))
+        views.append(View(item.id, f"stretched{stretch:g}", points))
     panes, pictures = [WHOLE], [descriptor.resize(image.pixels)]
     rules = settings.overlay
     for number, (box, crop) in enumerate(_crops(image, boxes, "local", rules.local_confidence, settings)):

@@ -189,12 +189,10 @@ class PointQuantizer:
         found = {count: self.fine.nearest_lists(points, FINE_SEARCHED * lists_searched, coarse) for count in fine}
         return found | {self.coarse.count: first_lists(coarse, lists_searched)}
 
-    def share_if_unlikely(self, count: int) -> int:
-        """Return which share of the nearest of `count` lists is searched for forms that points are less likely to have.
-
-        It is 1 over the returned number.
-        """
-        return 1 if count == self.coarse.count else UNLIKELY_SHARE
+    def lists_if_unlikely(self, nearest: NearestLists, count: int) -> NearestLists:
+        """Return which of the nearest of `count` lists are searched for forms that points are less likely to have."""
+        most = nearest[1].shape[1]
+        return first_lists(nearest, most if count == self.coarse.count else -(-most // UNLIKELY_SHARE))
 
     def chance_distance(self, points: Floats) -> Floats:
         """Return the squared distance within which a point is hardly near each canonical point by chance, float32 [Q].

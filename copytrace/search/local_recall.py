@@ -17,7 +17,6 @@ from configs.images import LocalSettings
 from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.features.variants import PLAIN, VARIANTS, Variant, read_geometry
 from copytrace.index.shard_files import View
-from copytrace.panes.names import STRETCHED
 from copytrace.search.point_search import PointSearch
 
 ROTATION_BINS = 12
@@ -186,9 +185,7 @@ def _votes(views: Sequence[View], index: PointSearch, settings: LocalSettings) -
     geometry = np.concatenate([view.points.relative_geometry() for view in views])
     view_number = np.repeat(np.arange(len(views)), counts)
     descriptors = np.concatenate([view.points.descriptor for view in views])
-    # Stretched views show the points of the whole again, for copies whose aspect was changed.
-    is_repeated = np.repeat([view.name.startswith(STRETCHED) for view in views], counts)
-    found = index.search(descriptors, settings.neighbours, enabled_variants(settings), is_repeated)
+    found = index.search(descriptors, settings.neighbours, enabled_variants(settings))
     # How near an unrelated point would be is measured on a sample that ships. The next reference point would do as
     # well, unless it is a copy of this one: then no vote would weigh anything.
     weight = 1 - found.distance.astype(np.float64) / (found.chance[:, None] + 1e-6)

@@ -18,7 +18,7 @@ from copytrace.features.points import DIMENSIONS, Bytes
 from copytrace.features.variants import VARIANTS, Variant, read_descriptors
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import ListedPoints, PointLists
-from copytrace.index.point_quantizer import NearestLists, PointQuantizer, first_lists
+from copytrace.index.point_quantizer import NearestLists, PointQuantizer
 from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
 
@@ -27,9 +27,6 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-# One out of so many of the nearest lists is searched for a point that is repeated. Of 50 copies of minidisc_hard among
-# 5,200 references, 39 were first and 42 among ten by this rule, and the same numbers without it.
-REPEATED_SHARE = 2
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
 
@@ -66,17 +63,10 @@ class PointSearch(Protocol):
     def center(self) -> Floats:
         """See the class."""
 
-    def search(
-        self,
-        descriptors: Bytes,
-        neighbours: int,
-        variants: Sequence[Variant] = VARIANTS,
-        is_repeated: NDArray[np.bool_] | None = None,
-    ) -> FoundPoints:
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
         """Return the `neighbours` reference points nearest to each of Q descriptors, uint8 [Q, 128].
 
-        Descriptors are read by all `variants`, and points found by others are left out. Of those that `is_repeated`
-        bool [Q] marks, other descriptors show the same, and a search may do less for them.
+        Descriptors are read by all `variants`, and points found by others are left out.
         """
 
 
@@ -97,57 +87,44 @@ class ListSearch:
         parts = [segment.points for segment in segments]
         return cls(parts, quantizer, ids_of(segments), _centers(sides), lists_searched)
 
-    def search(
-        self,
-        descriptors: Bytes,
-        neighbours: int,
-        variants: Sequence[Variant] = VARIANTS,
-        is_repeated: NDArray[np.bool_] | None = None,
-    ) -> FoundPoints:
-        """See `PointSearch`; what is repeated is searched in its likeliest form alone, and in half the lists."""
-        repeated = np.zeros(len(descriptors), bool) if is_repeated is None else is_repeated
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
+        """See `PointSearch`."""
         query, forms, own_variant = self.quantizer.canonical_form.all_likely(descriptors)
-        is_unlikely = np.arange(len(query)) >= len(descriptors)
-        wanted = ~(is_unlikely & repeated[query])
-        query, own_variant, is_unlikely = query[wanted], own_variant[wanted], is_unlikely[wanted]
-        points = forms[wanted].astype(np.float32)
-        share = np.where(repeated[query], REPEATED_SHARE, 1)
+        points = forms.astype(np.float32)
         nearest = self.quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
-            count = part.lists.nlist
-            shares = np.where(is_unlikely, self.quantizer.share_if_unlikely(count), share)
-            found.append(_search_lists(part, points, nearest[count], shares, neighbours, first))
+            found.append(
+                self._search_part(part, points, nearest[part.lists.nlist], len(descriptors), neighbours, first)
+            )
             first += len(part.sides)
         distance, image, variant, geometry = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
         order = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
         # A point and another one with the same canonical form are one another's, read by both of their variants.
         variant = np.take_along_axis(variant, order, axis=1) ^ own_variant[:, None]
-        is_read = np.isin(variant, [each.number for each in variants])
+        wanted = np.isin(variant, [each.number for each in variants])
         return FoundPoints(
             query,
             self.quantizer.chance_distance(points),
-            np.where(is_read, np.take_along_axis(distance, order, axis=1), np.float32(np.inf)),
-            np.where(is_read, np.take_along_axis(image, order, axis=1), -1),
+            np.where(wanted, np.take_along_axis(distance, order, axis=1), np.float32(np.inf)),
+            np.where(wanted, np.take_along_axis(image, order, axis=1), -1),
             variant,
             np.take_along_axis(geometry, order[:, :, None], axis=1),
         )
 
-
-def _search_lists(
-    part: PointLists, points: Floats, nearest: NearestLists, shares: Numbers, neighbours: int, first: int
-) -> ListedPoints:
-    """Search a segment for points float32 [E, 128], in the first lists of each: one out of `shares` int64 [E]."""
-    most = nearest[1].shape[1]
-    groups, found = [], []
-    for share in np.unique(shares).tolist() or [1]:
-        rows = np.flatnonzero(shares == share)
-        lists = first_lists((nearest[0][rows], nearest[1][rows]), -(-most // share))
-        found.append(part.search(points[rows], lists, neighbours, first))
-        groups.append(rows)
-    order = np.argsort(np.concatenate(groups))
-    return ListedPoints(*(np.concatenate(column)[order] for column in zip(*found, strict=True)))
+    def _search_part(
+        self, part: PointLists, points: Floats, nearest: NearestLists, likely: int, neighbours: int, first: int
+    ) -> ListedPoints:
+        """Search a segment; the points after the `likely` ones are forms that descriptors are less likely to have."""
+        fewer = self.quantizer.lists_if_unlikely((nearest[0][likely:], nearest[1][likely:]), part.lists.nlist)
+        if not len(points) - likely or fewer[1].shape == nearest[1][likely:].shape:
+            return part.search(points, nearest, neighbours, first)
+        both = [
+            part.search(points[:likely], (nearest[0][:likely], nearest[1][:likely]), neighbours, first),
+            part.search(points[likely:], fewer, neighbours, first),
+        ]
+        return ListedPoints(*(np.concatenate(column) for column in zip(*both, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +163,8 @@ class ExactSearch:
             Lock() if _count_gpus() else nullcontext(),
         )
 
-    def search(
-        self,
-        descriptors: Bytes,
-        neighbours: int,
-        variants: Sequence[Variant] = VARIANTS,
-        is_repeated: NDArray[np.bool_] | None = None,
-    ) -> FoundPoints:
-        """See `PointSearch`; what is repeated is searched like all else."""
+    def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
+        """See `PointSearch`."""
         numbers = np.repeat([variant.number for variant in variants], len(descriptors))
         query = np.tile(np.arange(len(descriptors)), len(variants))
         read = read_descriptors(descriptors[query], numbers)

@@ -253,23 +253,6 @@ def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_
         np.testing.assert_array_equal(found.geometry[rows], expected.geometry)
 
 
-def test_a_repeated_point_is_looked_for_in_one_form_and_in_half_the_lists_and_the_others_as_before(
-    photo_points: Bytes, view_of: MakeView
-) -> None:
-    quantizer = shipped_quantizer()
-    segment = segment_of([view_of("a", keypoints(4000), photo_points)], quantizer.coarse)
-    search, query = ListSearch.of([segment], quantizer, lists_searched=16), edited(photo_points[:60])
-    is_repeated = np.arange(60) >= 40
-    found = search.search(query, 4, is_repeated=is_repeated)
-    alone = search.search(query[:40], 4)
-    whole = found.query < 40
-    np.testing.assert_array_equal(found.query[whole], alone.query)
-    np.testing.assert_array_equal(found.distance[whole], alone.distance)
-    assert found.query[~whole].tolist() == list(range(40, 60))
-    halved = replace(search, lists_searched=8).search(query[40:], 4)
-    np.testing.assert_array_equal(found.distance[~whole], halved.distance[:20])
-
-
 @pytest.mark.parametrize("counts", [[3, 0, 5, 4, 1], [7], [0, 0], []])
 def test_points_divided_among_devices_keep_their_numbers(counts: list[int], random_descriptors: Descriptors) -> None:
     parts = [random_descriptors(count, seed) for seed, count in enumerate(counts)]
