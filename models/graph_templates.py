@@ -38,12 +38,12 @@ def fill_template(kind: str, weights: Path, path: Path, *, input_size: int | Non
         graph = onnx.load(FOLDER / f"{kind}.onnx")
     except FileNotFoundError:
         return None
-    tensors, key = _read_weights(weights, input_size)
+    tensors, key, side = _read_weights(weights, input_size)
     if _key_of(graph) != key or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         return None
-    if input_size:
-        for side in graph.graph.input[0].type.tensor_type.shape.dim[1:3]:
-            side.dim_value = input_size
+    if side is not None:
+        for dimension in graph.graph.input[0].type.tensor_type.shape.dim[1:3]:
+            dimension.dim_value = side
     for tensor in graph.graph.initializer:
         if not tensor.raw_data and tensor.name in tensors:
             tensor.raw_data = np.ascontiguousarray(tensors[tensor.name], "<f4").tobytes()
@@ -55,7 +55,7 @@ def make_template(traced: bytes, weights: Path) -> bytes:
     import onnx  # noqa: PLC0415
 
     graph = onnx.load_from_string(traced)
-    tensors, key = _read_weights(weights)
+    tensors, key, _ = _read_weights(weights)
     for tensor in graph.graph.initializer:
         if tensor.name in tensors:
             tensor.ClearField("raw_data")
@@ -68,15 +68,21 @@ def _key_of(graph: onnx.ModelProto) -> str:
     return next((entry.value for entry in graph.metadata_props if entry.key == HEADER_KEY), "")
 
 
-def _read_weights(weights: Path, input_size: int | None = None) -> tuple[dict[str, np.ndarray], str]:
-    """Return the tensors of a file of weights, and a digest of all that the graph of its network depends on."""
+def _read_weights(weights: Path, input_size: int | None = None) -> tuple[dict[str, np.ndarray], str, int | None]:
+    """Return the tensors of a file of weights, a digest of what its network's template depends on, and a free side.
+
+    That is the side of a descriptor's input: `input_size`, or the one that the file states; None for other networks.
+    """
     from safetensors import safe_open  # noqa: PLC0415
 
     with safe_open(weights, framework="numpy") as file:
         header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = {name: value for name, value in header.items() if name not in WITHOUT_EFFECT}
+    side = None
     if header["kind"] == "descriptor":
-        settings["input_size"] = (input_size or header["input_size"]) % STRIDE  # 0 for all that the template is for
+        side = input_size or int(header["input_size"])
+        settings["input_size"] = side % STRIDE  # 0 for all sides that the template is for
     shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
-    return tensors, hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([settings, shapes], sort_keys=True).encode()).hexdigest()
+    return tensors, digest, side

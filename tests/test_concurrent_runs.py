@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from typer.testing import CliRunner
 from copytrace import images
 from copytrace.cli import app
 from copytrace.lease import hold_lease, join_run
+from tests.child_processes import run_python
 from tests.racing_runs import REFUSED
 
 Pixels = NDArray[np.uint8]
@@ -33,15 +32,7 @@ def small_photos(tmp_path: Path, photos: Mapping[str, Pixels], write_photos: Cal
 
 
 def start(what: str, *arguments: object) -> tuple[list[list[int]], str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.racing_runs", what, *map(str, arguments)],
-        env=environment,
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-m", "tests.racing_runs", what, *arguments)
     return json.loads(done.stdout), done.stderr
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.child_processes import run_python
 from tests.killed_runs import FLOWS
 
 Pixels = NDArray[np.uint8]
@@ -99,13 +99,5 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 
 
 def tell(what: str, count: int, media: Path, folder: Path, *disk: Path) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.killed_runs", what, SEED, *map(str, (count, media, folder, *disk))],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python("-m", "tests.killed_runs", what, SEED, count, media, folder, *disk)
     return [json.loads(line) for line in done.stdout.splitlines()]

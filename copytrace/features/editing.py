@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from configs.parsing import parse_yaml
 from copytrace.arrays import Floats
 from copytrace.cells import restore
 from copytrace.errors import ConfigError
@@ -122,12 +122,12 @@ class EditingNetworks:
         self._device = torch_device(device)
         try:
             with local_copy(path) as file:
-                self._spec = EditingSpec.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+                self._spec = EditingSpec.model_validate(parse_yaml(file.read_text(encoding="utf-8")))
             files = [path.parent / name for name in (self._spec.frames, self._spec.video)]
             with local_copy(files[0]) as frames, local_copy(files[1]) as video:
                 self._frames, self._video = (load_program(file, self._device) for file in (frames, video))
             self.digest = digest_of(self._spec.model_dump(), *map(digest_of_file, files))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, ModelFileError) as error:
+        except (OSError, ValueError, ModelFileError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"editing.detector={path}: {reason}; give frames and video, TorchScript files") from error
 

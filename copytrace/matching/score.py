@@ -97,16 +97,17 @@ class Calibration:
 
     def score(self, evidence: pa.Table) -> Doubles:
         """Return the scores of evidence rows, float64 [N] in 0..1; the rows must include all pairs of each query."""
+        copied, compared = self.template_probability(evidence), was_compared(evidence)
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
         # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
-        doubt = np.where(was_compared(evidence), np.minimum(self.template_probability(evidence) / DOUBTFUL, 1.0), 1.0)
-        return np.asarray(np.maximum(self._score_by_points(evidence), same * doubt))
+        doubt = np.where(compared, np.minimum(copied / DOUBTFUL, 1.0), 1.0)
+        by_points = self._score_by_points(evidence, np.maximum(copied, np.where(compared, LEAST_CONTENT, LEAST_COPIED)))
+        return np.asarray(np.maximum(by_points, same * doubt))
 
-    def _score_by_points(self, evidence: pa.Table) -> Doubles:
+    def _score_by_points(self, evidence: pa.Table, copied: Doubles) -> Doubles:
+        """Return the scores without thumbnails; `copied` float64 [N] are those of the model of templates."""
         score, is_same = self.copy.probability(features_of(evidence)), _is_same(evidence)
         agrees = points_agree(evidence)
-        least = np.where(was_compared(evidence), LEAST_CONTENT, LEAST_COPIED)
-        copied = np.maximum(self.template_probability(evidence), least)
         score *= np.where(agrees & ~is_same, copied, 1.0)
         share = np.maximum(score - UNSUPPORTED_FROM, 0) / (1 - UNSUPPORTED_FROM)
         pressed = np.minimum(score, UNSUPPORTED_FROM) + share * (UNSUPPORTED_TO - UNSUPPORTED_FROM)

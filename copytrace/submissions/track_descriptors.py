@@ -7,11 +7,9 @@ replaced by one row of tiny random numbers that scores about -100 with everythin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,9 +22,10 @@ from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.editing import read_unedited
 from copytrace.search.frame_search import place_of_least_variance
+from copytrace.search.mapped_vectors import drop_number
 from copytrace.search.video_candidates import read_noise_levels
 from copytrace.search.video_hits import distinct_frames
-from copytrace.storage import resolve_path
+from copytrace.storage import read_json, resolve_path
 
 UNEDITED_BIAS = -100.0
 TINY = 1e-5  # the numbers of a replaced descriptor are drawn between minus this and this
@@ -47,7 +46,7 @@ class _Run:
     def read(cls, out: Path) -> _Run:
         folder = VideoRunFolder(out)
         try:
-            facts: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+            facts = read_json(folder.summary)
             settings = VideoSettings.model_validate(facts["settings"])
             queries, references = (resolve_path(facts["indexes"][role]) for role in ("queries", "references"))
         except (OSError, ValueError, KeyError) as error:
@@ -60,8 +59,7 @@ class _Run:
         """Return vectors without the dropped number, of unit length."""
         if self.dropped is None:
             return vectors
-        rest = np.delete(vectors, self.dropped, axis=1)
-        return np.asarray(rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12), np.float32)
+        return np.delete(drop_number(vectors, self.dropped), self.dropped, axis=1)
 
 
 def write_track_descriptors(index: VideoIndex, out: Path, path: Path, *, panes: bool) -> int:

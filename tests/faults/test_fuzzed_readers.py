@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.child_processes import run_python
 
 SECONDS = os.environ.get("COPYTRACE_FUZZ_SECONDS", "20")
 SEED = os.environ.get("COPYTRACE_SEED", "1")
@@ -19,15 +18,7 @@ SEED = os.environ.get("COPYTRACE_SEED", "1")
 
 @pytest.mark.timeout(36000)
 def test_an_altered_file_is_read_or_refused_by_its_name() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fuzzed_readers", SECONDS, SEED],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python("-m", "tests.faults.fuzzed_readers", SECONDS, SEED)
     told = [json.loads(line) for line in done.stdout.splitlines()]
     for each in told:
         print(f"{each['reader']}: {each['files']} files, {each['outcomes']}; at most {each['largest']} MiB for one")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.images import index_images, match_images
 from copytrace.videos import index_videos, match_videos
+from tests.child_processes import run_python
 from tests.faults.hostile_media import encode_clip
 
 Pixels = NDArray[np.uint8]
@@ -33,7 +32,7 @@ NEW = {"images": 4, "videos": 1}  # references of a round
 BY_COMMAND = 8  # rounds
 MOST = {  # by which the last third of the rounds may exceed the one before; more segments take some handles
     "memory": 32.0,  # MiB
-    "memory of workers": 24.0,
+    "memory of workers": 8.0,
     "handles": 12.0,
     "threads": 0.5,
     "processes": 0.5,
@@ -97,15 +96,7 @@ class Collection:
 
 
 def command(*arguments: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from copytrace.cli import app; app()", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-m", "copytrace", *arguments)
 
 
 def usage() -> dict[str, float]:

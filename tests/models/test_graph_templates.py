@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from copytrace.runtime import WEIGHTS
-from models.configs import LIGHT, read_pair_config
+from models.configs import LIGHT, read_descriptor_config, read_pair_config
 from models.export import DESCRIPTOR_OUTPUT, INPUT, LOGITS, VALUES
 from models.graph_templates import fill_template
-from models.network_files import load_descriptor_file, save_pair_classifier
+from models.network_files import load_descriptor_file, save_descriptor, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
 
 
@@ -41,6 +41,17 @@ def test_the_template_of_a_descriptor_holds_for_all_sides_that_its_strides_divid
     session = onnxruntime.InferenceSession(graph)
     np.testing.assert_allclose(session.run([DESCRIPTOR_OUTPUT], {INPUT: images.numpy()})[0], expected, atol=1e-4)
     assert session.get_inputs()[0].shape[1:] == [size, size, 3]
+
+
+def test_a_file_that_states_another_side_has_a_graph_of_that_side(tmp_path: Path) -> None:
+    network = load_descriptor_file(WEIGHTS / "descriptor.safetensors")
+    config = read_descriptor_config(WEIGHTS / "descriptor.safetensors")
+    weights = save_descriptor(
+        network, tmp_path / "trained.safetensors", architecture=config.architecture, input_size=96
+    )
+    graph = fill_template("descriptor", weights, tmp_path / "graph.onnx")
+    assert graph
+    assert onnxruntime.InferenceSession(graph).get_inputs()[0].shape[1:] == [96, 96, 3]
 
 
 def test_for_other_sides_it_has_none(tmp_path: Path) -> None:
