@@ -83,8 +83,11 @@ def _extract(path: Path, members: zipfile.ZipFile, name: str, folder: Path, cure
 
 
 def _read_header(file: IO[bytes]) -> tuple[np.dtype[Any], int]:
-    """Return the type of an array, and the bytes that it has with its header."""
+    """Return the type of an array, and the bytes that it has with its header. Raises `ValueError` for a damaged one."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    try:
+        shape, _, dtype = read_header(file)
+    except TypeError as error:  # of keys that are no texts, which numpy sorts before it looks at them
+        raise ValueError("its header is damaged") from error
     return dtype, file.tell() + math.prod(shape) * dtype.itemsize

@@ -133,8 +133,8 @@ def torch_device(device: str | None) -> torch.device:
     return found
 
 
-def cached_graph(name: str, export: Callable[[Path], Path]) -> bytes:
-    """Return the graph in the cache's file `name`; `export(path)` writes it if it is missing or damaged.
+def cached_graph(name: str, weights: Path, export: Callable[[Path], Path]) -> bytes:
+    """Return the graph of a file of weights in the cache's file `name`; `export(path)` makes it if need be.
 
     If several processes miss it at the same time, one exports it and the others wait. Raises `CopytraceError` when the
     network cannot be exported (`export` raises `RuntimeError`), when the cache cannot be written or read, and when
@@ -143,7 +143,7 @@ def cached_graph(name: str, export: Callable[[Path], Path]) -> bytes:
     import_onnxruntime()
     path = cache_folder() / name
     try:
-        return read_graph(path) or _export(path, export)
+        return read_graph(path) or _export(path, weights, export)
     except OSError as error:
         raise CopytraceError(
             f"cannot keep a network's graph at {path}: {error}; set COPYTRACE_CACHE to a writable folder"
@@ -159,7 +159,7 @@ def read_graph(path: Path) -> bytes | None:
     return graph if digest == _digest_line(path, graph) else None
 
 
-def _export(path: Path, export: Callable[[Path], Path]) -> bytes:
+def _export(path: Path, weights: Path, export: Callable[[Path], Path]) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if graph := read_graph(path):  # another process exported it while this one waited
@@ -173,8 +173,8 @@ def _export(path: Path, export: Callable[[Path], Path]) -> bytes:
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CopytraceError(
-                f"{path.stem} cannot be exported to ONNX: {reason}; set descriptor.backend to torch, which applies to "
-                "every network"
+                f"{path.stem} cannot be exported to ONNX: {reason} ({weights}); set descriptor.backend to torch, which "
+                "applies to every network"
             ) from error
         graph = path.read_bytes()
         write_atomically(_digest_file(path), _digest_line(path, graph))

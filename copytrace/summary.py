@@ -15,6 +15,7 @@ from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
 from copytrace.checked_files import check_file, files_of, open_checked, read_checked, read_record, recorded
+from copytrace.checksums import damaged
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.odd_files import count_passed_over
@@ -104,17 +105,21 @@ def count_pairs(folder: VideoRunFolder, threshold: float) -> dict[str, int]:
 def sum_costs(records: Iterable[Path]) -> dict[str, dict[str, float]]:
     """Return the cost of each step over its shards: counts and seconds summed, and the largest peak memory.
 
-    Records that do not exist, or that are not of a step, are skipped.
+    Records that do not exist, or that are not of a step, are skipped. Raises `DamagedFileError`.
     """
     steps: dict[str, dict[str, float]] = {}
     for path in sorted(records):
         record = read_record(path)
         if "stage" not in record:
             continue
-        total = steps.setdefault(record["stage"], {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
-        total["count"] += record["count"]
-        total["seconds"] = round(total["seconds"] + record["seconds"], 3)
-        total["peak_memory_mib"] = max(total["peak_memory_mib"], record["peak_memory_mib"])
+        try:
+            name, count, seconds, memory = (record[key] for key in ("stage", "count", "seconds", "peak_memory_mib"))
+            total = steps.setdefault(name, {"count": 0, "seconds": 0.0, "peak_memory_mib": 0.0})
+            total["count"] += count
+            total["seconds"] = round(total["seconds"] + seconds, 3)
+            total["peak_memory_mib"] = max(total["peak_memory_mib"], memory)
+        except (KeyError, TypeError) as error:
+            raise damaged(path) from error
     return steps
 
 

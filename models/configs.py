@@ -301,10 +301,17 @@ def read_pair_config(path: Path) -> PairConfig:
 
 
 def read_threshold(path: Path) -> float:
-    """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none."""
+    """Return the probability below which pairs are dropped, from the notes of the training; 0 if there is none.
+
+    Raises `ModelFileError` if it is no number.
+    """
     if is_checkpoint(path):
         return 0.0
-    return float(read_header(path, "pair-classifier").get("notes", {}).get("threshold", 0.0))
+    header = read_header(path, "pair-classifier")
+    try:
+        return float(header.get("notes", {}).get("threshold", 0.0))
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged_header(path, "its threshold is no number") from error
 
 
 def _damaged_header(path: Path, wrong: str) -> ModelFileError:

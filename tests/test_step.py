@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from copytrace.errors import DamagedFileError
 from copytrace.step import (
     ProcessRunner,
     SharedProgress,
@@ -19,6 +20,8 @@ from copytrace.step import (
     listen,
     read_record,
 )
+from copytrace.storage import write_json
+from copytrace.summary import sum_costs
 
 
 class RecordingProgress:
@@ -134,6 +137,12 @@ def test_the_record_holds_fingerprint_sizes_cost_and_notes(tmp_path: Path) -> No
         "count": 3,
         "failures": ["d"],
     }
+
+
+def test_a_record_of_an_older_version_without_its_cost_is_told(tmp_path: Path) -> None:
+    write_json(tmp_path / "words.json", {"stage": "copy words", "count": 3})
+    with pytest.raises(DamagedFileError, match=r"words\.json is damaged"):
+        sum_costs([tmp_path / "words.json"])
 
 
 def test_a_record_may_lie_elsewhere(tmp_path: Path) -> None:

@@ -195,16 +195,16 @@ def _load_run(kind: str, path: Path, digest: str, backend: Backend, device: str 
         filled = load_unchanged(path, digest, lambda file: fill_template(kind, file, cached))
         return filled or export(load_unchanged(path, digest, load), cached)
 
-    return onnx_runner(f"{kind}-{digest}-v{version}.onnx", make_graph)
+    return onnx_runner(f"{kind}-{digest}-v{version}.onnx", path, make_graph)
 
 
-def onnx_runner(name: str, export: Callable[[Path], Path]) -> Run:
+def onnx_runner(name: str, weights: Path, export: Callable[[Path], Path]) -> Run:
     """Return a function that turns float32 [N, 1, H, W] into logits by the graph in the cache, exported if missing.
 
     `name` is that of the graph's file in the cache, see `cached_graph`. Several threads may call the function at once;
     each call uses one core.
     """
-    session = open_session(cached_graph(name, export), threads=1, any_shape=True)
+    session = open_session(cached_graph(name, weights, export), threads=1, any_shape=True)
 
     def run(values: Floats) -> Floats:
         (logits,) = session.run([LOGITS], {VALUES: values})

@@ -274,7 +274,7 @@ def descriptor_graph(config: DescriptorConfig) -> bytes:
 
         return export_descriptor(build_network(config, torch.device("cpu")), path, config.input_size)
 
-    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", export)
+    return cached_graph(f"{config.name}-{config.digest}-v{DESCRIPTOR_GRAPH_VERSION}.onnx", config.weights, export)
 
 
 def _check_batch(batch: NDArray[np.uint8], size: int) -> None:

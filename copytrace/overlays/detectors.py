@@ -161,6 +161,7 @@ def select_boxes(corners: Floats, confidence: Floats) -> list[Box]:
 def _onnx_runner(path: Path, digest: str, threads: int) -> Run:
     graph = cached_graph(
         f"overlay-{digest}-v{OVERLAY_GRAPH_VERSION}.onnx",
+        path,
         lambda cached: fill_template("overlay", path, cached) or export_overlay(load_overlay(path), cached),
     )
     session = open_session(graph, threads=threads)

@@ -135,6 +135,18 @@ def test_files_that_are_no_npz_or_are_cut_short_are_refused(tmp_path):
             read_npz(path)
 
 
+def test_an_array_whose_header_numpy_fails_on_is_refused(tmp_path):
+    path = save(tmp_path / "odd.npz")
+    with zipfile.ZipFile(path) as good:
+        members = {name: good.read(name) for name in good.namelist()}
+    members["features.npy"] = members["features.npy"].replace(b"'shape'", b"1234567")  # a number among the keys
+    with zipfile.ZipFile(path, "w") as odd:
+        for name, content in members.items():
+            odd.writestr(name, content)
+    with pytest.raises(InputError, match=r"odd\.npz"):
+        read_npz(path)
+
+
 def test_what_cannot_be_read_back_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"row 1 .* vector that is not finite"):
         write_npz(tmp_path / "q.npz", ["Q1"], np.zeros(1), np.full((1, 2), np.nan))

@@ -40,8 +40,14 @@ class Reader:
         """Write the good files again."""
         for path, content in good.items():
             if not path.exists() or path.read_bytes() != content:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                replace_file(path, content)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a new file in place of another one, which stays as it is for those who have mapped it into memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
 
 
 @dataclass(frozen=True)

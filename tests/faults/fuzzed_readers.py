@@ -33,7 +33,7 @@ from copytrace.errors import CopytraceError
 from models.configs import ModelFileError
 from tests import killed_runs
 from tests.faults.altered_files import alter
-from tests.faults.folder_readers import Reader
+from tests.faults.folder_readers import Reader, replace_file
 from tests.faults.reader_table import readers
 
 PATIENCE = 30.0  # seconds of processor time for a file
@@ -75,7 +75,7 @@ def fuzz(reader: Reader, seconds: float, seed: int, folder: Path, tell: Callable
     while process_seconds() - begin < seconds:
         path = targets[int(random.integers(len(targets)))]
         content = alter(good[path], "" if reader.place else path.suffix, random)
-        path.write_bytes(content)
+        replace_file(path, content)
         (folder / f"last{path.suffix}").write_bytes(content)
         outcome, fault = attempt(reader, root, path, len(content), told)
         told.files += 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.aligner_network import build_aligner_network
-from models.configs import PAIR_CANVAS, AlignerConfig, ModelFileError, PairConfig, read_pair_config
+from models.configs import PAIR_CANVAS, AlignerConfig, ModelFileError, PairConfig, read_pair_config, read_threshold
 from models.export import LOGITS, VALUES, export_pair_classifier
 from models.network_files import load_pair_classifier, save_aligner, save_pair_classifier
 from models.pair_network import PairNetwork, build_pair_classifier
@@ -107,6 +107,13 @@ def agrees(network: PairNetwork, graph: Path, shapes: list[tuple[int, int, int]]
         (found,) = session.run([LOGITS], {VALUES: matrices.numpy()})
         with torch.inference_mode():
             np.testing.assert_allclose(found, network(matrices).numpy(), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("notes", [{"threshold": "high"}, {"threshold": None}])
+def test_a_threshold_that_is_no_number_is_told(notes: dict[str, object], tmp_path: Path) -> None:
+    weights = save_pair_classifier(classifier_of(SMALL), tmp_path / "odd.safetensors", notes=notes)
+    with pytest.raises(ModelFileError, match=r"odd\.safetensors has a damaged header \(its threshold is no number\)"):
+        read_threshold(weights)
 
 
 def test_the_exported_graph_of_the_light_one_agrees_with_torch_at_any_size(
