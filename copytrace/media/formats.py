@@ -110,6 +110,7 @@ def open_picture(kind: str, stream: IO[bytes]) -> ImageFile:
     stream.seek(0)
     if kind in _OPTIONAL:
         return _OPTIONAL[kind](stream)
+    Image.init()  # Pillow's readers of some formats, unless that was done: a process may begin with any file
     return Image.OPEN[kind][0](stream, "")
 
 

@@ -30,6 +30,7 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"  # PyAV's own class takes no para
 
 TOLERANCE = 1e-6  # seconds; sums of floating-point times are not exact
 LONGEST_PICTURE = 3600.0  # seconds; a longer gap means that the clock jumped
+SHORTEST_PICTURE = 1e-4  # seconds; bare streams of Dirac count their pictures in ticks of less than a microsecond
 CUT_SHORT = 1.0  # seconds; a video that ends earlier than its header says, by more than this, counts as cut short
 DEEPEST_REORDERING = 64  # packets; codecs move a picture by 16 at most between decoding and display
 # Bytes of all packets: at most this multiple of the file's, and this many more.
@@ -207,13 +208,15 @@ def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeli
 
 
 def _is_sound(ticks: npt.NDArray[np.int64], tick: float) -> bool:
-    """Return whether timestamps in decoding order can be display times: nearly sorted, mostly distinct, no jumps."""
+    """Return whether timestamps in decoding order can be display times.
+
+    They are nearly sorted and mostly distinct, do not jump, and most pictures are shown long enough to be seen.
+    """
     order = np.argsort(ticks, kind="stable")
     moved = np.abs(order - np.arange(len(order))).max(initial=0)
     gaps = np.diff(ticks[order]) * tick
-    return bool(
-        moved <= DEEPEST_REORDERING and gaps.max(initial=0) <= LONGEST_PICTURE and 2 * (gaps == 0).sum() <= len(gaps)
-    )
+    fast = (gaps < SHORTEST_PICTURE).sum()  # also pictures at the same time
+    return bool(moved <= DEEPEST_REORDERING and gaps.max(initial=0) <= LONGEST_PICTURE and 2 * fast <= len(gaps))
 
 
 def _stated_duration(stream: VideoStream, start: float) -> float:

@@ -14,6 +14,7 @@ from copytrace.errors import MediaError, NotMediumError
 from copytrace.media.containers import CONTAINERS
 from copytrace.media.decode import decode_image
 from copytrace.media.frames import open_video, read_frames
+from tests.child_processes import run_python
 
 TEXT = "\n".join("some words of a note that nobody should play" for _ in range(400))
 SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nagain\n"
@@ -93,6 +94,15 @@ def test_white_art_on_nothing_is_seen_in_an_animation(tmp_path: Path) -> None:
         frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:], duration=1000)
         for frame in open_video(str(tmp_path / "a")).frames():
             assert (frame.pixels[0, 0].max(), frame.pixels[20, 20].min()) == (0, 255)
+
+
+def test_a_process_may_begin_with_an_animated_webp(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 48), (level,) * 3) for level in (0, 240)]
+    frames[0].save(tmp_path / "a", "WEBP", save_all=True, append_images=frames[1:], duration=1000)
+    program = (
+        "import sys; from copytrace.media.frames import open_video; print(len(list(open_video(sys.argv[1]).frames())))"
+    )
+    assert int(run_python("-c", program, tmp_path / "a").stdout) >= 2
 
 
 def test_a_damaged_animation_is_told(tmp_path: Path) -> None:

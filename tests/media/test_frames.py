@@ -4,6 +4,7 @@ import re
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -197,6 +198,14 @@ def test_without_timestamps_pictures_come_at_the_nominal_rate(film: Callable[...
     path = film(f"a.{suffix}", range(0, 250, 5), codec=codec, rate=25)
     assert levels(read(path)) == pytest.approx([60, 190], abs=10)
     assert read(path)[-1].end == pytest.approx(2.0, abs=0.05)
+
+
+def test_where_pictures_are_too_short_to_be_seen_they_come_at_the_nominal_rate(film: Callable[..., Path]) -> None:
+    def count_in_microseconds(stream: av.VideoStream) -> None:
+        stream.codec_context.time_base = Fraction(1, 1_000_000)
+
+    path = film("a.nut", 8, codec="libx264", rate=4, prepare=count_in_microseconds)
+    assert open_video(str(path)).info.duration == pytest.approx(2)
 
 
 def test_where_the_clock_jumps_pictures_come_at_the_nominal_rate(tmp_path: Path, film: Callable[..., Path]) -> None:
