@@ -1,8 +1,9 @@
 """Cost of a query, and what is still found, as an index of images grows.
 
 The references stand among synthetic images, whose points and descriptors are distributed as those of the references;
-their codes are drawn straight into the lists of segments. Synthetic images cannot be scored, so a query ends after the
-recall of its three branches. Each size is searched in a process of its own, measured from its start, imports included.
+their codes are drawn straight into the lists of segments. Each size is searched by the three branches in a process of
+its own, measured from its start, imports included. Then `copytrace match-images` matches one upload from a new process;
+for it, the synthetic images of the shards that it needs get points, as drawn as their codes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,23 @@ from numpy.typing import NDArray
 
 from benchmarks.evaluation_sets import choose_set
 from benchmarks.results import Row, Section
+from benchmarks.timing import cpu_seconds
 from configs.images import ImageSettings
-from copytrace.checked_files import checksums_by, read_record, write_record
+from copytrace.checked_files import checksums_by, read_record, recorded, write_record
 from copytrace.checksums import collect_checksums
+from copytrace.features.points import DIMENSIONS, Points
+from copytrace.features.thumbnails import BYTES
 from copytrace.images import index_images
 from copytrace.index import image_segments
-from copytrace.index.image_index import ImageIndex, describe_images, find_overlays, plan_images
+from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, find_overlays, plan_images
 from copytrace.index.image_segments import IMAGE_SCHEMA, index_segments
 from copytrace.index.manifest import MANIFEST_SCHEMA, STATES_KEY
 from copytrace.index.media_index import finish_index
 from copytrace.index.point_lists import CodedPoints
 from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
+from copytrace.index.shard_files import View, write_points
+from copytrace.index.thumbnail_files import write_thumbnails
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
 from copytrace.storage import atomic_path, digest_of
@@ -62,14 +68,16 @@ def measure(given: Sequence[Path], work: Path) -> list[Section]:
         arguments = [str(root), str(images.queries), str(images.truth), str(time.time())]
         command = [sys.executable, "-m", "benchmarks.growth", *arguments]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rows.append({"images": size, "bytes per image": held / size, **json.loads(answer)})
+        matched = _match(next(images.queries.glob(f"{_copies(images.truth).query_id.iloc[0]}.*")), real, root)
+        rows.append({"images": size, "bytes per image": held / size, **json.loads(answer), **matched})
         shutil.rmtree(root)
     _plot(pd.DataFrame(rows), Path(__file__).with_name("growth.png"))
     sizes, costs = np.log([[row["images"], row["core-seconds, warm"]] for row in rows]).T
     exponent = np.polyfit(sizes, costs, 1)[0]
     text = (
         f"A query costs the number of references to the power of {exponent:.2f}. *Cold*: the first query of a process, "
-        f"from its start; *warm*: later ones. The references stand among synthetic images of {POINTS} points. "
+        f"from its start; *warm*: later ones. *One upload*: `copytrace match-images`, from its "
+        f"start, the second time. The references stand among synthetic images of {POINTS} points. "
         "![Growth](growth.png)"
     )
     return [Section("Growth of an index of images", text, [Row(f"{row.pop('images'):,} images", row) for row in rows])]
@@ -78,7 +86,7 @@ def measure(given: Sequence[Path], work: Path) -> list[Section]:
 def search(root: Path, queries: Path, ground_truth: Path, started: float) -> None:
     """Print as JSON what the copies among the queries cost, the first one in this new process and then the others."""
     faiss.omp_set_num_threads(1)
-    truth = pd.read_csv(ground_truth, dtype=str).dropna(subset="reference_id").head(WARM + 1)
+    truth = _copies(ground_truth).head(WARM + 1)
     files = {file.stem: file for file in sorted(queries.iterdir())}
     found, before = _search([files[truth.query_id.iloc[0]]], root), time.time() - started
     cold = time.process_time()
@@ -221,6 +229,53 @@ def _search(pictures: list[Path], root: Path) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def _copies(ground_truth: Path) -> pd.DataFrame:
+    return pd.read_csv(ground_truth, dtype=str).dropna(subset="reference_id")
+
+
+def _match(upload: Path, real: Path, root: Path) -> dict[str, float]:
+    """Return what it costs to match one upload by a new process, the second time, when the index is in memory."""
+    _fill_shards(ImageIndex.open(real), root, _search([upload], root).reference_id)
+    command = [sys.executable, "-m", "copytrace", "match-images", str(upload), str(root), "--out"]
+    for number in range(2):
+        before, start = cpu_seconds(), time.perf_counter()
+        subprocess.run([*command, str(root.parent / f"matched-{number}")], check=True, capture_output=True)
+        spent = {
+            "seconds, one upload": time.perf_counter() - start,
+            "core-seconds, one upload": cpu_seconds() - before,
+        }
+        shutil.rmtree(root.parent / f"matched-{number}")
+    return spent
+
+
+def _fill_shards(real: ImageIndex, root: Path, candidates: pd.Series) -> None:
+    """Write the shards of the synthetic images among `candidates`: points of real images, jittered and displaced."""
+    random = np.random.default_rng(2)
+    points = [view.points for shard in real.shards for view in real.views(shard) if len(view.points)]
+    table = ImageIndex.open(root).items.table.to_pandas()
+    needed = table.loc[table.id.isin(candidates) & ~table["shard"].isin(real.shards), "shard"].unique()
+    for shard, ids in table[table["shard"].isin(needed)].groupby("shard").id:
+        views = [View(name, "whole", _jitter(points[random.integers(len(points))], random)) for name in ids]
+        paths = ShardPaths.of(root, int(shard))
+        with recorded(paths.receipt):
+            write_points(paths.points, paths.views, views)
+            write_thumbnails(paths.thumbnails, list(ids), random.integers(0, 256, (len(ids), BYTES), np.uint8))
+
+
+def _jitter(points: Points, random: np.random.Generator) -> Points:
+    chosen = random.integers(0, len(points), POINTS)
+    near = points.descriptor[chosen].astype(np.int16) + random.integers(-40, 41, (POINTS, DIMENSIONS), np.int16)
+    x, y = (random.random(POINTS, np.float32) * side for side in (points.width, points.height))
+    return replace(
+        points,
+        x=x,
+        y=y,
+        scale=points.scale[chosen],
+        angle=points.angle[chosen],
+        descriptor=near.clip(0, 255).astype(np.uint8),
+    )
+
+
 def _own_memory() -> int:
     """Return the KiB of this process that are no mapped files; 0 where the system does not say."""
     status = Path("/proc/self/status")
@@ -234,7 +289,7 @@ def _plot(rows: pd.DataFrame, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     panels = {
-        "core-seconds": ["core-seconds, cold", "core-seconds, warm"],
+        "core-seconds": ["core-seconds, cold", "core-seconds, warm", "core-seconds, one upload"],
         "MiB": ["MiB with mapped files", "MiB of its own"],
         "share of true references": ["true ones among ten", "among ten by points"],
     }

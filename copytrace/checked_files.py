@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from isal.isal_zlib import crc32
 
 from configs.parsing import parse_json
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
@@ -212,20 +212,20 @@ def _join(folder: Path, name: str) -> Path:
 
 
 def _checksum(plain: Any) -> str:
-    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+    return f"{crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
 def _checksum_of_table(table: pa.Table) -> int:
     checksum = 0
     for name, column in zip(table.column_names, table.columns, strict=True):
-        checksum = zlib.crc32(name.encode(), checksum)
+        checksum = crc32(name.encode(), checksum)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             parts = [pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks]
             texts = pa.concat_arrays(parts)
-            checksum = zlib.crc32(pc.binary_length(texts).to_numpy(), checksum)
-            checksum = zlib.crc32(texts.buffers()[2] or b"", checksum)
+            checksum = crc32(pc.binary_length(texts).to_numpy(), checksum)
+            checksum = crc32(texts.buffers()[2] or b"", checksum)
         else:
-            checksum = zlib.crc32(column.to_numpy().tobytes(), checksum)
+            checksum = crc32(column.to_numpy().tobytes(), checksum)
     for key, value in sorted((table.schema.metadata or {}).items()):
-        checksum = zlib.crc32(key + b"=" + value, checksum)
+        checksum = crc32(key + b"=" + value, checksum)
     return checksum

@@ -7,7 +7,6 @@ flipped bit, and any damage within 32 bits, changes them; other damage does with
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from copytrace.arrays import Numbers
 from copytrace.errors import DamagedFileError
@@ -35,7 +35,7 @@ def checksums_of_stream(stream: IO[bytes]) -> str:
     size, sums = 0, []
     while block := stream.read(BLOCK):
         size += len(block)
-        sums.append(f"{zlib.crc32(block):0{_DIGITS}x}")
+        sums.append(f"{crc32(block):0{_DIGITS}x}")
     return f"{size}:{''.join(sums)}"
 
 
@@ -95,7 +95,7 @@ class BlockChecks:
         """Raise `DamagedFileError` if the blocks in `data`, whose first one has the number `first`, are damaged."""
         for number, start in enumerate(range(0, len(data), BLOCK), first):
             # A file that was cut while it was read has fewer bytes in its last block.
-            if zlib.crc32(data[start : start + BLOCK]) != self._sums[number]:
+            if crc32(data[start : start + BLOCK]) != self._sums[number]:
                 raise damaged(self._path, f"damaged at byte {number * BLOCK:,} or behind")
 
     def check_stream(self, stream: IO[bytes]) -> None:

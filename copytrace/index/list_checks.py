@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import zlib
 from pathlib import Path
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from copytrace.arrays import Numbers
 from copytrace.checked_files import checked_copy, checks_of
@@ -57,7 +57,7 @@ class ListChecks:
                 part = new[runs == run]
                 self._advise(part)
                 for number, first, end in zip(part, self._first[part].tolist(), self._end[part].tolist(), strict=True):
-                    if zlib.crc32(content[first:end]) != self._sum[number]:
+                    if crc32(content[first:end]) != self._sum[number]:
                         raise damaged(self._path, f"damaged at byte {first:,} or behind")
         self._is_checked[new] = True
 

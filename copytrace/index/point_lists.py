@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
@@ -142,7 +142,7 @@ class CodedPoints:
                 content = _lists_as_bytes(length[start:last], *_join_runs(runs, start, last)).ravel().data
                 file.write(content)
                 bounds = np.cumsum([0, *(room[start:last] * POINT_BYTES)]).tolist()
-                sums[start:last] = [zlib.crc32(content[a:b]) for a, b in pairwise(bounds)]
+                sums[start:last] = [crc32(content[a:b]) for a, b in pairwise(bounds)]
                 start = last
         first = (np.cumsum(room) - room) * POINT_BYTES
         with atomic_path(path.with_suffix(".lists")) as temporary, temporary.open("wb") as file:
