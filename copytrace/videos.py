@@ -25,7 +25,7 @@ from copytrace.index.video_segments import index_segments, open_segments
 from copytrace.lease import hold_lease
 from copytrace.report.videos import report_videos
 from copytrace.run_folder import RunInput, VideoRunFolder
-from copytrace.search.editing import detect_editing, editing_detector
+from copytrace.search.unedited_queries import detect_editing, editing_detector
 from copytrace.search.video_candidates import search_frames
 from copytrace.step import ProcessRunner, Progress, Runner
 from copytrace.storage import open_output, require_writable, resolve_path

@@ -8,7 +8,7 @@ from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.index.video_segments import index_segments
 from copytrace.report.videos import report_videos
-from copytrace.search.editing import detect_editing
+from copytrace.search.unedited_queries import detect_editing
 from copytrace.search.video_candidates import search_frames
 from copytrace.summary import summarize_videos
 from copytrace.videos import check_videos

@@ -20,7 +20,7 @@ from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.cut_lists import note_cut
-from copytrace.search.editing import read_unedited
+from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.frame_search import FrameHits, place_of_least_variance
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
