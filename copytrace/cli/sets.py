@@ -66,6 +66,9 @@ def draw_images(
     encoded_again: Annotated[
         bool, typer.Option("--encoded-again", help="Copies are only encoded again, smaller or as JPEG, and not edited.")
     ] = False,
+    photographed: Annotated[
+        bool, typer.Option("--photographed", help="All pictures look as a phone's camera takes them.")
+    ] = False,
 ) -> None:
     """Draw text, screens, figures, icons, patterns and plain pictures, copies of them, and others that look alike."""
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
@@ -79,7 +82,9 @@ def draw_images(
         write_drawn_set(
             list_media(donors, "image"),
             folder,
-            DrawnSetPlan(templates=templates, kinds=kinds, seed=seed, encoded_again=encoded_again),
+            DrawnSetPlan(
+                templates=templates, kinds=kinds, seed=seed, encoded_again=encoded_again, photographed=photographed
+            ),
             workers=usable_cores(),
             progress=TerminalProgress(),
         )

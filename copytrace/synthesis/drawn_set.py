@@ -18,6 +18,7 @@ from copytrace.errors import ConfigError, InputError
 from copytrace.step import Progress, SilentProgress
 from copytrace.storage import atomic_path, write_text
 from copytrace.synthesis import drawn_figures, drawn_screens, drawn_text
+from copytrace.synthesis.camera import photograph
 from copytrace.synthesis.drawn_text import Draw
 from copytrace.synthesis.edit_tracking import Draw as EditDraw
 from copytrace.synthesis.edit_tracking import EditedPicture, Strength
@@ -74,6 +75,7 @@ class DrawnSetPlan:
         kinds: names of `PICTURE_KINDS`.
         seed: seed of all draws.
         encoded_again: copies are only encoded again, smaller or as JPEG, and not edited.
+        photographed: all pictures look as a camera takes them, each one for itself; see `camera.photograph`.
     """
 
     templates: int = 5
@@ -83,6 +85,7 @@ class DrawnSetPlan:
     kinds: tuple[str, ...] = tuple(PICTURE_KINDS)
     seed: int = 0
     encoded_again: bool = False
+    photographed: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ def _require_own_folders(out: Path, plan: DrawnSetPlan, jobs: Sequence[tuple[str
 def _write_template(out: Path, plan: DrawnSetPlan, kind: str, template: int, donors: Sequence[Photo]) -> list[_Query]:
     rng = np.random.default_rng((plan.seed, list(PICTURE_KINDS).index(kind), template))
     draw, names = PICTURE_KINDS[kind](rng), _names(plan, kind, template)
+    if plan.photographed and kind not in WITHOUT_PARTS:
+        draw = _photographed(draw)
     references = [draw(rng) for _ in names.references]
     for name, image in zip(names.references, references, strict=True):
         _save(image, out / "references" / f"{name}.png")
@@ -173,6 +178,10 @@ def _write_template(out: Path, plan: DrawnSetPlan, kind: str, template: int, don
         _save(edited.image, out / "queries" / f"{name}.jpg")
         queries.append(_Query(name, names.references[place], kind, tuple(edits)))
     return queries
+
+
+def _photographed(draw: Draw) -> Draw:
+    return lambda rng: photograph(draw(rng), rng)
 
 
 def _edit(

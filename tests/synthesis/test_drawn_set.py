@@ -40,6 +40,26 @@ def test_copies_that_are_only_encoded_again_have_no_other_edits(tmp_path: Path, 
     assert edits == {"jpeg", "jpeg downscale"}
 
 
+def test_photographed_pictures_have_no_even_ground_and_plain_ones_stay_plain(tmp_path: Path, donors: str) -> None:
+    photos = list_media(donors, "image")
+    for name, photographed in (("even", False), ("uneven", True)):
+        write_drawn_set(photos, tmp_path / name, replace(PLAN, photographed=photographed))
+    even, uneven = (
+        np.asarray(Image.open(tmp_path / name / "references/page-00-00.png")) for name in ("even", "uneven")
+    )
+    assert even.shape == uneven.shape
+    assert shades_of_paper(even) == 1
+    assert shades_of_paper(uneven) > 20
+    plain = [(tmp_path / name / "references/plain-00-00.png").read_bytes() for name in ("even", "uneven")]
+    assert plain[0] == plain[1]
+
+
+def shades_of_paper(pixels: np.ndarray) -> int:
+    """Return of how many gray levels the middle half of the pixels of a page is, in order of brightness."""
+    gray = np.sort(pixels.mean(axis=2).round().ravel())
+    return len(np.unique(gray[len(gray) // 4 : 3 * len(gray) // 4]))
+
+
 def test_the_ground_truth_names_the_copies_and_their_kind(tmp_path: Path, donors: str) -> None:
     out = write_drawn_set(list_media(donors, "image"), tmp_path / "set", PLAN)
     with (out / "ground_truth.csv").open(encoding="utf-8") as file:
