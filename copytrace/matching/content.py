@@ -7,7 +7,8 @@ template have places where the ground is the same and the ink is not, or is in o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -49,6 +50,8 @@ SAME_GROUND = 25.0  # gray levels by which the medians of a block may differ in 
 GROUND_NOISE, REWEIGHTINGS = 8.0, 8  # gray levels, and steps, of the fit of an edit of all colors
 AREA = 3  # blocks of a side
 COVER = 4  # blocks of the smallest thing that is taken for a cover
+FEWEST_AROUND = 4  # blocks that agree, for a rectangle around them
+MOST_AROUND = (2, 98)  # percentiles of their places: beside a crop, some agree by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +61,21 @@ class Content:
     `replaced` (0 to 1) is the share of ink that differs, or is in one of the pictures only, on a ground that is the
     same in both; ink in one of them counts as far as there is as much in the other one, since captions are only added.
     `spread` (0 to 1) is the share of areas of `AREA` x `AREA` blocks in which that is so: a caption is in few of them.
-    `share` (0 to 1) is that of blocks whose ink agrees, among those that have ink in both.
+    `replaced_inside` and `spread_inside` are the same in the rectangle around the ink that agrees: what lies around a
+    crop is no part of a copy. `share` (0 to 1) is that of blocks whose ink agrees, among those that have ink in both.
     """
 
     replaced: float
     spread: float
+    replaced_inside: float
+    spread_inside: float
     share: float
 
 
 def content_columns(content: Content | None) -> dict[str, float | None]:
     """Return the columns of a content in tables of evidence."""
-    if content is None:
-        return {"replaced": None, "spread": None, "agreeing_share": None}
-    return {"replaced": content.replaced, "spread": content.spread, "agreeing_share": content.share}
+    names = {"share": "agreeing_share"}
+    return {names.get(each.name, each.name): content and getattr(content, each.name) for each in fields(Content)}
 
 
 def compare_content(query: Bytes, reference: Bytes, transform: Doubles, *, negative: bool = False) -> Content | None:
@@ -290,14 +295,35 @@ def _count(correlation: Floats, here: Floats, there: Floats, inside: Bools, same
     seen = inside & same_ground & ~_covered(inked & ~agrees & ~same_ground)
     kept, differs = inked & agrees, inked & ~agrees & seen
     lone = [(one > STRONG) & (other < FAINT) & seen for one, other in ((here, there), (there, here))]
-    changed = both[differs].sum() + 2 * min(one[blocks].sum() for one, blocks in zip((here, there), lone, strict=True))
-    areas = _areas(differs)
-    spread = areas.sum() + 2 * min((_areas(blocks) & ~areas).sum() for blocks in lone)
+    inside_copy = _around(kept)
     return Content(
-        replaced=float(changed / (changed + both[kept].sum() + 1)),
-        spread=min(float(spread / max((_areas(kept) | areas).sum(), 1)), 1.0),
+        *_replaced((here, there), kept, differs, lone),
+        *_replaced((here, there), kept, differs & inside_copy, [blocks & inside_copy for blocks in lone]),
         share=float(kept.sum() / max(inked.sum(), 1)),
     )
+
+
+def _replaced(inks: tuple[Floats, Floats], kept: Bools, differs: Bools, lone: Sequence[Bools]) -> tuple[float, float]:
+    """Return the shares of ink and of areas that are replaced; `lone` are the blocks with ink in one picture only."""
+    both = np.minimum(*inks)
+    changed = both[differs].sum() + 2 * min(one[blocks].sum() for one, blocks in zip(inks, lone, strict=True))
+    areas = _areas(differs)
+    spread = areas.sum() + 2 * min((_areas(blocks) & ~areas).sum() for blocks in lone)
+    return (
+        float(changed / (changed + both[kept].sum() + 1)),
+        min(float(spread / max((_areas(kept) | areas).sum(), 1)), 1.0),
+    )
+
+
+def _around(kept: Bools) -> Bools:
+    """Return the rectangle of blocks around nearly all that agree; everything if hardly any do."""
+    rows, columns = np.nonzero(kept)
+    if len(rows) < FEWEST_AROUND:
+        return np.ones_like(kept)
+    around = np.zeros_like(kept)
+    (top, bottom), (left, right) = (np.percentile(places, MOST_AROUND).astype(int) for places in (rows, columns))
+    around[top : bottom + 1, left : right + 1] = True
+    return around
 
 
 def _areas(blocks: Bools) -> Bools:

@@ -63,6 +63,8 @@ EVIDENCE_SCHEMA = pa.schema(
         ("confirmed", pa.float32()),
         ("replaced", pa.float32()),
         ("spread", pa.float32()),
+        ("replaced_inside", pa.float32()),
+        ("spread_inside", pa.float32()),
         ("agreeing_share", pa.float32()),
         ("branch_matches", pa.list_(pa.int32())),
         ("view", pa.string()),

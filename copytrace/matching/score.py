@@ -34,7 +34,7 @@ RIVAL_INLIERS = 3  # of the best of 210 unrelated references: the median over 26
 RIVAL_LOG_INLIERS = float(np.log1p(RIVAL_INLIERS))
 
 SURE_LOGIT = 5.0  # a probability of 0.9933
-LEAST_COPIED = 0.05  # what the model of templates leaves at least: some copies of photographs look like one, too
+LEAST_COPIED = 0.05  # what is left at least: some copies of photographs look like pictures of one origin
 
 # Of 375 true pairs of two evaluation sets, one has fewer inliers and yet a probability over 0.5.
 LEAST_INLIERS = 5
@@ -58,10 +58,17 @@ THUMBNAIL_FEATURES = ("likeness", "log_contrast")
 DIFFERENT = 8.0  # thumbnails that differ by so much or more are of different pictures; see `features.thumbnails`
 CONTRASTS = (1.0, 8.0)  # of thumbnails of plain pictures, and of a page with some lines; more is no further evidence
 
-CONTENT_FEATURES = ("agreement", "confirmed", "log_kept", "log_untouched", "agreeing_share")
+CONTENT_FEATURES = (
+    "agreement",
+    "confirmed",
+    "log_kept",
+    "log_untouched",
+    "log_kept_inside",
+    "log_untouched_inside",
+    "agreeing_share",
+)
 LEAST_REPLACED, LEAST_SPREAD = 0.01, 0.02  # of copies that were edited a little
 DOUBTFUL = 0.5  # probability of a copy by a look at the pictures, below which thumbnails count less
-LEAST_CONTENT = 0.01  # what the model of contents leaves at least
 
 TEMPLATE_FEATURES = ("agreement", "confirmed", "log_distance", "unique")
 DISTANCES = (300.0, 20_000.0)  # squared, of the inliers of pictures as they are, and of pictures that were edited much
@@ -101,7 +108,7 @@ class Calibration:
         same = np.where(look_alike(evidence), self.thumbnail.probability(thumbnail_features_of(evidence)), 0.0)
         # A thumbnail shows a page of a timetable, but not its figures: a look at the pictures outweighs it.
         doubt = np.where(compared, np.minimum(copied / DOUBTFUL, 1.0), 1.0)
-        by_points = self._score_by_points(evidence, np.maximum(copied, np.where(compared, LEAST_CONTENT, LEAST_COPIED)))
+        by_points = self._score_by_points(evidence, np.maximum(copied, LEAST_COPIED))
         return np.asarray(np.maximum(by_points, same * doubt))
 
     def _score_by_points(self, evidence: pa.Table, copied: Doubles) -> Doubles:
@@ -236,13 +243,18 @@ def template_features_of(evidence: pa.Table) -> Doubles:
 
 def content_features_of(evidence: pa.Table) -> Doubles:
     """Return the `CONTENT_FEATURES` of evidence rows, float64 [N, F]; 0 where no pictures were compared."""
-    replaced, spread = _numbers(evidence, "replaced"), _numbers(evidence, "spread")
     seen = was_compared(evidence)
+
+    def rest(name: str, least: float) -> Doubles:
+        return np.asarray(-np.log(np.clip(_numbers(evidence, name), least, 1)) * seen)
+
     columns = {
         "agreement": _numbers(evidence, "agreement"),
         "confirmed": _numbers(evidence, "confirmed"),
-        "log_kept": -np.log(np.clip(replaced, LEAST_REPLACED, 1)) * seen,
-        "log_untouched": -np.log(np.clip(spread, LEAST_SPREAD, 1)) * seen,
+        "log_kept": rest("replaced", LEAST_REPLACED),
+        "log_untouched": rest("spread", LEAST_SPREAD),
+        "log_kept_inside": rest("replaced_inside", LEAST_REPLACED),
+        "log_untouched_inside": rest("spread_inside", LEAST_SPREAD),
         "agreeing_share": _numbers(evidence, "agreeing_share"),
     }
     return np.stack([columns[name] for name in CONTENT_FEATURES], axis=1)

@@ -20,10 +20,10 @@ from copytrace.index.media_index import check_model
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.cut_lists import note_cut
-from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.frame_search import FrameHits, place_of_least_variance
 from copytrace.search.own_files import digest_of_shared_places
 from copytrace.search.own_videos import OthersSearch
+from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest
 from copytrace.search.video_hits import best_per_video, distinct_frames, hits_in_range

@@ -20,9 +20,9 @@ from copytrace.exchange.npz_files import write_npz
 from copytrace.index.video_index import FrameDescriptors, VideoIndex
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.frame_search import place_of_least_variance
 from copytrace.search.mapped_vectors import drop_number
+from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.video_candidates import read_noise_levels
 from copytrace.search.video_hits import distinct_frames
 from copytrace.storage import read_json, resolve_path

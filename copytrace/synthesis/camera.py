@@ -43,7 +43,7 @@ def _tilt(page: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _light(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Return the share of white that paper reflects, float32 [H, W]: it falls off to one side, and paper is not even."""
+    """Return the share of white that paper reflects, float32 [H, W]: light falls off, and paper is not even."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     angle, least, most = rng.uniform(0, 2 * np.pi), rng.uniform(*LIGHT), rng.uniform(*LIT)
     along = np.cos(angle) * columns / shape[1] + np.sin(angle) * rows / shape[0]

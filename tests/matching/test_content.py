@@ -48,6 +48,23 @@ def test_what_covers_a_copy_is_not_held_against_it() -> None:
     assert 0.5 < seen.share < 0.95
 
 
+def test_what_lies_around_a_crop_is_not_inside_the_copy() -> None:
+    page, other = draw("page", 2)
+    width, height = page.size
+    post = page.copy()
+    pen = ImageDraw.Draw(post)
+    for top, bottom in ((0, height // 4), (3 * height // 4, height)):
+        pen.rectangle((0, top, width, bottom), fill=page.getpixel((1, 1)))
+        for left in range(width // 8, width, width // 4):
+            pen.ellipse((left, top + 30, left + 50, top + 80), outline=(30, 30, 40), width=5)
+    seen = compare(post, page)
+    assert seen.replaced > 0.1
+    assert seen.spread > 0.1
+    assert seen.replaced_inside < 0.02
+    assert seen.spread_inside < 0.05
+    assert compare(other, page).replaced_inside > 0.08
+
+
 def test_a_transform_is_refined_and_colors_may_change() -> None:
     (reference,) = draw("calendar", 1)
     off = MIRRORED + np.array([[0, 0, 0.008], [0, 0, -0.008]])

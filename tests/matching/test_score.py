@@ -127,9 +127,12 @@ def test_pages_of_one_template_are_no_copies_though_their_frame_agrees() -> None
 
 def test_forms_with_other_entries_are_no_copies_though_most_of_their_points_agree() -> None:
     form = COPY | {"inliers": 92, "agreement": 0.54, "confirmed": 0.56, "uniqueness": 4700.0}
-    nearly = form | {"replaced": 0.126, "spread": 0.243, "agreeing_share": 0.88}
-    other = form | {"replaced": 0.3, "spread": 0.5, "agreeing_share": 0.8}
-    captioned = form | {"replaced": 0.01, "spread": 0.05, "agreeing_share": 0.9}
+
+    def compared(replaced: float, spread: float, share: float) -> dict[str, Any]:
+        inside = {"replaced_inside": replaced, "spread_inside": spread}
+        return form | inside | {"replaced": replaced, "spread": spread, "agreeing_share": share}
+
+    nearly, other, captioned = compared(0.126, 0.243, 0.88), compared(0.3, 0.5, 0.8), compared(0.01, 0.05, 0.9)
     calibration = load_calibration()
     assert calibration.score(evidence(other))[0] < 0.1
     assert calibration.score(evidence(captioned))[0] > 0.5
@@ -138,6 +141,14 @@ def test_forms_with_other_entries_are_no_copies_though_most_of_their_points_agre
     assert calibration.score(evidence(captioned | alike))[0] > 0.9
     unread = calibration.score(evidence(form))[0]
     assert calibration.score(evidence(nearly))[0] < 0.5 < unread
+
+
+def test_what_lies_around_a_crop_counts_less_than_what_is_in_it() -> None:
+    page = COPY | {"inliers": 97, "agreement": 0.48, "confirmed": 0.71, "uniqueness": 2500.0, "agreeing_share": 0.72}
+    around = page | {"replaced": 0.1, "spread": 0.2, "replaced_inside": 0.0, "spread_inside": 0.0}
+    within = around | {"replaced_inside": 0.1, "spread_inside": 0.2}
+    cropped, other = load_calibration().score(evidence(around, within | {"query_id": "other"}))
+    assert cropped > 0.5 > other
 
 
 @given(st.sampled_from(["inliers", "agreement", "confirmed"]), st.floats(1.0, 3.0))

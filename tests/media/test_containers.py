@@ -99,9 +99,7 @@ def test_white_art_on_nothing_is_seen_in_an_animation(tmp_path: Path) -> None:
 def test_a_process_may_begin_with_an_animated_webp(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (64, 48), (level,) * 3) for level in (0, 240)]
     frames[0].save(tmp_path / "a", "WEBP", save_all=True, append_images=frames[1:], duration=1000)
-    program = (
-        "import sys; from copytrace.media.frames import open_video; print(len(list(open_video(sys.argv[1]).frames())))"
-    )
+    program = "import sys; from copytrace.media.frames import read_frames; print(len(list(read_frames(sys.argv[1]))))"
     assert int(run_python("-c", program, tmp_path / "a").stdout) >= 2
 
 
