@@ -41,7 +41,8 @@ FEWEST_BLOCKS = 6
 
 # Share of pixels like the ground in blocks with ink. Of 60 photographs, 59 have 0.20 to 0.39 and one 0.46; of
 # drawn pictures of 36 kinds, all but a page of small print and a bar code have more than 0.5.
-DRAWN = 0.4
+# One photograph in a hundred has more than `SURELY_DRAWN`, and so have two-dimensional codes, chats and tables.
+DRAWN, SURELY_DRAWN = 0.4, 0.5
 LIKE_GROUND = 0.25  # of a block's standard deviation: how far from the ground, its median, such pixels may be
 INK, FAINT, STRONG = 5.0, 3.0, 10.0  # standard deviation of blocks with some, nearly no, and clear ink, in gray levels
 ALIKE, BELOW = 0.9, 0.15  # a block agrees if its correlation is at most `BELOW` less than in most blocks, or `ALIKE`
@@ -78,16 +79,18 @@ def content_columns(content: Content | None) -> dict[str, float | None]:
     return {names.get(each.name, each.name): content and getattr(content, each.name) for each in fields(Content)}
 
 
-def compare_content(query: Bytes, reference: Bytes, transform: Doubles, *, negative: bool = False) -> Content | None:
+def compare_content(
+    query: Bytes, reference: Bytes, transform: Doubles, *, negative: bool = False, least_ground: float = DRAWN
+) -> Content | None:
     """Compare two pictures, uint8 RGB [H, W, 3], under a transform.
 
     Returns None if they share too little, or if the reference does not look drawn: where there is no plain ground, as
-    in photographs, there is no ink.
+    in photographs, there is no ink. `least_ground` (0 to 1) is the share of such ground around ink that it takes.
 
     `transform` float64 [2, 3] leads from the reference to the query, both in shares of width and height, as that of a
     `Verification`. `negative` says that the query has inverted colors.
     """
-    laid = _lay_over(255 - query if negative else query, reference, transform)
+    laid = _lay_over(255 - query if negative else query, reference, transform, least_ground)
     if laid is None:
         return None
     shown, original, inside = laid
@@ -100,7 +103,9 @@ def compare_content(query: Bytes, reference: Bytes, transform: Doubles, *, negat
     return _count(correlation, here, there, inside, _same_ground(original, shown, inside))
 
 
-def _lay_over(query: Bytes, reference: Bytes, transform: Doubles) -> tuple[Bytes, Bytes, Bools] | None:
+def _lay_over(
+    query: Bytes, reference: Bytes, transform: Doubles, least_ground: float
+) -> tuple[Bytes, Bytes, Bools] | None:
     """Return the query laid over the reference, the reference, and which blocks lie in both, bool [rows, columns].
 
     Both pictures are reduced to the size of the one in which the reference is smaller.
@@ -115,7 +120,7 @@ def _lay_over(query: Bytes, reference: Bytes, transform: Doubles) -> tuple[Bytes
     if (
         min(original.shape[:2]) < 2 * MATCHED_BLOCK
         or max(small.shape) > LONGEST
-        or _flat_ground(_gray(original)) < DRAWN
+        or _flat_ground(_gray(original)) < least_ground
     ):
         return None
     placed = _in_pixels(np.vstack([transform, [0, 0, 1]]), original, small)

@@ -200,7 +200,11 @@ def test_pairs_of_several_shards_of_references_are_compared_at_the_same_time(
 
 
 def test_drawn_pictures_are_compared_unless_one_cannot_be_read(
-    tmp_path: Path, write_photos: WritePhotos, build_index: Build, image_settings: ImageSettings
+    tmp_path: Path,
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = np.random.default_rng(5)
     form = PICTURE_KINDS["form"](rng)
@@ -213,6 +217,14 @@ def test_drawn_pictures_are_compared_unless_one_cannot_be_read(
     )
     Path(indexes[0].paths["gone"]).unlink()
     candidates = [on_local(query, reference) for query in ("copy", "gone") for reference in ("first", "second")]
+    # Where points are unique, pictures are compared only if few agree.
+    monkeypatch.setattr(evidence_module, "looks_drawn", lambda *_: False)
+    pairs = rows_of(indexes, candidates, image_settings, tmp_path / "unique")
+    assert {row["replaced"] for row in pairs.values()} == {None}
+    monkeypatch.setattr(evidence_module, "FEW_AGREE", 1.0)
+    pairs = rows_of(indexes, candidates, image_settings, tmp_path / "few")
+    assert pairs["copy", "second"]["replaced"] > 0.05
+    monkeypatch.undo()
     pairs = rows_of(indexes, candidates, image_settings, tmp_path / "run")
     assert pairs["copy", "first"]["replaced"] < 0.01
     assert pairs["copy", "second"]["replaced"] > 0.05
