@@ -76,7 +76,10 @@ class Content:
 def content_columns(content: Content | None) -> dict[str, float | None]:
     """Return the columns of a content in tables of evidence."""
     names = {"share": "agreeing_share"}
-    return {names.get(each.name, each.name): content and getattr(content, each.name) for each in fields(Content)}
+    return {
+        names.get(each.name, each.name): None if content is None else getattr(content, each.name)
+        for each in fields(Content)
+    }
 
 
 def compare_content(

@@ -25,7 +25,8 @@ def photograph(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     paper.alpha_composite(image.convert("RGBA"))
     pixels = np.asarray(paper.convert("RGB"), np.float32) / 255
     black = rng.uniform(*INK_LIGHT)
-    seen = _tilt(black + (1 - black) * pixels, rng) * _light(pixels.shape[:2], rng)[..., None]
+    printed = np.asarray(black + (1 - black) * pixels, np.float32)
+    seen = _tilt(printed, rng) * _light(pixels.shape[:2], rng)[..., None]
     blurred = cv2.GaussianBlur(seen, (0, 0), rng.uniform(*BLUR) * max(1.0, min(seen.shape[:2]) / 400))
     noisy = 255 * blurred + rng.normal(0, rng.uniform(*GRAIN), blurred.shape)
     return Image.fromarray(np.rint(np.clip(noisy, 0, 255)).astype(np.uint8))
