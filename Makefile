@@ -119,8 +119,9 @@ test: $(INSTALLED) chromium ## run all checks, and all tests except those of tes
 test-stack: $(INSTALLED) postgresql ## run the tests that start all servers, or wait for them (about ten minutes)
 	$(BIN)/python -m pytest $(OF_ALL_SERVERS)
 
-test-faults: $(INSTALLED) ## alter files of all readers, decode hostile ones, kill runs, fill disks, flip bits, run for long (hours)
+test-faults: $(INSTALLED) ## alter files of all readers, decode hostile ones, kill runs, fill disks, flip bits, export, run for long (hours)
 	$(BIN)/python -m pytest $(FAULTS) --capture=no
+	COPYTRACE_EXPORTS=1 $(BIN)/python -m pytest tests/features/test_descriptors.py
 	COPYTRACE_FLIPS=1000 $(BIN)/python -m pytest tests/test_damage.py --capture=no
 	COPYTRACE_KILLS=10 $(BIN)/python -m pytest tests/test_killed_runs.py --capture=no
 	COPYTRACE_PAIRS=200 $(BIN)/python -m pytest tests/test_concurrent_runs.py --capture=no

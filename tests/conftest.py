@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import av
 import cv2
@@ -22,12 +21,10 @@ from xdist.scheduler import LoadFileScheduling
 
 from configs.images import ImageSettings, PointSettings
 from configs.load import load_settings
-from copytrace import images, videos
 from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.features.descriptors import load_descriptor
 from copytrace.features.points import Points
-from copytrace.features.resize import SquareInput
-from copytrace.index import image_index, video_index
+from copytrace.index import image_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments
 from copytrace.index.media_index import Role, finish_index
@@ -43,6 +40,7 @@ from models.export import (
     PAIR_GRAPH_VERSION,
 )
 from tasks.service.server_process import PID_SUFFIX, stop_leftovers
+from tests.grid_models import GridDescriptor, replace_models
 
 # A busy machine is no failure; and cases that take many examples to find are written out as tests of their own.
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=40)
@@ -114,22 +112,6 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
         return weights, shared_cache / f"{kind}-{digest}-v{version[kind]}.onnx"
 
     return find
-
-
-class GridDescriptor(SquareInput):
-    """A real descriptor that needs no network: the picture on a coarse grid, its mean taken away, as a unit vector."""
-
-    name = "grid"
-    digest = "grid0000grid0000"
-    typical_noise = 0.47
-    dimensions = 192
-    input_size = 32
-
-    def describe(self, batch: Pixels) -> NDArray[np.float32]:
-        grid = batch.reshape(len(batch), 8, 4, 8, 4, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
-        centred = grid - grid.mean(axis=1, keepdims=True)
-        vectors = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
-        return cast(NDArray[np.float32], vectors.astype(np.float32))
 
 
 @pytest.fixture
@@ -239,7 +221,7 @@ def video_sides(
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def image_settings() -> ImageSettings:
     """Settings that are quick and do not move with the defaults."""
     return ImageSettings.model_validate(
@@ -265,7 +247,7 @@ def image_settings() -> ImageSettings:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
     """Return a function that writes pictures as PNG into a folder and returns the folder."""
 
@@ -281,31 +263,40 @@ def write_photos() -> Callable[[Path, Mapping[str, Pixels]], Path]:
 @pytest.fixture
 def use_grid_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let indexes be described by `GridDescriptor`, without an overlay detector."""
-    models = (GridDescriptor(), None)
-    for module in (images, image_index):
-        monkeypatch.setattr(module, "load_image_models", lambda descriptor, detector: models)
-    for module in (videos, video_index):
-        monkeypatch.setattr(module, "load_video_models", lambda descriptor, detector: models)
+    replace_models(monkeypatch)
 
 
-@pytest.fixture
-def build_index(use_grid_descriptor: None) -> Callable[..., tuple[ImageIndex, list[int]]]:
-    """Return a function that builds or grows an index, and returns it with the numbers of the shards it described."""
+@pytest.fixture(scope="session")
+def build_shared_index() -> Callable[..., tuple[ImageIndex, list[int]]]:
+    """Return a function that builds or grows an index by `GridDescriptor`.
+
+    It returns the index with the numbers of the shards that it described.
+    """
 
     def build(
         source: Path | str, root: Path, role: Role, settings: ImageSettings, *, replace: bool = False
     ) -> tuple[ImageIndex, list[int]]:
-        planned = image_index.plan_images(str(source), root, role, settings, replace=replace)
-        for shard in planned:
-            if role == "queries":
-                image_index.find_overlays(root, shard, settings)
-            image_index.describe_images(root, shard, settings)
+        with pytest.MonkeyPatch.context() as patch:
+            replace_models(patch)
+            planned = image_index.plan_images(str(source), root, role, settings, replace=replace)
+            for shard in planned:
+                if role == "queries":
+                    image_index.find_overlays(root, shard, settings)
+                image_index.describe_images(root, shard, settings)
         finish_index(root, root / "failures.csv", [root], 1.0)
         if role == "references":
             index_segments(root)
         return ImageIndex.open(root), planned
 
     return build
+
+
+@pytest.fixture
+def build_index(
+    use_grid_descriptor: None, build_shared_index: Callable[..., tuple[ImageIndex, list[int]]]
+) -> Callable[..., tuple[ImageIndex, list[int]]]:
+    """Return the same function, for tests that describe pictures besides."""
+    return build_shared_index
 
 
 @pytest.fixture(scope="session")

@@ -23,17 +23,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from configs.images import ImageSettings
-from configs.training import DescriptorTraining, OverlayTraining
 from configs.videos import VideoSettings
 from copytrace import images, videos
 from copytrace.cli.errors import USER_ERRORS
 from copytrace.index import image_index, video_index
-from copytrace.training.descriptor import train_descriptor
-from copytrace.training.overlay import train_overlay_detector
 from tests.racing_runs import MeanColor, exit_code, fork
 
 POINTS = {"short_side": 60, "max_points": 20}
@@ -55,6 +53,25 @@ PHOTOS = {"validation_share": 0.5, "long_side": 64}
 OVERLAY = NETWORK | {"input_size": 64, "detected_size": 64, "examples_per_epoch": 8, "validation_composites": 4}
 DESCRIPTOR = NETWORK | {"described_size": 32, "dimensions": 16, "memory": 8, "whitening": "off"}
 
+
+def train_descriptor(media: Path, out: Path) -> object:
+    """Train a small descriptor; it imports torch here, which takes longer than a run of images."""
+    from configs.training import DescriptorTraining  # noqa: PLC0415
+    from copytrace.training.descriptor import train_descriptor  # noqa: PLC0415
+
+    values = DESCRIPTOR | {"photos": PHOTOS | {"validation_copies": 1}, "loop": LOOP}
+    return train_descriptor(str(media / "photos" / "training"), out, DescriptorTraining.model_validate(values))
+
+
+def train_overlay_detector(media: Path, out: Path) -> object:
+    """Train a small overlay detector."""
+    from configs.training import OverlayTraining  # noqa: PLC0415
+    from copytrace.training.overlay import train_overlay_detector  # noqa: PLC0415
+
+    values = OVERLAY | {"photos": PHOTOS, "loop": LOOP}
+    return train_overlay_detector(str(media / "photos" / "training"), out, OverlayTraining.model_validate(values))
+
+
 FLOWS: dict[str, Callable[[Path, Path], object]] = {
     "index-images": lambda media, out: images.index_images(
         str(media / "photos" / "references"), out, ImageSettings.model_validate(IMAGES)
@@ -68,16 +85,8 @@ FLOWS: dict[str, Callable[[Path, Path], object]] = {
     "match-videos": lambda media, out: videos.match_videos(
         *(str(media / "videos" / side) for side in ("queries", "references")), out, VideoSettings.model_validate(VIDEOS)
     ),
-    "train-descriptor": lambda media, out: train_descriptor(
-        str(media / "photos" / "training"),
-        out,
-        DescriptorTraining.model_validate(DESCRIPTOR | {"photos": PHOTOS | {"validation_copies": 1}, "loop": LOOP}),
-    ),
-    "train-overlay-detector": lambda media, out: train_overlay_detector(
-        str(media / "photos" / "training"),
-        out,
-        OverlayTraining.model_validate(OVERLAY | {"photos": PHOTOS, "loop": LOOP}),
-    ),
+    "train-descriptor": train_descriptor,
+    "train-overlay-detector": train_overlay_detector,
 }
 SOONER = 0.8
 ENOUGH = 64 << 10  # KiB
@@ -210,4 +219,7 @@ def use_simple_models() -> None:
 if __name__ == "__main__":
     use_simple_models()
     chosen, chosen_seed, count, *places = sys.argv[1:]
+    if chosen.startswith("train"):
+        for module in ("descriptor", "overlay"):
+            import_module(f"copytrace.training.{module}")
     main(chosen, chosen_seed, count, *map(Path, places))

@@ -15,8 +15,9 @@ from typer.testing import CliRunner, Result
 
 from copytrace.cli import app
 from copytrace.synthesis.sample_photos import sample_photos
+from tests.few_points import FEW_POINTS
 
-QUICK = ["local.stretches=[]", "report.max_matches=20"]
+QUICK = [f"local.{name}={json.dumps(value)}" for name, value in FEW_POINTS.items()] + ["report.max_matches=20"]
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +136,8 @@ def test_copies_within_one_folder_are_found_once_and_never_in_themselves(photos:
 def test_edited_copies_of_own_photos_can_be_matched_and_calibrated_on(photos: Path, tmp_path: Path) -> None:
     references = photos / "references"
     made = copytrace(
-        "edit-images", references, photos / "queries" / "stranger.png", "--out", tmp_path / "set", "--copies", "8",
-        "--distractors", "4", "--difficulty", "mild",
+        "edit-images", references, photos / "queries" / "stranger.png", "--out", tmp_path / "set", "--copies", "4",
+        "--distractors", "2", "--difficulty", "mild",
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     run = copytrace("match-images", tmp_path / "set" / "queries", references, "--out", tmp_path / "run", *QUICK)

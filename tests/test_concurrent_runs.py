@@ -23,7 +23,7 @@ from tests.child_processes import run_python
 from tests.racing_runs import REFUSED
 
 Pixels = NDArray[np.uint8]
-PAIRS = int(os.environ.get("COPYTRACE_PAIRS", "6"))
+PAIRS = int(os.environ.get("COPYTRACE_PAIRS", "3"))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from copytrace.verify import SEALED, find_damage, mend
 from copytrace.videos import index_videos, match_videos
 
 Pixels = NDArray[np.uint8]
-FLIPS = int(os.environ.get("COPYTRACE_FLIPS", "4"))
+FLIPS = int(os.environ.get("COPYTRACE_FLIPS", "2"))
 SETTINGS: dict[str, Any] = {
     "media": {"shard_size": 2, "threads": 1},
     "overlay": {"detector": "none"},

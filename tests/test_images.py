@@ -22,13 +22,14 @@ from copytrace.index.image_index import ImageIndex, describe_images, find_overla
 from copytrace.index.media_index import finish_index
 from copytrace.search import image_candidates
 from copytrace.step import SilentProgress, StepProgress
+from tests.few_points import FEW_POINTS
 
 Pixels = NDArray[np.uint8]
 WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
 
 
 def quick(**media: Any) -> ImageSettings:
-    sections: dict[str, dict[str, Any]] = {"local": {"stretches": []}, "overlay": {"detector": "none"}}
+    sections = {"descriptor": {"input_size": 128}, "local": FEW_POINTS, "overlay": {"detector": "none"}}
     return ImageSettings.model_validate({**sections, "media": {"shard_size": 2} | media, "report": {"max_matches": 5}})
 
 

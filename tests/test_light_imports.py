@@ -18,6 +18,7 @@ STEPS = {
         {"prefect", "mlflow", "boto3"},
     ),
     "image matching": ("import copytrace.images", {"av", "torch", "skimage"}),
+    "video matching": ("import copytrace.videos", {"torch", "skimage", "sklearn", "pandas"}),
     "tables of a command": (
         "from copytrace.cli.images import leave_out_pandas\nimport pyarrow\nleave_out_pandas()\n"
         "table = pyarrow.table({'number': [1, 2]})\nassert table.column('number').to_numpy().tolist() == [1, 2]",

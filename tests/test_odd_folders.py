@@ -16,10 +16,12 @@ from PIL import Image
 
 from configs.images import ImageSettings
 from copytrace.images import match_images
+from tests.few_points import FEW_POINTS
 
 Pixels = NDArray[np.uint8]
 QUICK: dict[str, Any] = {
-    "local": {"stretches": []},
+    "descriptor": {"input_size": 128},
+    "local": FEW_POINTS,
     "overlay": {"detector": "none"},
     "media": {"exclude": ["thumbnails"]},
     "report": {"max_matches": 0},

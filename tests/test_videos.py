@@ -24,7 +24,6 @@ from copytrace.images import index_images
 from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
 from copytrace.metrics.video_evaluation import evaluate_videos
-from copytrace.runtime import usable_cores
 from copytrace.videos import index_videos, match_videos
 
 Pixels = NDArray[np.uint8]
@@ -152,19 +151,16 @@ def test_a_second_run_does_nothing_again(demo_run: tuple[Path, dict[str, Any]], 
     assert {path: path.stat().st_mtime_ns for path in kept} == times
 
 
-def test_neither_shards_nor_threads_change_what_is_found(
-    demo_run: tuple[Path, dict[str, Any]], demo_videos: Path, tmp_path: Path
-) -> None:
-    # The run that it is compared with had one shard of queries, and a thread for each core, of which `make test` gives
-    # it one; its references are taken as they are, whose shards are the subject of
+def test_neither_shards_nor_threads_change_what_is_found(index: Path, video_sides: Path, tmp_path: Path) -> None:
+    # By the panes, networks and rules that ship; the shards of references are the subject of
     # `test_an_index_in_any_shards_gives_what_the_folder_gives`.
-    threads = 3 if usable_cores() == 1 else 1
-    settings = VideoSettings.model_validate(
-        {"media": {"shard_size": 2, "threads": threads}, "report": {"max_matches": 0}}
-    )
-    match_videos(demo_videos / "queries", demo_run[0] / "work" / "references", tmp_path, settings)
-    assert len(list(tmp_path.glob("work/queries/receipts/*.json"))) == 3
-    assert (tmp_path / "segments.csv").read_bytes() == (demo_run[0] / "segments.csv").read_bytes()
+    for size, threads in ((8, 1), (1, 3)):
+        values = {"media": {"shard_size": size, "threads": threads}, "descriptor": {"input_size": 128}}
+        settings = VideoSettings.model_validate(values | {"report": {"max_matches": 0}})
+        match_videos(video_sides / "queries", index, tmp_path / str(size), settings)
+    assert [len(list(tmp_path.glob(f"{size}/work/queries/receipts/*.json"))) for size in (8, 1)] == [1, 3]
+    assert copies_in(tmp_path / "8") == {("mirrored", "chelsea"), ("whole", "coffee")}
+    assert (tmp_path / "1" / "segments.csv").read_bytes() == (tmp_path / "8" / "segments.csv").read_bytes()
 
 
 def test_other_alignment_settings_redo_the_alignment_only(finished: Path, video_sides: Path, tmp_path: Path) -> None:

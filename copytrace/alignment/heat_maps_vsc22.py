@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.linear_model import RANSACRegressor
 
 from copytrace.alignment.segments import Segment, SimilarityMatrix
 
@@ -68,6 +66,10 @@ def _cells(mask: NDArray[np.bool_]) -> tuple[Cells, Cells]:
 def _line(
     heat: NDArray[np.float32], matrix: SimilarityMatrix, rows: Cells, columns: Cells, deviation_cost: float
 ) -> Segment | None:
+    # Here, as importing scikit-learn takes more than a second, and few runs use this rule.
+    from sklearn.exceptions import UndefinedMetricWarning  # noqa: PLC0415
+    from sklearn.linear_model import RANSACRegressor  # noqa: PLC0415
+
     if len(np.unique(rows)) <= MIN_FRAMES:
         return None
     ransac = RANSACRegressor(max_trials=TRIALS, random_state=SEED, residual_threshold=RANSAC_FRAMES)

@@ -34,15 +34,15 @@ from flows.match_videos import match_videos
 from flows.parameters import flow_settings
 from tasks import dask_cluster
 from tasks.runners import run_on
+from tests.few_points import FEW_POINTS
 from tests.integration.dask_steps import die, note, refuse, stop_at_one, write
 
-STEPS = "tests.integration.dask_steps"
+PRELOADED = ["distributed", "onnxruntime", "pandas", "prefect.task_engine", "prefect_dask"]
+PRELOADED += ["tasks.image_steps", "tasks.video_steps", "tests.integration.dask_steps"]
 TWO_PROCESSES = Runner(kind="dask", workers=2)
-POINTS = {"short_side": 120, "max_points": 150}
-VIEWS = ("reference_points", "query_points", "crop_points", "stretched_points")
 IMAGES: dict[str, Any] = {
     "media": {"shard_size": 2},
-    "local": {**dict.fromkeys(VIEWS, POINTS), "stretches": []},
+    "local": FEW_POINTS,
     "descriptor": {"input_size": 128},
     "overlay": {"detector": "edges"},
 }
@@ -60,7 +60,7 @@ def cluster(prefect_server: str) -> Iterator[Runner]:
 
     They are forked from a process that has imported what they need, as each would take ten seconds to import it.
     """
-    get_context("forkserver").set_forkserver_preload(["distributed", "tasks.image_steps", "tasks.video_steps", STEPS])
+    get_context("forkserver").set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
     settings = {"distributed.scheduler.allowed-failures": 1, "distributed.worker.multiprocessing-method": "forkserver"}
     with (

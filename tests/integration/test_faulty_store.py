@@ -20,10 +20,16 @@ from copytrace.images import match_images
 from copytrace.media import sources
 from copytrace.media.failures import read_failures
 from tasks.service.seaweedfs import SeaweedFS
+from tests.few_points import FEW_POINTS
 
 Pixels = NDArray[np.uint8]
 QUICK = ImageSettings.model_validate(
-    {"local": {"stretches": []}, "overlay": {"detector": "edges"}, "report": {"max_matches": 5}}
+    {
+        "descriptor": {"input_size": 128},
+        "local": FEW_POINTS,
+        "overlay": {"detector": "edges"},
+        "report": {"max_matches": 5},
+    }
 )
 
 

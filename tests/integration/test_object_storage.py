@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -32,27 +33,19 @@ from copytrace.storage import remove_tree, resolve_path, write_json
 from copytrace.tables import write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
+from tests.few_points import FEW_POINTS
 
 Pixels = NDArray[np.uint8]
 
 QUICK = {
     "descriptor.input_size": 128,
-    "local.stretches": [],
+    **{f"local.{name}": value for name, value in FEW_POINTS.items()},
     "overlay.detector": "none",
     "media.shard_size": 2,
     "report.max_matches": 5,
 }
-WRITTEN_ANEW = {
-    "plan",
-    "manifest",
-    "index",
-    "failures",
-    "passed_over",
-    "unlisted",
-    "run",
-    "lists",
-    "summary",
-}  # by every run, with the same content
+# By every run, with the same content.
+WRITTEN_ANEW = {"plan", "manifest", "index", "failures", "passed_over", "unlisted", "run", "lists", "summary"}
 
 
 @pytest.fixture(scope="module")
@@ -84,22 +77,35 @@ def media(store: str, photos: Mapping[str, Pixels], video_sides: Path) -> str:
     return store
 
 
+class Interrupted(SilentProgress):
+    """Progress of a run that the user ends when pairs are to be scored."""
+
+    def step(self, name: str, total: int, unit: str = "") -> AbstractContextManager[StepProgress]:
+        if name == "score pairs":
+            raise KeyboardInterrupt
+        return super().step(name, total, unit)
+
+
+class Continued(NamedTuple):
+    """A finished run, and when each of its objects was written that it had when it was interrupted."""
+
+    out: Path
+    before: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def image_run(media: str) -> Path:
-    """A finished run of images from the store into the store, by the command line."""
-    out = f"{media}/image-run"
-    arguments = [f"{media}/photos/queries", f"{media}/photos/references", "--out", out]
-    settings = [
-        "descriptor.input_size=128",
-        "local.stretches=[]",
-        "overlay.detector=none",
-        "media.shard_size=2",
-        "report.max_matches=5",
-    ]
-    told = CliRunner().invoke(app, ["match-images", *arguments, *settings])
+def continued(media: str) -> Continued:
+    """A run of images from the store into the store that was interrupted, and that the command line finished."""
+    out, sides = resolve_path(f"{media}/image-run"), (f"{media}/photos/queries", f"{media}/photos/references")
+    with pytest.raises(KeyboardInterrupt):
+        match_images(*sides, str(out), images(), Interrupted())
+    before = versions_in(out)
+    assert not (out / "matches.csv").exists()
+    settings = [f"{name}={json.dumps(value)}" for name, value in QUICK.items()]
+    told = CliRunner().invoke(app, ["match-images", *sides, "--out", str(out), *settings])
     assert told.exit_code == 0, told.output
     assert f"{out}/matches.csv" in told.output
-    return resolve_path(out)
+    return Continued(out, before)
 
 
 def images(**settings: Any) -> ImageSettings:
@@ -147,37 +153,26 @@ def assert_same_files(names: tuple[str, ...], one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_a_run_of_images_in_a_store_gives_the_bytes_of_one_on_disk(media: str, image_run: Path, tmp_path: Path) -> None:
+def test_a_run_of_images_that_went_on_in_a_store_gives_the_bytes_of_one_on_disk(
+    media: str, continued: Continued, tmp_path: Path
+) -> None:
     run = match_images(f"{media}/photos/queries", f"{media}/photos/references", tmp_path / "run", images())
     assert run["counts"] == {**run["counts"], "queries": 3, "copies": 2, "failures": 0}
     names = ("matches.csv", "matches.parquet", "failures.csv", "report.html")
-    assert_same_files(names, image_run, tmp_path / "run")
+    assert_same_files(names, continued.out, tmp_path / "run")
 
 
-def test_a_second_run_in_a_store_does_nothing(media: str, image_run: Path) -> None:
-    before = versions_in(image_run)
+def test_a_second_run_in_a_store_does_nothing(media: str, continued: Continued) -> None:
+    before = versions_in(continued.out)
     assert len(before) > 20
-    match_images(f"{media}/photos/queries", f"{media}/photos/references", str(image_run), images())
-    assert versions_in(image_run) == before
+    match_images(f"{media}/photos/queries", f"{media}/photos/references", str(continued.out), images())
+    assert versions_in(continued.out) == before
 
 
-def test_an_interrupted_run_in_a_store_goes_on(media: str, image_run: Path) -> None:
-    class Interrupted(SilentProgress):
-        def step(self, name: str, total: int, unit: str = "") -> AbstractContextManager[StepProgress]:
-            if name == "score pairs":
-                raise KeyboardInterrupt
-            return super().step(name, total, unit)
-
-    sides = (f"{media}/photos/queries", f"{media}/photos/references")
-    out = resolve_path(f"{media}/interrupted")
-    with pytest.raises(KeyboardInterrupt):
-        match_images(*sides, str(out), images(), Interrupted())
-    before = versions_in(out)
-    assert not (out / "matches.csv").exists()
-    match_images(*sides, str(out), images())
-    after = versions_in(out)
-    assert {name: after[name] for name in before} == before
-    assert_same_files(("matches.csv", "matches.parquet", "report.html"), out, image_run)
+def test_an_interrupted_run_in_a_store_goes_on(continued: Continued) -> None:
+    after = versions_in(continued.out)
+    assert len(continued.before) > 10
+    assert {name: after[name] for name in continued.before} == continued.before
 
 
 def test_indexes_of_references_and_noise_are_read_from_a_store(media: str, tmp_path: Path) -> None:
@@ -216,15 +211,15 @@ def test_videos_are_searched_by_an_index_and_noise_in_a_store(media: str) -> Non
     assert run["indexes"]["references"] == f"{media}/video-index"
 
 
-def test_a_run_in_a_store_is_measured_by_a_truth_in_a_store(media: str, image_run: Path) -> None:
+def test_a_run_in_a_store_is_measured_by_a_truth_in_a_store(media: str, continued: Continued) -> None:
     measured = CliRunner().invoke(
-        app, ["evaluate", "images", f"{media}/photos/truth.csv", f"{image_run}/matches.parquet"]
+        app, ["evaluate", "images", f"{media}/photos/truth.csv", f"{continued.out}/matches.parquet"]
     )
     assert measured.exit_code == 0, measured.output
     assert "1.00000" in measured.output
 
 
-def test_nothing_that_is_written_holds_a_key(image_run: Path, media: str, object_store: SeaweedFS) -> None:
+def test_nothing_that_is_written_holds_a_key(continued: Continued, media: str, object_store: SeaweedFS) -> None:
     written = objects_in(resolve_path(media))
     assert any(name.endswith("run.json") for name in written)
     for name, content in written.items():

@@ -24,18 +24,9 @@ from copytrace.images import match_images as match_without_prefect
 from copytrace.run_folder import BRANCHES
 from flows.match_images import match_images
 from flows.parameters import flow_settings
+from tests.few_points import FEW_POINTS
 
-POINTS = {"short_side": 120, "max_points": 150}
-OVERRIDES: dict[str, Any] = {
-    "media": {"shard_size": 2},
-    "local": {
-        "reference_points": POINTS,
-        "query_points": POINTS,
-        "crop_points": POINTS,
-        "stretched_points": POINTS,
-        "stretches": [],
-    },
-}
+OVERRIDES: dict[str, Any] = {"media": {"shard_size": 2}, "descriptor": {"input_size": 128}, "local": FEW_POINTS}
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_good_images_are_matched_among_hostile_ones(
 ) -> None:
     queries, references, out = tmp_path / "queries", tmp_path / "references", tmp_path / "out"
     bombs = list(picture_bombs(photos["rocket"]))
-    hostile = chain(mutations(encode_pictures(photos["rocket"]), 30, SEED), (file for file, _ in bombs))
+    hostile = chain(mutations(encode_pictures(photos["rocket"]), 15, SEED), (file for file, _ in bombs))
     good = {f"good-{name}": encode_picture(photos[name], "jpg") for name in ("astronaut", "chelsea", "coffee")}
     names = write(queries, chain(hostile, (HostileFile(f"{name}.jpg", content) for name, content in good.items())))
     write(references, (HostileFile(f"{name}.png", encode_picture(photos[name], "png")) for name in photos))
@@ -81,7 +81,7 @@ def test_good_videos_are_described_among_hostile_ones(
 ) -> None:
     source, root = tmp_path / "videos", tmp_path / "index"
     bombs, clips = list(clip_bombs(photos["rocket"])), encode_clips(photos["chelsea"])
-    hostile = chain(mutations(encode_clips(photos["rocket"]), 20, SEED), (file for file, _ in bombs))
+    hostile = chain(mutations(encode_clips(photos["rocket"]), 10, SEED), (file for file, _ in bombs))
     good = {f"good-{suffix}.{suffix}": content for suffix, content in clips.items()}
     names = write(source, chain(hostile, (HostileFile(name, content) for name, content in good.items())))
     settings = VideoSettings.model_validate({"media": LIMITS})

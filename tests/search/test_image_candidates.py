@@ -24,23 +24,37 @@ WritePhotos = Callable[[Path, Mapping[str, Pixels]], Path]
 
 
 @pytest.fixture
-def references(
+def growing(
     tmp_path: Path,
     photos: dict[str, Pixels],
     write_photos: WritePhotos,
-    build_index: Build,
+    build_shared_index: Build,
     image_settings: ImageSettings,
 ) -> ImageIndex:
+    """An index, of the photos in the folder `references`, that a test may change."""
     folder = write_photos(tmp_path / "references", photos)
-    return build_index(folder, tmp_path / "reference-index", "references", image_settings)[0]
+    return build_shared_index(folder, tmp_path / "reference-index", "references", image_settings)[0]
 
 
-@pytest.fixture
-def queries(
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def references(
+    tmp_path_factory: pytest.TempPathFactory,
     photos: dict[str, Pixels],
     write_photos: WritePhotos,
-    build_index: Build,
+    build_shared_index: Build,
+    image_settings: ImageSettings,
+) -> ImageIndex:
+    """The same for tests that change nothing."""
+    root = tmp_path_factory.mktemp("references")
+    return build_shared_index(write_photos(root / "photos", photos), root / "index", "references", image_settings)[0]
+
+
+@pytest.fixture(scope="module")
+def queries(
+    tmp_path_factory: pytest.TempPathFactory,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_shared_index: Build,
     image_settings: ImageSettings,
 ) -> ImageIndex:
     edited = {
@@ -49,8 +63,8 @@ def queries(
         "darker": (photos["rocket"] * 0.7).astype(np.uint8),
         "unrelated": np.full((80, 80, 3), 90, np.uint8),
     }
-    folder = write_photos(tmp_path / "queries", edited)
-    return build_index(folder, tmp_path / "query-index", "queries", image_settings)[0]
+    root = tmp_path_factory.mktemp("queries")
+    return build_shared_index(write_photos(root / "photos", edited), root / "index", "queries", image_settings)[0]
 
 
 def found(
@@ -99,15 +113,22 @@ def test_noise_that_holds_references_is_refused(
 
 
 def test_scores_are_normalised_by_the_other_references_or_by_noise(
-    queries: ImageIndex, references: ImageIndex, build_index: Build, image_settings: ImageSettings, tmp_path: Path
+    queries: ImageIndex,
+    references: ImageIndex,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_shared_index: Build,
+    image_settings: ImageSettings,
+    tmp_path: Path,
 ) -> None:
     alone = best_of(found("global", queries, references, image_settings, tmp_path))["darker"]
     query = next(queries.descriptors(s) for s in queries.shards if "darker" in queries.descriptors(s).ids)
     vector = query.vectors[query.ids.index("darker")]
     cosines = np.sort(np.concatenate([references.descriptors(s).vectors for s in references.shards]) @ vector)[::-1]
     assert alone.normalized == pytest.approx(cosines[0] - cosines[1:3].mean(), abs=HALF_PRECISION)
-    shutil.copytree(tmp_path / "references", tmp_path / "others")
-    noise, _ = build_index(tmp_path / "others", tmp_path / "noise", "references", image_settings)
+    noise, _ = build_shared_index(
+        write_photos(tmp_path / "others", photos), tmp_path / "noise", "references", image_settings
+    )
     noisy = best_of(found("global", queries, references, image_settings, tmp_path, noise=noise))["darker"]
     assert noisy.normalized == pytest.approx(cosines[0] - cosines[:2].mean(), abs=HALF_PRECISION)
 
@@ -134,10 +155,10 @@ def test_candidates_are_sorted_and_no_more_than_asked_for(
 def test_an_image_is_never_its_own_candidate(
     branch: Branch,
     rule: str,
-    references: ImageIndex,
+    growing: ImageIndex,
     photos: dict[str, Pixels],
     write_photos: WritePhotos,
-    build_index: Build,
+    build_shared_index: Build,
     image_settings: ImageSettings,
     tmp_path: Path,
 ) -> None:
@@ -145,9 +166,9 @@ def test_an_image_is_never_its_own_candidate(
     settings = image_settings.model_copy(
         update={"local": image_settings.local.model_copy(update={"rule": rule, "stretches": ()})}
     )
-    grown, _ = build_index(folder, references.root, "references", settings)
+    grown, _ = build_shared_index(folder, growing.root, "references", settings)
     (tmp_path / "link").symlink_to(folder)  # another spelling of the same files
-    same, _ = build_index(tmp_path / "link", tmp_path / "query-index", "queries", settings)
+    same, _ = build_shared_index(tmp_path / "link", tmp_path / "query-index", "queries", settings)
     candidates = found(branch, same, grown, settings, tmp_path)
     assert all(c.query_id != c.reference_id for c in candidates)
     best = best_of(candidates)
@@ -158,17 +179,17 @@ def test_an_image_is_never_its_own_candidate(
 def test_an_index_grown_in_two_steps_gives_the_same_candidates(
     branch: Branch,
     queries: ImageIndex,
-    references: ImageIndex,
-    build_index: Build,
+    growing: ImageIndex,
+    build_shared_index: Build,
     image_settings: ImageSettings,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "references"
     shutil.move(folder / "astronaut.png", tmp_path / "astronaut.png")
-    build_index(folder, tmp_path / "grown", "references", image_settings)
+    build_shared_index(folder, tmp_path / "grown", "references", image_settings)
     shutil.move(tmp_path / "astronaut.png", folder / "astronaut.png")
-    grown, _ = build_index(folder, tmp_path / "grown", "references", image_settings)
-    first = found(branch, queries, references, image_settings, tmp_path)
+    grown, _ = build_shared_index(folder, tmp_path / "grown", "references", image_settings)
+    first = found(branch, queries, growing, image_settings, tmp_path)
     second = found(branch, queries, grown, image_settings, tmp_path)
     assert [(c.query_id, c.reference_id, c.variant) for c in first] == [
         (c.query_id, c.reference_id, c.variant) for c in second
@@ -178,18 +199,18 @@ def test_an_index_grown_in_two_steps_gives_the_same_candidates(
 
 def test_copies_among_the_references_change_neither_votes_nor_who_gets_them(
     queries: ImageIndex,
-    references: ImageIndex,
-    build_index: Build,
+    growing: ImageIndex,
+    build_shared_index: Build,
     image_settings: ImageSettings,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "references"
     settings = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"neighbours": 32})})
-    once = found("local", queries, references, settings, tmp_path)
+    once = found("local", queries, growing, settings, tmp_path)
     for photo in list(folder.iterdir()):
         for number in range(12):
             shutil.copy(photo, folder / f"{photo.stem}-{number:02}{photo.suffix}")
-    often, _ = build_index(folder, references.root, "references", image_settings)
+    often, _ = build_shared_index(folder, growing.root, "references", image_settings)
     copied = found("local", queries, often, settings, tmp_path)
     votes = {(c.query_id, c.reference_id): c.score for c in once}
     for query, best in best_of(once).items():
@@ -201,8 +222,8 @@ def test_copies_among_the_references_change_neither_votes_nor_who_gets_them(
 
 def test_a_list_of_copies_that_was_cut_says_so_and_no_other_does(
     queries: ImageIndex,
-    references: ImageIndex,
-    build_index: Build,
+    growing: ImageIndex,
+    build_shared_index: Build,
     image_settings: ImageSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,13 +231,13 @@ def test_a_list_of_copies_that_was_cut_says_so_and_no_other_does(
     monkeypatch.setattr(candidates_module, "MOST_COPIES", 4)
     monkeypatch.setattr(local_recall, "MOST_REFERENCES", 6)
     settings = image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"neighbours": 32})})
-    found("global", queries, references, settings, tmp_path)
-    found("local", queries, references, settings, tmp_path)
+    found("global", queries, growing, settings, tmp_path)
+    found("local", queries, growing, settings, tmp_path)
     assert read_cut(ImageRunFolder(tmp_path), queries.shards) == []
     for name, copies in (("coffee", 12), ("rocket", 2)):
         for number in range(copies):
             shutil.copy(tmp_path / "references" / f"{name}.png", tmp_path / "references" / f"{name}-{number:02}.png")
-    often, _ = build_index(tmp_path / "references", references.root, "references", settings)
+    often, _ = build_shared_index(tmp_path / "references", growing.root, "references", settings)
     branches: tuple[Branch, ...] = ("global", "local")
     for branch in branches:
         run = tmp_path / branch
@@ -246,13 +267,13 @@ def test_without_references_there_are_no_candidates(
     branch: Branch,
     queries: ImageIndex,
     references: ImageIndex,
-    build_index: Build,
+    build_shared_index: Build,
     image_settings: ImageSettings,
     tmp_path: Path,
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "broken.png").write_bytes(b"not a picture")
-    nothing, _ = build_index(tmp_path / "broken", tmp_path / "nothing", "references", image_settings)
+    nothing, _ = build_shared_index(tmp_path / "broken", tmp_path / "nothing", "references", image_settings)
     assert found(branch, queries, nothing, image_settings, tmp_path) == []
     assert found(branch, nothing, references, image_settings, tmp_path) == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.multiprocessing.spawn import start_processes
 
 from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
 from copytrace.exchange.npz_exchange import import_npz
 from copytrace.exchange.npz_files import write_npz
+from copytrace.training import distributed
 from copytrace.training.descriptor_validation import ValidationSet
 from copytrace.training.photos import PhotoSplit, split_photos
 from copytrace.videos import match_videos
@@ -31,6 +35,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def server_of_forks() -> None:
+    """A process that has imported what a training imports, from which others are forked; an earlier one imported less.
+
+    Python has no public way to end that one.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    get_context("forkserver").set_forkserver_preload(["copytrace.training.contrastive"])
+
+
+@pytest.fixture
+def forked_from_one_import(server_of_forks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes start from one that has imported torch already, as the start is not what these tests are about."""
+    monkeypatch.setattr(distributed, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,7 @@ def train(out: Path, batch_size: int) -> tuple[list[float], dict[str, NDArray[np
     return losses, {name: value.numpy() for name, value in result.network.state_dict().items()}
 
 
+@pytest.mark.usefixtures("forked_from_one_import")
 def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(tmp_path: Path) -> None:
     losses_of_two, of_two = launch(train, tmp_path / "two", 4, devices=2)
     losses, of_one = launch(train, tmp_path / "one", 8, devices=1)

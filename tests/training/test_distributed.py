@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import os
-from functools import partial
-from multiprocessing import get_context
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 from copytrace.errors import ConfigError, CopytraceError
-from copytrace.training import distributed
 from copytrace.training.distributed import broadcast, gather_rows, is_first_process, launch, rank, world_size
 
 
@@ -20,13 +16,6 @@ def fail(error: type[Exception], text: str) -> str:
         raise error(text)
     gather_rows(torch.zeros(1))
     return "not reached"
-
-
-@pytest.fixture
-def forked_from_one_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes start from one that has imported torch already, as the start is not what these tests are about."""
-    get_context("forkserver").set_forkserver_preload(["copytrace.training.distributed", __name__])
-    monkeypatch.setattr(distributed, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 @pytest.mark.usefixtures("forked_from_one_import")
