@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from copytrace.checked_files import checksums_by, read_record, write_record
 from copytrace.checksums import checksums_of, collect_checksums
 from copytrace.errors import DamagedFileError
+from copytrace.memory import return_free_memory
 from copytrace.storage import digest_of, file_size, remove_file
 
 VERSION = version("copytrace")
@@ -59,7 +60,16 @@ class Step:
 
     @contextmanager
     def run(self, total: int, unit: str) -> Iterator[StepRun]:
-        """Show the block's progress in `total` units, measure its cost and, if it raises nothing, write the record."""
+        """Show the block's progress in `total` units, measure its cost and, if it raises nothing, write the record.
+
+        In any case, memory that the block freed goes back to the system.
+        """
+        try:
+            yield from self._run(total, unit)
+        finally:
+            return_free_memory()
+
+    def _run(self, total: int, unit: str) -> Iterator[StepRun]:
         remove_file(self.record)
         begin = time.perf_counter()
         with current_progress().step(self.name, total, unit) as shown, collect_checksums() as written:

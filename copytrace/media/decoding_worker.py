@@ -8,6 +8,7 @@ that uses them is gone, however it ended.
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import os
 import resource
@@ -52,6 +53,7 @@ def start(control: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     cv2.setNumThreads(1)
+    gc.freeze()  # a worker that looked through what is imported would copy the memory that it shares with the starter
     with socket.socket(fileno=control) as asked:
         while request := asked.recv(1):
             if request == FORK:
@@ -104,6 +106,8 @@ def _work(connection: socket.socket, starter: int) -> None:
             before, most = _memory(), request["memory"] << 20
             with _limits(request["seconds"], before["VmData"] + most):
                 answer = _answer(channel, request, arrays, file)
+            # Else circles of references keep files open, with their pictures and threads, while hundreds more are read.
+            gc.collect()
             # Many of FFmpeg's decoders report a lack of memory as damage.
             if "failed" in answer and request["call"] != "picture" and _peak_since(before) > most // 2:
                 answer = {"memory": True}

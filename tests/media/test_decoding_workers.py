@@ -20,7 +20,7 @@ from copytrace.media import decoding_pool
 from copytrace.media.decode import decode_image
 from copytrace.media.decoding_channel import Patience
 from copytrace.media.decoding_limits import DecodingLimits
-from copytrace.media.frames import open_video, read_frames
+from copytrace.media.frames import frames_at, open_video, read_frames
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 # Decoders that do what the second word of a file says, as codecs do to which something bad happens.
@@ -218,6 +218,14 @@ def test_a_reader_that_stops_early_leaves_no_worker_busy(film: Callable[..., Pat
     busy = len(children())
     frames.close()
     assert len(children()) == busy - 1
+
+
+def test_a_worker_keeps_nothing_of_a_video_that_it_has_read(film: Callable[..., Path]) -> None:
+    path = str(film("a.mp4", 100))
+    decoding_pool.close_workers()
+    for _ in range(5):
+        assert len(frames_at(path, [0, 5, 9], 32)) == 3
+    assert [worker.num_threads() for worker in children()] == [1, 1]
 
 
 def test_only_a_worker_that_does_nothing_loses_patience() -> None:
