@@ -2,13 +2,17 @@
 
 To a descriptor, pages of one layout, windows of one program or stills of one place are all alike, so neither likeness
 nor its change along a segment tells a copy from another video of the same origin. The points of the pictures do.
+
+Nor do likenesses tell the moments of such a copy. A segment whose pictures do not support it is moved to where both
+videos show the same pictures, if its pictures support it there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ import pyarrow as pa
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
+from copytrace.alignment.same_pictures import Thumbnails, align_same_pictures, read_thumbnails
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
@@ -33,9 +38,10 @@ from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
 from copytrace.tables import write_table
 
+TIMES = ("query_start", "query_end", "ref_start", "ref_end")
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
-RULES_VERSION = 3
+RULES_VERSION = 4
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
 ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
@@ -47,6 +53,7 @@ SAME = 0.985  # similarity from which pictures are the same whatever their point
 REFUTED_SCORE = 0.05
 SURE = 0.98  # score that is kept without a look at pictures that are not alike
 LEAST_ALIKE = 0.5  # similarity below which no pictures are looked at
+VIDEOS_KEPT = 64  # whose thumbnails are in memory, each up to half a megabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ def verify_segments(
     """Write the segments of a shard of queries with the scores that the points of their pictures support.
 
     Of each query, the best `alignment.verified_segments` are verified. Segments of videos that cannot be read keep
-    their score. Those that then score less than `alignment.min_score` are left out. Returns the file.
+    their score. Those that then score less than `alignment.min_score` are left out. Returns the file. Of each pair,
+    one segment is moved at most, and only if no other one is supported as well.
     """
     found, path = folder.shard_segments(shard), folder.verified_segments(shard)
     rules = settings.alignment
@@ -73,20 +81,46 @@ def verify_segments(
         return path
     table = read_checked(found, schema=SEGMENT_SCHEMA)
     rows = _best_of_each_query(table, rules.verified_segments)
-    scores = table.column("score").to_numpy().copy()
     paths = [VideoIndex.open(index).paths for index in (queries, references)]
-    look = Look(paths[0], paths[1], limits_of(settings.media), ImageSettings(), load_calibration())
+    look = Look.at(paths[0], paths[1], limits_of(settings.media))
+    verified: dict[int, Segment] = {}
+    moved: defaultdict[tuple[str, str], list[tuple[int, Segment]]] = defaultdict(list)
     threads = settings.media.threads or usable_cores()
     with step.run(len(rows), "segments") as work:
         jobs = _jobs(table, rows, shard, queries, references, folder.noise(shard))
-        for (row, *_), moments in prefetch(jobs, look.compare, threads=threads, ahead=threads):
-            if not isinstance(moments, MediaError):
-                scores[row] = verified_score(scores[row], moments)
+        for (row, pair, *_), found_so in prefetch(jobs, look.verify, threads=threads, ahead=threads):
+            if not isinstance(found_so, MediaError):
+                verified[row] = found_so[0]
+                moved[pair] += [(row, segment) for segment in found_so[1:]]
             work.advance()
-        place = table.column_names.index("score")
-        table = table.set_column(place, SEGMENT_SCHEMA.field("score"), pa.array(scores))
-        write_table(path, table.filter(pa.array(scores >= rules.min_score)).sort_by(BEST_FIRST))
+        table = _replace_segments(table, verified | _supported(moved, table, verified))
+        kept = table.column("score").to_numpy() >= rules.min_score
+        write_table(path, table.filter(pa.array(kept)).sort_by(BEST_FIRST))
     return path
+
+
+def _supported(
+    moved: Mapping[tuple[str, str], Sequence[tuple[int, Segment]]], table: pa.Table, verified: Mapping[int, Segment]
+) -> dict[int, Segment]:
+    """Return the best moved segment of each pair, by its row, if it scores more than all others of the pair."""
+    scores: defaultdict[tuple[str, str], float] = defaultdict(float)
+    columns = [table.column(name).to_pylist() for name in ("query_id", "ref_id", "score")]
+    for row, (query, reference, score) in enumerate(zip(*columns, strict=True)):
+        scores[query, reference] = max(scores[query, reference], verified[row].score if row in verified else score)
+    best = {pair: max(segments, key=lambda each: each[1].score) for pair, segments in moved.items() if segments}
+    return dict(each for pair, each in best.items() if each[1].score > scores[pair])
+
+
+def _replace_segments(table: pa.Table, segments: Mapping[int, Segment]) -> pa.Table:
+    """Return a table with other segments in some rows."""
+    columns = {name: table.column(name).to_pylist() for name in (*TIMES, "score", "reversed")}
+    for row, segment in segments.items():
+        for name, value in zip(columns, (*segment.box, segment.score, segment.reversed), strict=True):
+            columns[name][row] = value
+    for name, values in columns.items():
+        field = SEGMENT_SCHEMA.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+    return table
 
 
 def verified_score(score: float, moments: Sequence[Moment]) -> float:
@@ -135,8 +169,7 @@ def _jobs(
     """Yield each row with its pair, its segment, and the descriptors of both videos."""
     of_pair: defaultdict[tuple[str, str], list[tuple[int, Segment]]] = defaultdict(list)
     for row, found in zip(rows, table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
-        start, end, ref_start, ref_end = (found[name] for name in ("query_start", "query_end", "ref_start", "ref_end"))
-        segment = Segment(start, end, ref_start, ref_end, found["score"], found["reversed"])
+        segment = Segment(*(found[name] for name in TIMES), found["score"], found["reversed"])
         of_pair[found["query_id"], found["ref_id"]].append((row, segment))
     for batch in read_pairs(list(of_pair), shard, queries, references, noise):
         for pair, query, reference in batch:
@@ -146,13 +179,43 @@ def _jobs(
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look at the pictures of videos; `queries` and `references` give the path of each id."""
+    """A look at the pictures of videos; `queries` and `references` give the path of each id, `thumbnails` read one."""
 
     queries: Mapping[str, str]
     references: Mapping[str, str]
     limits: DecodingLimits
     rules: ImageSettings
     calibration: Calibration
+    thumbnails: Callable[[str], Thumbnails]
+
+    @classmethod
+    def at(cls, queries: Mapping[str, str], references: Mapping[str, str], limits: DecodingLimits) -> Look:
+        """Return a look by the rules and the calibration that ship, which keeps thumbnails in memory."""
+        thumbnails = lru_cache(VIDEOS_KEPT)(partial(read_thumbnails, limits=limits))
+        return cls(queries, references, limits, ImageSettings(), load_calibration(), thumbnails)
+
+    def verify(self, job: Job) -> list[Segment]:
+        """Return a segment with its verified score and, if it is not supported, one to which it could be moved.
+
+        Raises `MediaError` if a video cannot be read.
+        """
+        segment, moments = job[2], self.compare(job)
+        score = verified_score(segment.score, moments)
+        moved = self.move(job) if moments and score < REFUTED else None
+        return [replace(segment, score=score), *([moved] if moved and moved.score > score else [])]
+
+    def move(self, job: Job) -> Segment | None:
+        """Return the segment in which both videos show the same pictures, if they are alike; its score is verified."""
+        _, pair, segment, query, reference = job
+        if np.median(_similarities(query, reference, _moments_of(segment))) < ALIKE[1]:
+            return None
+        here, there = self.thumbnails(self.queries[pair[0]]), self.thumbnails(self.references[pair[1]])
+        found = align_same_pictures(here, there)
+        if found is None:
+            return None
+        seen = _moments_of(found)
+        moments = self._look(pair, seen, _similarities(query, reference, seen))
+        return replace(found, score=verified_score(segment.score, moments))
 
     def compare(self, job: Job) -> list[Moment]:
         """Compare the pictures of a segment; moments at which a video shows nothing are left out.
@@ -160,10 +223,8 @@ class Look:
         Raises `MediaError` if a video cannot be read.
         """
         _, pair, segment, query, reference = job
-        length = segment.query_end - segment.query_start
-        seconds = [segment.query_start + share * length for share in MOMENTS]
-        seen = [(second, segment.reference_at(second)) for second in seconds]
-        similarities = [_similarity(query, *moment, reference) for moment in seen]
+        seen = _moments_of(segment)
+        similarities = _similarities(query, reference, seen)
         least = ALIKE[0] if segment.score >= SURE else LEAST_ALIKE
         if np.median(similarities) < least:
             return []
@@ -191,9 +252,16 @@ def _is_photograph(moment: Moment) -> bool:
     return agreement.points >= FEWEST_POINTS and agreement.probability >= REFUTED and agreement.drawn == 0.0
 
 
-def _similarity(query: VideoRows, second: float, other: float, reference: VideoRows) -> float:
-    """Return the cosine of the frames at two moments, of the most similar panes."""
-    return float((_frames_near(query, second) @ _frames_near(reference, other).T).max())
+def _moments_of(segment: Segment) -> list[tuple[float, float]]:
+    """Return the seconds of the query and of the reference at which pictures of a segment are compared."""
+    length = segment.query_end - segment.query_start
+    seconds = [segment.query_start + share * length for share in MOMENTS]
+    return [(second, segment.reference_at(second)) for second in seconds]
+
+
+def _similarities(query: VideoRows, reference: VideoRows, seen: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the cosine of the frames at each two moments, of the most similar panes."""
+    return [float((_frames_near(query, here) @ _frames_near(reference, there).T).max()) for here, there in seen]
 
 
 def _frames_near(video: VideoRows, second: float) -> Floats:

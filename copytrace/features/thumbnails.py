@@ -56,6 +56,17 @@ def thumbnail_difference(first: Bytes, second: Bytes) -> float:
     return max(_greatest(a, b) for a, b in zip(_channels(first), _channels(second), strict=True))
 
 
+def thumbnail_differences(first: Bytes, second: Bytes) -> NDArray[np.float32]:
+    """Return the `thumbnail_difference` of each of N and each of M thumbnails, uint8 [N, 864] and [M, 864]: [N, M]."""
+    numbers = second.astype(np.float32)
+    here, there = (np.stack([_flat_range(each) for each in thumbnails]) for thumbnails in (first, second))
+    rows = [
+        (np.abs(numbers - one) / (1 + OF_RANGE * np.minimum(there, spread))).max(axis=1)
+        for one, spread in zip(first, here, strict=True)
+    ]
+    return np.asarray(rows, np.float32)
+
+
 def thumbnail_contrast(thumbnail: Bytes) -> float:
     """Return how much the pixels of a thumbnail uint8 [864] differ: their standard deviation, in gray levels.
 
@@ -73,6 +84,10 @@ def _greatest(first: Bytes, second: Bytes) -> float:
     apart = cv2.absdiff(first, second).astype(np.float32)
     tolerance = 1 + OF_RANGE * np.minimum(_range(first), _range(second))
     return float((apart / tolerance).max())
+
+
+def _flat_range(thumbnail: Bytes) -> NDArray[np.float32]:
+    return np.concatenate([_range(channel).ravel() for channel in _channels(thumbnail)])
 
 
 def _range(channel: Bytes) -> NDArray[np.float32]:

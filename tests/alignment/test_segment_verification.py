@@ -5,14 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from configs.images import ImageSettings
 from copytrace.alignment import segment_verification
 from copytrace.alignment.align import VideoRows
 from copytrace.alignment.segment_verification import REFUTED_SCORE, SURE, Job, Look, Moment, verified_score
 from copytrace.alignment.segments import Segment
 from copytrace.errors import MediaError
 from copytrace.matching.same_picture import Agreement
-from copytrace.matching.score import load_calibration
 from copytrace.media.decoding_limits import DEFAULT_LIMITS
 from copytrace.media.encode import write_video
 from copytrace.synthesis.drawn_text import page
@@ -72,7 +70,7 @@ def compare(tmp_path_factory: pytest.TempPathFactory) -> Compare:
     for name, (picture, quantizer) in files.items():
         write_video([picture] * 8, folder / f"{name}.mp4", rate=2, quantizer=quantizer)
     paths = {name: str(folder / f"{name}.mp4") for name in [*files, "absent"]}
-    look = Look(paths, paths, DEFAULT_LIMITS, ImageSettings(), load_calibration())
+    look = Look.at(paths, paths, DEFAULT_LIMITS)
 
     def run(query: str, segment: Segment = SHOWN, similarity: float = 0.95) -> list[Moment]:
         times = np.array([[second, second + 1.0] for second in range(4)], np.float64)

@@ -1,0 +1,93 @@
+"""Alignment by pictures that are the same, for videos whose frames are all alike to a descriptor, such as slides.
+
+The similarities of such videos are a flat matrix, in which no aligner finds the right moments. Thumbnails tell their
+pictures apart, and hardly change if a copy was only cut and encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copytrace.alignment.segments import Segment
+from copytrace.arrays import Times
+from copytrace.errors import MediaError
+from copytrace.features.thumbnails import thumbnail, thumbnail_difference, thumbnail_differences
+from copytrace.media.decoding_limits import DecodingLimits
+from copytrace.media.frames import read_frames
+
+PER_SECOND = 2.0  # frames whose thumbnails are compared
+SIDE = 72  # shorter side of these frames, in pixels
+LONGEST = 300.0  # seconds of a video that are compared, from its start
+SAME = 4.0  # difference of thumbnails in gray levels: that of 99 % of pictures encoded again, and of hardly any others
+FEWEST_FRAMES = 4  # that are the same, one after another
+MOST_OF_ONE = 0.8  # share of either video from which a single picture is enough
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """Thumbnails of N frames of a video, uint8 [N, 864], and their times float64 [N, 2], start and end in seconds."""
+
+    times: Times
+    pixels: Bytes
+
+
+def read_thumbnails(path: str, limits: DecodingLimits) -> Thumbnails:
+    """Return the thumbnails of a video, as far as it can be read. Raises `MediaError` if nothing can."""
+    times: list[tuple[float, float]] = []
+    pixels: list[Bytes] = []
+    frames = read_frames(path, per_second=PER_SECOND, short_side=SIDE, limits=limits)
+    with suppress(MediaError):
+        for frame in frames:
+            if frame.start >= LONGEST:
+                break
+            times.append((frame.start, frame.end))
+            pixels.append(thumbnail(frame.pixels))
+    if not pixels:
+        raise MediaError("has no picture that can be decoded")
+    return Thumbnails(np.array(times), np.stack(pixels))
+
+
+def align_same_pictures(query: Thumbnails, reference: Thumbnails) -> Segment | None:
+    """Return the longest stretch of both videos in which they show the same pictures at the same pace; None if none.
+
+    It must show two pictures at least, or most of either video. Its score is 0.
+    """
+    same = thumbnail_differences(query.pixels, reference.pixels) < SAME
+    distinct = np.concatenate([[0], np.cumsum(_changes(query.pixels))])
+    best: tuple[int, int, int] | None = None
+    for first, start, length in _runs(same):
+        pictures = 1 + distinct[first + length - 1] - distinct[first]
+        share = length / min(same.shape)
+        if length >= FEWEST_FRAMES and (pictures > 1 or share >= MOST_OF_ONE) and (not best or length > best[2]):
+            best = first, start, length
+    if best is None:
+        return None
+    (here, there, length), last = best, best[2] - 1
+    (query_start, query_end), (start, end) = (
+        (float(times[first, 0]), float(times[first + last, 1]))
+        for times, first in ((query.times, here), (reference.times, there))
+    )
+    return Segment(query_start, query_end, start, end, 0.0)
+
+
+def _changes(thumbnails: Bytes) -> NDArray[np.bool_]:
+    """Return whether each thumbnail but the first shows another picture than the one before."""
+    return np.array([thumbnail_difference(*each) >= SAME for each in pairwise(thumbnails)], bool)
+
+
+def _runs(same: NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
+    """Yield the row, the column and the length of every run along a diagonal."""
+    rows, columns = same.shape
+    for offset in range(1 - rows, columns):
+        diagonal = np.diagonal(same, offset)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], diagonal, [False]])))
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            yield int(start - min(offset, 0)), int(start + max(offset, 0)), int(end - start)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from copytrace.alignment.same_pictures import Thumbnails, align_same_pictures, read_thumbnails
+from copytrace.alignment.segment_verification import Look, Moment
+from copytrace.errors import MediaError
+from copytrace.matching.same_picture import Agreement
+from copytrace.media.decoding_limits import DEFAULT_LIMITS
+from copytrace.media.encode import write_video
+from copytrace.synthesis.drawn_text import slide
+from copytrace.videos import match_videos
+
+RATE = 2
+Show = Callable[..., Thumbnails]
+
+
+def write_slides(path: Path, numbers: Sequence[int], *, frames: int = 6, start: int = 0, quantizer: int = 2) -> Path:
+    """Write a video of slides of one template, each for some frames, from frame `start` on, and return its path."""
+    rng = np.random.default_rng(3)
+    draw = slide(rng)
+    slides = [np.asarray(draw(rng).convert("RGB").resize((480, 360))) for _ in range(6)]
+    shown = [slides[number] for number in numbers for _ in range(frames)][start:]
+    path.parent.mkdir(exist_ok=True)
+    write_video(shown, path, rate=RATE, quantizer=quantizer)
+    return path
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Show:
+    """A function that writes a video of slides, and returns its thumbnails."""
+    return lambda *given, **options: read_thumbnails(
+        str(write_slides(tmp_path / "video.mp4", *given, **options)), DEFAULT_LIMITS
+    )
+
+
+def test_a_cut_of_slides_is_found_at_its_moments_amid_others(show: Show) -> None:
+    reference = show([0, 1, 2, 3])
+    found = align_same_pictures(show([5, 1, 2, 4], start=3, quantizer=10), reference)
+    assert found is not None
+    assert found.box == pytest.approx((1.5, 7.5, 3.0, 9.0), abs=0.5)
+    assert not found.reversed
+
+
+def test_other_slides_and_a_single_one_that_both_show_prove_nothing(show: Show) -> None:
+    reference = show([0, 1, 2])
+    assert align_same_pictures(show([3, 4, 5]), reference) is None
+    assert align_same_pictures(show([3, 1, 4]), reference) is None
+    assert align_same_pictures(show([1, 2], frames=1), reference) is None  # too short
+
+
+def test_of_a_still_one_picture_is_enough(show: Show) -> None:
+    found = align_same_pictures(show([1], quantizer=10), show([1], frames=20))
+    assert found is not None
+    assert found.query_end - found.query_start == pytest.approx(3.0, abs=0.5)
+
+
+def test_a_file_that_is_no_video_has_no_thumbnails(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(MediaError):
+        read_thumbnails(str(tmp_path / "a.mp4"), DEFAULT_LIMITS)
+
+
+def test_a_segment_that_its_pictures_refute_is_moved_to_where_both_videos_show_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Look, "compare", lambda *_: [Moment(0.95, Agreement(0.1, 1.0, 300))])
+    write_slides(tmp_path / "references" / "talk.mp4", [0, 1, 2, 3])
+    write_slides(tmp_path / "queries" / "cut.mp4", [5, 1, 2, 4], start=3, quantizer=8)
+    write_slides(tmp_path / "queries" / "other.mp4", [4, 5, 4])
+    match_videos(tmp_path / "queries", tmp_path / "references", tmp_path / "out")
+    found = pd.read_csv(tmp_path / "out" / "segments.csv")
+    (copied,) = found[found.score >= 0.5].to_dict("records")
+    assert (copied["query_id"], copied["ref_id"]) == ("cut", "talk")
+    times = [copied[name] for name in ("query_start", "query_end", "ref_start", "ref_end")]
+    assert times == pytest.approx([1.5, 7.5, 3.0, 9.0], abs=0.75)
