@@ -70,12 +70,15 @@ def align_same_pictures(query: Thumbnails, reference: Thumbnails) -> Segment | N
             best = first, start, length
     if best is None:
         return None
-    (here, there, length), last = best, best[2] - 1
-    (query_start, query_end), (start, end) = (
-        (float(times[first, 0]), float(times[first + last, 1]))
-        for times, first in ((query.times, here), (reference.times, there))
+    here, there = (slice(first, first + best[2]) for first in best[:2])
+    query_times, reference_times = query.times[here], reference.times[there]
+    return Segment(
+        float(query_times[0, 0]),
+        float(query_times[-1, 1]),
+        float(reference_times[0, 0]),
+        float(reference_times[-1, 1]),
+        score=0.0,
     )
-    return Segment(query_start, query_end, start, end, 0.0)
 
 
 def _changes(thumbnails: Bytes) -> NDArray[np.bool_]:

@@ -169,7 +169,8 @@ def _jobs(
     """Yield each row with its pair, its segment, and the descriptors of both videos."""
     of_pair: defaultdict[tuple[str, str], list[tuple[int, Segment]]] = defaultdict(list)
     for row, found in zip(rows, table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
-        segment = Segment(*(found[name] for name in TIMES), found["score"], found["reversed"])
+        start, end, ref_start, ref_end = (found[name] for name in TIMES)
+        segment = Segment(start, end, ref_start, ref_end, found["score"], found["reversed"])
         of_pair[found["query_id"], found["ref_id"]].append((row, segment))
     for batch in read_pairs(list(of_pair), shard, queries, references, noise):
         for pair, query, reference in batch:
