@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Times
 from copytrace.errors import MediaError
-from copytrace.features.thumbnails import thumbnail, thumbnail_difference, thumbnail_differences
+from copytrace.features.thumbnails import (
+    thumbnail,
+    thumbnail_contrast,
+    thumbnail_difference,
+    thumbnail_differences,
+)
+from copytrace.matching.score import Calibration, thumbnail_features_of
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import read_frames
 
@@ -26,7 +33,8 @@ SIDE = 72  # shorter side of these frames, in pixels
 LONGEST = 300.0  # seconds of a video that are compared, from its start
 SAME = 4.0  # difference of thumbnails in gray levels: that of 99 % of pictures encoded again, and of hardly any others
 FEWEST_FRAMES = 4  # that are the same, one after another
-MOST_OF_ONE = 0.8  # share of either video from which a single picture is enough
+MOST_OF_ONE = 0.8  # share of either video that shows a single picture, for it to be a still and not a title
+PLAIN = 4.0  # contrast of a picture in gray levels; with less, as if black, both videos must be that still
 
 Bytes = NDArray[np.uint8]
 
@@ -55,30 +63,40 @@ def read_thumbnails(path: str, limits: DecodingLimits) -> Thumbnails:
     return Thumbnails(np.array(times), np.stack(pixels))
 
 
-def align_same_pictures(query: Thumbnails, reference: Thumbnails) -> Segment | None:
+def align_same_pictures(query: Thumbnails, reference: Thumbnails, calibration: Calibration) -> Segment | None:
     """Return the longest stretch of both videos in which they show the same pictures at the same pace; None if none.
 
-    It must show two pictures at least, or most of either video. Its score is 0.
+    It must show two pictures at least, unless nearly all of either video is one still. The score is the probability
+    that the reference is that still, and otherwise 0: there may be points that tell more.
     """
-    same = thumbnail_differences(query.pixels, reference.pixels) < SAME
+    apart = thumbnail_differences(query.pixels, reference.pixels)
+    same = apart < SAME
     distinct = np.concatenate([[0], np.cumsum(_changes(query.pixels))])
     best: tuple[int, int, int] | None = None
     for first, start, length in _runs(same):
         pictures = 1 + distinct[first + length - 1] - distinct[first]
-        share = length / min(same.shape)
-        if length >= FEWEST_FRAMES and (pictures > 1 or share >= MOST_OF_ONE) and (not best or length > best[2]):
+        is_still = max(same[first].mean(), same[:, start].mean()) >= MOST_OF_ONE
+        if length >= FEWEST_FRAMES and (pictures > 1 or is_still) and (not best or length > best[2]):
             best = first, start, length
     if best is None:
         return None
     here, there = (slice(first, first + best[2]) for first in best[:2])
     query_times, reference_times = query.times[here], reference.times[there]
+    is_still, all_of_query = same[here.start].mean() >= MOST_OF_ONE, same[:, there.start].mean() >= MOST_OF_ONE
+    is_told = is_still and (all_of_query or thumbnail_contrast(reference.pixels[there.start]) >= PLAIN)
     return Segment(
         float(query_times[0, 0]),
         float(query_times[-1, 1]),
         float(reference_times[0, 0]),
         float(reference_times[-1, 1]),
-        score=0.0,
+        _same_probability(query.pixels[here.start], reference.pixels[there.start], calibration) if is_told else 0.0,
     )
+
+
+def _same_probability(first: Bytes, second: Bytes, calibration: Calibration) -> float:
+    contrast = min(thumbnail_contrast(first), thumbnail_contrast(second))
+    measured = {"thumbnail_difference": [thumbnail_difference(first, second)], "thumbnail_contrast": [contrast]}
+    return float(calibration.thumbnail.probability(thumbnail_features_of(pa.table(measured)))[0])
 
 
 def _changes(thumbnails: Bytes) -> NDArray[np.bool_]:

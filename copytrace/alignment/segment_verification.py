@@ -211,12 +211,12 @@ class Look:
         if np.median(_similarities(query, reference, _moments_of(segment))) < ALIKE[1]:
             return None
         here, there = self.thumbnails(self.queries[pair[0]]), self.thumbnails(self.references[pair[1]])
-        found = align_same_pictures(here, there)
+        found = align_same_pictures(here, there, self.calibration)
         if found is None:
             return None
         seen = _moments_of(found)
         moments = self._look(pair, seen, _similarities(query, reference, seen))
-        return replace(found, score=verified_score(segment.score, moments))
+        return replace(found, score=max(found.score, verified_score(segment.score, moments)))
 
     def compare(self, job: Job) -> list[Moment]:
         """Compare the pictures of a segment; moments at which a video shows nothing are left out.

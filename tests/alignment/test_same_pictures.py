@@ -9,8 +9,10 @@ import pytest
 
 from copytrace.alignment.same_pictures import Thumbnails, align_same_pictures, read_thumbnails
 from copytrace.alignment.segment_verification import Look, Moment
+from copytrace.alignment.segments import Segment
 from copytrace.errors import MediaError
 from copytrace.matching.same_picture import Agreement
+from copytrace.matching.score import load_calibration
 from copytrace.media.decoding_limits import DEFAULT_LIMITS
 from copytrace.media.encode import write_video
 from copytrace.synthesis.drawn_text import slide
@@ -39,9 +41,13 @@ def show(tmp_path: Path) -> Show:
     )
 
 
+def align(query: Thumbnails, reference: Thumbnails) -> Segment | None:
+    return align_same_pictures(query, reference, load_calibration())
+
+
 def test_a_cut_of_slides_is_found_at_its_moments_amid_others(show: Show) -> None:
     reference = show([0, 1, 2, 3])
-    found = align_same_pictures(show([5, 1, 2, 4], start=3, quantizer=10), reference)
+    found = align(show([5, 1, 2, 4], start=3, quantizer=10), reference)
     assert found is not None
     assert found.box == pytest.approx((1.5, 7.5, 3.0, 9.0), abs=0.5)
     assert not found.reversed
@@ -49,15 +55,29 @@ def test_a_cut_of_slides_is_found_at_its_moments_amid_others(show: Show) -> None
 
 def test_other_slides_and_a_single_one_that_both_show_prove_nothing(show: Show) -> None:
     reference = show([0, 1, 2])
-    assert align_same_pictures(show([3, 4, 5]), reference) is None
-    assert align_same_pictures(show([3, 1, 4]), reference) is None
-    assert align_same_pictures(show([1, 2], frames=1), reference) is None  # too short
+    assert align(show([3, 4, 5]), reference) is None
+    assert align(show([3, 1, 4]), reference) is None
+    assert align(show([1, 2], frames=1), reference) is None  # too short
 
 
-def test_of_a_still_one_picture_is_enough(show: Show) -> None:
-    found = align_same_pictures(show([1], quantizer=10), show([1], frames=20))
+def test_a_still_is_found_amid_other_pictures(show: Show) -> None:
+    found = align(show([3, 1, 4], quantizer=10), show([1], frames=20))
     assert found is not None
-    assert found.query_end - found.query_start == pytest.approx(3.0, abs=0.5)
+    assert (found.query_start, found.query_end) == pytest.approx((3.0, 6.0), abs=0.5)
+    assert found.score > 0.9
+    a_title = align(show([1], quantizer=10), show([3, 1, 4]))
+    assert a_title is not None
+    assert a_title.score == 0.0
+
+
+def test_a_black_stretch_is_no_copy_of_a_black_video() -> None:
+    times = np.stack([np.arange(12), np.arange(1, 13)], axis=1) / 2
+    black = Thumbnails(times, np.full((12, 864), 16, np.uint8))
+    amid_others = np.where(np.arange(12)[:, None] < 6, black.pixels, np.uint8(90))
+    found, whole = align(Thumbnails(times, amid_others), black), align(black, black)
+    assert found is not None
+    assert whole is not None
+    assert (found.score, whole.score > 0.5) == (0.0, True)
 
 
 def test_a_file_that_is_no_video_has_no_thumbnails(tmp_path: Path) -> None:
