@@ -49,9 +49,19 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError("not a table")
     except ValueError as error:
         raise damaged(path) from error
-    if record.pop(_OWN, None) not in {None, _checksum(record)}:
+    own = record.pop(_OWN, None)
+    # What an older version wrote has no checksum; of a record whose key was damaged, it has another key.
+    if _has_lost_key(record) if own is None else own != _checksum(record):
         raise damaged(path)
     return record
+
+
+def _has_lost_key(record: Mapping[str, Any]) -> bool:
+    """Return whether a value of a record is the checksum of the rest."""
+    return any(
+        isinstance(value, str) and value == _checksum({other: record[other] for other in record if other != key})
+        for key, value in record.items()
+    )
 
 
 def checksums_by(record: Path, checksums: Mapping[str, str]) -> dict[str, str]:

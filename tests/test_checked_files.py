@@ -88,7 +88,7 @@ def test_a_record_comes_back_and_any_flipped_bit_of_it_is_noticed(tmp_path: Path
     path = write_record(tmp_path / "record.json", content)
     assert read_record(path) == content
     whole = path.read_bytes()
-    for bit in range(0, 8 * len(whole), 3):
+    for bit in range(8 * len(whole)):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
@@ -96,7 +96,6 @@ def test_a_record_comes_back_and_any_flipped_bit_of_it_is_noticed(tmp_path: Path
             found = read_record(path)
         except DamagedFileError:
             continue
-        found.pop(next(iter(found.keys() - content.keys()), ""), None)  # where the name of the checksum was hit
         assert found == content
 
 
