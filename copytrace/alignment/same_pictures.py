@@ -19,6 +19,7 @@ from copytrace.alignment.segments import Segment
 from copytrace.arrays import Times
 from copytrace.errors import MediaError
 from copytrace.features.thumbnails import (
+    compare_thumbnails,
     thumbnail,
     thumbnail_contrast,
     thumbnail_difference,
@@ -94,9 +95,8 @@ def align_same_pictures(query: Thumbnails, reference: Thumbnails, calibration: C
 
 
 def _same_probability(first: Bytes, second: Bytes, calibration: Calibration) -> float:
-    contrast = min(thumbnail_contrast(first), thumbnail_contrast(second))
-    measured = {"thumbnail_difference": [thumbnail_difference(first, second)], "thumbnail_contrast": [contrast]}
-    return float(calibration.thumbnail.probability(thumbnail_features_of(pa.table(measured)))[0])
+    features = thumbnail_features_of(pa.Table.from_pylist([compare_thumbnails(first, second)]))
+    return float(calibration.thumbnail.probability(features)[0])
 
 
 def _changes(thumbnails: Bytes) -> NDArray[np.bool_]:

@@ -10,7 +10,8 @@ videos show the same pictures, if its pictures support it there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import frames_at
 from copytrace.media.prefetch import prefetch
+from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
@@ -93,7 +95,8 @@ def verify_segments(
                 verified[row] = found_so[0]
                 moved[pair] += [(row, segment) for segment in found_so[1:]]
             work.advance()
-        table = _replace_segments(table, verified | _supported(moved, table, verified))
+        elsewhere = _supported(moved, table, verified)
+        table = _replace_segments(table, verified | elsewhere, in_whole=elsewhere.keys())
         kept = table.column("score").to_numpy() >= rules.min_score
         write_table(path, table.filter(pa.array(kept)).sort_by(BEST_FIRST))
     return path
@@ -111,11 +114,12 @@ def _supported(
     return dict(each for pair, each in best.items() if each[1].score > scores[pair])
 
 
-def _replace_segments(table: pa.Table, segments: Mapping[int, Segment]) -> pa.Table:
-    """Return a table with other segments in some rows."""
-    columns = {name: table.column(name).to_pylist() for name in (*TIMES, "score", "reversed")}
+def _replace_segments(table: pa.Table, segments: Mapping[int, Segment], *, in_whole: Collection[int]) -> pa.Table:
+    """Return a table with other segments in some rows; those of the rows `in_whole` are of the whole frame."""
+    columns = {name: table.column(name).to_pylist() for name in (*TIMES, "score", "reversed", "pane")}
     for row, segment in segments.items():
-        for name, value in zip(columns, (*segment.box, segment.score, segment.reversed), strict=True):
+        pane = WHOLE if row in in_whole else columns["pane"][row]
+        for name, value in zip(columns, (*segment.box, segment.score, segment.reversed, pane), strict=True):
             columns[name][row] = value
     for name, values in columns.items():
         field = SEGMENT_SCHEMA.field(name)
@@ -200,10 +204,12 @@ class Look:
 
         Raises `MediaError` if a video cannot be read.
         """
-        segment, moments = job[2], self.compare(job)
-        score = verified_score(segment.score, moments)
-        moved = self.move(job) if moments and score < REFUTED else None
-        return [replace(segment, score=score), *([moved] if moved and moved.score > score else [])]
+        moments = self.compare(job)
+        segment, moved = replace(job[2], score=verified_score(job[2].score, moments)), None
+        if moments and segment.score < REFUTED:
+            with suppress(MediaError):  # the score stands, even if more of a video cannot be read
+                moved = self.move(job)
+        return [segment, moved] if moved and moved.score > segment.score else [segment]
 
     def move(self, job: Job) -> Segment | None:
         """Return the segment in which both videos show the same pictures, if they are alike; its score is verified."""

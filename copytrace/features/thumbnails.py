@@ -53,18 +53,21 @@ def thumbnail_difference(first: Bytes, second: Bytes) -> float:
     It is the greatest difference of a pixel in luma, Cr or Cb. Where neighbors differ, it is divided by 1 and
     `OF_RANGE` of their range, in the thumbnail in which that is less.
     """
-    return max(_greatest(a, b) for a, b in zip(_channels(first), _channels(second), strict=True))
+    return float(thumbnail_differences(first[None], second[None])[0, 0])
 
 
 def thumbnail_differences(first: Bytes, second: Bytes) -> NDArray[np.float32]:
     """Return the `thumbnail_difference` of each of N and each of M thumbnails, uint8 [N, 864] and [M, 864]: [N, M]."""
     numbers = second.astype(np.float32)
-    here, there = (np.stack([_flat_range(each) for each in thumbnails]) for thumbnails in (first, second))
+    here, there = (
+        np.array([_flat_range(each) for each in thumbnails], np.float32).reshape(-1, BYTES)
+        for thumbnails in (first, second)
+    )
     rows = [
         (np.abs(numbers - one) / (1 + OF_RANGE * np.minimum(there, spread))).max(axis=1)
         for one, spread in zip(first, here, strict=True)
     ]
-    return np.asarray(rows, np.float32)
+    return np.array(rows, np.float32).reshape(len(first), len(second))
 
 
 def thumbnail_contrast(thumbnail: Bytes) -> float:
@@ -75,15 +78,15 @@ def thumbnail_contrast(thumbnail: Bytes) -> float:
     return float(np.sqrt(sum(channel.var(dtype=np.float64) for channel in _channels(thumbnail))))
 
 
+def compare_thumbnails(first: Bytes, second: Bytes) -> dict[str, float]:
+    """Return the columns of evidence for two thumbnails, uint8 [864]: their difference, and the lesser contrast."""
+    contrast = min(thumbnail_contrast(first), thumbnail_contrast(second))
+    return {"thumbnail_difference": thumbnail_difference(first, second), "thumbnail_contrast": contrast}
+
+
 def _channels(flat: Bytes) -> list[Bytes]:
     chroma = flat[LUMA:].reshape(2, COLOR_SIDE, COLOR_SIDE)
     return [flat[:LUMA].reshape(SIDE, SIDE), chroma[0], chroma[1]]
-
-
-def _greatest(first: Bytes, second: Bytes) -> float:
-    apart = cv2.absdiff(first, second).astype(np.float32)
-    tolerance = 1 + OF_RANGE * np.minimum(_range(first), _range(second))
-    return float((apart / tolerance).max())
 
 
 def _flat_range(thumbnail: Bytes) -> NDArray[np.float32]:

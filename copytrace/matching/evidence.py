@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from configs.images import ImageSettings
 from copytrace.errors import MediaError
 from copytrace.features.points import Bytes
-from copytrace.features.thumbnails import thumbnail_contrast, thumbnail_difference
+from copytrace.features.thumbnails import compare_thumbnails
 from copytrace.features.variants import VARIANTS, Variant
 from copytrace.index.given_up import limits_of
 from copytrace.index.image_index import ImageIndex
@@ -38,7 +38,7 @@ from copytrace.tables import write_table
 
 RULES_VERSION = 4  # of what is measured; an unfinished run of an earlier one measures its pairs again
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
-FEW_AGREE = 0.25  # share of the matches: more agree in each of 91 copies of drawn pictures whose points are unique
+FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
 
 _FLOATS = pa.list_(pa.float32())
@@ -123,7 +123,8 @@ def score_pairs(shard: int, queries: Path, references: Path, folder: ImageRunFol
 
     def score(job: _Job) -> dict[str, Any]:
         query = job.pair.query_id
-        seen = _compare_thumbnails(thumbnails.get(query), job.thumbnail)
+        own = thumbnails.get(query)
+        seen = {} if own is None or job.thumbnail is None else compare_thumbnails(own, job.thumbnail)
         return _evidence(job.pair, views[query], job.reference, settings) | seen
 
     # Linear algebra takes one thread per pair: pairs are small, and many are compared at the same time.
@@ -170,13 +171,6 @@ def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> 
     for pair, shard in zip(pairs.values(), shards.tolist(), strict=True):
         by_shard[shard].append(pair)
     return by_shard
-
-
-def _compare_thumbnails(query: Bytes | None, reference: Bytes | None) -> dict[str, Any]:
-    if query is None or reference is None:
-        return {}
-    contrast = min(thumbnail_contrast(query), thumbnail_contrast(reference))
-    return {"thumbnail_difference": thumbnail_difference(query, reference), "thumbnail_contrast": contrast}
 
 
 def _evidence(pair: _Pair, views: dict[str, View], reference: View, settings: ImageSettings) -> dict[str, Any]:

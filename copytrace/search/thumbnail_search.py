@@ -12,7 +12,7 @@ import numpy as np
 
 from copytrace.arrays import Floats, Numbers
 from copytrace.features.points import Bytes
-from copytrace.features.thumbnails import BYTES, KEY_BYTES, KEY_SIDE, thumbnail_difference, thumbnail_keys
+from copytrace.features.thumbnails import BYTES, KEY_BYTES, KEY_SIDE, thumbnail_differences, thumbnail_keys
 from copytrace.index.image_segments import Segment
 
 FARTHEST = 8.0  # difference of thumbnails up to which images are found; see `features.thumbnails`
@@ -48,7 +48,7 @@ class ThumbnailSearch:
         near = np.flatnonzero(apart.max(axis=1, initial=0) <= KEY_TOLERANCE)
         near = near[np.argsort(apart[near].sum(axis=1), kind="stable")[:MOST_READ]]
         rows = np.sort(self._rows[low:high][near])
-        differences = np.array([thumbnail_difference(thumbnail, each) for each in self._read(rows)], np.float32)
+        (differences,) = thumbnail_differences(thumbnail[None], self._read(rows))
         order = np.argsort(differences, kind="stable")
         order = order[differences[order] < FARTHEST][:most]
         return differences[order], rows[order]

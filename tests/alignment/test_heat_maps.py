@@ -250,7 +250,7 @@ copies = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(copies)
 def test_transposing_the_map_transposes_the_segment(true: Segment) -> None:
     matrix = drawn([true], grid(40.0), grid(70.3))
@@ -260,7 +260,7 @@ def test_transposing_the_map_transposes_the_segment(true: Segment) -> None:
     assert turned.reversed == segment.reversed
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(copies, st.floats(-500.0, 5000.0), st.floats(-500.0, 5000.0))
 def test_shifting_the_times_shifts_the_segment(true: Segment, later: float, reference_later: float) -> None:
     matrix = drawn([true], grid(40.0), grid(70.3))
@@ -271,7 +271,7 @@ def test_shifting_the_times_shifts_the_segment(true: Segment, later: float, refe
     assert shifted.score == pytest.approx(segment.score, abs=1e-3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 25), st.integers(1, 25))
 def test_segments_of_any_map_lie_within_both_videos_best_first(seed: int, rows: int, columns: int) -> None:
     rng = np.random.default_rng(seed)

@@ -96,6 +96,6 @@ def test_a_segment_that_its_pictures_refute_is_moved_to_where_both_videos_show_t
     match_videos(tmp_path / "queries", tmp_path / "references", tmp_path / "out")
     found = pd.read_csv(tmp_path / "out" / "segments.csv")
     (copied,) = found[found.score >= 0.5].to_dict("records")
-    assert (copied["query_id"], copied["ref_id"]) == ("cut", "talk")
+    assert (copied["query_id"], copied["ref_id"], copied["pane"]) == ("cut", "talk", "whole")
     times = [copied[name] for name in ("query_start", "query_end", "ref_start", "ref_end")]
     assert times == pytest.approx([1.5, 7.5, 3.0, 9.0], abs=0.75)

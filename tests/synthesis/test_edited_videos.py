@@ -196,7 +196,7 @@ def test_videos_too_short_to_copy_from_are_passed_over(
 ) -> None:
     short = footage(tmp_path / "short", "S", 1, 2)
     out = write_edited_videos(
-        [*videos, *short], donors, tmp_path / "set", EditedSetPlan(copies=2, distractors=0, difficulty="mild")
+        [*videos, *short], donors, tmp_path / "set", EditedSetPlan(copies=4, distractors=0, difficulty="mild")
     )
     assert {row["ref_id"] for row in rows(out / "ground_truth.csv")} <= {video.id for video in videos}
     with pytest.raises(InputError, match="no video has the 5 seconds"):
