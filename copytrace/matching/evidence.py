@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.tables import write_table
 
-RULES_VERSION = 4  # of what is measured; an unfinished run of an earlier one measures its pairs again
+RULES_VERSION = 5  # of what is measured; an unfinished run of an earlier one measures its pairs again
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
@@ -91,14 +91,17 @@ class _Pair:
         return max((c for c in self.candidates if c.branch == branch), key=lambda c: c.score, default=None)
 
     def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
-        """Return the views and variants to compare: those that got votes; for a descriptor, plain and mirrored ones."""
+        """Return the views and variants to compare: those that got votes; for a descriptor, all plain and mirrored ones.
+
+        A descriptor may find a stretched copy for which the points of the stretched view got too few votes.
+        """
         tried: dict[tuple[str, int], None] = {}
         without_negatives = [v.number for v in enabled_variants(settings.local) if not v.negative]
         for candidate in self.candidates:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
             else:
-                tried |= {(view, number): None for view in {WHOLE, candidate.view} for number in without_negatives}
+                tried |= dict.fromkeys(product(views, without_negatives))
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 

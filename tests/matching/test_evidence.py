@@ -38,6 +38,7 @@ def indexes(
     edited = {
         "mirrored": np.ascontiguousarray(photos["coffee"][:, ::-1]),
         "plain": photos["coffee"],
+        "narrow": np.ascontiguousarray(photos["coffee"][:, ::2]),
         "uniform": np.full((80, 80, 3), 90, np.uint8),
     }
     settings = image_settings.model_copy(update={"media": image_settings.media.model_copy(update={"shard_size": 10})})
@@ -122,6 +123,15 @@ def test_a_pair_from_the_global_branch_is_tried_mirrored_too(
         tmp_path / "plain.parquet",
     )
     assert plain["mirrored", "coffee"]["inliers"] < 10
+
+
+def test_a_pair_from_the_global_branch_is_tried_stretched_too(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    rows = rows_of(indexes, [on_global("narrow", "coffee")], image_settings, tmp_path / "e.parquet")
+    found = rows["narrow", "coffee"]
+    assert found["view"] == "stretched2"
+    assert found["inliers"] > 40
 
 
 def test_a_pair_from_the_local_branch_is_compared_in_the_view_that_was_voted_for(
