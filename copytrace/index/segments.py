@@ -192,7 +192,9 @@ def open_current(content: SegmentContent[S]) -> Sequence[S]:
         if root not in _opened or _opened[root][0] != state:
             _opened.pop(root, None)
             folder = index.root / "segments"
-            opened = [content.open(folder / name, shards) for name, shards in sorted(current.items()) if shards]
+            # In the order of their shards, in which one segment of all of them would have its media.
+            ordered = sorted((shards, name) for name, shards in current.items() if shards)
+            opened = [content.open(folder / name, shards) for shards, name in ordered]
             while len(_opened) >= MOST_OPENED:
                 _opened.pop(next(iter(_opened)))
             _opened[root] = (state, opened)
