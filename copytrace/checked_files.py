@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,9 @@ from configs.parsing import parse_json
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
 from copytrace.storage import as_stored_path, local_copy, remove_file, write_json
 from copytrace.tables import FIRST_REQUEST, read_columns, read_table, source_of
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _OWN = "crc32"
 _SEAL = b"copytrace.crc32"
@@ -58,10 +61,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _has_lost_key(record: Mapping[str, Any]) -> bool:
     """Return whether a value of a record is the checksum of the rest."""
-    return any(
-        isinstance(value, str) and value == _checksum({other: record[other] for other in record if other != key})
-        for key, value in record.items()
-    )
+    return any(isinstance(value, str) and value == _checksum(_without(record, key)) for key, value in record.items())
+
+
+def _without(table: Mapping[K, V], key: K) -> dict[K, V]:
+    return {other: value for other, value in table.items() if other != key}
 
 
 def checksums_by(record: Path, checksums: Mapping[str, str]) -> dict[str, str]:
@@ -157,11 +161,13 @@ def read_sealed(path: Path) -> pa.Table:
     with damage_errors(path, None, may_be_missing=True):
         table = read_table(path)
         metadata = dict(table.schema.metadata or {})
-        found = metadata.pop(_SEAL, None)
-        table = table.replace_schema_metadata(metadata)
-        if found is not None and found != f"{_checksum_of_table(table):08x}".encode():
+        # Without the seal, as of a record: an older version wrote none, or its name was damaged.
+        found = {_SEAL: metadata[_SEAL]} if _SEAL in metadata else metadata
+        plain = {key: table.replace_schema_metadata(_without(metadata, key)) for key in found}
+        is_sealed = [value == f"{_checksum_of_table(plain[key]):08x}".encode() for key, value in found.items()]
+        if (_SEAL in metadata) != any(is_sealed):
             raise damaged(path)
-    return table
+    return plain.get(_SEAL, table)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Runs that are killed at any moment: forked from one process, as each takes seconds to import it all.
 
-    python -m tests.killed_runs WHAT SEED KILLS MEDIA FOLDER [DISK]
+    python -m tests.killed_runs runs|decoders|DISK WHAT SEED COUNT MEDIA FOLDER
 
-WHAT is a flow, such as match-images. MEDIA has folders `photos` and `videos`, each with `queries` and `references`, and
-`photos/training`. An undisturbed run goes into FOLDER/calm. For each kill, a run into FOLDER/NUMBER is killed at a
-moment that SEED draws, and the same is run again. It prints a line of JSON for each kill: the moment in seconds, both
-exit codes, what was on disk between the runs, and what the second one said. With DISK, where a small file system is
-mounted, runs are not killed but go on there, with less room than they need; it prints the room in KiB and the error.
+WHAT is one of `killed_flows`, such as match-images, which describes MEDIA. An undisturbed run goes into FOLDER/calm.
+Then COUNT times, a run into FOLDER/NUMBER is killed at a moment that SEED draws while it works, and the same is run
+again. It prints a line of JSON for each kill: the moment in seconds, both exit codes, what was on disk between the
+runs, and what the second one said. Of `decoders`, only a process of the run that decodes media is killed, and the run
+goes on. With DISK, where a small file system is mounted, runs are not killed but go on there, with less room than they
+need; it prints the room in KiB and the error.
 """
 
 from __future__ import annotations
@@ -25,69 +26,16 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from configs.images import ImageSettings
-from configs.videos import VideoSettings
+import psutil
+
 from copytrace import images, videos
 from copytrace.cli.errors import USER_ERRORS
 from copytrace.index import image_index, video_index
+from tests.killed_flows import FLOWS, TRAININGS
 from tests.racing_runs import MeanColor, exit_code, fork
 
-POINTS = {"short_side": 60, "max_points": 20}
-IMAGES: dict[str, Any] = {
-    "media": {"shard_size": 2, "threads": 1},
-    "overlay": {"detector": "none"},
-    "local": {"reference_points": POINTS, "query_points": POINTS, "stretches": []},
-    "report": {"max_matches": 2},
-}
-VIDEOS: dict[str, Any] = {
-    "media": {"shard_size": 1, "threads": 1},
-    "panes": {"detector": "none"},
-    "alignment": {"aligner": "hough", "pair_filter": "none"},
-    "report": {"max_matches": 2},
-}
-LOOP = {"epochs": 3, "batch_size": 4, "workers": 0, "threads": 1, "device": "cpu"}
-NETWORK = {"architecture": "test_efficientnet", "start": "random", "input_size": 32}
-PHOTOS = {"validation_share": 0.5, "long_side": 64}
-OVERLAY = NETWORK | {"input_size": 64, "detected_size": 64, "examples_per_epoch": 8, "validation_composites": 4}
-DESCRIPTOR = NETWORK | {"described_size": 32, "dimensions": 16, "memory": 8, "whitening": "off"}
-
-
-def train_descriptor(media: Path, out: Path) -> object:
-    """Train a small descriptor; it imports torch here, which takes longer than a run of images."""
-    from configs.training import DescriptorTraining  # noqa: PLC0415
-    from copytrace.training.descriptor import train_descriptor  # noqa: PLC0415
-
-    values = DESCRIPTOR | {"photos": PHOTOS | {"validation_copies": 1}, "loop": LOOP}
-    return train_descriptor(str(media / "photos" / "training"), out, DescriptorTraining.model_validate(values))
-
-
-def train_overlay_detector(media: Path, out: Path) -> object:
-    """Train a small overlay detector."""
-    from configs.training import OverlayTraining  # noqa: PLC0415
-    from copytrace.training.overlay import train_overlay_detector  # noqa: PLC0415
-
-    values = OVERLAY | {"photos": PHOTOS, "loop": LOOP}
-    return train_overlay_detector(str(media / "photos" / "training"), out, OverlayTraining.model_validate(values))
-
-
-FLOWS: dict[str, Callable[[Path, Path], object]] = {
-    "index-images": lambda media, out: images.index_images(
-        str(media / "photos" / "references"), out, ImageSettings.model_validate(IMAGES)
-    ),
-    "match-images": lambda media, out: images.match_images(
-        *(str(media / "photos" / side) for side in ("queries", "references")), out, ImageSettings.model_validate(IMAGES)
-    ),
-    "index-videos": lambda media, out: videos.index_videos(
-        str(media / "videos" / "references"), out, VideoSettings.model_validate(VIDEOS)
-    ),
-    "match-videos": lambda media, out: videos.match_videos(
-        *(str(media / "videos" / side) for side in ("queries", "references")), out, VideoSettings.model_validate(VIDEOS)
-    ),
-    "train-descriptor": train_descriptor,
-    "train-overlay-detector": train_overlay_detector,
-}
+FIRST, LAST = 0.05, 0.95  # of an undisturbed run; between them it is killed
 SOONER = 0.8
 ENOUGH = 64 << 10  # KiB
 COMPARED = {".parquet", ".csv", ".npy", ".points", ".lists", ".faiss", ".safetensors"}
@@ -148,6 +96,44 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
     }
 
 
+def kill_decoder(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
+    """Kill a process that decodes media for a run, `moment` seconds after it began, and return what became of the run.
+
+    If there is none then, the first one after it is killed. A run that ends before that does not count.
+    """
+    log, killed = out.with_suffix(".log"), ""
+    while not killed:
+        child, end = fork(partial(_report, what, media, out, log)), time.monotonic() + moment
+        while not killed and not _has_ended(child):
+            if time.monotonic() >= end:
+                killed = _kill_one_of(psutil.Process(child).children(recursive=True), random.Random(moment))
+            time.sleep(0.002)
+        code = exit_code(child)
+        moment *= SOONER
+        if not killed:
+            shutil.rmtree(out)
+    finished = contents(out)
+    return {
+        "moment": round(moment / SOONER, 2),
+        "codes": [code],
+        "killed": killed,
+        "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
+        "left": [str(path.relative_to(out)) for path in out.rglob("*.part")],
+        "said": log.read_text(),
+    }
+
+
+def _kill_one_of(processes: list[psutil.Process], chance: random.Random) -> str:
+    """Kill one of the processes, and return its state, such as `running` or `sleeping`; "" if there is none."""
+    try:
+        chosen = chance.choice(processes)
+        state = str(chosen.status())
+        chosen.kill()
+    except (IndexError, psutil.Error):
+        return ""
+    return state
+
+
 def fill_one(what: str, media: Path, disk: Path, room: int, calm: dict[str, bytes]) -> dict[str, object]:
     """Run with `room` KiB, run again with enough of it, and return what there is to say of both."""
     out, log = disk / "out", disk.with_suffix(".log")
@@ -183,14 +169,18 @@ def _resize(disk: Path, room: int) -> None:
 def _run_until(work: Callable[[], int], moment: float) -> int:
     """Return the exit code of a process that does the work, and is killed after `moment` seconds."""
     child, end = fork(work), time.monotonic() + moment
-    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while time.monotonic() < end and not _has_ended(child):
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     return exit_code(child)
 
 
-def main(what: str, seed: str, kills: str, media: Path, folder: Path, disk: Path | None = None) -> None:
-    """Run the flow undisturbed, and then kill it, or let it fill a disk, time and again."""
+def _has_ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def main(victims: str, what: str, seed: str, count: str, media: Path, folder: Path) -> None:
+    """Run the flow undisturbed, and then kill it or its decoders, or let it fill a disk, time and again."""
     folder.mkdir(parents=True)
     begin = time.monotonic()
     code = exit_code(fork(partial(run, what, media, folder / "calm", folder / "calm.log")))
@@ -199,12 +189,14 @@ def main(what: str, seed: str, kills: str, media: Path, folder: Path, disk: Path
         raise SystemExit(f"the undisturbed run failed: {(folder / 'calm.log').read_text()}")
     calm = contents(folder / "calm")
     size = sum(path.stat().st_size for path in (folder / "calm").rglob("*") if path.is_file()) >> 10
-    for number in range(int(kills)):
-        if disk:
-            told = fill_one(what, media, disk, int((0.1 + 0.8 * chance.random()) * size), calm)
+    kill = {"runs": kill_one, "decoders": kill_decoder}.get(victims)
+    for number in range(int(count)):
+        share = FIRST + (LAST - FIRST) * chance.random()
+        if kill:
+            told = kill(what, media, folder / str(number), share * seconds, calm)
         else:
-            told = kill_one(what, media, folder / str(number), chance.random() * seconds, calm)
-        print(json.dumps(told), flush=True)
+            told = fill_one(what, media, Path(victims), int(share * size), calm)
+        print(json.dumps(told | {"share": round(share, 3), "of": round(seconds, 2)}), flush=True)
 
 
 def use_simple_models() -> None:
@@ -218,8 +210,7 @@ def use_simple_models() -> None:
 
 if __name__ == "__main__":
     use_simple_models()
-    chosen, chosen_seed, count, *places = sys.argv[1:]
-    if chosen.startswith("train"):
-        for module in ("descriptor", "overlay"):
-            import_module(f"copytrace.training.{module}")
-    main(chosen, chosen_seed, count, *map(Path, places))
+    chosen, flow, chosen_seed, times, *places = sys.argv[1:]
+    if flow in TRAININGS:
+        import_module(f"copytrace.training.{TRAININGS[flow]}")
+    main(chosen, flow, chosen_seed, times, *map(Path, places))

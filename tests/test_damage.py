@@ -49,8 +49,8 @@ SETTINGS: dict[str, Any] = {
 VIDEO_SETTINGS: dict[str, Any] = {
     "media": {"shard_size": 2, "threads": 1},
     "panes": {"detector": "none"},
-    "alignment": {"aligner": "hough", "pair_filter": "none"},
-    "report": {"max_matches": 3},
+    "alignment": {"aligner": "hough", "pair_filter": "none", "verified_segments": 1},
+    "report": {"max_matches": 1},
 }
 
 
@@ -178,6 +178,8 @@ def test_a_flipped_bit_is_noticed_and_changes_no_match(of: str, request: pytest.
                 for name in copied.results:
                     if path.parent != copied.out:
                         (copied.out / name).unlink()  # so that all that they were made from is read again
+            else:  # what is known of the queries stays, so that a run is quick
+                shutil.copytree(copied.out / "work" / "queries", copied.root / "again" / "work" / "queries")
             found = copied.match(copied.out if path.is_relative_to(copied.out) else copied.root / "again")
         except CopytraceError as error:
             assert "\n" not in str(error), fault

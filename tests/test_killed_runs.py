@@ -19,12 +19,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.child_processes import run_python
-from tests.killed_runs import FLOWS
+from tests.killed_flows import FLOWS, write_matched_videos
 
 Pixels = NDArray[np.uint8]
 KILLS = int(os.environ.get("COPYTRACE_KILLS", "0"))
 SEED = os.environ.get("COPYTRACE_SEED", "1")
 ALWAYS = "match-images"
+DECODING = ("index-images", "match-images", "index-videos", "match-videos")
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def media(
     return root
 
 
+def add_other_media(what: str, media: Path, request: pytest.FixtureRequest) -> None:
+    """Add what a flow needs besides photos."""
+    if "videos" in what:
+        (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
+    if what in {"train-aligner", "train-pair-classifier"}:
+        write_matched_videos(media / "matched")
+
+
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("what", FLOWS)
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
@@ -52,9 +61,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
 ) -> None:
     if not KILLS and what != ALWAYS:
         pytest.skip("left to make test-faults")
-    if "videos" in what:
-        (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
-    told = tell(what, KILLS or 1, media, tmp_path / what)
+    add_other_media(what, media, request)
+    told = tell("runs", what, KILLS or 1, media, tmp_path / what)
     print(
         f"\n{what}: {len(told)} kills; {sum(each['kept'] for each in told)} finished "
         f"shards kept, {sum(len(each['again']) for each in told)} done again; said: "
@@ -64,6 +72,25 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(
         assert each["codes"] == [-9, 0], each
         assert not each["half"], each
         assert not each["again"], each
+        assert not each["differ"], each
+        assert not each["left"], each
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("what", DECODING)
+def test_a_run_whose_decoder_was_killed_ends_as_if_nothing_had_happened(
+    what: str, media: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if not KILLS:
+        pytest.skip("left to make test-faults")
+    add_other_media(what, media, request)
+    told = tell("decoders", what, KILLS, media, tmp_path / what)
+    print(
+        f"\n{what}: {len(told)} decoders killed, {sum(each['killed'] == 'running' for each in told)} while they "
+        f"decoded; said: {sorted({line for each in told for line in each['said'].splitlines()})}"
+    )
+    for each in told:
+        assert each["codes"] == [0], each
         assert not each["differ"], each
         assert not each["left"], each
 
@@ -87,9 +114,8 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     if not KILLS:
         pytest.skip("left to make test-faults")
     disk = request.getfixturevalue("small_disk")
-    if "videos" in what:
-        (media / "videos").symlink_to(request.getfixturevalue("video_sides"))
-    told = tell(what, KILLS, media, tmp_path / what, disk)
+    add_other_media(what, media, request)
+    told = tell(disk, what, KILLS, media, tmp_path / what)
     print(f"\n{what}: {len(told)} full disks; said: {sorted({each['said'] for each in told})}")
     for each in told:
         assert each["codes"] == [1, 0], each
@@ -98,6 +124,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         assert not each["differ"], each
 
 
-def tell(what: str, count: int, media: Path, folder: Path, *disk: Path) -> list[dict[str, Any]]:
-    done = run_python("-m", "tests.killed_runs", what, SEED, count, media, folder, *disk)
+def tell(victims: str | Path, what: str, count: int, media: Path, folder: Path) -> list[dict[str, Any]]:
+    """Return what `killed_runs` tells of each run."""
+    done = run_python("-m", "tests.killed_runs", victims, what, SEED, count, media, folder)
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -36,6 +36,9 @@ from copytrace.storage import as_stored_path, atomic_path
 POINTS_AT_ONCE = 1 << 18
 POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
 WRITTEN_AT_ONCE = 1 << 22  # points
+# Points that are found beyond those wanted. Of points as far away as the last one, which are many where images show the
+# same, faiss keeps any; those of the first images are to be kept, so that segments, however many, find what one finds.
+TIED = 4
 
 
 class ListedPoints(NamedTuple):
@@ -67,18 +70,21 @@ class PointLists:
     def search(self, points: Floats, nearest: NearestLists, neighbours: int, first: int) -> ListedPoints:
         """Return the points in the `nearest` lists that are nearest to canonical `points` float32 [Q, 128].
 
+        Of points equally near, those of earlier images come first.
         `first` is the number of the first image. Raises `DamagedFileError` if one of the lists is damaged.
         """
         if self.checks:
             self.checks.need(nearest[1])
-        shape = (len(points), neighbours)
+        shape = (len(points), neighbours + TIED)
         distance, packed = np.empty(shape, np.float32), np.empty(shape, np.int64)
         columns = [faiss.swig_ptr(np.ascontiguousarray(each)) for each in (points, nearest[1], nearest[0])]
         # The number of lists is a parameter, and not set in the lists: threads search them for different numbers.
         params: Any = faiss.SearchParametersIVF()
         params.nprobe = nearest[1].shape[1]
         found_in = (faiss.swig_ptr(distance), faiss.swig_ptr(packed))
-        self.lists.search_preassigned_c(len(points), columns[0], neighbours, *columns[1:], *found_in, False, params)
+        self.lists.search_preassigned_c(len(points), columns[0], shape[1], *columns[1:], *found_in, False, params)
+        order = np.lexsort((packed, distance), axis=1)[:, :neighbours]
+        distance, packed = np.take_along_axis(distance, order, axis=1), np.take_along_axis(packed, order, axis=1)
         distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
         image, variant, geometry = unpack_places(packed, self.sides)
         found = (packed >= 0) & (self.current[image] if len(self.current) else False)

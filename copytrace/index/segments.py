@@ -82,7 +82,9 @@ class _HasIds(Protocol):
     def ids(self) -> pa.LargeStringArray: ...
 
 
-_opened: dict[str, Sequence[Any]] = {}
+# The segments of an index, by its folder, with the state that they were opened in. Those of an earlier one are closed,
+# because they hold handles, and the space on disk of files that were deleted.
+_opened: dict[str, tuple[str, Sequence[Any]]] = {}
 _OPEN_LOCK = Lock()  # threads that search shards side by side share what is opened
 
 
@@ -184,15 +186,19 @@ def open_current(content: SegmentContent[S]) -> Sequence[S]:
         )
     # The time of writing, so that what was repaired is opened anew.
     written = time_of_writing(index.root / "segments" / SEGMENTS)
-    state = digest_of(str(index.root), index.fingerprint, sorted(states.items()), sorted(entries), written)
+    state = digest_of(index.fingerprint, sorted(states.items()), sorted(entries), written)
+    root = str(index.root)
     with _OPEN_LOCK:
-        if state not in _opened:
+        if root not in _opened or _opened[root][0] != state:
+            _opened.pop(root, None)
             folder = index.root / "segments"
-            opened = [content.open(folder / name, shards) for name, shards in sorted(current.items()) if shards]
+            # In the order of their shards, in which one segment of all of them would have its media.
+            ordered = sorted((shards, name) for name, shards in current.items() if shards)
+            opened = [content.open(folder / name, shards) for shards, name in ordered]
             while len(_opened) >= MOST_OPENED:
                 _opened.pop(next(iter(_opened)))
-            _opened[state] = opened
-        return _opened[state]
+            _opened[root] = (state, opened)
+        return _opened[root][1]
 
 
 def current_media(

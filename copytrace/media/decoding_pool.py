@@ -68,14 +68,15 @@ def decode(
         seconds = limits.processor_seconds(source.size, duration)
         request = {"call": call, "name": path, "settings": settings, "size": source.size}
         request |= {"seconds": seconds, "memory": limits.memory}
+        known = 0
         for attempt in range(1, _ATTEMPTS + 1):
-            sent = 0
             try:
-                for part in _take_worker().decode(request, arrays, source, limits.stall):
-                    sent += 1
-                    yield part
+                for number, part in enumerate(_take_worker().decode(request, arrays, source, limits.stall)):
+                    if number == known:  # another worker sends the same parts once more
+                        known += 1
+                        yield part
             except _EndedError as error:
-                if sent or attempt == _ATTEMPTS or not error.is_of_others:
+                if attempt == _ATTEMPTS or not error.is_of_others:
                     raise DecodingLimitError(error.describe(limits, seconds)) from error
             except _MemoryError as error:
                 memory = limits.describe_memory()

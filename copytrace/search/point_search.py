@@ -100,7 +100,7 @@ class ListSearch:
             )
             first += len(part.sides)
         distance, image, variant, geometry = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
-        order = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
+        order = np.lexsort((image, distance), axis=1)[:, :neighbours]
         # A point and another one with the same canonical form are one another's, read by both of their variants.
         variant = np.take_along_axis(variant, order, axis=1) ^ own_variant[:, None]
         wanted = np.isin(variant, [each.number for each in variants])

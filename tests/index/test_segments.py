@@ -123,6 +123,31 @@ def test_an_index_that_grows_gets_a_segment_or_a_larger_one_and_finds_the_same(
     assert answers(grown) == answers(whole)
 
 
+def test_of_points_equally_near_several_segments_find_those_that_one_finds(
+    folder: Path,
+    photos: dict[str, Pixels],
+    write_photos: WritePhotos,
+    build_index: Build,
+    image_settings: ImageSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments_module, "ABSORBED", 0)
+    for number in range(6):
+        same = {f"same{number}{each}": np.roll(photos["coffee"], 16 * each, axis=1) for each in range(2)}
+        write_photos(folder, same)
+        grown, _ = build_index(folder, folder.parent / "index", "references", image_settings)
+    whole, _ = build_index(folder, folder.parent / "whole", "references", image_settings)
+    assert len(segments(grown)) > 4
+    searches = [ListSearch.of(open_segments(each), shipped_quantizer(), lists_searched=16) for each in (grown, whole)]
+    [view] = (view for shard in whole.shards for view in whole.views(shard) if view.id == "coffee")
+    found = [each.search(view.points.descriptor, 6) for each in searches]
+    names = [
+        [each.ids[number].as_py() for number in one.image.ravel()] for each, one in zip(searches, found, strict=True)
+    ]
+    np.testing.assert_array_equal(found[0].distance, found[1].distance)
+    assert names[0] == names[1]
+
+
 def test_nothing_is_written_again_when_nothing_came(
     folder: Path, build_index: Build, image_settings: ImageSettings
 ) -> None:

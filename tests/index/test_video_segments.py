@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -156,6 +157,17 @@ def test_segments_are_opened_once_until_they_change(library: Library) -> None:
     index = library.index({"a": 3})
     assert open_segments(VideoIndex.open(index.root)) is open_segments(index)
     assert open_segments(library.index({"b": 1})) is not open_segments(index)
+
+
+def test_segments_of_an_earlier_state_of_an_index_are_closed(library: Library) -> None:
+    opened: list[str] = []
+    for number in range(4):
+        index = library.index({f"new{number}": 3, "changed": number + 1})
+        open_segments(index)
+        kept = {str(path) for path in (index.root / "segments").iterdir()}
+        opened = [each.path for each in psutil.Process().memory_maps(grouped=False) if str(index.root) in each.path]
+        assert kept.issuperset(opened)
+    assert opened
 
 
 def test_a_writer_that_is_stopped_leaves_the_segments_as_they_were(

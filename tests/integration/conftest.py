@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import s3fs
 from filelock import FileLock
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
@@ -20,6 +22,7 @@ from tasks.service.ports import Ports, free_ports
 from tasks.service.seaweedfs import SeaweedFS
 from tasks.service.server_process import PID_SUFFIX, stop_leftovers
 from tasks.service.stack import Stack
+from tests.integration.faulty_proxy import FaultyProxy
 
 SECONDS_TO_START = 400  # on a machine that is busy besides
 
@@ -83,6 +86,20 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS
     [port] = free_ports(1)
     with SeaweedFS(tmp_path_factory.mktemp("object-store"), port) as server:
         yield server
+
+
+@pytest.fixture
+def proxy(object_store: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy before that store, which clients take for the store."""
+    with FaultyProxy(int(object_store.endpoint.rpartition(":")[2])) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        address = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{running.server_port}"}
+        for name, value in (object_store.client_environment | address).items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield running
+        s3fs.S3FileSystem.clear_instance_cache()
+        running.shutdown()
 
 
 @pytest.fixture(scope="session")

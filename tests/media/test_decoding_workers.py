@@ -169,6 +169,20 @@ def test_a_worker_that_something_else_ended_is_replaced(photo: str) -> None:
     np.testing.assert_array_equal(decode_image(photo).pixels, PHOTO)
 
 
+def test_a_video_whose_decoder_something_else_ended_is_read_on(film: Callable[..., Path]) -> None:
+    path = str(film("a.mp4", 60, size=(320, 240)))
+    expected = list(read_frames(path, per_second=10))
+    frames = read_frames(path, per_second=10)
+    read = [next(frames)]
+    for process in children():
+        if process.status() != psutil.STATUS_ZOMBIE and process.ppid() != os.getpid():
+            process.kill()
+    read += frames
+    assert [frame.start for frame in read] == [frame.start for frame in expected]
+    for one, other in zip(read, expected, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
 def test_workers_come_back_after_their_starter_was_ended(photo: str) -> None:
     decode_image(photo)
     before = children()

@@ -16,13 +16,10 @@ from PIL import Image
 from torch.multiprocessing.spawn import start_processes
 
 from configs.training import DescriptorTraining
-from configs.videos import VideoSettings
-from copytrace.exchange.npz_exchange import import_npz
-from copytrace.exchange.npz_files import write_npz
 from copytrace.training import distributed
 from copytrace.training.descriptor_validation import ValidationSet
 from copytrace.training.photos import PhotoSplit, split_photos
-from copytrace.videos import match_videos
+from tests.killed_flows import write_matched_videos
 
 Pixels = NDArray[np.uint8]
 ARCHITECTURE = "test_efficientnet"
@@ -100,26 +97,7 @@ def validation(split: PhotoSplit, settings_of: Callable[..., DescriptorTraining]
 
 @pytest.fixture(scope="session")
 def video_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A finished run of match-videos over descriptors that nobody computed, and its ground truth.
-
-    Ten queries of 20 s each show seconds 5 to 15 of one of five references of 30 s, from their second 4 on.
-    """
-    rng = np.random.default_rng(5)
+    """A finished run of match-videos, and its ground truth; see `write_matched_videos`."""
     root = tmp_path_factory.mktemp("video-run")
-    references = {f"R{number}": rng.normal(size=(30, 32)) for number in range(5)}
-    queries, lines = {}, ["query_id,ref_id,query_start,query_end,ref_start,ref_end"]
-    for number in range(10):
-        query, copied = rng.normal(size=(20, 32)), f"R{number % 5}"
-        query[4:14] = references[copied][5:15] + 0.3 * rng.normal(size=(10, 32))
-        queries[f"Q{number}"] = query
-        lines.append(f"Q{number},{copied},4.0,14.0,5.0,15.0")
-    for role, videos in (("queries", queries), ("references", references)):
-        ids = [name for name, rows in videos.items() for _ in rows]
-        starts = np.concatenate([np.arange(len(rows), dtype=np.float64) for rows in videos.values()])
-        vectors = np.concatenate(list(videos.values())).astype(np.float32)
-        write_npz(root / f"{role}.npz", ids, np.stack([starts, starts + 1], axis=1), vectors)
-        import_npz(root / f"{role}.npz", root / "run" / "work" / role, role, model="drawn")
-    (root / "truth.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    quick = VideoSettings.model_validate({"report": {"max_matches": 0}, "alignment": {"aligner": "hough"}})
-    match_videos(root / "run" / "work" / "queries", root / "run" / "work" / "references", root / "run", quick)
+    write_matched_videos(root)
     return root / "run", root / "truth.csv"
