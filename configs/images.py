@@ -85,7 +85,12 @@ class LocalSettings(Settings):
     exact: bool = Field(
         False, description="compare with all reference points, not only with the nearest inverted lists"
     )
-    lists_searched: int = Field(16, ge=1, description="inverted lists searched for each query point")
+    lists_searched: int = Field(
+        16,
+        ge=1,
+        description="inverted lists searched for each query point; of an index with more than 16 million points, whose "
+        "lists are finer, from twice to half as many",
+    )
     codebook: str = Field(
         "shipped",
         description="codebook by which points are put into inverted lists and coded. shipped: one of photographs; or a "

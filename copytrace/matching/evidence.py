@@ -91,7 +91,7 @@ class _Pair:
         return max((c for c in self.candidates if c.branch == branch), key=lambda c: c.score, default=None)
 
     def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
-        """Return the views and variants to compare: those that got votes; for a descriptor, all plain and mirrored ones.
+        """Return the views and variants to compare: those that got votes; for a descriptor, all but negatives.
 
         A descriptor may find a stretched copy for which the points of the stretched view got too few votes.
         """

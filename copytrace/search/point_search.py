@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class ListSearch:
         """See `PointSearch`."""
         query, forms, own_variant = self.quantizer.canonical_form.all_likely(descriptors)
         points = forms.astype(np.float32)
-        nearest = self.quantizer.nearest_lists(points, self.lists_searched, {part.lists.nlist for part in self.parts})
+        nearest = self.quantizer.nearest_lists(points, self.lists_searched, self._sizes)
         found: list[ListedPoints] = []
         first = 0
         for part in self.parts:
@@ -112,6 +113,14 @@ class ListSearch:
             variant,
             np.take_along_axis(geometry, order[:, :, None], axis=1),
         )
+
+    @property
+    def _sizes(self) -> dict[int, int]:
+        """How many points are in the lists of each level, by its count of lists."""
+        sizes = Counter[int]()
+        for part in self.parts:
+            sizes[part.lists.nlist] += part.lists.ntotal
+        return dict(sizes)
 
     def _search_part(
         self, part: PointLists, points: Floats, nearest: NearestLists, likely: int, neighbours: int, first: int

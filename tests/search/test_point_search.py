@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from copytrace.arrays import Floats
 from copytrace.features.variants import PLAIN, VARIANTS, Variant
+from copytrace.index import point_quantizer
 from copytrace.index.image_segments import Segment
 from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
-from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
+from copytrace.index.point_quantizer import ListLevel, NearestLists, shipped_quantizer
 from copytrace.index.shard_files import View
 from copytrace.search import point_search
 from copytrace.search.point_search import ExactSearch, FoundPoints, ListSearch, PointSearch, fill_indexes
@@ -234,7 +236,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
     assert most == 1
 
 
-def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_in_a_quarter(
+def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_in_half_of_them(
     photo_points: Bytes, view_of: MakeView
 ) -> None:
     quantizer = shipped_quantizer()
@@ -244,13 +246,35 @@ def test_of_fine_lists_a_form_that_a_point_is_less_likely_to_have_is_looked_for_
     found = search.search(query, 4)
     assert 60 < len(found.query) < 240
     forms = quantizer.canonical_form.all_likely(query)[1].astype(np.float32)
-    distance, lists = quantizer.nearest_lists(forms, 16, {quantizer.fine.count})[quantizer.fine.count]
+    distance, lists = quantizer.nearest_lists(forms, 16, {quantizer.fine.count: 1})[quantizer.fine.count]
     assert lists.shape == (len(forms), 32)
-    for rows, few in ((slice(0, 60), 32), (slice(60, None), 8)):
+    for rows, few in ((slice(0, 60), 32), (slice(60, None), 16)):
         nearest = np.ascontiguousarray(distance[rows, :few]), np.ascontiguousarray(lists[rows, :few])
         expected = segment.points.search(forms[rows], nearest, 4, 0)
         np.testing.assert_array_equal(found.distance[rows], expected.distance)
         np.testing.assert_array_equal(found.geometry[rows], expected.geometry)
+
+
+def test_the_more_points_an_index_has_the_fewer_of_its_lists_are_searched(
+    photo_points: Bytes, view_of: MakeView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizer = shipped_quantizer()
+    segments = [segment_of([view_of(name, keypoints(2000), photo_points[:2000])], quantizer.fine) for name in "ab"]
+    asked = []
+    nearest = point_quantizer.ListLevel.nearest_lists
+
+    def note(level: ListLevel, points: Floats, count: int, parents: NearestLists | None = None) -> NearestLists:
+        asked.append((level.count, count))
+        return nearest(level, points, count, parents)
+
+    monkeypatch.setattr(point_quantizer.ListLevel, "nearest_lists", note)
+    search = ListSearch.of(segments, quantizer, lists_searched=16)
+    # The points of all segments count: 4,000.
+    for few, searched in ((4000, 32), (3999, 16), (2000, 16), (1999, 8), (1, 8)):
+        monkeypatch.setattr(point_quantizer, "FEW_POINTS", few)
+        search.search(photo_points[:10], 4)
+        assert asked[-1] == (quantizer.fine.count, searched)
+        assert asked[-2] == (quantizer.coarse.count, 16)
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 5, 4, 1], [7], [0, 0], []])
