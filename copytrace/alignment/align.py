@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -24,10 +23,11 @@ from copytrace.index.video_index import VideoIndex
 from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder, remove_stale_shards
 from copytrace.runtime import usable_cores
+from copytrace.search.own_files import SharedFiles
+from copytrace.search.sorted_pairs import SortedPairs
 from copytrace.search.video_candidates import read_noise_levels, read_video_candidates
 from copytrace.step import Step, fingerprint_of
-from copytrace.storage import file_identity
-from copytrace.tables import table_of_rows, write_csv, write_table
+from copytrace.tables import table_of_rows, write_table
 
 Pair = tuple[str, str]  # ids of a query and of a reference
 PaneChoice = Literal["moment", "block"]
@@ -44,6 +44,7 @@ SEGMENT_SCHEMA = pa.schema(
         *(("score", pa.float64()), ("reversed", pa.bool_()), ("pane", pa.string())),
     ]
 )
+PAIR = ("query_id", "ref_id")
 BEST_FIRST = [("score", "descending")] + [
     (name, "ascending") for name in ("query_id", "ref_id", "query_start", "ref_start", "query_end", "ref_end", "pane")
 ]
@@ -221,29 +222,12 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
     step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.merged)
     if step.is_done():
         return parquet
-    with step.run(len(parts), "shards") as work:
-        tables = [read_checked(part, schema=SEGMENT_SCHEMA) for part in parts]
-        table = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *tables]).sort_by(BEST_FIRST)
-        table = _drop_reversed_duplicates(table, query_index.paths, reference_index.paths)
-        write_csv(csv, _round(table))
-        write_table(parquet, table)
-        work.advance(len(parts))
+    with step.run(len(parts), "shards") as work, SortedPairs(SEGMENT_SCHEMA, BEST_FIRST, PAIR) as segments:
+        for part in parts:
+            segments.add(read_checked(part, schema=SEGMENT_SCHEMA))
+            work.advance()
+        segments.write(parquet, (query_index.paths, reference_index.paths), SharedFiles.keep_first_direction, _round)
     return parquet
-
-
-def _drop_reversed_duplicates(
-    table: pa.Table, query_paths: Mapping[str, str], reference_paths: Mapping[str, str]
-) -> pa.Table:
-    pairs = zip(table.column("query_id").to_pylist(), table.column("ref_id").to_pylist(), strict=True)
-    query_files, reference_files = (
-        {video: file_identity(paths[video]) for video in pc.unique(table.column(name)).to_pylist()}
-        for name, paths in (("query_id", query_paths), ("ref_id", reference_paths))
-    )
-    directions = [(query_files[query], reference_files[reference]) for query, reference in pairs]
-    kept: dict[frozenset[str], tuple[str, str]] = {}
-    for direction in directions:
-        kept.setdefault(frozenset(direction), direction)  # the best segment comes first
-    return table.filter(pa.array([kept[frozenset(direction)] == direction for direction in directions], pa.bool_()))
 
 
 def _round(table: pa.Table) -> pa.Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from configs.images import ImageSettings, MergeSettings
 from copytrace.checked_files import read_checked
@@ -14,13 +13,11 @@ from copytrace.matching.evidence import EVIDENCE_SCHEMA
 from copytrace.matching.score import calibration_file, load_calibration
 from copytrace.run_folder import BRANCHES, ImageRunFolder, remove_stale_shards
 from copytrace.search.own_files import SharedFiles
-from copytrace.sorted_tables import SortedTables, cut_tables
+from copytrace.search.sorted_pairs import SortedPairs
 from copytrace.step import Step, fingerprint_of
 from copytrace.storage import digest_of_file
-from copytrace.tables import open_csv, open_table
 
 SCORE_DECIMALS = 9
-ROWS_PER_GROUP = 1 << 15  # of the tables; memory holds some times as many
 PAIR = ("query_id", "reference_id")
 BEST_FIRST = [("score", "descending"), ("query_id", "ascending"), ("reference_id", "ascending")]
 MATCH_SCHEMA = EVIDENCE_SCHEMA.insert(2, pa.field("score", pa.float64()))
@@ -54,20 +51,11 @@ def merge_matches(queries: Path, references: Path, folder: ImageRunFolder, setti
     step = Step.of("merge", parquet, csv, made_from=made_from, record=folder.merged)
     if step.is_done():
         return parquet
-    with step.run(len(evidence), "shards") as work, SortedTables(MATCH_SCHEMA, BEST_FIRST) as pairs:
-        ids: tuple[set[str], set[str]] = (set(), set())
+    with step.run(len(evidence), "shards") as work, SortedPairs(MATCH_SCHEMA, BEST_FIRST, PAIR) as pairs:
         for path in evidence:
-            table = _score(read_checked(path, schema=EVIDENCE_SCHEMA), rules)
-            pairs.add(table)
-            for column, found in zip(PAIR, ids, strict=True):
-                found.update(pc.unique(table.column(column)).to_pylist())
+            pairs.add(_score(read_checked(path, schema=EVIDENCE_SCHEMA), rules))
             work.advance()
-        same = SharedFiles.of(PAIR, ids, (query_index.paths, reference_index.paths))
-        with open_csv(csv) as write, open_table(parquet, MATCH_SCHEMA) as write_rows:
-            kept = map(same.drop_reversed, pairs.tables(ROWS_PER_GROUP))
-            for table in cut_tables(kept, ROWS_PER_GROUP, MATCH_SCHEMA):
-                write(_csv_table(table))
-                write_rows(table)
+        pairs.write(parquet, (query_index.paths, reference_index.paths), SharedFiles.drop_reversed, _csv_table)
     return parquet
 
 

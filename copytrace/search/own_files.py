@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
 from copytrace.index.media_index import MediaIndex
@@ -41,6 +42,7 @@ class SharedFiles:
         self._columns, self._numbers = columns, numbers
         self._count = 1 + max((number for side in numbers for number in side.values()), default=0)
         self._seen: list[Numbers] = []  # of the pairs passed on, 8 bytes each; none is in two of the arrays
+        self._directions: dict[int, bool] = {}
 
     @classmethod
     def of(
@@ -53,23 +55,44 @@ class SharedFiles:
 
     def drop_reversed(self, pairs: pa.Table) -> pa.Table:
         """Return the pairs of which no table that was given before, and no earlier row, has the same two files."""
-        if not any(self._numbers):
+        rows, number, _ = self._shared(pairs)
+        if not len(rows):
             return pairs
-        first, second = (
-            self._files(pairs.column(name), of) for name, of in zip(self._columns, self._numbers, strict=True)
-        )
-        number = np.minimum(first, second) * self._count + np.maximum(first, second)
-        shared = np.flatnonzero((first >= 0) & (second >= 0))
-        new, rows = np.unique(number[shared], return_index=True)
+        new, first = np.unique(number, return_index=True)
         is_new = np.ones(len(new), bool)
         for seen in self._seen:
             place = np.minimum(np.searchsorted(seen, new), len(seen) - 1)
             is_new &= seen[place] != new
         keep = np.ones(len(pairs), bool)
-        keep[shared] = False
-        keep[shared[rows[is_new]]] = True
+        keep[rows] = False
+        keep[rows[first[is_new]]] = True
         self._note(new[is_new])
         return pairs.filter(pa.array(keep))
+
+    def keep_first_direction(self, segments: pa.Table) -> pa.Table:
+        """Return the segments without those of two files that were first found, in any table, in the other direction.
+
+        Two files may have many segments.
+        """
+        rows, number, is_forward = self._shared(segments)
+        keep = np.ones(len(segments), bool)
+        for row, pair, forward in zip(rows.tolist(), number.tolist(), is_forward.tolist(), strict=True):
+            keep[row] = self._directions.setdefault(pair, forward) == forward
+        return segments.filter(pa.array(keep))
+
+    def _shared(self, pairs: pa.Table) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
+        """Return the rows of the pairs whose files are both shared, int64 [S], and a number for each pair of files.
+
+        A pair has the same number, int64 [S], in both directions, which are told by bool [S].
+        """
+        if not any(self._numbers):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
+        first, second = (
+            self._files(pairs.column(name), of) for name, of in zip(self._columns, self._numbers, strict=True)
+        )
+        rows = np.flatnonzero((first >= 0) & (second >= 0))
+        first, second = first[rows], second[rows]
+        return rows, np.minimum(first, second) * self._count + np.maximum(first, second), first < second
 
     def _note(self, new: Numbers) -> None:
         while self._seen and len(self._seen[-1]) <= 2 * len(new):  # so that there are few arrays
