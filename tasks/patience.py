@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import httpx
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.context import SettingsContext, get_settings_context
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 T = TypeVar("T")
 
@@ -19,12 +19,19 @@ PATIENCE_SECONDS = 900.0
 SECONDS_BETWEEN_ATTEMPTS = 5.0
 
 
-def limit_attempts(seconds: float = 60.0, retries: int = 0) -> AbstractContextManager[Any]:
-    """Return a block in which requests to the server wait so long for an answer, and are repeated so often.
+@contextmanager
+def limit_attempts(seconds: float = 60.0, retries: int = 0) -> Iterator[None]:
+    """Open a block in which requests to the server wait so long for an answer, and are repeated so often.
 
     Prefect's own attempts come at ever longer intervals, up to half the time for which the server was away.
     """
-    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries, PREFECT_API_REQUEST_TIMEOUT: seconds})
+    context = get_settings_context()
+    # Prefect's `temporary_settings` reads and validates all its settings anew, which takes longer than two requests.
+    client = context.settings.client.model_copy(update={"max_retries": retries})
+    api = context.settings.api.model_copy(update={"request_timeout": seconds})
+    settings = context.settings.model_copy(update={"client": client, "api": api})
+    with SettingsContext(profile=context.profile, settings=settings):
+        yield
 
 
 def wait_for_server(ask: Callable[[], T]) -> T:

@@ -124,7 +124,8 @@ def test_a_list_of_copies_that_was_cut_is_told_in_the_summary_the_page_and_the_t
     assert "of more references than are listed" not in (out / "report.html").read_text("utf-8")
     for number in range(14):
         shutil.copy(references / "coffee.png", references / f"coffee{number}.png")
-    quickly = ["local.stretches=[]", "overlay.detector=none", "media.shard_size=2", "report.max_matches=5"]
+    quickly = [f"local.{name}={json.dumps(value)}" for name, value in FEW_POINTS.items()]
+    quickly += ["descriptor.input_size=128", "overlay.detector=none", "media.shard_size=8", "report.max_matches=5"]
     told = CliRunner().invoke(app, ["match-images", str(queries), str(references), "--out", str(out), *quickly])
     sentence = "1 query may be a copy of more references than are listed: b"
     assert sentence in told.stdout

@@ -60,6 +60,7 @@ def prefect_server(shared_cache: Path) -> Iterator[str]:
     folder, empty = Path(tempfile.mkdtemp()), shared_cache.parent / "empty-prefect.db"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")  # a block that is saved registers its own type
         patch.setattr(utilities, "mkdtemp", lambda: str(folder))  # where the harness has its database
         with FileLock(empty.with_suffix(".lock")):
             if empty.exists():

@@ -37,8 +37,8 @@ from tasks.runners import run_on
 from tests.few_points import FEW_POINTS
 from tests.integration.dask_steps import die, note, refuse, stop_at_one, write
 
-PRELOADED = ["distributed", "onnxruntime", "pandas", "prefect.task_engine", "prefect_dask"]
-PRELOADED += ["tasks.image_steps", "tasks.video_steps", "tests.integration.dask_steps"]
+PRELOADED = ["anyio._backends._asyncio", "distributed", "onnx", "onnxruntime", "pandas", "prefect.task_engine"]
+PRELOADED += ["prefect_dask", "tasks.image_steps", "tasks.video_steps", "tests.integration.dask_steps"]
 TWO_PROCESSES = Runner(kind="dask", workers=2)
 IMAGES: dict[str, Any] = {
     "media": {"shard_size": 2},

@@ -118,7 +118,7 @@ def images(**settings: Any) -> ImageSettings:
 
 def videos(**search: Any) -> VideoSettings:
     sections = {
-        "media": {"shard_size": 2},
+        "media": {"shard_size": 3},
         "descriptor": {"input_size": 128},
         "panes": {"detector": "none"},
         "report": {"max_matches": 5},
@@ -177,10 +177,11 @@ def test_an_interrupted_run_in_a_store_goes_on(continued: Continued) -> None:
 
 def test_indexes_of_references_and_noise_are_read_from_a_store(media: str, tmp_path: Path) -> None:
     found = []
+    one_shard = {"media.shard_size": 3}  # several are the subject of the run that goes on
     for home in (media, tmp_path):
-        noise = index_images(f"{media}/photos/others", f"{home}/noise", images())
-        index = index_images(f"{media}/photos/references", f"{home}/index", images())
-        settings = images(**{"global.noise": str(noise)})
+        noise = index_images(f"{media}/photos/others", f"{home}/noise", images(**one_shard))
+        index = index_images(f"{media}/photos/references", f"{home}/index", images(**one_shard))
+        settings = images(**one_shard, **{"global.noise": str(noise)})
         match_images(f"{media}/photos/queries", str(index), f"{home}/by-index", settings)
         found.append(resolve_path(f"{home}/by-index") / "matches.csv")
     assert found[0].read_bytes() == found[1].read_bytes()

@@ -37,7 +37,7 @@ input_size=64 described_size=64 dimensions=32 memory=16 whitening=off
 photos.long_side=96 photos.validation_copies=2 photos.validation_share=0.3
 loop.batch_size=8 loop.warmup_epochs=1 loop.workers=0 loop.threads=1 loop.validate_every=1 loop.learning_rate=0.002
 """.split()  # noqa: SIM905 - settings read better in lines
-EPOCHS = 4
+EPOCHS = 3
 SECONDS = 500
 DIES = """
 import os, signal
