@@ -118,7 +118,7 @@ def images(**settings: Any) -> ImageSettings:
 
 def videos(**search: Any) -> VideoSettings:
     sections = {
-        "media": {"shard_size": 3},
+        "media": {"shard_size": 2},
         "descriptor": {"input_size": 128},
         "panes": {"detector": "none"},
         "report": {"max_matches": 5},

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from copytrace.alignment.heat_maps import HeatMapRules
 from copytrace.cli import app
 from copytrace.errors import ConfigError, CopytraceError
 from copytrace.training.aligner import initial_network, train_aligner
-from copytrace.training.aligner_module import cell_loss, line_loss
+from copytrace.training.aligner_labels import label_map
+from copytrace.training.aligner_module import AlignerNetwork, cell_loss, line_loss
 from copytrace.training.aligner_validation import AlignerValidation, heat_map
 from copytrace.training.matrices import LabeledPair, read_labeled_pairs
 from copytrace.training.matrix_sheet import matrix_sheet
@@ -127,6 +128,20 @@ def test_validation_finds_all_segments_in_clear_heat_maps_and_none_in_wrong_ones
     assert right["recall"] > 0.9
     assert wrong["segment_ap"] < 0.3
     assert right["validation_cells"] < wrong["validation_cells"]
+
+
+class PerfectlyTrained(AlignerValidation):
+    """A validation of a network whose heat maps are the labels of the training."""
+
+    def heats(self, network: AlignerNetwork) -> Iterator[NDArray[np.float32]]:
+        times = ((pair.segments, pair.matrix.query_times, pair.matrix.reference_times) for pair in self.pairs)
+        return (label_map(*each) for each in times)
+
+
+def test_heat_maps_like_the_labels_of_the_training_give_the_true_segments(candidates: tuple[LabeledPair, ...]) -> None:
+    found = PerfectlyTrained(candidates, HeatMapRules()).metrics(Similarity(1.0))
+    assert found["segment_ap"] > 0.95
+    assert found["pair_ap"] == 1.0
 
 
 def test_of_many_pairs_all_true_ones_and_the_hardest_others_validate(candidates: tuple[LabeledPair, ...]) -> None:
