@@ -125,6 +125,8 @@ test-faults: $(INSTALLED) ## alter files of all readers, decode hostile ones, ki
 	COPYTRACE_FLIPS=1000 $(BIN)/python -m pytest tests/test_damage.py --capture=no
 	COPYTRACE_KILLS=10 $(BIN)/python -m pytest tests/test_killed_runs.py --capture=no
 	COPYTRACE_PAIRS=200 $(BIN)/python -m pytest tests/test_concurrent_runs.py --capture=no
+	for seed in 1 2 3; do COPYTRACE_STORE_FAULTS=1 COPYTRACE_SEED=$$seed $(BIN)/python -m pytest \
+	  tests/integration/test_rough_store.py --capture=no || exit 1; done
 
 bench: $(INSTALLED) ## measure speed, memory and accuracy into benchmarks/RESULTS.md (some minutes; DATA="SET SET")
 	@$(BIN)/python -m benchmarks $(addprefix --data ,$(DATA))

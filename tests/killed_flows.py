@@ -115,13 +115,13 @@ def write_matched_videos(root: Path) -> None:
 
 FLOWS: dict[str, Callable[[Path, Path], object]] = {
     "index-images": lambda media, out: images.index_images(
-        str(media / "photos" / "references"), out, ImageSettings.model_validate(IMAGES)
+        str(media / "photos"), out, ImageSettings.model_validate(IMAGES)
     ),
     "match-images": lambda media, out: images.match_images(
         *(str(media / "photos" / side) for side in ("queries", "references")), out, ImageSettings.model_validate(IMAGES)
     ),
     "index-videos": lambda media, out: videos.index_videos(
-        str(media / "videos" / "references"), out, VideoSettings.model_validate(VIDEOS)
+        str(media / "videos"), out, VideoSettings.model_validate(VIDEOS)
     ),
     "match-videos": lambda media, out: videos.match_videos(
         *(str(media / "videos" / side) for side in ("queries", "references")), out, VideoSettings.model_validate(VIDEOS)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -194,6 +194,7 @@ class _Pool:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._left: list[int] = []  # workers that are to be ended
+        self._is_broken = False
         self._control, theirs = socket.socketpair()
         with theirs:
             self._starter = subprocess.Popen(  # noqa: S603 - a fixed program
@@ -205,8 +206,8 @@ class _Pool:
             )
 
     def is_usable(self) -> bool:
-        """Return whether the starter still runs."""
-        return self._starter.poll() is None
+        """Return whether the starter still runs, and answers: while it dies, it only seems to run."""
+        return not self._is_broken and self._starter.poll() is None
 
     def take(self) -> _Worker:
         """Return an idle worker, or a new one. Raises `EOFError` or `ConnectionError` if the starter has ended."""
@@ -215,7 +216,7 @@ class _Pool:
         ours, theirs = socket.socketpair()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         try:
-            with theirs, self._lock:
+            with theirs, self._lock, self._answered():
                 self._end_left()
                 self._control.sendall(FORK)
                 socket.send_fds(self._control, [FORK], [theirs.fileno()])
@@ -269,14 +270,24 @@ class _Pool:
                 self._end(self._left.pop())
 
     def _end(self, process: int) -> int:
-        self._control.sendall(END + PROCESS.pack(process))
-        return self._receive()
+        with self._answered():
+            self._control.sendall(END + PROCESS.pack(process))
+            return self._receive()
 
     def _receive(self) -> int:
         received = self._control.recv(PROCESS.size, socket.MSG_WAITALL)
         if len(received) < PROCESS.size:
             raise EOFError
         return int(PROCESS.unpack(received)[0])
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Note if the starter does not answer in the block."""
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            self._is_broken = True
+            raise
 
 
 class _Pools:

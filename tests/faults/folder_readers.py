@@ -16,7 +16,7 @@ from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace import images, videos
 from copytrace.verify import SEALED, find_damage
-from tests import killed_runs
+from tests import killed_flows
 from tests.faults.hostile_media import encode_clip, encode_picture
 
 SIDES = {"references": "abc", "queries": "ad"}
@@ -100,8 +100,8 @@ class _Collection:
     @property
     def settings(self) -> Any:
         if self.kind == "images":
-            return ImageSettings.model_validate(killed_runs.IMAGES)
-        return VideoSettings.model_validate(killed_runs.VIDEOS)
+            return ImageSettings.model_validate(killed_flows.IMAGES)
+        return VideoSettings.model_validate(killed_flows.VIDEOS)
 
 
 def _forget_checksums(path: Path) -> None:

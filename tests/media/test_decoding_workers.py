@@ -192,6 +192,15 @@ def test_workers_come_back_after_their_starter_was_ended(photo: str) -> None:
     np.testing.assert_array_equal(decode_image(photo).pixels, PHOTO)
 
 
+def test_workers_come_back_while_their_starter_dies(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_image(photo)
+    before = children()
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)  # as if all of them still ran
+    for process in before:
+        process.kill()
+    np.testing.assert_array_equal(decode_image(photo).pixels, PHOTO)
+
+
 def test_nothing_is_left_running_after_a_process_that_was_killed(photo: str) -> None:
     program = "import sys; from copytrace.media.decode import decode_image as decode\n"
     program += "decode(sys.argv[1])\nprint('ready', flush=True)\ninput()"
