@@ -99,8 +99,8 @@ def test_requests_of_any_kind_that_fail_change_nothing_in_an_index_and_a_run(
 ) -> None:
     proxy.fail_at_random(SEED, EVERY)
     run(places.root, "rough")
+    print(f"\nseed {SEED}: {dict(proxy.done)} requests failed, by kind, and without a fault")
     proxy.fail_at_random(SEED, 0)
-    print(f"\nseed {SEED}: {proxy.done}")
     assert contents(f"{places.root}/rough") == places.expected
     assert read_failures(places.out / "failures.csv") == []
     assert find_damage(places.index) == find_damage(places.out) == []
