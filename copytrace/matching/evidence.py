@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, product
+from itertools import groupby, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.tables import write_table
 
 RULES_VERSION = 5  # of what is measured; an unfinished run of an earlier one measures its pairs again
+NEAREST = 3  # pairs of a query that descriptors find, the first ones, which are compared in stretched views too
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
@@ -81,27 +82,30 @@ EVIDENCE_SCHEMA = pa.schema(
 
 @dataclass
 class _Pair:
-    """A pair, and what the branches propose for it."""
+    """A pair, and what the branches propose for it.
+
+    It may be among the `NEAREST` of its query by descriptors: then the points of a stretched view may have got too few
+    votes, but agree all the same.
+    """
 
     query_id: str
     reference_id: str
     candidates: list[Candidate] = field(default_factory=list)
+    is_nearest: bool = False
 
     def best(self, branch: str) -> Candidate | None:
         return max((c for c in self.candidates if c.branch == branch), key=lambda c: c.score, default=None)
 
     def attempts(self, views: dict[str, View], settings: ImageSettings) -> list[tuple[str, int]]:
-        """Return the views and variants to compare: those that got votes; for a descriptor, all but negatives.
-
-        A descriptor may find a stretched copy for which the points of the stretched view got too few votes.
-        """
+        """Return the views and variants to compare: those that got votes; for a descriptor, plain and mirrored ones."""
         tried: dict[tuple[str, int], None] = {}
         without_negatives = [v.number for v in enabled_variants(settings.local) if not v.negative]
+        stretched = [name for name in views if name.startswith("stretched")] if self.is_nearest else []
         for candidate in self.candidates:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
             else:
-                tried |= dict.fromkeys(product(views, without_negatives))
+                tried |= dict.fromkeys(product([WHOLE, candidate.view, *stretched], without_negatives))
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 
@@ -169,6 +173,10 @@ def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> 
     for candidate in candidates:
         key = (candidate.query_id, candidate.reference_id)
         pairs.setdefault(key, _Pair(*key)).candidates.append(candidate)
+    nearest = sorted(candidates, key=lambda c: (c.query_id, c.branch != "global", -(c.normalized or 0), c.reference_id))
+    for _, of_query in groupby(nearest, key=lambda candidate: candidate.query_id):
+        for candidate in islice(of_query, NEAREST):
+            pairs[candidate.query_id, candidate.reference_id].is_nearest = candidate.branch == "global"
     by_shard: dict[int, list[_Pair]] = defaultdict(list)
     shards = references.items.shards_of([pair.reference_id for pair in pairs.values()])
     for pair, shard in zip(pairs.values(), shards.tolist(), strict=True):

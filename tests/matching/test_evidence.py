@@ -125,13 +125,15 @@ def test_a_pair_from_the_global_branch_is_tried_mirrored_too(
     assert plain["mirrored", "coffee"]["inliers"] < 10
 
 
-def test_a_pair_from_the_global_branch_is_tried_stretched_too(
+def test_the_nearest_pairs_from_the_global_branch_are_tried_stretched_too(
     indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
 ) -> None:
-    rows = rows_of(indexes, [on_global("narrow", "coffee")], image_settings, tmp_path / "e.parquet")
-    found = rows["narrow", "coffee"]
-    assert found["view"] == "stretched2"
-    assert found["inliers"] > 40
+    others = ("rocket", "astronaut", "chelsea")
+    for nearer in (2, 3):
+        candidates = [on_global("narrow", "coffee", 0.5), *(on_global("narrow", n, 0.6) for n in others[:nearer])]
+        found = rows_of(indexes, candidates, image_settings, tmp_path / str(nearer))["narrow", "coffee"]
+        assert (found["view"] == "stretched2") == (nearer == 2)
+        assert (found["inliers"] > 40) == (nearer == 2)
 
 
 def test_a_pair_from_the_local_branch_is_compared_in_the_view_that_was_voted_for(
