@@ -18,7 +18,7 @@ from configs.images import ImageSettings
 from copytrace.errors import MediaError
 from copytrace.features.points import Bytes
 from copytrace.features.thumbnails import compare_thumbnails
-from copytrace.features.variants import VARIANTS, Variant
+from copytrace.features.variants import PLAIN, VARIANTS, Variant
 from copytrace.index.given_up import limits_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
@@ -37,7 +37,7 @@ from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.tables import write_table
 
 RULES_VERSION = 5  # of what is measured; an unfinished run of an earlier one measures its pairs again
-NEAREST = 3  # pairs of a query that descriptors find, the first ones, which are compared in stretched views too
+NEAREST = 8  # pairs of a query that descriptors find, the first ones, which are compared in stretched views too
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree
 POINTS_SHOWN = 60  # most inliers of a pair that the report draws
@@ -84,8 +84,8 @@ EVIDENCE_SCHEMA = pa.schema(
 class _Pair:
     """A pair, and what the branches propose for it.
 
-    It may be among the `NEAREST` of its query by descriptors: then the points of a stretched view may have got too few
-    votes, but agree all the same.
+    It may be among the `NEAREST` of its query by descriptors: then the points of a stretched view may agree although they
+    got too few votes.
     """
 
     query_id: str
@@ -105,7 +105,8 @@ class _Pair:
             if candidate.branch != "global":
                 tried[candidate.view, candidate.variant] = None
             else:
-                tried |= dict.fromkeys(product([WHOLE, candidate.view, *stretched], without_negatives))
+                tried |= dict.fromkeys(product([WHOLE, candidate.view], without_negatives))
+                tried |= dict.fromkeys(product(stretched, [PLAIN.number]))
         return sorted(attempt for attempt in tried if attempt[0] in views)
 
 

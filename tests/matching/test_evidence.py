@@ -126,8 +126,9 @@ def test_a_pair_from_the_global_branch_is_tried_mirrored_too(
 
 
 def test_the_nearest_pairs_from_the_global_branch_are_tried_stretched_too(
-    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evidence_module, "NEAREST", 3)
     others = ("rocket", "astronaut", "chelsea")
     for nearer in (2, 3):
         candidates = [on_global("narrow", "coffee", 0.5), *(on_global("narrow", n, 0.6) for n in others[:nearer])]
