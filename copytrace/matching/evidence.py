@@ -84,8 +84,8 @@ EVIDENCE_SCHEMA = pa.schema(
 class _Pair:
     """A pair, and what the branches propose for it.
 
-    It may be among the `NEAREST` of its query by descriptors: then the points of a stretched view may agree although they
-    got too few votes.
+    `is_nearest` says that it is among the `NEAREST` of its query by descriptors: then points of a stretched view may
+    agree that got too few votes.
     """
 
     query_id: str
