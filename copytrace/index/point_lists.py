@@ -37,7 +37,8 @@ POINTS_AT_ONCE = 1 << 18
 POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
 WRITTEN_AT_ONCE = 1 << 22  # points
 # Points that are found beyond those wanted. Of points as far away as the last one, which are many where images show the
-# same, faiss keeps any; those of the first images are to be kept, so that segments, however many, find what one finds.
+# same, faiss keeps any; those of the first images are to be kept, so that several segments find what one finds. Of more
+# than so many, it still keeps any.
 TIED = 4
 
 

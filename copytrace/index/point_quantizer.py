@@ -188,8 +188,8 @@ class PointQuantizer:
         `sizes` tells how many points there are in the lists of each level. Of coarse lists, the `lists_searched`
         nearest ones are returned; of fine ones, so many as `fine_lists_searched` says.
         """
-        fine = {count: fine_lists_searched(size, lists_searched) for count, size in sizes.items()}
-        fine.pop(self.coarse.count, None)
+        larger = {count: size for count, size in sizes.items() if count != self.coarse.count}
+        fine = {count: fine_lists_searched(size, lists_searched) for count, size in larger.items()}
         coarse = self.coarse.nearest_lists(points, max(LISTS_DIVIDED, lists_searched) if fine else lists_searched)
         found = {count: self.fine.nearest_lists(points, searched, coarse) for count, searched in fine.items()}
         return found | {self.coarse.count: first_lists(coarse, lists_searched)}

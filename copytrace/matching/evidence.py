@@ -174,10 +174,11 @@ def _pairs_by_shard(candidates: Sequence[Candidate], references: ImageIndex) -> 
     for candidate in candidates:
         key = (candidate.query_id, candidate.reference_id)
         pairs.setdefault(key, _Pair(*key)).candidates.append(candidate)
-    nearest = sorted(candidates, key=lambda c: (c.query_id, c.branch != "global", -(c.normalized or 0), c.reference_id))
-    for _, of_query in groupby(nearest, key=lambda candidate: candidate.query_id):
+    found = [candidate for candidate in candidates if candidate.branch == "global"]
+    found.sort(key=lambda c: (c.query_id, -(c.normalized or 0.0), c.reference_id))
+    for _, of_query in groupby(found, key=lambda candidate: candidate.query_id):
         for candidate in islice(of_query, NEAREST):
-            pairs[candidate.query_id, candidate.reference_id].is_nearest = candidate.branch == "global"
+            pairs[candidate.query_id, candidate.reference_id].is_nearest = True
     by_shard: dict[int, list[_Pair]] = defaultdict(list)
     shards = references.items.shards_of([pair.reference_id for pair in pairs.values()])
     for pair, shard in zip(pairs.values(), shards.tolist(), strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,10 +22,6 @@ class SortedPairs(SortedTables):
         super().__init__(schema, order)
         self._columns = columns
         self._ids: tuple[set[str], set[str]] = (set(), set())
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        return self
 
     def add(self, table: pa.Table) -> None:
         """Add a table."""

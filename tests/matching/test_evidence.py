@@ -137,6 +137,14 @@ def test_the_nearest_pairs_from_the_global_branch_are_tried_stretched_too(
         assert (found["inliers"] > 40) == (nearer == 2)
 
 
+def test_a_pair_from_two_branches_is_tried_stretched_however_few_pairs_there_are(
+    indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
+) -> None:
+    candidates = [on_global("narrow", "coffee"), on_local("narrow", "coffee")]
+    rows = rows_of(indexes, candidates, image_settings, tmp_path / "e.parquet")
+    assert rows["narrow", "coffee"]["view"] == "stretched2"
+
+
 def test_a_pair_from_the_local_branch_is_compared_in_the_view_that_was_voted_for(
     indexes: Indexes, image_settings: ImageSettings, tmp_path: Path
 ) -> None:
