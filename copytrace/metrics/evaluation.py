@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -26,6 +27,8 @@ from copytrace.metrics.tables import read_ids, read_numbers, read_strings, read_
 
 PAIR_COLUMNS = ("query_id", "reference_id")
 PREDICTION_COLUMNS = (*PAIR_COLUMNS, "score")
+RELIABILITY = (f"found at {SURE}", f"wrong at {SURE}", "calib. error")
+LONGEST_KIND = 18  # characters of a name that are always shown
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def _overall_table(evaluation: Evaluation) -> Table:
     table.add_row(f"recall at 90 % precision{threshold}", format_figure(overall.recall_at_p90, absent="not reached"))
     table.add_row("recall at rank 1", format_figure(overall.rank1))
     table.add_row("recall at rank 10", format_figure(overall.rank10))
+    table.add_row("calibration error", format_figure(overall.calibration_error))
     table.add_section()
     table.add_row("queries", f"{evaluation.queries:,}")
     table.add_row("true pairs", f"{overall.pairs:,}")
@@ -126,15 +130,22 @@ def _overall_table(evaluation: Evaluation) -> Table:
 
 
 def _kind_table(rows: Sequence[KindMetrics]) -> Table:
-    table = Table(title="By kind", title_justify="left")
-    table.add_column("kind")
-    at_half = (f"found at {SURE}", f"wrong at {SURE}")
-    for name in ("queries", "true pairs", "top-1", "found at P90", "micro-AP", *at_half):
-        table.add_column(name, justify="right")
+    columns = ("queries", "true pairs", "top-1", "found at P90", "micro-AP", *RELIABILITY)
+    table = kind_table("By kind", columns, [row.kind for row in rows])
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.pairs:,}")
         figures = (format_figure(value) for value in (row.top1, row.found, row.micro_ap))
-        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}")
+        error = format_figure(row.calibration_error)
+        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}", error)
+    return table
+
+
+def kind_table(title: str, columns: Sequence[str], kinds: Sequence[str]) -> Table:
+    """Return a table without rows, narrow enough for 80 characters, in whose first column the kinds are not cut off."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("kind", min_width=min(LONGEST_KIND, max(map(len, kinds))))
+    for name in columns:
+        table.add_column(name, justify="right")
     return table
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copytrace.errors import InputError
+from copytrace.metrics.reliability import calibration_error
 
 P90 = 0.9  # the challenge's second figure is the recall at this precision
 SURE = 0.5  # probability from which a pair is called a copy
@@ -97,13 +98,17 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Figures of one set of predictions, each 0..1; those at P90 are None if 90 % precision is never reached."""
+    """Figures of one set of predictions, each 0..1; those at P90 are None if 90 % precision is never reached.
+
+    `calibration_error` is that of the predicted pairs, None if there are none or their scores are no probabilities.
+    """
 
     micro_ap: float
     recall_at_p90: float | None
     threshold_at_p90: float | None
     rank1: float
     rank10: float
+    calibration_error: float | None
     pairs: int
     predictions: int
 
@@ -115,6 +120,8 @@ class KindMetrics:
     `top1` is the share of true pairs ranked first for their query. `found` is the share of true pairs at or above the
     threshold of 90 % precision, None if there is none. `micro_ap` is over the predictions of these queries only.
     `sure` and `mistaken` are the numbers of true and of false predictions with a score of at least `SURE`.
+    `calibration_error` (0..1) is how far the scores are from the share of true predictions, None without predictions or
+    if the scores are no probabilities.
     """
 
     kind: str
@@ -125,6 +132,7 @@ class KindMetrics:
     micro_ap: float | None
     sure: int
     mistaken: int
+    calibration_error: float | None
 
 
 def judge(truth: GroundTruth, predictions: Predictions) -> JudgedPredictions:
@@ -163,6 +171,7 @@ def evaluate(judged: JudgedPredictions) -> ImageMetrics:
         threshold_at_p90=point.threshold if point else None,
         rank1=rank_recall(judged.ranks, judged.correct, judged.pairs, within=1),
         rank10=rank_recall(judged.ranks, judged.correct, judged.pairs, within=10),
+        calibration_error=calibration_error(judged.scores, judged.correct),
         pairs=judged.pairs,
         predictions=len(judged.scores),
     )
@@ -190,7 +199,8 @@ def evaluate_by_kind(judged: JudgedPredictions, threshold: float | None) -> tupl
             found = None if threshold is None else int(np.sum(correct & (scores >= threshold))) / count
             micro_ap = micro_average_precision(correct, scores, count)
         sure, mistaken = (int(np.sum((scores >= SURE) & which)) for which in (correct, ~correct))
-        rows.append(KindMetrics(kind, int(queries[number]), count, top1, found, micro_ap, sure, mistaken))
+        error = calibration_error(judged.scores, judged.correct, chosen)
+        rows.append(KindMetrics(kind, int(queries[number]), count, top1, found, micro_ap, sure, mistaken, error))
     return tuple(rows)
 
 

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from copytrace.errors import InputError
 from copytrace.metrics.curves import PrecisionRecallCurve
-from copytrace.metrics.evaluation import format_figure
-from copytrace.metrics.images import SURE
+from copytrace.metrics.evaluation import RELIABILITY, format_figure, kind_table
 from copytrace.metrics.tables import read_ids, read_numbers, read_strings, read_table
 from copytrace.metrics.videos import (
     Segments,
@@ -152,6 +151,7 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
     table.add_row(f"recall at 90 % precision{threshold}", format_figure(overall.recall_at_p90, absent="not reached"))
     table.add_row("recall of all predictions", format_figure(overall.recall))
     table.add_row("micro-AP of pairs of videos", format_figure(overall.pair_ap))
+    table.add_row("calibration error of pairs of videos", format_figure(overall.calibration_error))
     table.add_section()
     table.add_row("queries that copy something", f"{evaluation.queries:,}")
     table.add_row("true pairs", f"{overall.pairs:,}")
@@ -163,12 +163,11 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
 
 
 def _kind_table(rows: tuple[VideoKindMetrics, ...]) -> Table:
-    table = Table(title="By kind of edit", title_justify="left")
-    table.add_column("kind")
-    for name in ("queries", "true segments", "segment AP", "recall", f"found at {SURE}", f"wrong at {SURE}"):
-        table.add_column(name, justify="right")
+    columns = ("queries", "true segments", "segment AP", "recall", *RELIABILITY)
+    table = kind_table("By kind of edit", columns, [row.kind for row in rows])
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.segments:,}")
         figures = (format_figure(row.segment_ap), format_figure(row.recall))
-        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}")
+        error = format_figure(row.calibration_error)
+        table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}", error)
     return table

@@ -24,6 +24,7 @@ from copytrace.errors import InputError
 from copytrace.metrics.curves import PrecisionRecallCurve, share
 from copytrace.metrics.images import SURE, Bools, Float64s, Ids, Ints, Reals
 from copytrace.metrics.intervals import Intervals, cut_axis, first_overlaps
+from copytrace.metrics.reliability import calibration_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,8 @@ class VideoMetrics:
     """Figures of one set of predicted segments, each 0..1; those at P90 are None if 90 % precision is never reached.
 
     `recall` is that of all predictions, whatever their score. `pair_ap` is the micro-AP of pairs of videos,
-    each with the score of its best segment. `segments` and `pairs` count the ground truth.
+    each with the score of its best segment, and `calibration_error` how far these scores are from the share of true
+    pairs, None if they are no probabilities. `segments` and `pairs` count the ground truth.
     """
 
     segment_ap: float
@@ -84,6 +86,7 @@ class VideoMetrics:
     threshold_at_p90: float | None
     recall: float
     pair_ap: float
+    calibration_error: float | None
     segments: int
     pairs: int
     predictions: int
@@ -95,6 +98,8 @@ class VideoKindMetrics:
 
     `segment_ap` and `recall` (of all predictions), 0..1, are None if these queries have no true segment. `sure` and
     `mistaken` are the numbers of true and of wrong pairs of videos that have a segment of the score `SURE` or more.
+    `calibration_error` (0..1) is how far the scores of pairs, those of their best segments, are from the share of true
+    pairs; None without predictions or if the scores are no probabilities.
     """
 
     kind: str
@@ -104,6 +109,7 @@ class VideoKindMetrics:
     recall: float | None
     sure: int
     mistaken: int
+    calibration_error: float | None
 
 
 def judge_segments(truth: Segments, predictions: Segments) -> JudgedSegments:
@@ -154,6 +160,7 @@ def evaluate_segments(judged: JudgedSegments) -> VideoMetrics:
         threshold_at_p90=point.threshold if point else None,
         recall=curve.recall,
         pair_ap=pair_curve(judged).average_precision,
+        calibration_error=calibration_error(*_predicted_pairs(judged)),
         segments=len(judged.true_queries),
         pairs=int(judged.true_pairs.sum()),
         predictions=judged.predictions,
@@ -172,14 +179,17 @@ def evaluate_segments_by_kind(judged: JudgedSegments, kinds: Mapping[str, str]) 
             queries_of_kind.setdefault(word, set()).add(query)
     rows = []
     sure = judged.best_steps < int(np.sum(judged.scores >= SURE))
+    pair_scores, are_true = _predicted_pairs(judged)
+    query_of_pair = judged.pair_queries[judged.best_steps < len(judged.scores)]
     for kind, queries in sorted(queries_of_kind.items()):
         chosen = np.fromiter((query in queries for query in judged.query_ids), np.bool_, len(judged.query_ids))
         segments = int(chosen[judged.true_queries].sum())
         curve = segment_curve(judged, chosen) if segments else None
         ap, recall = (curve.average_precision, curve.recall) if curve else (None, None)
-        of_kind = sure & chosen[judged.pair_queries]
-        found, wrong = int((of_kind & judged.true_pairs).sum()), int((of_kind & ~judged.true_pairs).sum())
-        rows.append(VideoKindMetrics(kind, len(queries), segments, ap, recall, found, wrong))
+        of_kind = chosen[judged.pair_queries]
+        found, wrong = (int((sure & of_kind & which).sum()) for which in (judged.true_pairs, ~judged.true_pairs))
+        error = calibration_error(pair_scores, are_true, chosen[query_of_pair])
+        rows.append(VideoKindMetrics(kind, len(queries), segments, ap, recall, found, wrong, error))
     return tuple(rows)
 
 
@@ -201,6 +211,12 @@ def segment_curve(judged: JudgedSegments, queries: Bools | None = None) -> Preci
 def pair_curve(judged: JudgedSegments) -> PrecisionRecallCurve:
     """Return the curve of pairs of videos, each with the score of its best segment; its area is their micro-AP."""
     return _build_pair_curve(judged.scores, judged.best_steps, judged.true_pairs)
+
+
+def _predicted_pairs(judged: JudgedSegments) -> tuple[Float64s, Bools]:
+    """Return the score of each predicted pair, that of its best segment, and whether the pair is true."""
+    predicted = judged.best_steps < len(judged.scores)
+    return judged.scores[judged.best_steps[predicted]], judged.true_pairs[predicted]
 
 
 class _Pairs(NamedTuple):

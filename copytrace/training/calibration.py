@@ -35,10 +35,10 @@ from copytrace.matching.score import (
     was_compared,
 )
 from copytrace.metrics.evaluation import read_ground_truth
+from copytrace.metrics.reliability import expected_calibration_error
 from copytrace.run_folder import ImageRunFolder
 from copytrace.storage import resolve_path, write_json
 
-BINS = 15
 DOUBTFUL = 0.5  # score from which a pair that no ground truth lists is reported
 LEADS = [FEATURES.index(name) for name in FEATURES if name.endswith("_lead")]
 
@@ -167,14 +167,6 @@ def fit_logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tu
     bounds = [(0.0, None)] * count + [(None, None)]
     result = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 5000})
     return np.asarray(result.x[:-1] / scale, np.float64), float(result.x[-1])
-
-
-def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Return the mean gap between probability and truth over 15 equal bins, weighted by pairs (Guo et al. 2017)."""
-    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
-    pairs = np.bincount(bins, minlength=BINS)
-    gap = np.bincount(bins, probability, BINS) - np.bincount(bins, labels.astype(np.float64), BINS)
-    return float(np.abs(gap[pairs > 0]).sum() / max(len(labels), 1))
 
 
 def _read_pairs(run: str | Path, ground_truth: str | Path) -> LabeledPairs:

@@ -155,12 +155,13 @@ def test_an_evaluation_becomes_plain_json(write):
         "threshold_at_p90": 0.9,
         "rank1": 0.5,
         "rank10": 0.5,
+        "calibration_error": pytest.approx((0.1 + 0.5 + 0.2) / 3),
         "pairs": 2,
         "predictions": 3,
     }
     assert value["by_kind"]["crop"] == {
         **{"queries": 2, "pairs": 1, "top1": 1.0, "found": 1.0, "micro_ap": 1.0},
-        **{"sure": 1, "mistaken": 1},
+        **{"sure": 1, "mistaken": 1, "calibration_error": pytest.approx((0.1 + 0.5) / 2)},
     }
     assert list(value["by_kind"]) == ["crop", "overlay"]
 
@@ -172,8 +173,8 @@ def test_an_evaluation_is_rendered_with_its_kinds_and_its_unknown_queries(write)
         console.print(evaluate_images(truth, write("p.csv", PREDICTIONS)).render())
     lines = [line.replace("│", " ").replace("|", " ").split() for line in capture.get().splitlines()]
     assert ["micro-AP", "0.50000"] in lines
-    assert ["crop", "2", "1", "1.00000", "1.00000", "1.00000", "1", "1"] in lines
-    assert ["[b]", "1", "1", "0.00000", "0.00000", "0.00000", "0", "0"] in lines
+    assert ["crop", "2", "1", "1.00000", "1.00000", "1.00000", "1", "1", "0.30000"] in lines
+    assert ["[b]", "1", "1", "0.00000", "0.00000", "0.00000", "0", "0", "–"] in lines
     assert any(line[-1:] == ["1"] and "counted" in line for line in lines)
 
 

@@ -61,7 +61,7 @@ def restated_metrics(pairs: list[Pair], rows: list[Row]) -> ImageMetrics:
         rivals = [score for query, _, score in rows if query == pair[0]]
         ranks.append(sum(score >= own_scores[0] for score in rivals) - 1 if own_scores else 2**35)
     rank1, rank10 = (sum(rank < within for rank in ranks) / len(pairs) for within in (1, 10))
-    return ImageMetrics(micro_ap, recall_at_p90, threshold, rank1, rank10, len(pairs), len(rows))
+    return ImageMetrics(micro_ap, recall_at_p90, threshold, rank1, rank10, None, len(pairs), len(rows))
 
 
 @st.composite
@@ -81,7 +81,8 @@ def cases(draw: st.DrawFn) -> tuple[list[Pair], list[Row]]:
 def test_every_figure_agrees_with_a_literal_restatement_of_the_official_rules(case):
     ours, restated = metrics_of(*case), restated_metrics(*case)
     assert ours.micro_ap == pytest.approx(restated.micro_ap, abs=1e-12)
-    assert dataclasses.replace(ours, micro_ap=0.0) == dataclasses.replace(restated, micro_ap=0.0)
+    unofficial = {"micro_ap": 0.0, "calibration_error": None}
+    assert dataclasses.replace(ours, **unofficial) == dataclasses.replace(restated, **unofficial)
 
 
 @given(cases())
@@ -102,12 +103,13 @@ def test_the_order_of_the_rows_does_not_matter(case, random):
 
 @given(cases())
 @unhurried
-def test_a_monotone_change_of_the_scores_changes_only_the_threshold(case):
+def test_a_monotone_change_of_the_scores_changes_only_the_threshold_and_what_they_mean_as_probabilities(case):
     pairs, rows = case
     before = metrics_of(pairs, rows)
     after = metrics_of(pairs, [(query, reference, math.exp(score)) for query, reference, score in rows])
     expected = None if before.threshold_at_p90 is None else math.exp(before.threshold_at_p90)
-    assert after == dataclasses.replace(before, threshold_at_p90=expected)
+    changed = {"threshold_at_p90": expected, "calibration_error": after.calibration_error}
+    assert after == dataclasses.replace(before, **changed)
 
 
 @given(cases())
@@ -187,7 +189,7 @@ def test_a_query_with_two_true_references_has_two_pairs():
 
 
 def test_no_predictions_give_0_and_no_threshold():
-    assert metrics_of([("Q1", "R1")], []) == ImageMetrics(0.0, None, None, 0.0, 0.0, 1, 0)
+    assert metrics_of([("Q1", "R1")], []) == ImageMetrics(0.0, None, None, 0.0, 0.0, None, 1, 0)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -237,11 +239,19 @@ def test_each_kind_is_measured_on_its_own_queries_including_those_without_a_matc
     rows += [("Q5", "R9", 0.5), ("Q5", "R8", 0.49)]
     judged = judge(truth, predictions_of(rows))
     assert evaluate_by_kind(judged, threshold=8.0) == (
-        KindMetrics("crop", queries=3, pairs=2, top1=0.5, found=0.5, micro_ap=(1 + 2 / 4) / 2, sure=2, mistaken=2),
-        KindMetrics("overlay", queries=1, pairs=1, top1=0.0, found=0.0, micro_ap=0.0, sure=0, mistaken=0),
-        KindMetrics("photo", queries=1, pairs=0, top1=None, found=None, micro_ap=None, sure=0, mistaken=1),
+        KindMetrics("crop", 3, 2, 0.5, 0.5, (1 + 2 / 4) / 2, sure=2, mistaken=2, calibration_error=None),
+        KindMetrics("overlay", 1, 1, 0.0, 0.0, 0.0, sure=0, mistaken=0, calibration_error=None),
+        KindMetrics("photo", 1, 0, None, None, None, sure=0, mistaken=1, calibration_error=None),
     )
     assert [row.found for row in evaluate_by_kind(judged, threshold=None)] == [None, None, None]
+
+
+def test_scores_that_are_probabilities_are_compared_with_the_share_of_true_pairs_of_each_kind():
+    truth = GroundTruth(["Q1", "Q2", "Q3"], ["R1", "R2", ""], ["crop", "crop", "photo"])
+    judged = judge(truth, predictions_of([("Q1", "R1", 0.9), ("Q2", "R2", 0.5), ("Q2", "R1", 0.5), ("Q3", "R1", 0.2)]))
+    assert evaluate(judged).calibration_error == pytest.approx((0.1 + 0.0 + 0.2) / 4)
+    crop, photo = (kind.calibration_error for kind in evaluate_by_kind(judged, threshold=0.5))
+    assert (crop, photo) == (pytest.approx(0.1 / 3), pytest.approx(0.2))
 
 
 @given(cases())

@@ -43,6 +43,10 @@ def lines_of(evaluation) -> list[list[str]]:
     return [line.replace("│", " ").split() for line in capture.get().splitlines()]
 
 
+def off(error: float | None) -> dict[str, object]:
+    return {"calibration_error": None if error is None else pytest.approx(error)}
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -92,6 +96,7 @@ def test_an_evaluation_becomes_plain_json(write):
         "threshold_at_p90": 0.5,
         "recall": 0.75,
         "pair_ap": 1.0,
+        "calibration_error": pytest.approx((0.1 + 0.5 + 0.2) / 3),
         "segments": 2,
         "pairs": 2,
         "predictions": 3,
@@ -121,13 +126,13 @@ def test_kinds_come_from_a_table_of_edits_before_the_ground_truths_own(write):
     evaluation = evaluate_videos(truth, write("segments.csv", SEGMENTS), edits)
     by_kind = evaluation.to_json()["by_kind"]
     assert by_kind == {
-        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0, "sure": 1, "mistaken": 0},
-        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75, "sure": 2, "mistaken": 0},
-        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None, "sure": 0, "mistaken": 0},
+        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0, "sure": 1, "mistaken": 0, **off(0.1)},
+        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75, "sure": 2, "mistaken": 0, **off((0.1 + 0.5) / 2)},
+        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None, "sure": 0, "mistaken": 0, **off(None)},
     }
     lines = lines_of(evaluation)
     assert ["segment", "AP", "0.75000"] in lines
-    assert ["[b]", "1", "1", "1.00000", "1.00000", "1", "0"] in lines
+    assert ["[b]", "1", "1", "1.00000", "1.00000", "1", "0", "0.10000"] in lines
     assert ["stack2", "1", "0", "–", "–", "0", "0"] in lines
     assert ["…", "for", "other", "queries,", "counted", "as", "false", "1"] in lines
 

@@ -228,7 +228,7 @@ def test_a_negative_best_score_is_as_good_as_any_other():
 
 def test_no_predictions_give_0_and_no_threshold():
     metrics = evaluate_segments(judged_of(one_pair(ONE), []))
-    assert metrics == VideoMetrics(0.0, None, None, 0.0, 0.0, segments=1, pairs=1, predictions=0)
+    assert metrics == VideoMetrics(0.0, None, None, 0.0, 0.0, None, segments=1, pairs=1, predictions=0)
 
 
 def test_precision_and_recall_can_be_read_at_any_threshold():
@@ -267,10 +267,19 @@ def test_each_word_of_a_querys_edits_is_a_kind_measured_on_its_own_queries():
     kinds = {"Q1": "flip crop flip", "Q2": "flip", "Q3": "crop", "Q5": "crop blur", "Q1 ": "", "Q6": "  "}
     half_found = (5 + 10) / 30
     assert evaluate_segments_by_kind(judged_of(truth, rows), kinds) == (
-        VideoKindMetrics("blur", queries=1, segments=0, segment_ap=None, recall=None, sure=0, mistaken=0),
-        VideoKindMetrics("crop", queries=3, segments=1, segment_ap=0.5, recall=0.5, sure=1, mistaken=1),
-        VideoKindMetrics("flip", queries=2, segments=3, segment_ap=half_found, recall=half_found, sure=2, mistaken=0),
+        VideoKindMetrics("blur", 1, 0, None, None, sure=0, mistaken=0, calibration_error=None),
+        VideoKindMetrics("crop", 3, 1, 0.5, 0.5, sure=1, mistaken=1, calibration_error=None),
+        VideoKindMetrics("flip", 2, 3, half_found, half_found, sure=2, mistaken=0, calibration_error=None),
     )
+
+
+def test_a_pair_of_videos_has_the_probability_of_its_best_segment():
+    truth = [("Q1", "R1", *ONE), ("Q2", "R2", *ONE)]
+    rows = [("Q1", "R1", *ONE, 0.75), ("Q1", "R1", *ONE, 0.1), ("Q2", "R1", *ONE, 0.25), ("Q3", "R1", *ONE, 0.25)]
+    judged = judged_of(truth, rows)
+    assert evaluate_segments(judged).calibration_error == pytest.approx((0.25 + 2 * 0.25) / 3)
+    (kind,) = evaluate_segments_by_kind(judged, {"Q1": "flip"})
+    assert kind.calibration_error == pytest.approx(0.25)
 
 
 @given(cases())

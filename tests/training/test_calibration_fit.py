@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from copytrace.matching.score import probability
-from copytrace.training.calibration import expected_calibration_error, fit_logistic
+from copytrace.metrics.reliability import expected_calibration_error
+from copytrace.training.calibration import fit_logistic
 
 
 def drawn(weights: list[float], bias: float, count: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
