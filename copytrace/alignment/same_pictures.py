@@ -1,7 +1,8 @@
 """Alignment by pictures that are the same, for videos whose frames are all alike to a descriptor, such as slides.
 
 The similarities of such videos are a flat matrix, in which no aligner finds the right moments. Thumbnails tell their
-pictures apart, and hardly change if a copy was only cut and encoded again.
+pictures apart, and hardly change if a copy was only cut and encoded again. If it was edited too, such as framed or made
+darker, they are still more like those of the same moments than like others.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
-from copytrace.arrays import Times
+from copytrace.arrays import Floats, Times
 from copytrace.errors import MediaError
 from copytrace.features.thumbnails import (
+    LUMA,
     compare_thumbnails,
     thumbnail,
     thumbnail_contrast,
@@ -35,6 +37,10 @@ LONGEST = 300.0  # seconds of a video that are compared, from its start
 SAME = 4.0  # difference of thumbnails in gray levels: that of 99 % of pictures encoded again, and of hardly any others
 FEWEST_FRAMES = 4  # that are the same, one after another
 MOST_OF_ONE = 0.8  # share of either video that shows a single picture, for it to be a still and not a title
+PROVEN = 3  # different pictures that are the same one after another, and more than plain, are no accident
+USUAL = 90  # percentile of a picture's distances: that of pictures of other moments
+LEAST_AHEAD = 0.005  # of correlation; by less, a picture is not more alike than those of other moments
+NOISE = 0.5  # gray levels: contrast of a thumbnail that shows nothing
 PLAIN = 4.0  # contrast of a picture in gray levels; with less, as if black, both videos must be that still
 
 Bytes = NDArray[np.uint8]
@@ -68,7 +74,8 @@ def align_same_pictures(query: Thumbnails, reference: Thumbnails, calibration: C
     """Return the longest stretch of both videos in which they show the same pictures at the same pace; None if none.
 
     It must show two pictures at least, unless nearly all of either video is one still. The score is the probability
-    that the reference is that still, and otherwise 0: there may be points that tell more.
+    that the pictures are the same, if they are `PROVEN` or more, or if the reference is that still. Otherwise it is 0:
+    there may be points that tell more.
     """
     apart = thumbnail_differences(query.pixels, reference.pixels)
     same = apart < SAME
@@ -84,19 +91,79 @@ def align_same_pictures(query: Thumbnails, reference: Thumbnails, calibration: C
     here, there = (slice(first, first + best[2]) for first in best[:2])
     query_times, reference_times = query.times[here], reference.times[there]
     is_still, all_of_query = same[here.start].mean() >= MOST_OF_ONE, same[:, there.start].mean() >= MOST_OF_ONE
+    is_proven = min(_count_pictures(query.pixels[here]), _count_pictures(reference.pixels[there])) >= PROVEN
     is_told = is_still and (all_of_query or thumbnail_contrast(reference.pixels[there.start]) >= PLAIN)
     return Segment(
         float(query_times[0, 0]),
         float(query_times[-1, 1]),
         float(reference_times[0, 0]),
         float(reference_times[-1, 1]),
-        _same_probability(query.pixels[here.start], reference.pixels[there.start], calibration) if is_told else 0.0,
+        _same_probability(query.pixels[here], reference.pixels[there], calibration) if is_told or is_proven else 0.0,
     )
 
 
+def align_alike_pictures(query: Thumbnails, reference: Thumbnails) -> Segment | None:
+    """Return the stretch of both videos, at the same pace, in which pictures are most ahead of others in likeness.
+
+    Returns None if none are ahead for `FEWEST_FRAMES`. The score is 0: lookalikes have such a stretch too.
+    """
+    apart = 1.0 - _correlations(query.pixels, reference.pixels)
+    others = np.minimum(
+        np.percentile(apart, USUAL, axis=1, keepdims=True), np.percentile(apart, USUAL, axis=0, keepdims=True)
+    )
+    ahead = others - apart - LEAST_AHEAD
+    first, start, length = _best_run(ahead)
+    # Where both show other pictures, these may be a little ahead too, but less than those of a copy.
+    along = ahead[range(first, first + length), range(start, start + length)]
+    before, _, length = _best_run(np.diag(along - np.median(along) / 2)) if length else (0, 0, 0)
+    if length < FEWEST_FRAMES:
+        return None
+    first, start = first + before, start + before
+    here, there = query.times[first : first + length], reference.times[start : start + length]
+    return Segment(float(here[0, 0]), float(here[-1, 1]), float(there[0, 0]), float(there[-1, 1]), 0.0)
+
+
+def is_plain_beside(first: Bytes, second: Bytes) -> bool:
+    """Return whether one of two pictures, by their thumbnails uint8 [864], is plain, and the other is not the same."""
+    is_plain = min(thumbnail_contrast(first), thumbnail_contrast(second)) < PLAIN
+    return is_plain and thumbnail_difference(first, second) >= SAME
+
+
+def _correlations(first: Bytes, second: Bytes) -> Floats:
+    """Return the correlation of the luma of N and of M thumbnails, float32 [N, M]."""
+    scaled = []
+    for thumbnails in (first, second):
+        luma = thumbnails[:, :LUMA].astype(np.float32)
+        luma -= luma.mean(axis=1, keepdims=True)
+        scaled.append(luma / (np.linalg.norm(luma, axis=1, keepdims=True) + NOISE * LUMA**0.5))
+    return np.asarray(scaled[0] @ scaled[1].T, np.float32)
+
+
+def _best_run(values: Floats) -> tuple[int, int, int]:
+    """Return the row, the column and the length of the stretch of a diagonal with the greatest sum; 0 long if none."""
+    rows, columns = values.shape
+    total, begun = np.zeros(columns + 1), np.zeros(columns + 1, np.int64)  # of the run that ends there; one to the left
+    best, found = 0.0, (0, 0, 0)
+    for row in range(rows):
+        going_on = total[:-1] > 0
+        total[1:], begun[1:] = values[row] + np.where(going_on, total[:-1], 0), np.where(going_on, begun[:-1], row)
+        column = int(total[1:].argmax())
+        if total[column + 1] > best:
+            length = row - int(begun[column + 1]) + 1
+            best, found = float(total[column + 1]), (row - length + 1, column - length + 1, length)
+    return found
+
+
 def _same_probability(first: Bytes, second: Bytes, calibration: Calibration) -> float:
-    features = thumbnail_features_of(pa.Table.from_pylist([compare_thumbnails(first, second)]))
-    return float(calibration.thumbnail.probability(features)[0])
+    """Return the median of the probabilities that N thumbnails and N others, uint8 [N, 864], are of the same picture."""
+    compared = [compare_thumbnails(*each) for each in zip(first, second, strict=True)]
+    return float(np.median(calibration.thumbnail.probability(thumbnail_features_of(pa.Table.from_pylist(compared)))))
+
+
+def _count_pictures(thumbnails: Bytes) -> int:
+    """Return how many pictures that are not plain thumbnails [N, 864] show, one after another."""
+    clear = thumbnails[[thumbnail_contrast(each) >= PLAIN for each in thumbnails]]
+    return int(len(clear) > 0) + int(_changes(clear).sum())
 
 
 def _changes(thumbnails: Bytes) -> NDArray[np.bool_]:

@@ -22,13 +22,21 @@ import pyarrow as pa
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
-from copytrace.alignment.same_pictures import Thumbnails, align_same_pictures, read_thumbnails
+from copytrace.alignment.same_pictures import (
+    Thumbnails,
+    align_alike_pictures,
+    align_same_pictures,
+    is_plain_beside,
+    read_thumbnails,
+)
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
 from copytrace.errors import MediaError
+from copytrace.features.thumbnails import thumbnail
 from copytrace.index.given_up import limits_of
 from copytrace.index.video_index import VideoIndex
+from copytrace.matching.content import SURELY_DRAWN, flat_ground
 from copytrace.matching.same_picture import Agreement, compare_pictures
 from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits
@@ -43,14 +51,16 @@ from copytrace.tables import write_table
 TIMES = ("query_start", "query_end", "ref_start", "ref_end")
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
-RULES_VERSION = 4
+RULES_VERSION = 5
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
 ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
 SUPPORTED = (0.85, 0.97)  # probability of a copy by the points, from which and at which a segment is supported fully
 SUPPORTED_SCORE = 0.95  # of a segment that its points alone support fully
 REFUTED = 0.5  # probability below which the points speak against a copy
+CLEARLY_REFUTED = 0.1  # probability of pictures whose points agree, and whose ink does not
 ALIKE = (0.7, 0.85)  # similarity from which pictures of a copy are so little edited that their points agree
+DRAWN_ALIKE = (0.5, 0.7)  # the same of drawn pictures, whose points are clear
 SAME = 0.985  # similarity from which pictures are the same whatever their points, as of repeated patterns
 REFUTED_SCORE = 0.05
 SURE = 0.98  # score that is kept without a look at pictures that are not alike
@@ -60,10 +70,16 @@ VIDEOS_KEPT = 64  # whose thumbnails are in memory, each up to half a megabyte
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The pictures of a segment at one moment: their `similarity` (cosine), and how well their points agree."""
+    """The pictures of a segment at one moment: their `similarity` (cosine), and how well their points agree.
+
+    `ground` (0 to 1) says how drawn the reference looks, by the share of plain ground around its ink. `is_plain` says
+    that one of the pictures is plain, and the other one is not the same.
+    """
 
     similarity: float
     agreement: Agreement
+    ground: float = 0.0
+    is_plain: bool = False
 
 
 def verify_segments(
@@ -133,18 +149,27 @@ def verified_score(score: float, moments: Sequence[Moment]) -> float:
     A segment is supported by the second best of its moments, or the only one, as far as its pictures are drawn: in
     photographs, the points of a background agree at any two moments of one place. It is refuted if hardly any points
     agree, or their ink differs, although its pictures are alike; but for those that seem the same and have no points
-    that agree.
+    that agree. One picture whose points agree is not enough if the ink of two others differs. Pictures without points
+    refute it if one of each two is plain, and the other one is not.
     """
     telling = [moment for moment in moments if moment.agreement.points >= FEWEST_POINTS]
     if not telling:
-        return score
-    support = sorted(_support(moment.agreement) for moment in telling)[-2:][0]
-    if max(moment.agreement.probability for moment in telling) >= REFUTED:
+        return min(score, REFUTED_SCORE) if moments and all(moment.is_plain for moment in moments) else score
+    differ = sum(m.agreement.compared and m.agreement.probability < CLEARLY_REFUTED for m in telling)
+    if differ < 2 and max(moment.agreement.probability for moment in telling) >= REFUTED:
+        support = sorted(_support(moment.agreement) for moment in telling)[-2:][0]
         return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
-    similarity = float(np.median([moment.similarity for moment in telling]))
-    may_be_same = similarity >= SAME and not any(moment.agreement.compared for moment in telling)
-    doubt = 0.0 if may_be_same else _ramp(similarity, ALIKE)
+    doubt = 1.0 if differ > 1 else _doubt(telling)
     return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
+
+
+def _doubt(moments: Sequence[Moment]) -> float:
+    """Return how much it speaks against a copy, 0 to 1, that the points of no moment agree."""
+    similarity = float(np.median([moment.similarity for moment in moments]))
+    if similarity >= SAME and not any(moment.agreement.compared for moment in moments):
+        return 0.0
+    is_drawn = np.median([moment.ground for moment in moments]) >= SURELY_DRAWN
+    return _ramp(similarity, DRAWN_ALIKE if is_drawn else ALIKE)
 
 
 def _support(agreement: Agreement) -> float:
@@ -208,21 +233,33 @@ class Look:
         segment, moved = replace(job[2], score=verified_score(job[2].score, moments)), None
         if moments and segment.score < REFUTED:
             with suppress(MediaError):  # the score stands, even if more of a video cannot be read
-                moved = self.move(job)
+                moved = self.move(job, moments)
         return [segment, moved] if moved and moved.score > segment.score else [segment]
 
-    def move(self, job: Job) -> Segment | None:
-        """Return the segment in which both videos show the same pictures, if they are alike; its score is verified."""
+    def move(self, job: Job, moments: Sequence[Moment]) -> Segment | None:
+        """Return the segment in which both videos show the same pictures; its score is verified.
+
+        `moments` are those of the segment that is to be moved. Returns None if their pictures are neither drawn nor
+        alike, or if there is no such segment.
+        """
         _, pair, segment, query, reference = job
-        if np.median(_similarities(query, reference, _moments_of(segment))) < ALIKE[1]:
+        is_alike = np.median([moment.similarity for moment in moments]) >= ALIKE[1]
+        if not is_alike and max(moment.ground for moment in moments) < SURELY_DRAWN:
             return None
         here, there = self.thumbnails(self.queries[pair[0]]), self.thumbnails(self.references[pair[1]])
-        found = align_same_pictures(here, there, self.calibration)
-        if found is None:
-            return None
-        seen = _moments_of(found)
-        moments = self._look(pair, seen, _similarities(query, reference, seen))
-        return replace(found, score=max(found.score, verified_score(segment.score, moments)))
+
+        def verify(found: Segment, least: float) -> Segment | None:
+            seen = _moments_of(found)
+            moments = self._look(pair, seen, _similarities(query, reference, seen))
+            is_supported = verified_score(0.0, moments) >= least
+            return replace(found, score=max(found.score, verified_score(segment.score, moments))) if is_supported else None
+
+        same = align_same_pictures(here, there, self.calibration)
+        moved = verify(same, 0.0) if same else None
+        if moved and moved.score >= REFUTED:
+            return moved
+        alike = align_alike_pictures(here, there)
+        return (verify(alike, REFUTED) if alike else None) or moved
 
     def compare(self, job: Job) -> list[Moment]:
         """Compare the pictures of a segment; moments at which a video shows nothing are left out.
@@ -250,7 +287,8 @@ class Look:
         for similarity, picture, reference_picture in zip(similarities, shown, original, strict=True):
             if picture is not None and reference_picture is not None:
                 agreement = compare_pictures(picture, reference_picture, self.rules, self.calibration)
-                moments.append(Moment(similarity, agreement))
+                is_plain = is_plain_beside(thumbnail(picture), thumbnail(reference_picture))
+                moments.append(Moment(similarity, agreement, flat_ground(reference_picture), is_plain))
         return moments
 
 

@@ -256,8 +256,15 @@ def _blur(gray: Floats, sigma: float) -> Floats:
     return np.asarray(cv2.GaussianBlur(gray, (0, 0), sigma), np.float32) if sigma else gray
 
 
+def flat_ground(picture: Bytes) -> float:
+    """Return how drawn a picture uint8 RGB [H, W, 3] looks: the share of plain ground around its ink, 0 to 1.
+
+    It is the share of pixels like the ground in blocks with ink, and 1 if there are no such blocks.
+    """
+    return _flat_ground(_gray(picture))
+
+
 def _flat_ground(gray: Floats) -> float:
-    """Return the share of pixels like the ground in blocks with ink, 0 to 1; 1 if there are no such blocks."""
     blocks = _blocks(gray)[_deviation(gray, BLOCK) > INK]
     apart = np.abs(blocks - np.median(blocks, axis=1, keepdims=True))
     like = apart < LIKE_GROUND * blocks.std(axis=1, keepdims=True)

@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from copytrace.alignment.same_pictures import Thumbnails, align_same_pictures, read_thumbnails
+from copytrace.alignment.same_pictures import (
+    Thumbnails,
+    align_alike_pictures,
+    align_same_pictures,
+    is_plain_beside,
+    read_thumbnails,
+)
 from copytrace.alignment.segment_verification import Look, Moment
 from copytrace.alignment.segments import Segment
 from copytrace.errors import MediaError
@@ -22,12 +28,17 @@ RATE = 2
 Show = Callable[..., Thumbnails]
 
 
-def write_slides(path: Path, numbers: Sequence[int], *, frames: int = 6, start: int = 0, quantizer: int = 2) -> Path:
-    """Write a video of slides of one template, each for some frames, from frame `start` on, and return its path."""
+def write_slides(
+    path: Path, numbers: Sequence[int], *, frames: int = 6, start: int = 0, quantizer: int = 2, light: float = 1.0
+) -> Path:
+    """Write a video of slides of one template, each for some frames, from frame `start` on, and return its path.
+
+    `light` is the share of all gray levels that is kept.
+    """
     rng = np.random.default_rng(3)
     draw = slide(rng)
-    slides = [np.asarray(draw(rng).convert("RGB").resize((480, 360))) for _ in range(6)]
-    shown = [slides[number] for number in numbers for _ in range(frames)][start:]
+    slides = [np.asarray(draw(rng).convert("RGB").resize((480, 360))) * light for _ in range(6)]
+    shown = [slides[number].astype(np.uint8) for number in numbers for _ in range(frames)][start:]
     path.parent.mkdir(exist_ok=True)
     write_video(shown, path, rate=RATE, quantizer=quantizer)
     return path
@@ -58,6 +69,36 @@ def test_other_slides_and_a_single_one_that_both_show_prove_nothing(show: Show) 
     assert align(show([3, 4, 5]), reference) is None
     assert align(show([3, 1, 4]), reference) is None
     assert align(show([1, 2], frames=1), reference) is None  # too short
+
+
+def test_three_slides_one_after_another_are_no_accident_and_two_may_be(show: Show) -> None:
+    reference = show([0, 1, 2, 3])
+    two, three = align(show([1, 2], quantizer=8), reference), align(show([1, 2, 3], quantizer=8), reference)
+    assert two is not None
+    assert three is not None
+    assert (two.score, three.score > 0.9) == (0.0, True)
+
+
+def test_darker_slides_are_found_where_they_are_more_alike_than_others(show: Show) -> None:
+    reference, darker = show([0, 1, 2, 3]), show([5, 1, 2, 4], start=3, light=0.8)
+    assert align(darker, reference) is None
+    found = align_alike_pictures(darker, reference)
+    assert found is not None
+    assert found.box == pytest.approx((1.5, 7.5, 3.0, 9.0), abs=0.5)
+    assert found.score == 0.0
+
+
+def test_a_still_is_nowhere_more_alike(show: Show) -> None:
+    assert align_alike_pictures(show([1]), show([1], frames=20)) is None
+
+
+def test_a_plain_picture_is_beside_another_if_it_is_not_the_same() -> None:
+    plain, other = np.full(864, 90, np.uint8), np.full(864, 120, np.uint8)
+    drawn = np.where(np.arange(864) % 7, np.uint8(90), np.uint8(190))
+    assert is_plain_beside(plain, other)
+    assert is_plain_beside(drawn, plain)
+    assert not is_plain_beside(plain, plain + np.uint8(2))
+    assert not is_plain_beside(drawn, np.uint8(255) - drawn)
 
 
 def test_a_still_is_found_amid_other_pictures(show: Show) -> None:
