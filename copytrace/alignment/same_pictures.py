@@ -155,7 +155,7 @@ def _best_run(values: Floats) -> tuple[int, int, int]:
 
 
 def _same_probability(first: Bytes, second: Bytes, calibration: Calibration) -> float:
-    """Return the median of the probabilities that N thumbnails and N others, uint8 [N, 864], are of the same picture."""
+    """Return the median probability that each of N thumbnails and of N others, uint8 [N, 864], show the same."""
     compared = [compare_thumbnails(*each) for each in zip(first, second, strict=True)]
     return float(np.median(calibration.thumbnail.probability(thumbnail_features_of(pa.Table.from_pylist(compared)))))
 

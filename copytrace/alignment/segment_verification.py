@@ -22,6 +22,7 @@ import pyarrow as pa
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
+from copytrace.alignment.picture_evidence import ALIKE, REFUTED, Moment, is_photograph, verified_score
 from copytrace.alignment.same_pictures import (
     Thumbnails,
     align_alike_pictures,
@@ -37,7 +38,7 @@ from copytrace.features.thumbnails import thumbnail
 from copytrace.index.given_up import limits_of
 from copytrace.index.video_index import VideoIndex
 from copytrace.matching.content import SURELY_DRAWN, flat_ground
-from copytrace.matching.same_picture import Agreement, compare_pictures
+from copytrace.matching.same_picture import compare_pictures
 from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import frames_at
@@ -52,34 +53,9 @@ TIMES = ("query_start", "query_end", "ref_start", "ref_end")
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
 RULES_VERSION = 5
-
-FEWEST_POINTS = 30  # with fewer in either picture, points say nothing
-ENOUGH_POINTS = 45  # with fewer, they may be those of a frame or of axes, and support nothing
-SUPPORTED = (0.85, 0.97)  # probability of a copy by the points, from which and at which a segment is supported fully
-SUPPORTED_SCORE = 0.95  # of a segment that its points alone support fully
-REFUTED = 0.5  # probability below which the points speak against a copy
-CLEARLY_REFUTED = 0.1  # probability of pictures whose points agree, and whose ink does not
-ALIKE = (0.7, 0.85)  # similarity from which pictures of a copy are so little edited that their points agree
-DRAWN_ALIKE = (0.5, 0.7)  # the same of drawn pictures, whose points are clear
-SAME = 0.985  # similarity from which pictures are the same whatever their points, as of repeated patterns
-REFUTED_SCORE = 0.05
 SURE = 0.98  # score that is kept without a look at pictures that are not alike
 LEAST_ALIKE = 0.5  # similarity below which no pictures are looked at
 VIDEOS_KEPT = 64  # whose thumbnails are in memory, each up to half a megabyte
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The pictures of a segment at one moment: their `similarity` (cosine), and how well their points agree.
-
-    `ground` (0 to 1) says how drawn the reference looks, by the share of plain ground around its ink. `is_plain` says
-    that one of the pictures is plain, and the other one is not the same.
-    """
-
-    similarity: float
-    agreement: Agreement
-    ground: float = 0.0
-    is_plain: bool = False
 
 
 def verify_segments(
@@ -141,43 +117,6 @@ def _replace_segments(table: pa.Table, segments: Mapping[int, Segment], *, in_wh
         field = SEGMENT_SCHEMA.field(name)
         table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
     return table
-
-
-def verified_score(score: float, moments: Sequence[Moment]) -> float:
-    """Return the score of a segment, given what the points of its pictures say.
-
-    A segment is supported by the second best of its moments, or the only one, as far as its pictures are drawn: in
-    photographs, the points of a background agree at any two moments of one place. It is refuted if hardly any points
-    agree, or their ink differs, although its pictures are alike; but for those that seem the same and have no points
-    that agree. One picture whose points agree is not enough if the ink of two others differs. Pictures without points
-    refute it if one of each two is plain, and the other one is not.
-    """
-    telling = [moment for moment in moments if moment.agreement.points >= FEWEST_POINTS]
-    if not telling:
-        return min(score, REFUTED_SCORE) if moments and all(moment.is_plain for moment in moments) else score
-    differ = sum(m.agreement.compared and m.agreement.probability < CLEARLY_REFUTED for m in telling)
-    if differ < 2 and max(moment.agreement.probability for moment in telling) >= REFUTED:
-        support = sorted(_support(moment.agreement) for moment in telling)[-2:][0]
-        return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
-    doubt = 1.0 if differ > 1 else _doubt(telling)
-    return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
-
-
-def _doubt(moments: Sequence[Moment]) -> float:
-    """Return how much it speaks against a copy, 0 to 1, that the points of no moment agree."""
-    similarity = float(np.median([moment.similarity for moment in moments]))
-    if similarity >= SAME and not any(moment.agreement.compared for moment in moments):
-        return 0.0
-    is_drawn = np.median([moment.ground for moment in moments]) >= SURELY_DRAWN
-    return _ramp(similarity, DRAWN_ALIKE if is_drawn else ALIKE)
-
-
-def _support(agreement: Agreement) -> float:
-    return agreement.probability * agreement.drawn * (agreement.points >= ENOUGH_POINTS)
-
-
-def _ramp(value: float, bounds: tuple[float, float]) -> float:
-    return float(np.clip((value - bounds[0]) / (bounds[1] - bounds[0]), 0.0, 1.0))
 
 
 def _best_of_each_query(table: pa.Table, count: int) -> list[int]:
@@ -251,8 +190,8 @@ class Look:
         def verify(found: Segment, least: float) -> Segment | None:
             seen = _moments_of(found)
             moments = self._look(pair, seen, _similarities(query, reference, seen))
-            is_supported = verified_score(0.0, moments) >= least
-            return replace(found, score=max(found.score, verified_score(segment.score, moments))) if is_supported else None
+            score = max(found.score, verified_score(segment.score, moments))
+            return replace(found, score=score) if verified_score(0.0, moments) >= least else None
 
         same = align_same_pictures(here, there, self.calibration)
         moved = verify(same, 0.0) if same else None
@@ -273,7 +212,7 @@ class Look:
         if np.median(similarities) < least:
             return []
         moments = self._look(pair, seen[:1], similarities[:1])
-        if moments and _is_photograph(moments[0]):
+        if moments and is_photograph(moments[0]):
             return moments  # the others would change nothing
         return moments + self._look(pair, seen[1:], similarities[1:])
 
@@ -290,11 +229,6 @@ class Look:
                 is_plain = is_plain_beside(thumbnail(picture), thumbnail(reference_picture))
                 moments.append(Moment(similarity, agreement, flat_ground(reference_picture), is_plain))
         return moments
-
-
-def _is_photograph(moment: Moment) -> bool:
-    agreement = moment.agreement
-    return agreement.points >= FEWEST_POINTS and agreement.probability >= REFUTED and agreement.drawn == 0.0
 
 
 def _moments_of(segment: Segment) -> list[tuple[float, float]]:

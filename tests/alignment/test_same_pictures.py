@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from copytrace.alignment.picture_evidence import Moment
 from copytrace.alignment.same_pictures import (
     Thumbnails,
     align_alike_pictures,
@@ -14,7 +15,7 @@ from copytrace.alignment.same_pictures import (
     is_plain_beside,
     read_thumbnails,
 )
-from copytrace.alignment.segment_verification import Look, Moment
+from copytrace.alignment.segment_verification import Look
 from copytrace.alignment.segments import Segment
 from copytrace.errors import MediaError
 from copytrace.matching.same_picture import Agreement

@@ -43,8 +43,12 @@ def lines_of(evaluation) -> list[list[str]]:
     return [line.replace("│", " ").split() for line in capture.get().splitlines()]
 
 
-def off(error: float | None) -> dict[str, object]:
-    return {"calibration_error": None if error is None else pytest.approx(error)}
+def judged(sure: int, mistaken: int, error: float | None) -> dict[str, object]:
+    return {
+        "sure": sure,
+        "mistaken": mistaken,
+        "calibration_error": None if error is None else pytest.approx(error),
+    }
 
 
 @pytest.mark.parametrize(
@@ -126,9 +130,9 @@ def test_kinds_come_from_a_table_of_edits_before_the_ground_truths_own(write):
     evaluation = evaluate_videos(truth, write("segments.csv", SEGMENTS), edits)
     by_kind = evaluation.to_json()["by_kind"]
     assert by_kind == {
-        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0, "sure": 1, "mistaken": 0, **off(0.1)},
-        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75, "sure": 2, "mistaken": 0, **off((0.1 + 0.5) / 2)},
-        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None, "sure": 0, "mistaken": 0, **off(None)},
+        "[b]": {"queries": 1, "segments": 1, "segment_ap": 1.0, "recall": 1.0, **judged(1, 0, 0.1)},
+        "flip": {"queries": 2, "segments": 2, "segment_ap": 0.75, "recall": 0.75, **judged(2, 0, (0.1 + 0.5) / 2)},
+        "stack2": {"queries": 1, "segments": 0, "segment_ap": None, "recall": None, **judged(0, 0, None)},
     }
     lines = lines_of(evaluation)
     assert ["segment", "AP", "0.75000"] in lines
