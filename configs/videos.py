@@ -174,6 +174,11 @@ class AlignmentSettings(Settings):
         description="segments of each query, the best ones, whose pictures are compared by their points, which needs "
         "both videos; 0: none",
     )
+    exact_ends: bool = Field(
+        True,
+        description="find the ends of these segments to an eighth of a second, for which frames of the query around "
+        "them are described too",
+    )
     min_score: float = Field(
         0.001,
         ge=-10,

@@ -112,6 +112,10 @@ class VideoRunFolder(RunFolder):
         """Return the file of the segments of a shard of queries, with scores that their pictures support."""
         return self.work / "verified" / f"{shard:05}.parquet"
 
+    def exact_segments(self, shard: int) -> Path:
+        """Return the file of the verified segments of a shard of queries, with exact ends."""
+        return self.work / "exact" / f"{shard:05}.parquet"
+
     @property
     def segments(self) -> Path:
         """All segments, best first; a CSV of the same name lies beside it."""

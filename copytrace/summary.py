@@ -79,7 +79,12 @@ def summarize_videos(
     }
     records: list[Path] = []
     for shard in query_index.shards:
-        outputs = [folder.candidates(shard), folder.shard_segments(shard), folder.verified_segments(shard)]
+        outputs = [
+            folder.candidates(shard),
+            folder.shard_segments(shard),
+            folder.verified_segments(shard),
+            folder.exact_segments(shard),
+        ]
         outputs += [folder.editing(shard)] if settings.editing.detector else []
         records += [output.with_suffix(".json") for output in outputs]
     facts = {

@@ -1,7 +1,8 @@
 """Video matching: `copytrace.match_videos(queries, references, out)` and the recipe behind it.
 
     check → for queries, then references: plan → describe, per shard → finish (→ index segments)
-          → search frames → align pairs → verify segments, each per shard of queries → merge → report → summarize
+          → search frames → align pairs → verify segments → find exact ends, each per shard of queries
+          → merge → report → summarize
 
 The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
 """
@@ -15,6 +16,7 @@ from typing import Any
 from configs.videos import VideoSettings
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
+from copytrace.alignment.exact_ends import find_exact_ends
 from copytrace.alignment.segment_verification import verify_segments
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
@@ -126,7 +128,9 @@ def _search(
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
     editing = [detect_editing] if settings.editing.detector else []
-    runner.run_shards(shards_of(queries), *editing, search_frames, align_pairs, verify_segments, **given)
+    runner.run_shards(
+        shards_of(queries), *editing, search_frames, align_pairs, verify_segments, find_exact_ends, **given
+    )
     runner.run(merge_segments, queries, references, folder)
     if settings.report.max_matches:
         runner.run(report_videos, queries, references, folder, settings)

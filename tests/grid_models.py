@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from copytrace import images, videos
+from copytrace.alignment import exact_ends
 from copytrace.features.resize import SquareInput
 from copytrace.index import image_index, video_index
 
@@ -36,5 +37,5 @@ def replace_models(patch: pytest.MonkeyPatch) -> None:
     models = (GridDescriptor(), None)
     for module in (images, image_index):
         patch.setattr(module, "load_image_models", lambda descriptor, detector: models)
-    for module in (videos, video_index):
+    for module in (videos, video_index, exact_ends):
         patch.setattr(module, "load_video_models", lambda descriptor, detector: models)

@@ -133,6 +133,7 @@ def test_a_run_leaves_tables_a_page_and_its_figures(demo_run: tuple[Path, dict[s
         "search frames",
         "align pairs",
         "verify segments",
+        "find exact ends",
         "merge",
         "report",
     )

@@ -58,7 +58,7 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
         RULES_VERSION,
         shard,
         fingerprint_of(candidates),
-        rules.model_dump(exclude={"threshold", "verified_segments"}),
+        rules.model_dump(exclude={"threshold", "verified_segments", "exact_ends"}),
         models,
     ]
     step = Step.of("align pairs", path, made_from=made_from)
@@ -213,9 +213,10 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
         folder.noise,
         folder.shard_segments,
         folder.verified_segments,
+        folder.exact_segments,
     ):
         remove_stale_shards(shard_file(0).parent, shards)
-    parts = [folder.verified_segments(shard) for shard in shards]
+    parts = [folder.exact_segments(shard) for shard in shards]
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
     paths = [index.items.path_digest for index in (query_index, reference_index)]
     made_from = [[fingerprint_of(part) for part in parts], paths]

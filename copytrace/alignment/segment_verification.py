@@ -10,7 +10,7 @@ videos show the same pictures, if its pictures support it there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
-from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
+from copytrace.alignment.align import BEST_FIRST, PAIR, SEGMENT_SCHEMA, VideoRows, read_pairs
 from copytrace.alignment.picture_evidence import ALIKE, REFUTED, Moment, is_photograph, verified_score
 from copytrace.alignment.same_pictures import (
     Thumbnails,
@@ -30,6 +30,7 @@ from copytrace.alignment.same_pictures import (
     is_plain_beside,
     read_thumbnails,
 )
+from copytrace.alignment.segment_tables import best_of_each_query, replace_segments, segments_of
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
@@ -43,13 +44,11 @@ from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import frames_at
 from copytrace.media.prefetch import prefetch
-from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
 from copytrace.tables import write_table
 
-TIMES = ("query_start", "query_end", "ref_start", "ref_end")
 MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
 RULES_VERSION = 5
@@ -74,7 +73,7 @@ def verify_segments(
     if step.is_done():
         return path
     table = read_checked(found, schema=SEGMENT_SCHEMA)
-    rows = _best_of_each_query(table, rules.verified_segments)
+    rows = best_of_each_query(table, rules.verified_segments)
     paths = [VideoIndex.open(index).paths for index in (queries, references)]
     look = Look.at(paths[0], paths[1], limits_of(settings.media))
     verified: dict[int, Segment] = {}
@@ -88,7 +87,7 @@ def verify_segments(
                 moved[pair] += [(row, segment) for segment in found_so[1:]]
             work.advance()
         elsewhere = _supported(moved, table, verified)
-        table = _replace_segments(table, verified | elsewhere, in_whole=elsewhere.keys())
+        table = replace_segments(table, verified | elsewhere, in_whole=elsewhere.keys())
         kept = table.column("score").to_numpy() >= rules.min_score
         write_table(path, table.filter(pa.array(kept)).sort_by(BEST_FIRST))
     return path
@@ -106,28 +105,6 @@ def _supported(
     return dict(each for pair, each in best.items() if each[1].score > scores[pair])
 
 
-def _replace_segments(table: pa.Table, segments: Mapping[int, Segment], *, in_whole: Collection[int]) -> pa.Table:
-    """Return a table with other segments in some rows; those of the rows `in_whole` are of the whole frame."""
-    columns = {name: table.column(name).to_pylist() for name in (*TIMES, "score", "reversed", "pane")}
-    for row, segment in segments.items():
-        pane = WHOLE if row in in_whole else columns["pane"][row]
-        for name, value in zip(columns, (*segment.box, segment.score, segment.reversed, pane), strict=True):
-            columns[name][row] = value
-    for name, values in columns.items():
-        field = SEGMENT_SCHEMA.field(name)
-        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
-    return table
-
-
-def _best_of_each_query(table: pa.Table, count: int) -> list[int]:
-    """Return the rows of the best `count` segments of each query, of a table sorted best first."""
-    rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, query in enumerate(table.column("query_id").to_pylist()):
-        if len(rows[query]) < count:
-            rows[query].append(row)
-    return sorted(row for of_query in rows.values() for row in of_query)
-
-
 Job = tuple[int, tuple[str, str], Segment, VideoRows, VideoRows]
 
 
@@ -136,10 +113,9 @@ def _jobs(
 ) -> Iterator[Job]:
     """Yield each row with its pair, its segment, and the descriptors of both videos."""
     of_pair: defaultdict[tuple[str, str], list[tuple[int, Segment]]] = defaultdict(list)
-    for row, found in zip(rows, table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
-        start, end, ref_start, ref_end = (found[name] for name in TIMES)
-        segment = Segment(start, end, ref_start, ref_end, found["score"], found["reversed"])
-        of_pair[found["query_id"], found["ref_id"]].append((row, segment))
+    ids = [table.column(name).to_pylist() for name in PAIR]
+    for row, segment in zip(rows, segments_of(table, rows), strict=True):
+        of_pair[ids[0][row], ids[1][row]].append((row, segment))
     for batch in read_pairs(list(of_pair), shard, queries, references, noise):
         for pair, query, reference in batch:
             for row, segment in of_pair[pair]:
