@@ -45,7 +45,7 @@ LEAST_SCORE = 0.05  # of the segments whose ends are looked for
 LEAST_CHANGE = 0.15  # of likeness, between the frames before and after an end
 OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the frames on either side
 # A copy goes on while the frames beyond its end have this share of the likeness within, which must be this at least.
-GOES_ON, ALIKE = 0.7, 0.3
+GOES_ON, ALIKE = 0.8, 0.3
 FEWEST_FRAMES = 4
 SHORTEST = 0.25  # seconds of a segment
 RULES_VERSION = 1
