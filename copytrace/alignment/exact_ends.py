@@ -84,7 +84,8 @@ def find_exact_ends(
                 of_pair[table["query_id"][row].as_py(), table["ref_id"][row].as_py()].append(row)
             for batch in read_pairs(list(of_pair), shard, queries, references, folder.noise(shard)):
                 for pair, _, reference in batch:
-                    exact |= {row: ends.find(row, reference) for row in of_pair[pair] if row in ends.vectors}
+                    of_both = [ends.segments[row] for row in of_pair[pair]]
+                    exact |= {row: ends.find(row, reference, of_both) for row in of_pair[pair] if row in ends.vectors}
                     work.advance(len(of_pair[pair]))
         write_table(path, replace_segments(table, exact).sort_by(BEST_FIRST))
     return path
@@ -186,8 +187,11 @@ class _DescribedEnds:
             vectors |= dict.fromkeys(by_query[query], of_query)
         return cls(segments, windows, vectors, {row: facts[ids[row]].duration for row in rows})
 
-    def find(self, row: int, reference: VideoRows) -> Segment:
-        """Return the segment of a row with exact ends; the reference's follow from those of the query."""
+    def find(self, row: int, reference: VideoRows, of_both: Sequence[Segment]) -> Segment:
+        """Return the segment of a row with exact ends; the reference's follow from those of the query.
+
+        It does not grow into the other segments `of_both` videos, such as those of a loop.
+        """
         segment, duration = self.segments[row], self.durations[row]
         ends = []
         for window, is_start in zip(self.windows[row], (True, False), strict=True):
@@ -199,6 +203,11 @@ class _DescribedEnds:
             likeness = _likeness(vectors, reference, np.array(seconds)) if there else np.empty(0, np.float32)
             ends.append(find_end(times, likeness, window.end, is_start=is_start))
         start, end = max(0.0, ends[0]), ends[1] if duration - ends[1] > 1.5 / PER_SECOND else duration
+        middle = (segment.query_start + segment.query_end) / 2
+        before = [each.query_end for each in of_both if each.query_end <= middle]
+        after = [each.query_start for each in of_both if each.query_start >= middle]
+        start = max(start, min(segment.query_start, max(before, default=0.0)))
+        end = min(end, max(segment.query_end, min(after, default=duration)))
         shown = sorted(segment.reference_at(second) for second in (start, end))
         first, last = max(0.0, shown[0]), min(shown[1], float(reference.times[:, 1].max()))
         if min(end - start, last - first) < SHORTEST:

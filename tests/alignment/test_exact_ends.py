@@ -96,6 +96,18 @@ def test_the_ends_of_a_copy_are_found_between_the_frames_of_the_indexes(folder: 
     assert np.abs(rough - true)[:2].max() > 0.2
 
 
+def test_a_loop_of_one_scene_does_not_grow_into_itself(folder: Path) -> None:
+    rng = np.random.default_rng(4)
+    shown = scenes(rng, 4)
+    loop = [*pan(shown, 0, 3)] * 3
+    write_video(loop, folder / "queries" / "cut.mp4", rate=RATE, quantizer=4)
+    ends(folder, folder / "out")
+    found = pd.read_csv(folder / "out" / "segments.csv").query("score >= 0.5").sort_values("query_start")
+    assert len(found) == 3
+    np.testing.assert_allclose(found.query_start, [0, 3, 6], atol=0.3)
+    np.testing.assert_allclose(found.query_end, [3, 6, 9], atol=0.3)
+
+
 def test_a_query_that_is_gone_keeps_its_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rough = ends(folder, folder / "rough", exact_ends=False)
     monkeypatch.setattr(exact_ends, "frames_at", _missing)
