@@ -84,7 +84,8 @@ def read_timed_pictures(file: IO[bytes], name: str, settings: dict[str, Any], ar
             if picture is not last:
                 check_size(picture.width, picture.height, settings["max_pixels"])
                 pose = Pose.read(picture, stream)
-                last, pixels = picture, [rgb_pixels(picture, pose, settings["short_side"], reformatter)]
+                last = picture
+                pixels = [rgb_pixels(picture, pose, settings["short_side"], reformatter, settings["threads"])]
             yield {"number": number}, pixels
     yield {"lost": int(lost), "damaged": decoding.damaged}, []
 
