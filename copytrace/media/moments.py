@@ -28,8 +28,9 @@ def read_moments(
 ) -> Iterator[tuple[dict[str, Any], list[Pixels]]]:
     """Yield the `number` and the picture of each of the `seconds` in `settings`, in their order of time.
 
-    Pictures are reduced to a longer side of `side` pixels; see `frames_at`. Moments after the end are left out.
-    `threads` in `settings` threads decode; 0 means one per core. Memory holds at most two full-size pictures. Raises `MediaError` if the file has no video.
+    Pictures are reduced to a longer side of `side` pixels; see `frames_at`. Moments after the end are left out. As many
+    threads decode as `threads` in `settings` says; 0 means one per core. Memory holds at most two full-size pictures.
+    Raises `MediaError` if the file has no video.
     """
     seconds = settings["seconds"]
     with open_stream(file, name) as (container, stream):
