@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,12 +30,14 @@ from pathlib import Path
 import psutil
 
 from copytrace import images, videos
+from copytrace.checked_files import read_sealed
 from copytrace.cli.errors import USER_ERRORS
+from copytrace.errors import DamagedFileError
 from copytrace.index import image_index, video_index
 from tests.killed_flows import FLOWS, PREPARED, TRAININGS
 from tests.racing_runs import MeanColor, exit_code, fork
 
-BEFORE = "before"  # a folder
+BEFORE, MANIFEST = "before", "manifest.parquet"
 FIRST, LAST = 0.05, 0.95  # of an undisturbed run; between them it is killed
 SOONER = 0.8
 ENOUGH = 64 << 10  # KiB
@@ -101,6 +103,7 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
         shutil.rmtree(out)
         prepare(out.with_name(BEFORE), out)
     between, kept = contents(out), records(out)
+    left = half(out, between, before, calm)
     second = exit_code(fork(partial(run, FLOWS[what], media, out, log)))
     after, finished = records(out), contents(out)
     kept = {name: content for name, content in kept.items() if held.get(name) != content}
@@ -108,7 +111,7 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
         "moment": round(moment, 2),
         "codes": [first, second],
         "files": len(between),
-        "half": half(between, before, calm),
+        "half": left,
         "kept": sum(after.get(name) == content for name, content in kept.items()),
         "again": [name for name, content in kept.items() if after.get(name) != content],
         "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
@@ -117,9 +120,25 @@ def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, b
     }
 
 
-def half(between: Mapping[str, bytes], before: Mapping[str, bytes], calm: Mapping[str, bytes]) -> list[str]:
-    """Return the files that are neither as they were before a run, nor as it leaves them."""
-    return [name for name, content in between.items() if name in calm and content not in (calm[name], before.get(name))]
+def half(out: Path, between: Mapping[str, bytes], *whole: Mapping[str, bytes]) -> list[str]:
+    """Return the files that a run which did not end has left, and that are none of the `whole` ones with these names.
+
+    A manifest may also be another one, as long as it is whole: a repair writes one without what is damaged.
+    """
+    others = [name for name, content in between.items() if name in whole[-1] and content not in _named(name, whole)]
+    return [name for name in others if name != MANIFEST or not _is_whole(out / name)]
+
+
+def _named(name: str, folders: Sequence[Mapping[str, bytes]]) -> list[bytes | None]:
+    return [folder.get(name) for folder in folders]
+
+
+def _is_whole(manifest: Path) -> bool:
+    try:
+        read_sealed(manifest)
+    except DamagedFileError:
+        return False
+    return True
 
 
 def kill_decoder(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
@@ -170,7 +189,7 @@ def fill_one(
     out, log, (before, calm) = disk / "out", disk.with_suffix(".log"), expected
     _resize(disk, room + (shutil.disk_usage(disk).used >> 10))
     first = exit_code(fork(partial(_report, what, media, out, log)))
-    between, said = contents(out), log.read_text()
+    left, said = half(out, contents(out), before, calm), log.read_text()
     _resize(disk, ENOUGH)
     second = exit_code(fork(partial(_report, what, media, out, log)))
     finished = contents(out)
@@ -178,7 +197,7 @@ def fill_one(
     return {
         "room": room,
         "codes": [first, second],
-        "half": half(between, before, calm),
+        "half": left,
         "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
         "said": said,
     }
