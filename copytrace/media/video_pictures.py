@@ -117,10 +117,8 @@ def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame]
     except LACK_OF_MEMORY:
         raise
     except FFmpegError:
-        context = stream.codec_context
-        if context.thread_count != 1:
-            # Decoders of several threads do not say that memory ran out: this raises `MemoryError` then.
-            bytearray(context.width * context.height * BYTES_OF_A_PICTURE)
+        # Many decoders do not say that memory ran out, those of several threads never: this raises `MemoryError` then.
+        bytearray(stream.codec_context.width * stream.codec_context.height * BYTES_OF_A_PICTURE)
         return None
 
 
