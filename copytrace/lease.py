@@ -324,8 +324,8 @@ def _create_local(path: Path, content: bytes) -> None:
         with suppress(FileExistsError, FileNotFoundError):
             path.hardlink_to(temporary)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+        if error.errno not in _NO_LINKS:  # a full disk, for example, which does not say for what there was no room
+            raise OSError(error.errno, error.strerror, str(path)) from error
         with suppress(FileExistsError), path.open("xb") as file:
             file.write(content)
     finally:

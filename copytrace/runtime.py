@@ -82,6 +82,15 @@ def usable_cores() -> int:
     return min(cores, int(share)) if share else cores
 
 
+def decoder_threads() -> int:
+    """Return how many threads the decoder of a file may have: as many as `COPYTRACE_CORES` says, if that is set.
+
+    Otherwise return 0, by which decoders choose for themselves: most take one per logical core. Raises `ConfigError` as
+    `usable_cores` does.
+    """
+    return usable_cores() if os.environ.get(CORES) else 0
+
+
 def _has_cuda() -> bool:
     # Importing torch takes seconds, and is needed only if NVIDIA's driver is installed.
     try:

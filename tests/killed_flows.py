@@ -1,12 +1,14 @@
 """The flows of matching, indexing and training that tests kill and stop, with settings that are quick.
 
+Some change an index, which `PREPARED` makes before.
+
 MEDIA has folders `photos` and `videos`, each with `queries` and `references`, `photos/training`, and `matched`, which
 `write_matched_videos` makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from configs.videos import VideoSettings
 from copytrace import images, videos
 from copytrace.exchange.npz_exchange import import_npz
 from copytrace.exchange.npz_files import write_npz
+from copytrace.index.compaction import compact_index
+from copytrace.lease import hold_lease
+from copytrace.verify import find_damage, folders_of, mend
 
 POINTS = {"short_side": 60, "max_points": 20}
 IMAGES: dict[str, Any] = {
@@ -31,6 +36,7 @@ VIDEOS: dict[str, Any] = {
     "alignment": {"aligner": "hough", "pair_filter": "none"},
     "report": {"max_matches": 2},
 }
+SOME = ["c*"]  # a glob of some of the photos and videos
 LOOP = {"epochs": 3, "batch_size": 4, "workers": 0, "threads": 1, "device": "cpu"}
 NETWORK = {"architecture": "test_efficientnet", "start": "random", "input_size": 32}
 PHOTOS = {"validation_share": 0.5, "long_side": 64}
@@ -113,6 +119,44 @@ def write_matched_videos(root: Path) -> None:
     videos.match_videos(root / "run" / "work" / "queries", root / "run" / "work" / "references", root / "run", quick)
 
 
+def index_media(medium: str, exclude: Sequence[str] = ()) -> Callable[[Path, Path], object]:
+    """Return a function that indexes all photos or videos but those that globs exclude, three in a shard."""
+    rules = {"media": {"shard_size": 3, "threads": 1, "exclude": exclude}}
+    if medium == "images":
+        return lambda media, out: images.index_images(
+            str(media / "photos"), out, ImageSettings.model_validate(IMAGES | rules)
+        )
+    return lambda media, out: videos.index_videos(
+        str(media / "videos"), out, VideoSettings.model_validate(VIDEOS | rules)
+    )
+
+
+def index_and_remove(medium: str) -> Callable[[Path, Path], None]:
+    """Return a function that makes an index of all photos or videos, and then removes some."""
+
+    def make(media: Path, out: Path) -> None:
+        index_media(medium)(media, out)
+        index_media(medium, SOME)(media, out)
+
+    return make
+
+
+def damage_images(media: Path, out: Path) -> None:
+    """Make an index of images of which half of the shards, and the segment, are damaged."""
+    index_media("images")(media, out)
+    for path in [*sorted(out.glob("points/*.parquet"))[::2], *out.glob("segments/*.npy")]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+def repair_images(media: Path, out: Path) -> None:
+    """Delete what is damaged in an index of images, and make it again."""
+    with hold_lease(*folders_of(out)):
+        mend(find_damage(out))
+    index_media("images")(media, out)
+
+
 FLOWS: dict[str, Callable[[Path, Path], object]] = {
     "index-images": lambda media, out: images.index_images(
         str(media / "photos"), out, ImageSettings.model_validate(IMAGES)
@@ -126,11 +170,23 @@ FLOWS: dict[str, Callable[[Path, Path], object]] = {
     "match-videos": lambda media, out: videos.match_videos(
         *(str(media / "videos" / side) for side in ("queries", "references")), out, VideoSettings.model_validate(VIDEOS)
     ),
+    "update-images": index_media("images"),
+    "update-videos": index_media("videos"),
+    "compact-images": lambda media, out: compact_index(out),
+    "compact-videos": lambda media, out: compact_index(out),
+    "repair-images": repair_images,
     "train-descriptor": train_descriptor,
     "train-overlay-detector": train_overlay_detector,
     "train-aligner": train_aligner,
     "train-pair-classifier": train_pair_classifier,
     "train-codebook": train_codebook,
+}
+PREPARED: dict[str, Callable[[Path, Path], object]] = {  # what makes the index that a flow changes
+    "update-images": index_media("images", SOME),
+    "update-videos": index_media("videos", SOME),
+    "compact-images": index_and_remove("images"),
+    "compact-videos": index_and_remove("videos"),
+    "repair-images": damage_images,
 }
 TRAININGS = {  # modules that import torch, which takes longer than a run
     "train-descriptor": "descriptor",

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,23 +30,42 @@ from pathlib import Path
 import psutil
 
 from copytrace import images, videos
+from copytrace.checked_files import read_sealed
 from copytrace.cli.errors import USER_ERRORS
+from copytrace.errors import DamagedFileError
 from copytrace.index import image_index, video_index
-from tests.killed_flows import FLOWS, TRAININGS
+from tests.killed_flows import FLOWS, PREPARED, TRAININGS
 from tests.racing_runs import MeanColor, exit_code, fork
 
+BEFORE, MANIFEST = "before", "manifest.parquet"
 FIRST, LAST = 0.05, 0.95  # of an undisturbed run; between them it is killed
 SOONER = 0.8
 ENOUGH = 64 << 10  # KiB
 COMPARED = {".parquet", ".csv", ".npy", ".points", ".lists", ".faiss", ".safetensors"}
 
 
-def run(what: str, media: Path, out: Path, log: Path) -> int:
-    """Run the flow, write what it says into `log`, and return its exit code."""
+def run(flow: Callable[[Path, Path], object], media: Path, out: Path, log: Path) -> int:
+    """Run a flow, write what it says into `log`, and return its exit code."""
     with log.open("w") as said, contextlib.redirect_stderr(said):
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=said, force=True)
-        FLOWS[what](media, out)
+        flow(media, out)
     return 0
+
+
+def prepare(before: Path, out: Path) -> dict[str, bytes]:
+    """Copy what a flow changes to its output folder, if there is some, and return its finished files."""
+    if before.exists():
+        shutil.copytree(before, out)
+    return contents(out)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files of a folder, which a run may change meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -74,26 +93,52 @@ def records(out: Path) -> dict[str, bytes]:
 def kill_one(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
     """Kill a run after `moment` seconds, run it again, and return what there is to say of both.
 
-    A run that ends before it is killed, as the machine was less busy, does not count: another one is killed earlier.
+    What the flow changes lies beside its output folder, in `before`. A run that ends before it is killed, as the
+    machine was less busy, does not count: another one is killed earlier.
     """
-    log = out.with_suffix(".log")
-    while (first := _run_until(partial(run, what, media, out, log), moment)) == 0:
+    log, before = out.with_suffix(".log"), prepare(out.with_name(BEFORE), out)
+    held = records(out)
+    while (first := _run_until(partial(run, FLOWS[what], media, out, log), moment)) == 0:
         moment *= SOONER
         shutil.rmtree(out)
+        prepare(out.with_name(BEFORE), out)
     between, kept = contents(out), records(out)
-    second = exit_code(fork(partial(run, what, media, out, log)))
+    left = half(out, between, before, calm)
+    second = exit_code(fork(partial(run, FLOWS[what], media, out, log)))
     after, finished = records(out), contents(out)
+    kept = {name: content for name, content in kept.items() if held.get(name) != content}
     return {
         "moment": round(moment, 2),
         "codes": [first, second],
         "files": len(between),
-        "half": [name for name, content in between.items() if name in calm and calm[name] != content],
+        "half": left,
         "kept": sum(after.get(name) == content for name, content in kept.items()),
         "again": [name for name, content in kept.items() if after.get(name) != content],
         "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
         "left": [str(path.relative_to(out)) for path in out.rglob("*.part")],
         "said": log.read_text(),
     }
+
+
+def half(out: Path, between: Mapping[str, bytes], *whole: Mapping[str, bytes]) -> list[str]:
+    """Return the files that a run which did not end has left, and that are none of the `whole` ones with these names.
+
+    A manifest may also be another one, as long as it is whole: a repair writes one without what is damaged.
+    """
+    others = [name for name, content in between.items() if name in whole[-1] and content not in _named(name, whole)]
+    return [name for name in others if name != MANIFEST or not _is_whole(out / name)]
+
+
+def _named(name: str, folders: Sequence[Mapping[str, bytes]]) -> list[bytes | None]:
+    return [folder.get(name) for folder in folders]
+
+
+def _is_whole(manifest: Path) -> bool:
+    try:
+        read_sealed(manifest)
+    except DamagedFileError:
+        return False
+    return True
 
 
 def kill_decoder(what: str, media: Path, out: Path, moment: float, calm: dict[str, bytes]) -> dict[str, object]:
@@ -134,12 +179,17 @@ def _kill_one_of(processes: list[psutil.Process], chance: random.Random) -> str:
     return state
 
 
-def fill_one(what: str, media: Path, disk: Path, room: int, calm: dict[str, bytes]) -> dict[str, object]:
-    """Run with `room` KiB, run again with enough of it, and return what there is to say of both."""
-    out, log = disk / "out", disk.with_suffix(".log")
-    _resize(disk, room)
+def fill_one(
+    what: str, media: Path, disk: Path, room: int, expected: tuple[dict[str, bytes], dict[str, bytes]]
+) -> dict[str, object]:
+    """Run with `room` KiB more than are taken, run again with enough of it, and return what there is to say of both.
+
+    Files on the disk are `expected` to be as they were before, or as an undisturbed run leaves them.
+    """
+    out, log, (before, calm) = disk / "out", disk.with_suffix(".log"), expected
+    _resize(disk, room + (shutil.disk_usage(disk).used >> 10))
     first = exit_code(fork(partial(_report, what, media, out, log)))
-    between, said = contents(out), log.read_text()
+    left, said = half(out, contents(out), before, calm), log.read_text()
     _resize(disk, ENOUGH)
     second = exit_code(fork(partial(_report, what, media, out, log)))
     finished = contents(out)
@@ -147,7 +197,7 @@ def fill_one(what: str, media: Path, disk: Path, room: int, calm: dict[str, byte
     return {
         "room": room,
         "codes": [first, second],
-        "half": [name for name, content in between.items() if name in calm and calm[name] != content],
+        "half": left,
         "differ": sorted(name for name in calm.keys() | finished.keys() if calm.get(name) != finished.get(name)),
         "said": said,
     }
@@ -156,7 +206,7 @@ def fill_one(what: str, media: Path, disk: Path, room: int, calm: dict[str, byte
 def _report(what: str, media: Path, out: Path, log: Path) -> int:
     """Run, and return 1 if the run ends with what a command tells in one line, which is written into `log`."""
     try:
-        return run(what, media, out, log)
+        return run(FLOWS[what], media, out, log)
     except USER_ERRORS as error:
         log.write_text(str(error))
         return 1
@@ -182,20 +232,27 @@ def _has_ended(child: int) -> bool:
 def main(victims: str, what: str, seed: str, count: str, media: Path, folder: Path) -> None:
     """Run the flow undisturbed, and then kill it or its decoders, or let it fill a disk, time and again."""
     folder.mkdir(parents=True)
-    begin = time.monotonic()
-    code = exit_code(fork(partial(run, what, media, folder / "calm", folder / "calm.log")))
+    if what in PREPARED:
+        exit_code(fork(partial(run, PREPARED[what], media, folder / BEFORE, folder / "before.log")))
+    prepare(folder / BEFORE, folder / "calm")
+    begin, size = time.monotonic(), size_of(folder / "calm")
+    child, most = fork(partial(run, FLOWS[what], media, folder / "calm", folder / "calm.log")), size
+    while not _has_ended(child):
+        time.sleep(0.02)
+        most = max(most, size_of(folder / "calm"))
     seconds, chance = time.monotonic() - begin, random.Random(f"{what} {seed}")
-    if code:
+    if exit_code(child):
         raise SystemExit(f"the undisturbed run failed: {(folder / 'calm.log').read_text()}")
     calm = contents(folder / "calm")
-    size = sum(path.stat().st_size for path in (folder / "calm").rglob("*") if path.is_file()) >> 10
     kill = {"runs": kill_one, "decoders": kill_decoder}.get(victims)
     for number in range(int(count)):
         share = FIRST + (LAST - FIRST) * chance.random()
         if kill:
             told = kill(what, media, folder / str(number), share * seconds, calm)
         else:
-            told = fill_one(what, media, Path(victims), int(share * size), calm)
+            _resize(Path(victims), ENOUGH)
+            before = prepare(folder / BEFORE, Path(victims) / "out")
+            told = fill_one(what, media, Path(victims), int(share * (most - size)) >> 10, (before, calm))
         print(json.dumps(told | {"share": round(share, 3), "of": round(seconds, 2)}), flush=True)
 
 

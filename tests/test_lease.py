@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import threading
 import time
@@ -227,3 +229,15 @@ def test_an_output_is_yielded_as_a_path_and_free_after_an_error(tmp_path: Path) 
         assert (root, find_holder(root) != "") == (tmp_path / "out", True)
         raise CopytraceError("stop")
     assert find_holder(tmp_path / "out") == ""
+
+
+def test_a_disk_without_room_for_a_lease_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    out = tmp_path / "out"
+    told = rf"^\[Errno {errno.ENOSPC}\] No space left on device: '{out}/{lease.FOLDER}/token-1.json'$"
+    with pytest.raises(OSError, match=told), hold_lease(out):
+        pass
+    assert not list(out.rglob("*.part"))

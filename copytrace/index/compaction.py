@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from copytrace.checked_files import check_file, checksums_by, open_checked, read_record, write_record
 from copytrace.checksums import collect_checksums
-from copytrace.errors import InputError
+from copytrace.errors import DamagedFileError, InputError
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments as index_image_segments
 from copytrace.index.manifest import write_manifest
-from copytrace.index.media_index import MediaIndex, read_provenance, receipt_path, remove_shard
-from copytrace.index.plan_file import plan_path
+from copytrace.index.media_index import MediaIndex, read_provenance, receipt_path, remove_other_shards
+from copytrace.index.plan_file import plan_path, read_planned_shards
 from copytrace.lease import hold_lease
 from copytrace.step import current_progress
 from copytrace.storage import atomic_path, digest_of, remove_file
@@ -40,9 +40,11 @@ def erase_removed(index: MediaIndex) -> int:
     """Write shards that hold removed media again without them, and return how many there were.
 
     The new manifest takes the place of the old one when all of them are written, and then the old shards are deleted.
-    An error, or a killed process, leaves the index as it was.
+    An error, or a killed process, leaves the index as it was, or as it is to be; what it left of shards that the index
+    does not hold is deleted by the next compaction.
     """
     root, before = index.root, index.items.as_dict()
+    remove_other_shards(root, {*index.shards, *_planned_shards(root)})
     stale = [shard for shard in index.shards if _ids_in_files(root, shard) - set(index.ids_in(shard))]
     if not stale:
         return 0
@@ -64,11 +66,18 @@ def erase_removed(index: MediaIndex) -> int:
             states[number] = state
             items |= {identity: (before[identity][0], number) for identity in kept}
             shown.advance()
+    remove_file(plan_path(root))  # its shards are not those of the new manifest
     write_manifest(root, items, dict(sorted(states.items())))
-    remove_file(plan_path(root))  # its shards are no longer those of the index
-    for shard in stale:
-        remove_shard(root, shard)
+    remove_other_shards(root, states)
     return len(stale)
+
+
+def _planned_shards(root: Path) -> set[int]:
+    """Return the shards of the last plan, some of which may be described, but not yet in the index."""
+    try:
+        return {shard.number for shard in read_planned_shards(root)[0]}
+    except (FileNotFoundError, KeyError, TypeError, DamagedFileError):
+        return set()  # there is none, or nobody can use it
 
 
 def _compact_images(root: Path) -> ImageIndex:

@@ -68,4 +68,4 @@ class GivenUpFiles:
 
 def limits_of(settings: MediaSettings) -> DecodingLimits:
     """Return the limits of decoding that the settings name."""
-    return DecodingLimits(settings.max_seconds, settings.max_memory)
+    return DecodingLimits(settings.max_seconds, settings.max_memory, settings.threads)

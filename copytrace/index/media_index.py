@@ -16,7 +16,7 @@ into which the others are cut. `image_index` and `video_index` describe the shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -36,6 +36,8 @@ from copytrace.storage import digest_of, remove_file, remove_tree
 
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
+
+_NOT_BY_SHARD = {"segments", "given_up", LEASE}  # folders whose files are not named by the numbers of shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,7 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     # Provenance first: a manifest must never stand beside the provenance of another index.
     write_record(plan.root / "index.json", plan.provenance)
     write_manifest(plan.root, items, {shard: str(records[shard].get("fingerprint")) for shard in sorted(current)})
-    for receipt_file in (plan.root / "receipts").glob("*.json"):
-        if int(receipt_file.stem) not in current:
-            remove_shard(plan.root, int(receipt_file.stem))
+    remove_other_shards(plan.root, current)
     return left_out
 
 
@@ -235,6 +235,13 @@ def remove_shard(root: Path, number: int) -> None:
     remove_file(receipt_path(root, number))
     for path in root.glob(f"*/{number:05}.*"):
         remove_file(path)
+
+
+def remove_other_shards(root: Path, kept: Collection[int]) -> None:
+    """Delete the files of all shards that are not `kept`, also what is left of one whose deletion was stopped."""
+    files = (path for path in root.glob("*/*.*") if path.parent.name not in _NOT_BY_SHARD)
+    for number in sorted({int(path.stem) for path in files if path.stem.isdecimal()} - {*kept}):
+        remove_shard(root, number)
 
 
 def _clear(root: Path) -> None:

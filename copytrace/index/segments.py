@@ -116,6 +116,7 @@ def write_segments(content: SegmentContent[Any], *, merge_all: bool = False) -> 
     step = Step.of("index segments", listed, made_from=made_from, record=folder / COST)
     entries = _read_entries(content)
     if step.is_done() and not (merge_all and len(entries) > 1):
+        _remove_others(folder, entries)  # a run may have been stopped before it did
         return folder
     # A segment more than half of which is gone is dropped, and what is left of it is written again.
     kept = {name: entry for name, entry in entries.items() if 2 * len(entry.current(states)) > len(entry.shards)}
@@ -139,10 +140,15 @@ def write_segments(content: SegmentContent[Any], *, merge_all: bool = False) -> 
             checksums |= checksums_by(listed, written)
             kept[name] = entry
         _write_entries(content, kept, checksums)  # from now on they are the index's segments
-    for path in folder.glob("*.*"):
-        if path.stem not in {*kept, listed.stem, step.record.stem}:
-            remove_file(path)
+    _remove_others(folder, kept)
     return folder
+
+
+def _remove_others(folder: Path, kept: Collection[str]) -> None:
+    """Delete the files of segments that are not `kept`."""
+    for path in folder.glob("*.*"):
+        if path.name not in {SEGMENTS, COST} and path.stem not in kept:
+            remove_file(path)
 
 
 def drop_segments(root: Path, names: Collection[str]) -> None:

@@ -271,7 +271,7 @@ class _VideoShard:
         facts, boxes = list[tuple[object, ...]](), list[pa.Table]()
         threads = min(self.settings.media.threads or usable_cores(), len(items))
         # Each video has its own thread; several threads decode only a shard of one video.
-        codec_threads = 1 if threads > 1 else 0
+        codec_threads = 1 if threads > 1 else self.settings.media.threads
         given_up = GivenUpFiles(self.root, self.settings.media)
 
         def load(item: MediaItem) -> Iterator[VideoFacts | _Part]:

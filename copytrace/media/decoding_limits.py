@@ -15,11 +15,12 @@ class DecodingLimits:
     """What decoding one file may cost: processor time in `seconds`, more for large and long files, and `memory` in MiB.
 
     Processor time counts, because it hardly depends on what else the machine does. A decoder that does nothing for
-    twice as many seconds has hung.
+    twice as many seconds has hung. A decoder has `threads` threads; if that is 0, so many as `decoder_threads` returns.
     """
 
     seconds: float = 30.0
     memory: int = 4096
+    threads: int = 0
 
     def processor_seconds(self, size: int, duration: float = 0.0) -> float:
         """Return the processor time for a file of `size` bytes, of which `duration` seconds of video are read."""

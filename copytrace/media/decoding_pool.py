@@ -27,6 +27,7 @@ from copytrace.errors import CopytraceError, DecodingLimitError, MediaError, Not
 from copytrace.media.decoding_channel import END, FORK, PROCESS, Array, Channel, Patience
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.sources import Source, open_source
+from copytrace.runtime import decoder_threads
 
 # `python -m` would look for the package in other places than this process does.
 _PROGRAM = """
@@ -58,12 +59,15 @@ def decode(
     """Let a worker decode a local file or a URI, and yield the parts that it sends: JSON, and arrays.
 
     `call` is one of `decoding_worker.CALLS`, and takes `settings` and `arrays`; `duration` is how many seconds of a
-    video are read. If the iterator is closed early, the worker is ended.
+    video are read. The number of threads is the `threads` in `settings`, if there is one above 0, else that of
+    `limits`. If the iterator is closed early, the worker is ended.
 
     Raises `MediaError` with a one-line reason, without the path, if the file cannot be read or decoded, that is
     `DecodingLimitError` if it crashes its decoder or exceeds the limits; and `CopytraceError` if no worker can be
     started.
     """
+    threads = settings.get("threads") or limits.threads or decoder_threads()
+    settings = settings | {"threads": threads}
     with open_source(path) as source:
         seconds = limits.processor_seconds(source.size, duration)
         request = {"call": call, "name": path, "settings": settings, "size": source.size}

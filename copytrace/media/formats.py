@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import IO, Literal
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError, NotMediumError
@@ -30,8 +30,6 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _JPEG_XL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-
-_OPTIONAL = {"HEIF": open_heif, "JPEG XL": open_jpeg_xl}
 
 _IMAGE_SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .jpx .ppm .pgm .pbm .pnm
@@ -102,14 +100,19 @@ def is_raw(path: str) -> bool:
     return suffix_of(path) in _RAW_SUFFIXES
 
 
-def open_picture(kind: str, stream: IO[bytes]) -> ImageFile:
+def open_picture(kind: str, stream: IO[bytes], threads: int = 0) -> ImageFile:
     """Do what `Image.open` does, except for its pixel limit, a global that threads would share.
 
+    At most `threads` threads decode AVIF and HEIF, and one the others; 0 means one per core for AVIF, four for HEIF.
     Raises `MediaError` if the format needs a package that is not installed.
     """
     stream.seek(0)
-    if kind in _OPTIONAL:
-        return _OPTIONAL[kind](stream)
+    if kind == "HEIF":
+        return open_heif(stream, threads)
+    if kind == "JPEG XL":
+        return open_jpeg_xl(stream)
+    if kind == "AVIF":
+        AvifImagePlugin.DEFAULT_MAX_THREADS = threads
     Image.init()  # Pillow's readers of some formats, unless that was done: a process may begin with any file
     return Image.OPEN[kind][0](stream, "")
 

@@ -70,7 +70,8 @@ class Video:
 
         Only intervals that begin in seconds [`start`, `end`) are read, and only the pictures that they need are
         decoded. With `short_side` (pixels), pictures whose shorter side is longer are reduced to that; none is
-        enlarged. `threads` threads decode; 0 means one per core. Memory does not grow with the length of the video.
+        enlarged. `threads` threads decode; 0 means as many as `limits` say. Memory does not grow with the length of the
+        video.
 
         Raises `MediaError` after the last frame if the video is damaged or cut short; intervals without a readable
         picture are left out. Raises `ValueError` if `per_second` is not above 0, or `short_side` is below 1.

@@ -9,6 +9,7 @@ from typing import IO, Any
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from copytrace.errors import MediaError
@@ -27,12 +28,13 @@ def read_moments(
 ) -> Iterator[tuple[dict[str, Any], list[Pixels]]]:
     """Yield the `number` and the picture of each of the `seconds` in `settings`, in their order of time.
 
-    Pictures are reduced to a longer side of `side` pixels; see `frames_at`. Moments after the end are left out.
-    Memory holds at most two full-size pictures. Raises `MediaError` if the file has no video.
+    Pictures are reduced to a longer side of `side` pixels; see `frames_at`. Moments after the end are left out. As many
+    threads decode as `threads` in `settings` says; 0 means one per core. Memory holds at most two full-size pictures.
+    Raises `MediaError` if the file has no video.
     """
     seconds = settings["seconds"]
     with open_stream(file, name) as (container, stream):
-        reader = _FrameReader(container, stream)
+        reader = _FrameReader(container, stream, settings["threads"])
         for number in sorted(range(len(seconds)), key=seconds.__getitem__):
             picture = reader.picture_at(seconds[number])
             if picture is not None:
@@ -42,9 +44,11 @@ def read_moments(
 class _FrameReader:
     """A reader of a video's pictures at increasing seconds, which decodes on or seeks."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, threads: int) -> None:
         stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
         self._container, self._stream = container, stream
+        self._threads, self._reformatter = threads, VideoReformatter()
         self._tick = float(stream.time_base or 0)
         self._between = float(1 / (stream.average_rate or FALLBACK_RATE))
         self._time = -self._between
@@ -72,7 +76,8 @@ class _FrameReader:
         """Return a picture upright with square pixels, reduced if its longer side exceeds `side` pixels."""
         pose = Pose.read(picture, self._stream)
         shorter, longer = sorted(pose.upright_size(picture.width, picture.height))
-        return rgb_pixels(picture, pose, max(1, shorter * side // longer) if longer > side else None)
+        short_side = max(1, shorter * side // longer) if longer > side else None
+        return rgb_pixels(picture, pose, short_side, self._reformatter, self._threads)
 
     def _seek(self, time: float) -> None:
         """Seek to the key frame before `time`, or to the start if the file's index leads past it."""

@@ -13,14 +13,16 @@ from PIL.ImageFile import ImageFile
 from copytrace.errors import MediaError
 
 _SIGNATURE = b"\xff\x0a"  # of a JPEG XL codestream
+_HEIF_THREADS = 4  # of pi-heif, if nothing else is said
 _RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height, ISO/IEC 18181-1
 
 
-def open_heif(stream: IO[bytes]) -> ImageFile:
+def open_heif(stream: IO[bytes], threads: int = 0) -> ImageFile:
     """Return the main picture of a HEIF file. Raises `MediaError` if pi-heif is missing."""
     pi_heif = _require("pi_heif", "HEIF", "heif")
     if "HEIF" not in Image.OPEN:
         pi_heif.register_heif_opener()
+    pi_heif.options.DECODE_THREADS = threads or _HEIF_THREADS
     opened: ImageFile = Image.OPEN["HEIF"][0](stream, "")
     return opened
 

@@ -55,15 +55,15 @@ def read_picture(
 ) -> Iterator[tuple[dict[str, Any], list[Pixels]]]:
     """Decode an image as `decode_image` says; yield `width`, `height` and `damage`, and the pixels.
 
-    `settings` are `short_side` and `max_pixels`; `name` is the path of the file. Raises `MediaError` as `decode_image`
-    does, and `MemoryError` if there is too little memory.
+    `settings` are `short_side`, `max_pixels` and `threads`; `name` is the path of the file. Raises `MediaError` as
+    `decode_image` does, and `MemoryError` if there is too little memory.
     """
     short_side, max_pixels = settings["short_side"], settings["max_pixels"]
     _quiet_pillow()
     kind = _format_of(stream, name)
     try:
         with _damage_errors(kind, stream):
-            image = open_picture(kind, stream)
+            image = open_picture(kind, stream, settings["threads"])
         width, height = image.size
         _check_size(width, height, max_pixels)
         image, damage, rows = _load(kind, stream, image, short_side)

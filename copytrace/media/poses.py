@@ -72,24 +72,25 @@ class Pose:
 
 
 def rgb_pixels(
-    picture: VideoFrame, pose: Pose, short_side: int | None = None, reformatter: VideoReformatter | None = None
+    picture: VideoFrame, pose: Pose, short_side: int | None, reformatter: VideoReformatter, threads: int
 ) -> Pixels:
     """Return a picture as uint8 RGB [H, W, 3]; if its shorter side exceeds `short_side` pixels, reduce it to that.
 
     Of an interlaced picture one field is used, since the other shows another moment. A transparent picture is laid on
     the ground that `choose_ground` returns. A `reformatter` shared by all pictures of a video computes the scaling
-    only once.
+    only once; `threads` threads scale, and 0 means one per core.
     """
     width, height = pose.square_size(picture.width, picture.height)
     if short_side is not None and short_side < min(width, height):
         scale = short_side / min(width, height)
         width, height = max(round(width * scale), short_side), max(round(height * scale), short_side)
     if picture.interlaced_frame:
-        field = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)[::2]
+        field = np.asarray(picture.to_ndarray(format="rgb24", threads=threads), np.uint8)[::2]
         picture = VideoFrame.from_ndarray(np.ascontiguousarray(field), "rgb24")
     transparent = any(component.is_alpha for component in picture.format.components)
     pixel_format = "rgba" if transparent else "rgb24"
-    reformatter = reformatter or VideoReformatter()
-    scaled = reformatter.reformat(picture, width, height, pixel_format, interpolation=Interpolation.AREA)
+    scaled = reformatter.reformat(
+        picture, width, height, pixel_format, interpolation=Interpolation.AREA, threads=threads
+    )
     pixels = np.asarray(scaled.to_ndarray(), np.uint8)
     return pose.turn(lay_on_ground(pixels) if transparent else pixels)

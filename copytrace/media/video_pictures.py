@@ -84,7 +84,8 @@ def read_timed_pictures(file: IO[bytes], name: str, settings: dict[str, Any], ar
             if picture is not last:
                 check_size(picture.width, picture.height, settings["max_pixels"])
                 pose = Pose.read(picture, stream)
-                last, pixels = picture, [rgb_pixels(picture, pose, settings["short_side"], reformatter)]
+                last = picture
+                pixels = [rgb_pixels(picture, pose, settings["short_side"], reformatter, settings["threads"])]
             yield {"number": number}, pixels
     yield {"lost": int(lost), "damaged": decoding.damaged}, []
 
@@ -116,10 +117,8 @@ def _decode(stream: VideoStream, packet: VideoPacket | None) -> list[VideoFrame]
     except LACK_OF_MEMORY:
         raise
     except FFmpegError:
-        context = stream.codec_context
-        if context.thread_count != 1:
-            # Decoders of several threads do not say that memory ran out: this raises `MemoryError` then.
-            bytearray(context.width * context.height * BYTES_OF_A_PICTURE)
+        # Many decoders do not say that memory ran out, those of several threads never: this raises `MemoryError` then.
+        bytearray(stream.codec_context.width * stream.codec_context.height * BYTES_OF_A_PICTURE)
         return None
 
 

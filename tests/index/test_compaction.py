@@ -18,7 +18,7 @@ from configs.videos import FrameSearchSettings, VideoSettings
 from copytrace.checked_files import read_record, write_record
 from copytrace.cli import app
 from copytrace.errors import InputError
-from copytrace.index import compaction, segments, video_segments
+from copytrace.index import compaction, media_index, segments, video_segments
 from copytrace.index.compaction import compact_index, erase_removed
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import open_segments
@@ -143,6 +143,52 @@ def test_a_compaction_that_is_stopped_leaves_the_index_as_it_was(
     assert (contents(again), dict(again.items)) == (before, items)
     assert erase_removed(again) == 1
     assert contents(ImageIndex.open(index.root)) == before
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_a_compaction_left_that_was_killed_while_it_erased_is_erased_by_the_next(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    removed = ids_on_disk(index.root) - set(index.items)
+
+    def stop(path: Path) -> None:
+        if path.parent.name in {"receipts", "points"} and path.stem not in held:
+            stopped.append(path)
+            if len(stopped) > kept:
+                raise KeyboardInterrupt
+        path.unlink(missing_ok=True)
+
+    held = {f"{shard:05}" for shard in index.shards[1:]}
+    stopped: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(media_index, "remove_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compact_index(index.root)
+    assert ids_on_disk(index.root) >= removed
+    compact_index(index.root)
+    assert ids_on_disk(index.root) == set(ImageIndex.open(index.root).items)
+
+
+def test_segments_that_a_killed_compaction_left_are_erased_by_the_next(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path) -> None:
+        if path.suffix == ".npy":
+            raise KeyboardInterrupt
+        path.unlink(missing_ok=True)
+
+    compact_index(index.root)
+    before = {path.name for path in (index.root / "segments").glob("*.npy")}
+    index.root.joinpath("segments", "cost.json").unlink()
+    index.root.joinpath("segments", "segments.json").unlink()
+    (index.root / "segments" / "0123456789abcdef.npy").write_bytes(b"of an earlier segment")
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "remove_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compact_index(index.root)
+    assert {path.name for path in (index.root / "segments").glob("*.npy")} > before
+    compact_index(index.root)
+    assert {path.name for path in (index.root / "segments").glob("*.npy")} == before
 
 
 def test_points_are_still_read_a_few_images_at_a_time(index: ImageIndex) -> None:

@@ -99,7 +99,8 @@ def test_an_index_of_videos_lists_what_was_given_up(
     source, root = tmp_path / "videos", tmp_path / "index"
     source.mkdir()
     (source / "good.mp4").hardlink_to(video_sides / "references" / "coffee.mp4")
-    write_video(source / "bomb.mp4", [np.zeros((*BOMB, 3), np.uint8)] * 12, codec="libx264")
+    still = np.zeros((2 * BOMB[0], 2 * BOMB[1], 3), np.uint8)  # of which no frame fits, however few threads decode
+    write_video(source / "bomb.mp4", [still] * 3, codec="libx264")
     settings = VideoSettings(media=MediaSettings(max_memory=64))
     for shard in video_index.plan_videos(str(source), root, "references", settings, replace=False):
         video_index.describe_videos(root, shard, settings)

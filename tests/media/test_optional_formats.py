@@ -37,7 +37,7 @@ def test_a_format_whose_package_is_missing_is_named_with_the_cure(
     monkeypatch.setitem(sys.modules, module, None)
     path = write(tmp_path, content)
     with pytest.raises(MediaError) as caught, Path(path).open("rb") as stream:  # in this process, without the package
-        next(read_picture(stream, path, {"short_side": None, "max_pixels": 1000}))
+        next(read_picture(stream, path, {"short_side": None, "max_pixels": 1000, "threads": 1}))
     assert str(caught.value).startswith(told)
     assert caught.type is not NotMediumError
 
