@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -51,29 +52,35 @@ IMGFP_POINTS = load_settings(ImageSettings, "imgfp").local.query_points
 SMALL_POINTS = PointSettings(
     short_side=120, enlarge=False, max_points=150, levels=3, contrast=0.02, edge=10, first_octave=-1
 )
-
-
 CACHES = pytest.StashKey[str]()
-SERVERS = "tests/integration"
+FAMILIES = ("tests/integration/", "tests/training/")
 
 
-class ServersOnOneProcess(LoadFileScheduling):
-    """Each file of tests goes to the next free process, and all files that need servers to one, which starts them."""
+class FamiliesOnOneProcess(LoadFileScheduling):
+    """Each file of tests goes to the next free process; those that share servers, or what trainings need, go to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return SERVERS if nodeid.startswith(f"{SERVERS}/") else super()._split_scope(nodeid)
+        return next((family for family in FAMILIES if nodeid.startswith(family)), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """Distribute tests as said above where whole files are asked for."""
-    return ServersOnOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
+    return FamiliesOnOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give all worker processes, and what they start, one cache in place of the user's: before they import anything."""
+    gc.disable()  # until all is imported: see `pytest_runtestloop`
     if not hasattr(config, "workerinput"):
         caches = config.stash[CACHES] = tempfile.mkdtemp(prefix="copytrace-tests-")
         os.environ |= {"XDG_CACHE_HOME": caches, "COPYTRACE_CACHE": str(Path(caches) / "copytrace")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Leave what was imported, nearly all of which stays, out of every later look for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

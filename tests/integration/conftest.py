@@ -25,6 +25,8 @@ from tasks.service.stack import Stack
 from tests.integration.faulty_proxy import FaultyProxy
 
 SECONDS_TO_START = 400  # on a machine that is busy besides
+# They serve deployments, workers, schedules and automations, which only the stack has.
+NEEDLESS_SERVICES = ("CANCELLATION_CLEANUP", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS")
 
 
 @pytest.fixture(scope="package")
@@ -61,6 +63,8 @@ def prefect_server(shared_cache: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         patch.setenv("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")  # a block that is saved registers its own type
+        for service in NEEDLESS_SERVICES:
+            patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
         patch.setattr(utilities, "mkdtemp", lambda: str(folder))  # where the harness has its database
         with FileLock(empty.with_suffix(".lock")):
             if empty.exists():
