@@ -11,7 +11,6 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from configs.load import load_settings
 from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.features.descriptor_sources import descriptor_config
@@ -177,9 +176,3 @@ def test_a_spec_that_cannot_be_trained_is_refused(
     other = write_spec(tmp_path / "other.yaml", **(weights | changes))
     with pytest.raises(ConfigError, match=message):
         initial_network(settings_of(**LIKE_IMGFP, start=str(other)), split)
-
-
-def test_imgfps_preset_names_its_network_and_its_losses() -> None:
-    settings = load_settings(DescriptorTraining, "imgfp")
-    assert (settings.architecture, settings.pooling) == ("esvit_swin_base_patch4_window14_224", "last_blocks")
-    assert (settings.loss, settings.margin, settings.loop.batch_size, settings.loop.epochs) == ("margin", 1.0, 8, 200)
