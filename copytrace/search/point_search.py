@@ -195,7 +195,8 @@ class ExactSearch:
             distance, rows = self.index.search(points, neighbours)
         found, rows = rows >= 0, np.maximum(rows, 0)
         image = np.where(found, self.image[rows], -1).astype(np.int64)
-        distance = np.where(found, distance, np.float32(np.inf)) / np.float32(SCALE**2)
+        distance = np.where(found, distance, np.float32(np.inf))
+        distance /= np.float32(SCALE**2)
         return FoundPoints(query, chance, distance, image, variant, self.geometry[rows])
 
 
