@@ -53,18 +53,23 @@ def points(target: Target) -> Iterator[Finding]:
     _require_faiss(target)
     generator = np.random.default_rng(0)
     views = [_random_view(generator, number, 400) for number in range(50)]
-    search = ExactSearch.of(views, shipped_quantizer())
     asked = np.concatenate([view.points.descriptor[:2] for view in views]) + generator.integers(
         0, 9, (100, 128), np.uint8
     )
-    found = search.search(asked, 2, [PLAIN])
     known = np.concatenate([view.points.descriptor for view in views]).astype(np.int64)
     plain = asked.astype(np.int64)
     squares = (plain**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * plain @ known.T
     exact = np.sort(squares, axis=1)[:, :2]
-    yield Finding("most difference of a squared distance", float(np.abs(found.distance - exact).max()), most=0.5)
     image = np.argmin(squares, axis=1) // 400
-    yield Finding("share of points of the right reference", float((found.image[:, 0] == image).mean()), 1.0)
+    # In half precision, each of the two lengths is rounded by less than a thousandth.
+    rounded = 2e-3 * float((plain**2).sum(axis=1).max()) if target.on_gpu else 0.5
+    for name, half_precision, most in (("float32", False, 0.5), ("float16", True, rounded)):
+        search = ExactSearch.of(views, shipped_quantizer(), half_precision=half_precision)
+        found = search.search(asked, 2, [PLAIN])
+        error = float(np.abs(found.distance - exact).max())
+        yield Finding(f"{name}: most difference of a squared distance", error, most=most)
+        right = float((found.image[:, 0] == image).mean())
+        yield Finding(f"{name}: share of points of the right reference", right, least=1.0)
 
 
 def image_flow(target: Target) -> Iterator[Finding]:

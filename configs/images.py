@@ -85,6 +85,9 @@ class LocalSettings(Settings):
     exact: bool = Field(
         False, description="compare with all reference points, not only with the nearest inverted lists"
     )
+    half_precision: bool = Field(
+        False, description="with exact: GPUs compare points in float16, as imgFp does, in half the memory"
+    )
     lists_searched: int = Field(
         16,
         ge=1,

@@ -84,7 +84,17 @@ class DescriptorTraining(Settings):
 
     architecture: str = Field("tf_efficientnet_lite0", description="a timm model, such as swin_base_patch4_window7_224")
     start: str = Field(
-        "imagenet", description="initial weights: imagenet, random, or a descriptor or timm checkpoint (safetensors)"
+        "imagenet",
+        description="initial weights: imagenet, random, a descriptor or timm checkpoint (safetensors), or a spec of "
+        "published weights (YAML)",
+    )
+    pooling: Literal["gem", "all_tokens", "last_blocks"] = Field(
+        "gem",
+        description="gem: of the feature map; all_tokens: with the class token; last_blocks: mean tokens of the last "
+        "four blocks of a Swin (imgFp)",
+    )
+    interpolation: Literal["area", "bicubic"] = Field(
+        "area", description="filter by which pictures are resized; bicubic is Pillow's, as most published networks had"
     )
     dimensions: int = Field(256, ge=8, le=4096, description="length of the vectors")
     input_size: int = Field(160, ge=32, le=1024, description="side in pixels of the pictures in training")

@@ -41,6 +41,7 @@ LabeledRuns = Annotated[
 ]
 Preset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
 VideoPreset = Annotated[Literal["cpu", "a100", "vsc22"], Field(description="settings to start from")]
+DescriptorPreset = Annotated[Literal["cpu", "a100", "imgfp"], Field(description="settings to start from")]
 TrainingPreset = Annotated[Literal["cpu", "a100"], Field(description="settings to start from")]
 MinImprovement = Annotated[float, Field(ge=0, description="improvement over the champion that is required")]
 

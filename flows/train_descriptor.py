@@ -12,10 +12,10 @@ from configs.training import DescriptorTraining
 from copytrace.cli import options
 from flows.parameters import (
     DescriptorOverrides,
+    DescriptorPreset,
     MinImprovement,
     Out,
     Photos,
-    TrainingPreset,
     flow_settings,
     parameters_from_cli,
 )
@@ -28,7 +28,7 @@ from tasks.train import DESCRIPTOR, promote, train
 def train_descriptor(
     photos: Photos,
     out: Out,
-    preset: TrainingPreset = "cpu",
+    preset: DescriptorPreset = "cpu",
     overrides: DescriptorOverrides = {},  # noqa: B006
     min_improvement: MinImprovement = 0.005,
 ) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def main(
     photos: Annotated[str, options.Photos],
     out: Annotated[Path, options.TrainingFolder],
     overrides: options.Overrides = None,
-    preset: options.TrainingPreset = "cpu",
+    preset: options.DescriptorPreset = "cpu",
     config: options.Config = None,
     min_improvement: options.MinImprovement = 0.005,
 ) -> None:

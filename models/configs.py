@@ -121,7 +121,9 @@ class DescriptorHeader(BaseModel):
     mean: Channels
     std: PositiveChannels
     gem_power: PositiveFloat
-    interpolation: Literal["area"] = "area"
+    interpolation: Interpolation = "area"
+    pooling: Pooling = "gem"
+    expansion: bool = False
     projection: bool
     whitening: bool
     typical_noise: float | None = None
@@ -241,6 +243,7 @@ def read_descriptor_config(path: Path, input_size: int | None = None) -> Descrip
         gem_power=header.gem_power,
         storage="safetensors",
         typical_noise=header.typical_noise,
+        pooling=header.pooling,
     )
 
 

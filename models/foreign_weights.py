@@ -31,6 +31,8 @@ _CONTAINERS = ("state_dict", "model", "teacher")
 _WRAPPERS = ("module", "backbone", "model")
 # Buffers that the original Swin stores and timm computes.
 _COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
+# Layers that DINO and EsViT use in their training alone.
+_PRETRAINING = ("head.mlp.", "head.last_layer.", "head_dense.")
 _STAGE_END = "layers.0.downsample.reduction.weight"  # the original Swin shrinks at the end of a stage, timm before it
 
 # The parts of our network, under the names that others gave them: SSCD and VSC2022's winners, imgFp.
@@ -139,12 +141,13 @@ def fill_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path,
 
 
 def name_tensors(tensors: Mapping[str, Tensor], architecture: str) -> dict[str, Tensor]:
-    """Return a checkpoint's tensors under the names of `DescriptorNetwork`, without timm's classifier.
+    """Return a checkpoint's tensors under the names of `DescriptorNetwork`, without layers of pretraining.
 
     The backbone has timm's names or, if it is a Swin, the original ones.
     """
     classifier = getattr(timm.get_pretrained_cfg(architecture), "classifier", None) or ()
-    unused = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    classifiers = [classifier] if isinstance(classifier, str) else classifier
+    unused = (*(f"{name}." for name in classifiers), *_PRETRAINING)
     shifted = _STAGE_END in tensors or f"backbone.{_STAGE_END}" in tensors
     named = {}
     for name, tensor in tensors.items():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "graphs"
 WITHOUT_EFFECT = ("name", "notes", "typical_noise")  # values in the header of weights that the graph does not depend on
+# Values of a header that earlier files lack: the graph is that of a file without them.
+ASSUMED = {"pooling": "gem", "expansion": False}
 STRIDE = 32  # of the descriptor's last map; for sides that it divides, "same" padding is the same, and so is the graph
 
 
@@ -78,7 +80,11 @@ def _read_weights(weights: Path, input_size: int | None = None) -> tuple[dict[st
     with safe_open(weights, framework="numpy") as file:
         header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    settings = {name: value for name, value in header.items() if name not in WITHOUT_EFFECT}
+    settings = {
+        name: value
+        for name, value in header.items()
+        if name not in WITHOUT_EFFECT and (name not in ASSUMED or value != ASSUMED[name])
+    }
     side = None
     if header["kind"] == "descriptor":
         side = input_size or int(header["input_size"])

@@ -18,6 +18,7 @@ from models.configs import (
     HEADER_KEY,
     Channels,
     DescriptorHeader,
+    Interpolation,
     ModelFileError,
     one_line,
     read_aligner_config,
@@ -43,17 +44,17 @@ def save_descriptor(
     *,
     architecture: str,
     input_size: int,
-    half: bool = True,
+    interpolation: Interpolation = "area",
     typical_noise: float | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `network` atomically and return `path`.
 
     `architecture` is the name that its backbone was built by (see `timm_backbone`). `input_size` is the side in pixels
-    of the images to describe; if the weights depend on it, they are first resampled for that size. `typical_noise` is
-    the mean cosine of an image to its nearest unrelated ones. `notes` is JSON for the readers of the file. `half` is
-    that of `stored_tensors`. Raises `ValueError` for an architecture that timm does not know, and for weights that are
-    not finite.
+    of the images to describe; if the weights depend on it, they are first resampled for that size. `interpolation` is
+    that of `resize_for_descriptor`, `typical_noise` the mean cosine of an image to its nearest unrelated ones. `notes`
+    is JSON for the readers of the file. Matrices are stored in half precision. Raises `ValueError` for an architecture
+    that timm does not know, and for weights that are not finite.
     """
     import safetensors.torch  # here and below: reading a header must not import torch  # noqa: PLC0415
     import timm  # noqa: PLC0415
@@ -72,12 +73,15 @@ def save_descriptor(
         mean=_channels(network.mean),
         std=_channels(network.std),
         gem_power=network.pooling.power,
+        interpolation=interpolation,
+        pooling=network.pooled,
+        expansion=network.expansion is not None,
         projection=network.projection is not None,
         whitening=network.whitening is not None,
         typical_noise=typical_noise,
         notes=dict(notes or {}),
     )
-    tensors = stored_tensors(network, half=half)
+    tensors = stored_tensors(network)
     return write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: header.model_dump_json()}))
 
 
@@ -94,11 +98,6 @@ def load_descriptor_file(path: Path, input_size: int | None = None) -> Descripto
     from models.descriptor import DescriptorNetwork, resize_input, timm_backbone  # noqa: PLC0415
 
     header = read_descriptor_header(path)
-    try:
-        backbone = timm_backbone(header.architecture, header.input_size)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = f"timm cannot build {header.architecture} for {header.input_size} pixels: {one_line(error)}"
-        raise ModelFileError(f"{path}: {reason}; train it again, or upgrade timm") from error
     tensors = safetensors.torch.load_file(path)
 
     def linear(name: str, wanted: bool) -> nn.Linear | None:
@@ -109,14 +108,23 @@ def load_descriptor_file(path: Path, input_size: int | None = None) -> Descripto
             raise ModelFileError(f"{path} lacks {name}.weight; copy the file again, or train it again")
         return nn.Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in tensors)
 
-    network = DescriptorNetwork(
-        backbone,
-        mean=header.mean,
-        std=header.std,
-        gem_power=header.gem_power,
-        projection=linear("projection", header.projection),
-        whitening=linear("whitening", header.whitening),
-    )
+    expansion, projection = linear("expansion", header.expansion), linear("projection", header.projection)
+    whitening = linear("whitening", header.whitening)
+    try:
+        backbone = timm_backbone(header.architecture, header.input_size)
+        network = DescriptorNetwork(
+            backbone,
+            mean=header.mean,
+            std=header.std,
+            gem_power=header.gem_power,
+            pooling=header.pooling,
+            projection=projection,
+            whitening=whitening,
+        )
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = f"timm cannot build {header.architecture} for {header.input_size} pixels: {one_line(error)}"
+        raise ModelFileError(f"{path}: {reason}; train it again, or upgrade timm") from error
+    network.expansion = expansion
     _check_tensors(path, header, tensors, network)
     network.load_state_dict(tensors)
     if input_size not in {None, header.input_size}:
@@ -229,13 +237,13 @@ def fill_network(network: nn.Module, path: Path, name: str, *, partly: bool = Fa
         raise ModelFileError(f"{path} does not fit {name}: {one_line(error)}; train it again") from error
 
 
-def stored_tensors(network: nn.Module, *, half: bool = True) -> dict[str, Tensor]:
-    """Return the tensors of `network` for its file: with `half`, filters and matrices as float16.
+def stored_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of `network` for its file: filters and matrices as float16.
 
     Vectors such as biases and BatchNorm's statistics stay float32, as they are few and may exceed float16's range.
     Raises `ValueError` for weights that are not finite.
     """
-    return {name: _stored(name, tensor, half) for name, tensor in network.state_dict().items()}
+    return {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
 
 
 def _check_tensors(
@@ -244,6 +252,9 @@ def _check_tensors(
     wrong = misfits(network.state_dict(), tensors)
     if header.dimensions != network.dimensions:
         wrong.append(f"gives {network.dimensions} dimensions instead of {header.dimensions}")
+    if network.projection is not None and network.projection.in_features != network.pooled_dimensions:
+        taken, given = network.projection.in_features, network.pooled_dimensions
+        wrong.append(f"projects {taken:,} numbers, of which pooling {header.pooling} gives {given:,}")
     if wrong:
         raise ModelFileError(
             f"{path} does not fit {header.architecture}: it {first_of(wrong)}; copy the file again, or train it again"
@@ -259,11 +270,11 @@ def _fits(tensor: Tensor | None, own: Tensor) -> bool:
     return tensor is not None and tensor.shape == own.shape
 
 
-def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+def _stored(name: str, tensor: Tensor) -> Tensor:
     stored = tensor.detach().cpu().contiguous()
     if not stored.is_floating_point():
         return stored
-    if half and stored.ndim > 1:
+    if stored.ndim > 1:
         stored = stored.half()
     if not bool(stored.isfinite().all()):
         raise ValueError(f"{name} holds values that are not finite (as {stored.dtype}); it was not saved")

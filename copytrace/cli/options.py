@@ -23,6 +23,7 @@ TrainingFolder = typer.Option(
 
 Preset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the rules of the 2021 challenge's third place).")]
 VideoPreset = Annotated[str, typer.Option(help="cpu, a100, or vsc22 (the rules of the 2022 challenge's first place).")]
+DescriptorPreset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the fine-tuning of that team).")]
 TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings that override the preset.")]
 Overrides = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from configs.load import load_settings
 from configs.training import AlignerTraining, CodebookTraining, DescriptorTraining, OverlayTraining, PairTraining
-from copytrace.cli.options import Config, Overrides, Photos, TrainingFolder, TrainingPreset
+from copytrace.cli.options import Config, DescriptorPreset, Overrides, Photos, TrainingFolder, TrainingPreset
 from copytrace.errors import CopytraceError
 
 Runs = Annotated[
@@ -27,7 +27,7 @@ def train_descriptor(
     photos: Annotated[str, Photos],
     out: Annotated[str, TrainingFolder],
     overrides: Overrides = None,
-    preset: TrainingPreset = "cpu",
+    preset: DescriptorPreset = "cpu",
     config: Config = None,
 ) -> None:
     """Train the global descriptor on PHOTOS; use it by descriptor.model=OUT."""

@@ -289,7 +289,7 @@ def _point_searches(references: ImageIndex, settings: LocalSettings) -> Iterator
     for shards in _exact_parts(references):
         # Sorted by id, so that an index gives the same candidates whether it was built at once or grew.
         views = sorted((view for shard in shards for view in references.views(shard)), key=lambda view: view.id)
-        yield ExactSearch.of(views, quantizer)
+        yield ExactSearch.of(views, quantizer, half_precision=settings.half_precision)
 
 
 def _exact_parts(references: ImageIndex) -> list[list[int]]:

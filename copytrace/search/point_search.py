@@ -28,6 +28,8 @@ try:
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
+# Faiss gets bytes times this: they stay exact, also in float16, where squares of bytes themselves could overflow.
+SCALE = 1 / 16
 QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
 
@@ -154,8 +156,12 @@ class ExactSearch:
     turn: AbstractContextManager[object]
 
     @classmethod
-    def of(cls, references: Sequence[View], quantizer: PointQuantizer) -> ExactSearch:
-        """Return a search of the points of references, one view each."""
+    def of(cls, references: Sequence[View], quantizer: PointQuantizer, *, half_precision: bool = False) -> ExactSearch:
+        """Return a search of the points of references, one view each.
+
+        With `half_precision`, GPUs hold and compare float16, which takes half the memory. Descriptors stay exact, but a
+        squared distance is wrong by up to a thousandth of what each of its two descriptors has as its squared length.
+        """
         counts = [len(view.points) for view in references]
         geometry = [view.points.relative_geometry() for view in references]
         sides = np.array([(view.points.width, view.points.height) for view in references], np.float32).reshape(-1, 2)
@@ -163,7 +169,7 @@ class ExactSearch:
         # stay exact: sums of squared bytes fit into a float32.
         faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
         return cls(
-            fill_indexes(_flat_indexes(), [view.points.descriptor for view in references]),
+            fill_indexes(_flat_indexes(half_precision), [view.points.descriptor for view in references], SCALE),
             quantizer,
             np.repeat(np.arange(len(references), dtype=np.int32), counts),
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
@@ -177,7 +183,7 @@ class ExactSearch:
         numbers = np.repeat([variant.number for variant in variants], len(descriptors))
         query = np.tile(np.arange(len(descriptors)), len(variants))
         read = read_descriptors(descriptors[query], numbers)
-        points = read.astype(np.float32)
+        points = read.astype(np.float32) * SCALE
         canonical = self.quantizer.canonical_form.of(read)[0]
         chance = self.quantizer.chance_distance(canonical.astype(np.float32))
         shape = (len(points), neighbours)
@@ -190,6 +196,7 @@ class ExactSearch:
         found, rows = rows >= 0, np.maximum(rows, 0)
         image = np.where(found, self.image[rows], -1).astype(np.int64)
         distance = np.where(found, distance, np.float32(np.inf))
+        distance /= np.float32(SCALE**2)
         return FoundPoints(query, chance, distance, image, variant, self.geometry[rows])
 
 
@@ -197,17 +204,17 @@ def _centers(sides: Floats) -> Floats:
     return sides / (2 * sides.min(axis=1, keepdims=True)) if len(sides) else sides
 
 
-def fill_indexes(indexes: Sequence[Any], descriptors: Sequence[Bytes]) -> Any:
+def fill_indexes(indexes: Sequence[Any], descriptors: Sequence[Bytes], scale: float = 1.0) -> Any:
     """Divide points, uint8 [N, 128] of each reference, among empty indexes of faiss, and return one of all of them.
 
-    It numbers the points in their order. Each index gets whole references, one after another, as faiss adds to joined
-    indexes only once.
+    The indexes hold the points times `scale`. The returned one numbers the points in their order. Each index gets whole
+    references, one after another, as faiss adds to joined indexes only once.
     """
     ends = np.cumsum([len(each) for each in descriptors])
     total = int(ends[-1]) if len(ends) else 0
     for number, part in enumerate(descriptors):
         if len(part):
-            indexes[int(ends[number] - 1) * len(indexes) // total].add(part.astype(np.float32))
+            indexes[int(ends[number] - 1) * len(indexes) // total].add(part.astype(np.float32) * scale)
     if len(indexes) == 1:
         return indexes[0]
     make: Any = faiss.IndexShards
@@ -217,14 +224,15 @@ def fill_indexes(indexes: Sequence[Any], descriptors: Sequence[Bytes]) -> Any:
     return joined
 
 
-def _flat_indexes() -> list[Any]:
-    """Return an exact index on each GPU, or one on the CPU.
-
-    They hold float32: faiss squares float16 in half precision, which rounds squares of bytes above 2,048.
-    """
+def _flat_indexes(half_precision: bool) -> list[Any]:
+    """Return an exact index on each GPU, or one on the CPU, which holds float32 in any case."""
     empty = faiss.IndexFlatL2(DIMENSIONS)
     gpus = range(_count_gpus())
-    return [faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, empty) for gpu in gpus] or [empty]
+    if not gpus:
+        return [empty]
+    options = faiss.GpuClonerOptions()
+    options.useFloat16 = half_precision
+    return [faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, empty, options) for gpu in gpus]
 
 
 def _count_gpus() -> int:

@@ -58,13 +58,21 @@ def train_descriptor(
 def _train(photos: str, out: Path, settings: DescriptorTraining, log: TrainingLog, progress: Progress | None) -> Path:
     device = training_device(settings.loop)
     split = split_photos(photos, settings.photos)
-    validation = ValidationSet.create(split.validation, split.train, settings.photos, settings.described_size)
+    validation = ValidationSet.create(
+        split.validation, split.train, settings.photos, settings.described_size, settings.interpolation
+    )
     pairs = read_confirmed_pairs(settings.pairs, split) if settings.pairs else None
     check_negatives(settings, pairs)
     if pairs is not None:
         split = replace(split, digest=digest_of(split.digest, pairs.digest))
     examples = ViewExamples(
-        split.train, settings.views, settings.input_size, settings.photos.long_side, settings.loop.seed, pairs
+        split.train,
+        settings.views,
+        settings.input_size,
+        settings.photos.long_side,
+        settings.loop.seed,
+        pairs,
+        settings.interpolation,
     )
     network = initial_network(settings, split)
     if is_first_process():
@@ -93,7 +101,7 @@ def _write_descriptor(
     validation: ValidationSet,
     settings: DescriptorTraining,
 ) -> None:
-    features = describe_photos(result.network, split.train, settings.photos.long_side, settings.described_size)
+    features = describe_photos(result.network, split.train, settings, settings.described_size)
     kept, metrics = choose_whitening(result.network, settings, features, validation, result.metrics)
     noise = typical_noise(kept, features, validation)
     context.log.picture("mistakes", validation.mistakes(kept), result.epoch)
@@ -116,6 +124,7 @@ def _write_descriptor(
             file,
             architecture=settings.architecture,
             input_size=settings.described_size,
+            interpolation=settings.interpolation,
             typical_noise=noise,
             notes=training_result.facts(),
         )

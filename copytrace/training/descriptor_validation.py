@@ -17,6 +17,7 @@ from copytrace.features.resize import resize_for_descriptor
 from copytrace.metrics.images import micro_average_precision, recall_at_precision
 from copytrace.synthesis.edited_set import HARD, MILD, edit_copy
 from copytrace.training.photos import TrainingPhoto, load_photo, random_generator
+from models.configs import Interpolation
 from models.descriptor import DescriptorNetwork
 
 Pictures = NDArray[np.uint8]
@@ -45,6 +46,7 @@ class ValidationSet:
         donors: Sequence[TrainingPhoto],
         settings: PhotoSettings,
         input_size: int,
+        interpolation: Interpolation = "area",
     ) -> ValidationSet:
         """Edit `validation_copies` copies of each photo, half of them mildly; unreadable photos are left out.
 
@@ -68,9 +70,9 @@ class ValidationSet:
                 edited, _ = edit_copy(
                     image, HARD if copy % 2 else MILD, rng, lambda rng: backdrops[int(rng.integers(len(backdrops)))]
                 )
-                copies.append(resize_for_descriptor(np.asarray(edited.image), input_size))
+                copies.append(resize_for_descriptor(np.asarray(edited.image), input_size, interpolation))
                 originals.append(number)
-        references = [resize_for_descriptor(np.asarray(image), input_size) for image in images]
+        references = [resize_for_descriptor(np.asarray(image), input_size, interpolation) for image in images]
         return cls(np.stack(references), np.stack(copies), np.array(originals), content.hexdigest()[:16])
 
     def similarity(self, network: DescriptorNetwork) -> NDArray[np.float32]:

@@ -18,12 +18,23 @@ from torch import Tensor, nn
 from configs.training import DescriptorTraining
 from copytrace.arrays import Floats
 from copytrace.errors import ConfigError, InputError, MediaError
+from copytrace.features.descriptor_sources import descriptor_config
 from copytrace.features.resize import resize_for_descriptor
 from copytrace.training.descriptor_validation import describe
 from copytrace.training.initial_weights import packaged_weights, resolve_start, training_device
 from copytrace.training.photos import PhotoSplit, TrainingPhoto, load_photo
-from models.configs import HEADER_KEY, IMAGENET_MEAN, IMAGENET_STD, ModelFileError, read_descriptor_config
+from models.configs import (
+    HEADER_KEY,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TORCHSCRIPT,
+    DescriptorConfig,
+    ModelFileError,
+    read_descriptor_config,
+)
 from models.descriptor import DescriptorNetwork, build_descriptor, timm_backbone
+from models.descriptor_spec import is_spec
+from models.foreign_weights import load_foreign_descriptor
 from models.misfits import first_of, misfits
 from models.network_files import load_descriptor_file
 
@@ -48,25 +59,25 @@ def check_architecture(settings: DescriptorTraining) -> None:
 def initial_network(settings: DescriptorTraining, split: PhotoSplit) -> DescriptorNetwork:
     """Return the network before its training; a new projection starts as the PCA of the training photos' features.
 
-    `settings.start` is "imagenet", "random", or a safetensors file: a descriptor to train further, or weights of the
-    architecture as timm publishes them. Raises `ConfigError` when it does not fit the other settings, and
-    `InputError` when none of the photos can be read.
+    `settings.start` is "imagenet", "random", a spec of published weights (`DescriptorSpec`), or a safetensors file: a
+    descriptor to train further, or weights of the architecture as timm publishes them. Raises `ConfigError` when it
+    does not fit the other settings, and `InputError` when none of the photos can be read.
     """
-    if settings.start not in {"imagenet", "random"}:
-        file = resolve_start(settings.start, "descriptor")
-        if _is_descriptor(file):
-            return _load_descriptor(file, settings)
-    network = _initial_backbone(settings)
+    network = _start_network(settings)
+    if network.projection is not None:
+        return network
     if network.dimensions < settings.dimensions:
         raise ConfigError(f"{settings.architecture} has {network.dimensions} features; set dimensions to that or less")
     device = training_device(settings.loop)
     network = network.eval().to(device)
-    features = describe_photos(network, split.train, settings.photos.long_side, settings.input_size)
+    features = describe_photos(network, split.train, settings, settings.input_size)
     network.projection = fit_pca_layer(features, settings.dimensions, whiten=False).to(device)
     return network
 
 
-def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto], long_side: int, size: int) -> Floats:
+def describe_photos(
+    network: DescriptorNetwork, photos: Sequence[TrainingPhoto], settings: DescriptorTraining, size: int
+) -> Floats:
     """Describe the photos, or some thousands of them, at `size` pixels as float32 [N, D]; skip unreadable ones.
 
     Raises `InputError` when none can be read.
@@ -75,7 +86,8 @@ def describe_photos(network: DescriptorNetwork, photos: Sequence[TrainingPhoto],
     pictures = []
     for photo in photos[::step][:PHOTOS_FOR_PCA]:
         try:
-            pictures.append(resize_for_descriptor(np.asarray(load_photo(photo.path, long_side)), size))
+            picture = np.asarray(load_photo(photo.path, settings.photos.long_side))
+            pictures.append(resize_for_descriptor(picture, size, settings.interpolation))
         except MediaError as error:
             logger.warning("%s is skipped: %s", photo.path, error)
     if not pictures:
@@ -101,15 +113,32 @@ def fit_pca_layer(features: Floats, dimensions: int, *, whiten: bool) -> nn.Line
     return layer
 
 
-def _initial_backbone(settings: DescriptorTraining) -> DescriptorNetwork:
+def _start_network(settings: DescriptorTraining) -> DescriptorNetwork:
     if settings.start == "imagenet":
-        return build_descriptor(packaged_weights(settings.architecture, settings.input_size))
-    backbone = _build_backbone(settings)
+        network = build_descriptor(packaged_weights(settings.architecture, settings.input_size))
+        if settings.pooling != "gem":
+            raise ConfigError(f"pooling={settings.pooling} is for transformers; set architecture or pooling=gem")
+        return network
     if settings.start == "random":
-        return DescriptorNetwork(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    _load_published(backbone, resolve_start(settings.start, "descriptor"), settings.architecture)
+        return _with_pooling(_build_backbone(settings), settings, IMAGENET_MEAN, IMAGENET_STD)
+    file = resolve_start(settings.start, "descriptor")
+    if is_spec(file):
+        return _load_by_spec(file, settings)
+    if _is_descriptor(file):
+        return _load_descriptor(file, settings)
+    backbone = _build_backbone(settings)
+    _load_published(backbone, file, settings.architecture)
     published: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
-    return DescriptorNetwork(backbone, mean=published["mean"], std=published["std"])
+    return _with_pooling(backbone, settings, published["mean"], published["std"])
+
+
+def _with_pooling(
+    backbone: nn.Module, settings: DescriptorTraining, mean: Sequence[float], std: Sequence[float]
+) -> DescriptorNetwork:
+    try:
+        return DescriptorNetwork(backbone, mean=mean, std=std, pooling=settings.pooling)
+    except ValueError as error:
+        raise ConfigError(f"{settings.architecture}: {error}") from error
 
 
 def _build_backbone(settings: DescriptorTraining) -> nn.Module:
@@ -134,14 +163,41 @@ def _is_descriptor(path: Path) -> bool:
         raise ConfigError(f"start: {path} is not a whole safetensors file: {reason}; check the path") from error
 
 
+def _load_by_spec(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
+    try:
+        config = descriptor_config(settings.start, settings.input_size)
+        if config.architecture == TORCHSCRIPT:
+            raise ConfigError(f"start: {path} names TorchScript, which cannot be trained; give its state dict")
+        _check_start(path, config, settings)
+        network = load_foreign_descriptor(config)
+    except ModelFileError as error:
+        raise ConfigError(f"start: {error}") from error
+    return network if network.projection is None else _check_projection(network, path, settings)
+
+
 def _load_descriptor(path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
     try:
-        found = read_descriptor_config(path).architecture
-        if found != settings.architecture:
-            raise ConfigError(f"start: {path} holds a {found}; set architecture to that")
+        _check_start(path, read_descriptor_config(path), settings)
         network = load_descriptor_file(path, settings.input_size)
     except ModelFileError as error:
         raise ConfigError(f"start: {error}") from error
+    return _check_projection(network, path, settings)
+
+
+def _check_start(path: Path, config: DescriptorConfig, settings: DescriptorTraining) -> None:
+    """Raise `ConfigError` if the network of `config` is another one than the settings say."""
+    if config.architecture != settings.architecture:
+        raise ConfigError(f"start: {path} holds a {config.architecture}; set architecture to that")
+    if config.pooling != settings.pooling:
+        raise ConfigError(f"start: {path} has pooling {config.pooling}; set pooling={config.pooling}")
+    if config.interpolation != settings.interpolation:
+        raise ConfigError(
+            f"start: {path} was trained on pictures resized by {config.interpolation}; "
+            f"set interpolation={config.interpolation}"
+        )
+
+
+def _check_projection(network: DescriptorNetwork, path: Path, settings: DescriptorTraining) -> DescriptorNetwork:
     given = network.projection.out_features if network.projection else 0
     if given != settings.dimensions:
         raise ConfigError(f"start: {path} projects to {given} dimensions, not {settings.dimensions}; set dimensions")

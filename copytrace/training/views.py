@@ -20,6 +20,7 @@ from copytrace.synthesis.edited_set import Difficulty, edit_copy
 from copytrace.synthesis.edits import kind_of_edits
 from copytrace.training.confirmed_pairs import ConfirmedPairs
 from copytrace.training.photos import TrainingPhoto, group_numbers, load_photo, random_generator
+from models.configs import Interpolation
 
 # Share of the edited views that SSCD's transforms make; the others have the edits of `edits.EDITS`.
 SSCD_SHARE = 0.4
@@ -47,6 +48,7 @@ class ViewExamples:
     long_side: int
     seed: int
     pairs: ConfirmedPairs | None = None
+    interpolation: Interpolation = "area"
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -58,11 +60,14 @@ class ViewExamples:
         pictures = (pairs and self._labeled_views(pairs, rng)) or self._views(index, rng)
         views, photos, groups, donors = zip(*pictures, strict=True)
         return {
-            "views": np.stack([resize_for_descriptor(np.asarray(view), self.input_size) for view in views]),
+            "views": np.stack([self._resize(view) for view in views]),
             "photo": np.array(photos, np.int64),
             "group": np.array(groups, np.int64),
             "donors": np.array(donors, np.int64),
         }
+
+    def _resize(self, view: Image.Image) -> NDArray[np.uint8]:
+        return resize_for_descriptor(np.asarray(view), self.input_size, self.interpolation)
 
     def _views(self, index: int, rng: np.random.Generator) -> list[_Picture]:
         index, image = self._load_readable(index)

@@ -11,6 +11,7 @@ import yaml
 
 import models.swin  # noqa: F401 - registers architectures with timm
 from configs.load import load_settings
+from configs.training import DescriptorTraining
 from configs.videos import VideoSettings
 from copytrace.features.editing import EditingSpec
 from models.descriptor_spec import DescriptorSpec
@@ -24,6 +25,14 @@ SPECS = [block for block in BLOCKS if "weights:" in block]
 def test_each_spec_of_the_page_is_valid_and_names_what_timm_builds(block: str):
     spec = DescriptorSpec.model_validate(yaml.safe_load(block))
     assert spec.architecture == "torchscript" or timm.is_model(spec.architecture)
+
+
+def test_imgfps_fine_tuning_trains_the_network_of_the_pages_spec():
+    specs = [DescriptorSpec.model_validate(yaml.safe_load(block)) for block in SPECS]
+    spec = next(spec for spec in specs if spec.pooling == "last_blocks")
+    training = load_settings(DescriptorTraining, "imgfp")
+    shared = ("architecture", "pooling", "interpolation", "input_size")
+    assert [getattr(training, name) for name in shared] == [getattr(spec, name) for name in shared]
 
 
 def test_the_page_has_the_specs_of_both_systems_and_settings_that_are_there(tmp_path: Path):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.configs import DescriptorConfig, ModelFileError
 from models.descriptor import timm_backbone
 from models.foreign_weights import load_foreign_descriptor, read_state_dict
-from models.swin import _CONFIG, _build
+from tests.tiny_swin import original_names
 
 HALF = (0.5, 0.5, 0.5)
-TINY = {"embed_dim": 8, "depths": (1, 1, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 2}
-
-default_cfgs = generate_default_cfgs({"tiny_swin.untrained": {**_CONFIG, "input_size": (3, 64, 64)}})
-
-
-@register_model
-def tiny_swin(pretrained: bool = False, **options: Any) -> nn.Module:
-    """The class of imgFp's backbone with a thousandth of its weights."""
-    return _build("tiny_swin", pretrained, {"img_size": 64, **TINY, **options})
 
 
 def config_of(path: Path, architecture: str, pooling: Any) -> DescriptorConfig:
@@ -50,17 +39,6 @@ def shaken(network: nn.Module) -> nn.Module:
     for parameter in network.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return network.eval()
-
-
-def original_names(backbone: nn.Module) -> dict[str, Tensor]:
-    """The tensors as the original Swin stores them: each stage ends with the shrinking, and has computed buffers."""
-
-    def earlier(match: re.Match[str]) -> str:
-        return f"layers.{int(match[1]) - 1}.downsample"
-
-    tensors = backbone.state_dict()
-    tensors = {re.sub(r"layers\.(\d)\.downsample", earlier, name): value for name, value in tensors.items()}
-    return tensors | {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.long)}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +118,15 @@ def test_timms_own_names_are_read_without_the_classifier(tmp_path: Path, images:
     found = load_foreign_descriptor(config_of(tmp_path / "timm.safetensors", "test_vit", "gem"))
     assert found.dimensions == 64
     torch.testing.assert_close(found.backbone.state_dict(), vit.state_dict())
+
+
+def test_the_heads_of_esvits_pretraining_are_left_out(swin: nn.Module, tmp_path: Path) -> None:
+    heads = {"head.mlp.0.weight": torch.zeros(8, 64), "head.last_layer.weight_g": torch.zeros(4, 1)}
+    teacher = original_names(swin) | heads | {"head_dense.mlp.0.bias": torch.zeros(8)}
+    torch.save({"epoch": 300, "teacher": teacher}, tmp_path / "esvit.pth")
+    found = load_foreign_descriptor(config_of(tmp_path / "esvit.pth", "tiny_swin", "last_blocks"))
+    assert (found.projection, found.dimensions) == (None, 32 + 32 + 64 + 64)
+    torch.testing.assert_close(found.backbone.state_dict(), swin.state_dict())
 
 
 class Bomb:

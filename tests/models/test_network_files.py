@@ -12,6 +12,7 @@ from torch import nn
 from models.configs import IMAGENET_MEAN, IMAGENET_STD, ModelFileError, read_descriptor_config, read_header
 from models.descriptor import DescriptorNetwork, resize_input, timm_backbone
 from models.network_files import load_descriptor_file, save_descriptor
+from tests import tiny_swin as _registered  # noqa: F401
 
 SIZE = 64
 
@@ -27,6 +28,14 @@ def network_of(architecture: str, size: int, *, heads: bool = True) -> Descripto
         projection=nn.Linear(backbone.num_features, 16) if heads else None,
         whitening=nn.Linear(16, 8) if heads else None,
     ).eval()
+
+
+def rounded(network: DescriptorNetwork) -> DescriptorNetwork:
+    """The network with matrices as its file holds them, in half precision."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.half().float()
+    return network
 
 
 def images_of(size: int) -> torch.Tensor:
@@ -67,23 +76,44 @@ def rewritten(saved: Path, *, drop: str = "", add: str = "", **changes: object) 
     ],
 )
 def test_a_network_of_any_family_comes_back_from_its_file(architecture, size, tmp_path):
-    network = network_of(architecture, size)
-    path = save_descriptor(network, tmp_path / "d.safetensors", architecture=architecture, input_size=size, half=False)
+    network = rounded(network_of(architecture, size))
+    path = save_descriptor(network, tmp_path / "d.safetensors", architecture=architecture, input_size=size)
     with torch.inference_mode():
         torch.testing.assert_close(load_descriptor_file(path)(images_of(size)), network(images_of(size)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "pooled"),
+    [("tiny_swin", "last_blocks", 192), ("test_vit", "all_tokens", 96)],
+    ids=["imgFp's head", "that of VSC2022's winners for a ViT"],
+)
+def test_a_network_with_a_published_head_comes_back_with_it(architecture, pooling, pooled, tmp_path):
+    torch.manual_seed(0)
+    network = DescriptorNetwork(
+        timm_backbone(architecture, SIZE),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        pooling=pooling,
+        projection=nn.Linear(pooled, 16),
+    ).eval()
+    if pooling == "all_tokens":
+        network.expansion = nn.Linear(64, 96)
+    path = tmp_path / "d.safetensors"
+    save_descriptor(rounded(network), path, architecture=architecture, input_size=SIZE, interpolation="bicubic")
+    config = read_descriptor_config(path)
+    assert (config.pooling, config.interpolation, config.dimensions) == (pooling, "bicubic", 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_descriptor_file(path)(images_of(SIZE)), network(images_of(SIZE)))
 
 
 @pytest.mark.parametrize("heads", [True, False], ids=["with heads", "without heads"])
 def test_half_the_bits_give_nearly_the_same_vectors(heads, tmp_path):
     network = network_of("test_efficientnet", SIZE, heads=heads)
     path = save_descriptor(network, tmp_path / "d.safetensors", architecture="test_efficientnet", input_size=SIZE)
-    whole = save_descriptor(
-        network, tmp_path / "w.safetensors", architecture="test_efficientnet", input_size=SIZE, half=False
-    )
     with torch.inference_mode():
         cosines = (load_descriptor_file(path)(images_of(SIZE)) * network(images_of(SIZE))).sum(dim=1)
     assert cosines.min() > 0.9999
-    assert path.stat().st_size < 0.6 * whole.stat().st_size
+    assert path.stat().st_size < 0.6 * sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 def test_the_header_says_how_to_build_and_feed_the_network(saved):
@@ -98,6 +128,8 @@ def test_the_header_says_how_to_build_and_feed_the_network(saved):
         "std": [0.229, 0.224, 0.225],
         "gem_power": 4.0,
         "interpolation": "area",
+        "pooling": "gem",
+        "expansion": False,
         "projection": True,
         "whitening": True,
         "typical_noise": None,
@@ -158,8 +190,9 @@ def test_another_input_size_is_what_timm_makes_of_it(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", ["test_vit", "swinv2_cr_tiny_ns_224"])
 def test_a_network_trained_at_one_size_and_saved_for_another_is_resized(architecture, tmp_path):
     network = network_of(architecture, 64, heads=False)
-    path = save_descriptor(network, tmp_path / "d.safetensors", architecture=architecture, input_size=96, half=False)
+    path = save_descriptor(network, tmp_path / "d.safetensors", architecture=architecture, input_size=96)
     resize_input(network.backbone, 96)
+    rounded(network)
     with torch.inference_mode():
         torch.testing.assert_close(load_descriptor_file(path)(images_of(96)), network(images_of(96)))
 
@@ -183,6 +216,7 @@ def test_an_input_size_that_an_architecture_cannot_take_is_refused(tmp_path):
         ({"drop": "backbone.conv_stem.weight"}, "lacks backbone.conv_stem.weight"),
         ({"drop": "whitening.weight"}, "lacks whitening.weight"),
         ({"add": "head.weight"}, "has head.weight, unknown there"),
+        ({"pooling": "last_blocks"}, "pooling last_blocks is for Swin"),
         ({"dimensions": 9}, "gives 8 dimensions instead of 9"),
         ({"architecture": "test_resnet"}, r"does not fit test_resnet: .*\(and \d+ more\)"),
         ({"architecture": "resnet_of_tomorrow"}, "timm cannot build resnet_of_tomorrow.*upgrade timm"),

@@ -216,7 +216,7 @@ def test_threads_search_an_index_on_gpus_in_turn(
     view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
-    monkeypatch.setattr(point_search, "_flat_indexes", lambda: [faiss.IndexFlatL2(128)])
+    monkeypatch.setattr(point_search, "_flat_indexes", lambda _: [faiss.IndexFlatL2(128)])
     search = exact_search([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0
@@ -284,3 +284,19 @@ def test_points_divided_among_devices_keep_their_numbers(counts: list[int], rand
     for devices in (1, 3):
         index = fill_indexes([faiss.IndexFlatL2(128) for _ in range(devices)], parts)
         assert index.search(points, 1)[1].ravel().tolist() == list(range(len(points)))
+
+
+@pytest.mark.parametrize("half_precision", [True, False], ids=["float16", "float32"])
+def test_an_exact_search_finds_copied_points_in_either_precision_which_matters_on_gpus_alone(
+    half_precision: bool, view_of: MakeView, photo_points: Bytes
+) -> None:
+    points = photo_points
+    views = [view_of(f"r{n}", keypoints(100), points[100 * n :][:100]) for n in range(20)]
+    query = edited(points[:2000:40])
+    found = ExactSearch.of(views, shipped_quantizer(), half_precision=half_precision).search(query, 1, [PLAIN])
+    exact = squared(query, points[:2000])
+    # Half precision rounds the squared length of either descriptor by less than a thousandth.
+    lengths = (query.astype(np.float32) ** 2).sum(axis=1).max() + (points.astype(np.float32) ** 2).sum(axis=1).max()
+    rounded = lengths / 1000 if half_precision and faiss.get_num_gpus() else 0
+    np.testing.assert_allclose(found.distance[:, 0], exact.min(axis=1), rtol=0, atol=rounded)
+    np.testing.assert_array_equal(found.image[:, 0], np.arange(0, 2000, 40) // 100)

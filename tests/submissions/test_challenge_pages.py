@@ -91,12 +91,3 @@ def test_the_page_on_vsc22(
     said = follow("vsc22.md")
     assert "candidate pairs of VSC22" in said["submit-check vsc22"].stdout
     assert "1.00000" in said["evaluate candidates"].stdout
-
-
-@pytest.mark.parametrize("page", ["disc21.md", "vsc22.md"])
-def test_downloads_can_be_resumed_and_come_before_all_commands_of_ours(page: str) -> None:
-    text = (DOCS / page).read_text()
-    fetching = re.findall(r"^(?:for .*; do )?((?:wget|aws) .*)$", text, re.MULTILINE)
-    assert fetching
-    assert all(line.startswith(("wget --continue", "aws s3 sync --no-sign-request")) for line in fetching)
-    assert not re.search(r"^(wget|curl|aws|git|unzip) ", text[text.index("\ncopytrace ") :], re.MULTILINE)
