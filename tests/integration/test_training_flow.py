@@ -1,8 +1,12 @@
-"""Training as people run it: a run that is stopped and goes on, an MLflow server, a registry to load from."""
+"""Training as people run it: a process that dies, a run that goes on, an MLflow server, a registry to load from."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +24,13 @@ from configs.images import ImageSettings
 from configs.load import load_settings
 from configs.training import DescriptorTraining
 from copytrace.images import match_images
-from copytrace.training import export, loop
+from copytrace.training import export
 from copytrace.training.log import read_history
 from flows.parameters import parameters_from_cli
 from flows.train_descriptor import main, train_descriptor
 from tasks.registry import download
 
+ROOT = Path(__file__).parents[2]
 NAME = "copytrace-descriptor"
 SMALL = """architecture=test_efficientnet start=random
 input_size=64 described_size=64 dimensions=32 memory=16 whitening=off
@@ -33,6 +38,23 @@ photos.long_side=96 photos.validation_copies=2 photos.validation_share=0.3
 loop.batch_size=8 loop.warmup_epochs=1 loop.workers=0 loop.threads=1 loop.validate_every=1 loop.learning_rate=0.002
 """.split()  # noqa: SIM905 - settings read better in lines
 EPOCHS = 3
+SECONDS = 500
+DIES = """
+import os, signal
+import typer
+from copytrace.training import loop
+from flows.train_descriptor import main
+
+append = loop.append_history
+
+def append_and_die(path, metrics, epoch):
+    append(path, metrics, epoch)
+    if epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+loop.append_history = append_and_die
+typer.run(main)
+"""
 Trained = tuple[Path, list[dict[str, Any]], dict[str, Any], str]
 
 
@@ -61,34 +83,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(photos: Path, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run that the user stopped at the end of its second epoch, and then did again: its folder, the epochs that it
-    had when it was stopped, what it had written of MLflow by then, and its last words.
-
-    `test_killed_runs` and `test_mlflow` kill processes.
-    """
-    out, append, receipts = tmp_path_factory.mktemp("trained"), loop.append_history, []
-
-    def append_and_stop(path: Path, metrics: dict[str, float], epoch: int) -> None:
-        append(path, metrics, epoch)
-        if epoch == 2:
-            receipts.append(json.loads((out / "mlflow.json").read_text()))
-            raise KeyboardInterrupt
-
-    command, arguments = typer.Typer(), [str(photos), "--out", str(out), *SMALL, f"loop.epochs={EPOCHS}"]
+    """A run whose process was killed at the end of its second epoch, and then done again: its folder, the epochs that
+    it had when it was killed, what it had written of MLflow by then, and its last words."""
+    out = tmp_path_factory.mktemp("trained")
+    arguments = [str(photos), "--out", str(out), *SMALL, f"loop.epochs={EPOCHS}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    epochs, receipt = read_history(out / "history.jsonl"), json.loads((out / "mlflow.json").read_text())
+    command = typer.Typer()
     command.command()(main)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "append_history", append_and_stop)
-        stopped = CliRunner().invoke(command, arguments)
-    assert stopped.exit_code != 0, stopped.output
-    epochs, [receipt] = read_history(out / "history.jsonl"), receipts
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return out, epochs, receipt, done.stdout
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was_in_the_same_mlflow_run(
-    trained: Trained, client: MlflowClient
-) -> None:
+def test_a_killed_run_goes_on_where_it_was_in_the_same_mlflow_run(trained: Trained, client: MlflowClient) -> None:
     out, epochs, receipt, _ = trained
     assert len(epochs) == 2
     assert read_history(out / "history.jsonl")[0] == epochs[0]  # its seconds too, so it was not done again
@@ -98,7 +115,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_in_the_same_mlflow_run(
     assert run.info.status == "FINISHED"
     assert run.data.tags["attempts"] == "2"
     assert sorted(set(steps)) == list(range(1, EPOCHS + 1))
-    assert len(steps) <= EPOCHS + 1  # the epoch in which it was stopped may have been told twice
+    assert len(steps) <= EPOCHS + 1  # the epoch in which it died may have been told twice
 
 
 def test_every_epoch_is_in_the_history_once_and_the_best_is_kept(trained: Trained) -> None:
