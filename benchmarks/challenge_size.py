@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from copytrace.exchange.npz_exchange import import_npz
 from copytrace.index.image_segments import Segment
 from copytrace.index.media_index import shards_of
 from copytrace.index.point_lists import PointLists
+from copytrace.memory import peak_memory_mib
 from copytrace.metrics.descriptor_evaluation import evaluate_image_descriptors, evaluate_video_descriptors
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.descriptor_search import DescriptorSearch
@@ -242,7 +242,7 @@ def main(name: str, work: str) -> None:
         "core-seconds": cpu_seconds() - processor,
         "seconds": time.perf_counter() - begin,
         "GiB of its own": watch.most / 2**20,
-        "GiB with mapped files": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "GiB with mapped files": peak_memory_mib() / 1024,
     }
     print(json.dumps({**costs, **figures}))
 

@@ -9,7 +9,6 @@ for it, the synthetic images of the shards that it needs get points, as drawn as
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
 from copytrace.index.shard_files import View, write_points
 from copytrace.index.thumbnail_files import write_thumbnails
+from copytrace.memory import peak_memory_mib
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images
 from copytrace.storage import atomic_path, digest_of
@@ -97,7 +97,7 @@ def search(root: Path, queries: Path, ground_truth: Path, started: float) -> Non
         "core-seconds, cold": cold,
         "seconds, cold": before,
         "core-seconds, warm": warm,
-        "MiB with mapped files": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MiB with mapped files": peak_memory_mib(),
         "MiB of its own": _own_memory() / 1024,
         "true ones among ten": best[best["rank"] <= 10].query_id.nunique() / len(truth),
         "among ten by points": best[(best["rank"] <= 10) & (best.branch != "global")].query_id.nunique() / len(truth),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from benchmarks.results import Row, Section
 from copytrace.alignment.networks import NetworkAligner, PairFilter
 from copytrace.alignment.segments import SimilarityMatrix
 from copytrace.features.descriptors import load_descriptor
+from copytrace.memory import peak_memory_mib
 from models.configs import IMAGENET_MEAN, IMAGENET_STD
 from models.descriptor import timm_backbone
 
@@ -146,7 +146,7 @@ def main(kind: str, path: str, backend: Any) -> None:
     begin = time.process_time()
     work()
     milliseconds = (time.process_time() - begin) / inputs * 1000
-    print(loaded, milliseconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(loaded, milliseconds, peak_memory_mib())
 
 
 def _load(kind: str, path: str, options: dict[str, Any]) -> tuple[Callable[[], object], int]:

@@ -1,4 +1,4 @@
-"""Memory that a process has freed, and that its allocators keep: it goes back to the system after each step.
+"""Memory of this process: its peak, and what its allocators keep, which goes back to the system after each step.
 
 A process that matches for weeks would otherwise hold what its largest steps took, in each of the C library's heaps (up
 to eight per core, 64 MiB each) and in Arrow's.
@@ -7,7 +7,11 @@ to eight per core, 64 MiB each) and in Arrow's.
 from __future__ import annotations
 
 import ctypes
+import resource
+import sys
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -34,3 +38,16 @@ def _glibc() -> ctypes.CDLL | None:
     library.mallopt(_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
     library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
     return library
+
+
+def peak_memory_mib() -> float:
+    """Return the most resident memory that this process has had, in MiB.
+
+    On Linux, `ru_maxrss` is that of the process that started this one, if that was larger.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

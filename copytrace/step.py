@@ -10,8 +10,6 @@ A step reports its progress to a listener, which shows it in a terminal or in Pr
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,7 +22,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from copytrace.checked_files import checksums_by, read_record, write_record
 from copytrace.checksums import checksums_of, collect_checksums
 from copytrace.errors import DamagedFileError
-from copytrace.memory import return_free_memory
+from copytrace.memory import peak_memory_mib, return_free_memory
 from copytrace.storage import digest_of, file_size, remove_file
 
 VERSION = version("copytrace")
@@ -79,7 +77,7 @@ class Step:
             "stage": self.name,
             "count": total,
             "seconds": round(time.perf_counter() - begin, 3),
-            "peak_memory_mib": _peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(),
         }
         sizes = self._sizes()
         found = {
@@ -139,11 +137,6 @@ class ProcessRunner:
             with SharedProgress(self._progress, len(shards)) as shared, listen(shared):
                 for shard in shards:
                     step(shard=shard, **arguments)
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
 
 class StepProgress(Protocol):

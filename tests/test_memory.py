@@ -44,3 +44,10 @@ def test_what_threads_and_tables_freed_goes_back_to_the_system() -> None:
     last = held("return")[-1]
     assert last < 240  # of which six heaps may keep 16 at their ends
     assert held("keep")[-1] > 2 * last
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process itself")
+def test_the_peak_is_that_of_this_process_and_not_of_the_larger_one_that_started_it() -> None:
+    peak = "from copytrace.memory import peak_memory_mib; print(peak_memory_mib())"
+    larger = f"import subprocess, sys; kept = b'x' * 400_000_000; subprocess.run([sys.executable, '-c', {peak!r}])"
+    assert 0 < float(run_python("-c", larger).stdout) < 300
