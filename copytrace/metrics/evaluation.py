@@ -27,7 +27,7 @@ from copytrace.metrics.tables import read_ids, read_numbers, read_strings, read_
 
 PAIR_COLUMNS = ("query_id", "reference_id")
 PREDICTION_COLUMNS = (*PAIR_COLUMNS, "score")
-RELIABILITY = (f"found at {SURE}", f"wrong at {SURE}", "calib. error")
+RELIABILITY = (f"found\nat {SURE}", f"wrong\nat {SURE}", "calib.\nerror")
 LONGEST_KIND = 18  # characters of a name that are always shown
 
 
@@ -130,12 +130,12 @@ def _overall_table(evaluation: Evaluation) -> Table:
 
 
 def _kind_table(rows: Sequence[KindMetrics]) -> Table:
-    columns = ("queries", "true pairs", "top-1", "found at P90", "micro-AP", *RELIABILITY)
+    columns = ("queries", "true\npairs", "top-1", "found\nat P90", "micro-AP", *RELIABILITY)
     table = kind_table("By kind", columns, [row.kind for row in rows])
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.pairs:,}")
-        figures = (format_figure(value) for value in (row.top1, row.found, row.micro_ap))
-        error = format_figure(row.calibration_error)
+        figures = (format_figure(value, digits=3) for value in (row.top1, row.found, row.micro_ap))
+        error = format_figure(row.calibration_error, digits=3)
         table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}", error)
     return table
 
@@ -149,6 +149,6 @@ def kind_table(title: str, columns: Sequence[str], kinds: Sequence[str]) -> Tabl
     return table
 
 
-def format_figure(value: float | None, absent: str = "–") -> str:
-    """Return a figure as the tables print it, or `absent` for None."""
-    return absent if value is None else f"{value:.5f}"
+def format_figure(value: float | None, absent: str = "–", *, digits: int = 5) -> str:
+    """Return a figure as the tables print it, with some digits after the point, or `absent` for None."""
+    return absent if value is None else f"{value:.{digits}f}"

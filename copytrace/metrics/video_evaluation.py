@@ -163,11 +163,11 @@ def _overall_table(evaluation: VideoEvaluation) -> Table:
 
 
 def _kind_table(rows: tuple[VideoKindMetrics, ...]) -> Table:
-    columns = ("queries", "true segments", "segment AP", "recall", *RELIABILITY)
+    columns = ("queries", "true\nsegments", "segment\nAP", "recall", *RELIABILITY)
     table = kind_table("By kind of edit", columns, [row.kind for row in rows])
     for row in rows:
         counts = (f"{row.queries:,}", f"{row.segments:,}")
-        figures = (format_figure(row.segment_ap), format_figure(row.recall))
-        error = format_figure(row.calibration_error)
+        figures = (format_figure(value, digits=3) for value in (row.segment_ap, row.recall))
+        error = format_figure(row.calibration_error, digits=3)
         table.add_row(escape(row.kind), *counts, *figures, f"{row.sure:,}", f"{row.mistaken:,}", error)
     return table

@@ -173,8 +173,8 @@ def test_an_evaluation_is_rendered_with_its_kinds_and_its_unknown_queries(write)
         console.print(evaluate_images(truth, write("p.csv", PREDICTIONS)).render())
     lines = [line.replace("│", " ").replace("|", " ").split() for line in capture.get().splitlines()]
     assert ["micro-AP", "0.50000"] in lines
-    assert ["crop", "2", "1", "1.00000", "1.00000", "1.00000", "1", "1", "0.30000"] in lines
-    assert ["[b]", "1", "1", "0.00000", "0.00000", "0.00000", "0", "0", "–"] in lines
+    assert ["crop", "2", "1", "1.000", "1.000", "1.000", "1", "1", "0.300"] in lines
+    assert ["[b]", "1", "1", "0.000", "0.000", "0.000", "0", "0", "–"] in lines
     assert any(line[-1:] == ["1"] and "counted" in line for line in lines)
 
 

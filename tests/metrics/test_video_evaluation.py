@@ -136,7 +136,7 @@ def test_kinds_come_from_a_table_of_edits_before_the_ground_truths_own(write):
     }
     lines = lines_of(evaluation)
     assert ["segment", "AP", "0.75000"] in lines
-    assert ["[b]", "1", "1", "1.00000", "1.00000", "1", "0", "0.10000"] in lines
+    assert ["[b]", "1", "1", "1.000", "1.000", "1", "0", "0.100"] in lines
     assert ["stack2", "1", "0", "–", "–", "0", "0", "–"] in lines
     assert ["…", "for", "other", "queries,", "counted", "as", "false", "1"] in lines
 
