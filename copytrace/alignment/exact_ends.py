@@ -64,7 +64,8 @@ def find_exact_ends(
     """
     found, path = folder.verified_segments(shard), folder.exact_segments(shard)
     rules, index = settings.alignment, VideoIndex.open(queries)
-    made_from = [RULES_VERSION, shard, fingerprint_of(found), rules.exact_ends and rules.verified_segments]
+    model = [settings.descriptor.model, settings.descriptor.also, settings.descriptor.pca]
+    made_from = [RULES_VERSION, shard, fingerprint_of(found), rules.exact_ends and rules.verified_segments, model]
     step = Step.of("find exact ends", path, made_from=made_from)
     if step.is_done():
         return path
@@ -166,7 +167,7 @@ class _DescribedEnds:
         """Describe the ends of the segments in some rows of a table, each frame of a query once."""
         segments = dict(zip(rows, segments_of(table, rows), strict=True))
         ids, panes = table.column("query_id").to_pylist(), table.column("pane").to_pylist()
-        boxes, facts = _PaneBoxes.of(index.pane_boxes(shard)), index.facts()
+        boxes, facts = _PaneBoxes.of(index.pane_boxes(shard)), index.shard_facts(shard)
         windows = {row: boxes.windows(ids[row], panes[row], segments[row]) for row in rows}
         by_query: defaultdict[str, list[int]] = defaultdict(list)
         for row in rows:

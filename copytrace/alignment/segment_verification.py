@@ -163,18 +163,19 @@ class Look:
             return None
         here, there = self.thumbnails(self.queries[pair[0]]), self.thumbnails(self.references[pair[1]])
 
-        def verify(found: Segment, least: float) -> Segment | None:
+        def look_at(found: Segment) -> list[Moment]:
             seen = _moments_of(found)
-            moments = self._look(pair, seen, _similarities(query, reference, seen))
-            score = max(found.score, verified_score(segment.score, moments))
-            return replace(found, score=score) if verified_score(0.0, moments) >= least else None
+            return self._look(pair, seen, _similarities(query, reference, seen))
 
         same = align_same_pictures(here, there, self.calibration)
-        moved = verify(same, 0.0) if same else None
-        if moved and moved.score >= REFUTED:
-            return moved
+        if same:
+            same = replace(same, score=max(same.score, verified_score(segment.score, look_at(same))))
+            if same.score >= REFUTED:
+                return same
         alike = align_alike_pictures(here, there)
-        return (verify(alike, REFUTED) if alike else None) or moved
+        if alike and verified_score(0.0, moments := look_at(alike)) >= REFUTED:  # lookalikes need proof of their own
+            return replace(alike, score=verified_score(segment.score, moments))
+        return same
 
     def compare(self, job: Job) -> list[Moment]:
         """Compare the pictures of a segment; moments at which a video shows nothing are left out.

@@ -154,9 +154,13 @@ class VideoIndex(MediaIndex):
         """Return the facts about each current video, by its id."""
         facts: dict[str, VideoFacts] = {}
         for shard in self.shards:
-            table = self._current_rows(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
-            facts |= {row.pop("id"): VideoFacts(**row) for row in table.to_pylist()}
+            facts |= self.shard_facts(shard)
         return facts
+
+    def shard_facts(self, shard: int) -> dict[str, VideoFacts]:
+        """Return the facts about each current video of a shard, by its id."""
+        table = self._current_rows(VideoPaths.of(self.root, shard).videos, shard, schema=VIDEO_SCHEMA)
+        return {row.pop("id"): VideoFacts(**row) for row in table.to_pylist()}
 
     def pane_boxes(self, shard: int) -> pa.Table:
         """Return the boxes of the panes of a shard's current videos, with the columns of `PANE_SCHEMA`."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Doubles, Floats
 from copytrace.features.points import Bytes
+from copytrace.matching.blocks import NOISE, block_deviation, block_means, blur, correlate_blocks, to_gray
 
 Bools = NDArray[np.bool_]
 
@@ -25,7 +26,6 @@ QUERY_SIDE = 960  # shorter side of a query, of which the reference may be a par
 MOST_PIXELS = 1 << 20  # of a reference as it is compared, if it is a long strip
 LONGEST = 32_000  # side of a query, in pixels; OpenCV's warp takes up to 32,767
 BLOCK = 16  # pixels; a word of a page, or some letters of a poster
-SMOOTHING = 0.7  # pixels (sigma), so that the filter of a resize matters less
 
 # Refinement of the transform by matches of blocks: at half the size and then at full size.
 MATCHED_BLOCK, REACHES = 24, (5, 3)  # pixels of full size, and how far a block is searched, in pixels of each size
@@ -36,7 +36,6 @@ FARTHEST_MOVED = 0.2  # of the longer side: a larger correction is a mistake
 BLURS = ((0.0, 0.0), (0.8, 0.0), (1.6, 0.0), (3.0, 0.0), (0.0, 0.8), (0.0, 1.6))  # of reference and query, in pixels
 BLUR_COST = 0.02  # of correlation, for each pixel
 REACH = 2  # pixels by which a block may still be displaced
-NOISE = 4.0  # gray levels: standard deviation of a block that is as much noise as ink
 FEWEST_BLOCKS = 6
 
 # Share of pixels like the ground in blocks with ink. Of 60 photographs, 59 have 0.20 to 0.39 and one 0.46; of
@@ -97,12 +96,12 @@ def compare_content(
     if laid is None:
         return None
     shown, original, inside = laid
-    matched = _match_blur(_gray(original), _gray(shown), inside)
+    matched = _match_blur(to_gray(original), to_gray(shown), inside)
     if matched is None:
         return None
     first, second = matched
-    correlation, here, _ = _correlate(first, second, BLOCK, REACH)
-    there = _deviation(second, BLOCK)
+    correlation, here, _ = correlate_blocks(first, second, BLOCK, REACH)
+    there = block_deviation(second, BLOCK)
     return _count(correlation, here, there, inside, _same_ground(original, shown, inside))
 
 
@@ -123,13 +122,13 @@ def _lay_over(
     if (
         min(original.shape[:2]) < 2 * MATCHED_BLOCK
         or max(small.shape) > LONGEST
-        or _flat_ground(_gray(original)) < least_ground
+        or flat_ground(original) < least_ground
     ):
         return None
     placed = _in_pixels(np.vstack([transform, [0, 0, 1]]), original, small)
-    gray, everywhere = _gray(small), np.full(small.shape[:2], 255, np.uint8)
-    placed = _refine(placed, gray, _gray(original), everywhere)
-    inside = _means(_warp(everywhere, placed, original, edge=False).astype(np.float32), BLOCK) > 254
+    everywhere = np.full(small.shape[:2], 255, np.uint8)
+    placed = _refine(placed, to_gray(small), to_gray(original), everywhere)
+    inside = block_means(_warp(everywhere, placed, original, edge=False).astype(np.float32), BLOCK) > 254
     return None if inside.sum() < FEWEST_BLOCKS else (_warp(small, placed, original), original, inside)
 
 
@@ -144,47 +143,11 @@ def _reduce(pixels: Bytes, ratio: float) -> Bytes:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8) if ratio < 1 else pixels
 
 
-def _gray(pixels: Bytes) -> Floats:
-    return _blur(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32), SMOOTHING)
-
-
 def _warp(pixels: NDArray[Any], placed: Doubles, like: NDArray[Any], *, edge: bool = True) -> NDArray[Any]:
     """Return pixels in the place and the size of the picture `like`; beyond their edge they go on, or are 0."""
     border = cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT
     flags = (cv2.INTER_LINEAR if edge else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
     return np.array(cv2.warpPerspective(pixels, placed, like.shape[1::-1], flags=flags, borderMode=border))
-
-
-def _means(values: NDArray[Any], block: int) -> Floats:
-    """Return the means of blocks, float32 [H // block, W // block]; what is left at the right and below is cut off."""
-    rows, columns = values.shape[0] // block, values.shape[1] // block
-    whole = values[: rows * block, : columns * block]
-    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _deviation(gray: Floats, block: int) -> Floats:
-    return np.asarray(np.sqrt(np.maximum(_means(gray**2, block) - _means(gray, block) ** 2, 0)), np.float32)
-
-
-def _correlate(first: Floats, second: Floats, block: int, reach: int) -> tuple[Floats, Floats, Floats]:
-    """Return, of each block of `first`, the greatest correlation with `second`, its deviation, and the displacement.
-
-    The displacements float32 [rows, columns, 2], x and y in pixels, are at most `reach`.
-    """
-    mean, deviation = _means(first, block), _deviation(first, block)
-    padded = cv2.copyMakeBorder(second, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
-    squares = padded**2
-    best, moved = np.full(mean.shape, -1, np.float32), np.zeros((*mean.shape, 2), np.float32)
-    for y in range(2 * reach + 1):
-        for x in range(2 * reach + 1):
-            window = np.s_[y : y + first.shape[0], x : x + first.shape[1]]
-            other = _means(padded[window], block)
-            spread = np.sqrt(np.maximum(_means(squares[window], block) - other**2, 0))
-            product = _means(first * padded[window], block) - mean * other
-            correlation = product / (deviation * spread + NOISE)
-            better = correlation > best
-            best[better], moved[better] = correlation[better], (x - reach, y - reach)
-    return best, deviation, moved
 
 
 def _refine(placed: Doubles, query: Floats, reference: Floats, everywhere: Bytes) -> Doubles:
@@ -193,8 +156,10 @@ def _refine(placed: Doubles, query: Floats, reference: Floats, everywhere: Bytes
         shown = _warp(query, placed, reference)
         first, second = (_shrink(each, factor) for each in (reference, shown))
         block = MATCHED_BLOCK // factor
-        correlation, deviation, moved = _correlate(first, second, block, reach)
-        inside = _means(_shrink(_warp(everywhere, placed, reference, edge=False).astype(np.float32), factor), block)
+        correlation, deviation, moved = correlate_blocks(first, second, block, reach)
+        inside = block_means(
+            _shrink(_warp(everywhere, placed, reference, edge=False).astype(np.float32), factor), block
+        )
         usable = (deviation > INK) & (inside > 250)
         rows, columns = np.nonzero(usable & (correlation > MATCHED) & (_cornerness(first, block) > CORNER))
         if len(rows) < FEWEST_MATCHED:
@@ -207,13 +172,13 @@ def _refine(placed: Doubles, query: Floats, reference: Floats, everywhere: Bytes
 
 
 def _shrink(gray: Floats, factor: int) -> Floats:
-    return _means(gray, factor) if factor > 1 else gray
+    return block_means(gray, factor) if factor > 1 else gray
 
 
 def _cornerness(gray: Floats, block: int) -> Floats:
     """Return the ratio of the least to the greatest eigenvalue of each block's structure tensor, 0 to 1."""
     dx, dy = (cv2.Sobel(gray, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
-    xx, yy, xy = (_means(each, block) for each in (dx * dx, dy * dy, dx * dy))
+    xx, yy, xy = (block_means(each, block) for each in (dx * dx, dy * dy, dx * dy))
     half, root = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     return np.asarray(np.maximum(half - root, 0) / (half + root + 1e-6), np.float32)
 
@@ -235,7 +200,7 @@ def _correct(here: Floats, there: Floats, error: float, shape: tuple[int, ...]) 
 
 def _agreement(placed: Doubles, query: Floats, reference: Floats, usable: Bools) -> float:
     """Return the mean correlation of the usable blocks under a transform."""
-    correlation, *_ = _correlate(reference, _warp(query, placed, reference), MATCHED_BLOCK, 0)
+    correlation, *_ = correlate_blocks(reference, _warp(query, placed, reference), MATCHED_BLOCK, 0)
     return float(correlation[usable].mean())
 
 
@@ -243,8 +208,8 @@ def _match_blur(first: Floats, second: Floats, inside: Bools) -> tuple[Floats, F
     """Return both pictures, one of them as blurred as the other; None if hardly any block has ink."""
     best: tuple[float, Floats, Floats] | None = None
     for one, other in BLURS:
-        a, b = _blur(first, one), _blur(second, other)
-        correlation, deviation, _ = _correlate(a, b, BLOCK, 0)
+        a, b = blur(first, one), blur(second, other)
+        correlation, deviation, _ = correlate_blocks(a, b, BLOCK, 0)
         values = correlation[inside & (deviation > NOISE)]
         if len(values) >= FEWEST_BLOCKS:
             score = float(np.percentile(values, 75)) - BLUR_COST * (one + other)
@@ -252,20 +217,13 @@ def _match_blur(first: Floats, second: Floats, inside: Bools) -> tuple[Floats, F
     return None if best is None else best[1:]
 
 
-def _blur(gray: Floats, sigma: float) -> Floats:
-    return np.asarray(cv2.GaussianBlur(gray, (0, 0), sigma), np.float32) if sigma else gray
-
-
 def flat_ground(picture: Bytes) -> float:
     """Return how drawn a picture uint8 RGB [H, W, 3] looks: the share of plain ground around its ink, 0 to 1.
 
     It is the share of pixels like the ground in blocks with ink, and 1 if there are no such blocks.
     """
-    return _flat_ground(_gray(picture))
-
-
-def _flat_ground(gray: Floats) -> float:
-    blocks = _blocks(gray)[_deviation(gray, BLOCK) > INK]
+    gray = to_gray(picture)
+    blocks = _blocks(gray)[block_deviation(gray, BLOCK) > INK]
     apart = np.abs(blocks - np.median(blocks, axis=1, keepdims=True))
     like = apart < LIKE_GROUND * blocks.std(axis=1, keepdims=True)
     return float(like.mean()) if len(blocks) else 1.0

@@ -8,7 +8,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from configs.training import LoopSettings
 from copytrace.errors import InputError
@@ -67,15 +66,7 @@ def test_batches_from_a_step_on_are_the_rest_of_all_batches() -> None:
     assert_same(all_batches(settings_of(), epoch=1, step=2), all_batches(settings_of())[5:])
 
 
-@pytest.mark.usefixtures("server_of_forks")
-def test_a_worker_process_makes_the_batches_that_this_one_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*arguments: Any, num_workers: int, **options: Any) -> DataLoader[Any]:
-        """Fork the worker from a process that has imported torch, as the start is not what this is about."""
-        assert options["multiprocessing_context"] == ("spawn" if num_workers else None)
-        start = {"multiprocessing_context": "forkserver"} if num_workers else {}
-        return DataLoader(*arguments, num_workers=num_workers, **options | start)
-
-    monkeypatch.setattr("copytrace.training.batches.DataLoader", load)
+def test_a_worker_process_makes_the_batches_that_this_one_makes() -> None:
     assert_same(all_batches(settings_of(workers=1)), all_batches(settings_of()))
 
 
