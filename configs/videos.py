@@ -179,6 +179,11 @@ class AlignmentSettings(Settings):
         description="find the ends of these segments to an eighth of a second, for which frames of the query around "
         "them are described too",
     )
+    signatures: bool = Field(
+        True,
+        description="find the seconds of references that these segments show to about a tenth of a second, by the "
+        "temporal signatures of both videos: how they move, and how bright and colored they are; both are read again",
+    )
     min_score: float = Field(
         0.001,
         ge=-10,

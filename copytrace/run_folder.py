@@ -116,6 +116,10 @@ class VideoRunFolder(RunFolder):
         """Return the file of the verified segments of a shard of queries, with exact ends."""
         return self.work / "exact" / f"{shard:05}.parquet"
 
+    def signature_segments(self, shard: int) -> Path:
+        """Return the file of the segments of a shard of queries, with the lines that temporal signatures tell."""
+        return self.work / "signatures" / f"{shard:05}.parquet"
+
     @property
     def segments(self) -> Path:
         """All segments, best first; a CSV of the same name lies beside it."""

@@ -84,6 +84,7 @@ def summarize_videos(
             folder.shard_segments(shard),
             folder.verified_segments(shard),
             folder.exact_segments(shard),
+            folder.signature_segments(shard),
         ]
         outputs += [folder.editing(shard)] if settings.editing.detector else []
         records += [output.with_suffix(".json") for output in outputs]

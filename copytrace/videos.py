@@ -1,7 +1,7 @@
 """Video matching: `copytrace.match_videos(queries, references, out)` and the recipe behind it.
 
     check → for queries, then references: plan → describe, per shard → finish (→ index segments)
-          → search frames → align pairs → verify segments → find exact ends, each per shard of queries
+          → per shard of queries: search frames → align pairs → verify segments → find exact ends → compare signatures
           → merge → report → summarize
 
 The command line and notebooks run the steps in their own process; the Prefect flows run the same recipe as tasks.
@@ -18,6 +18,7 @@ from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.aligners import load_aligner
 from copytrace.alignment.exact_ends import find_exact_ends
 from copytrace.alignment.segment_verification import verify_segments
+from copytrace.alignment.signature_comparison import compare_signatures
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files
@@ -128,9 +129,8 @@ def _search(
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"queries": queries, "references": references, "folder": folder, "settings": settings}
     editing = [detect_editing] if settings.editing.detector else []
-    runner.run_shards(
-        shards_of(queries), *editing, search_frames, align_pairs, verify_segments, find_exact_ends, **given
-    )
+    steps = [*editing, search_frames, align_pairs, verify_segments, find_exact_ends, compare_signatures]
+    runner.run_shards(shards_of(queries), *steps, **given)
     runner.run(merge_segments, queries, references, folder)
     if settings.report.max_matches:
         runner.run(report_videos, queries, references, folder, settings)

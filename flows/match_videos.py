@@ -35,7 +35,7 @@ def match_videos(
     Steps: check, ingest (queries, references), describe (shards), finish (queries, references),
     index-segments (references), detect-editing (shards of queries, with a detector),
     search (shards of queries), align (shards of queries), verify (shards of queries), find-ends (shards of queries),
-    merge, report, summarize.
+    compare-signatures (shards of queries), merge, report, summarize.
     There is no report if `report.max_matches` is 0. The run is tracked in MLflow if MLFLOW_TRACKING_URI is set.
 
     Raises what `copytrace.match_videos` raises, and `SettingsError`.

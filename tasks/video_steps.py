@@ -5,6 +5,7 @@ from __future__ import annotations
 from copytrace.alignment.align import align_pairs, merge_segments
 from copytrace.alignment.exact_ends import find_exact_ends
 from copytrace.alignment.segment_verification import verify_segments
+from copytrace.alignment.signature_comparison import compare_signatures
 from copytrace.index.media_index import finish_index
 from copytrace.index.video_index import describe_videos, plan_videos
 from copytrace.index.video_segments import index_segments
@@ -28,6 +29,7 @@ VIDEO_STEPS = tasks_by_step(
     StepTask(align_pairs, "align {shard:05}", aligner_slots),
     StepTask(verify_segments, "verify {shard:05}", cpu_slots),
     StepTask(find_exact_ends, "find-ends {shard:05}", descriptor_slots),
+    StepTask(compare_signatures, "compare-signatures {shard:05}", cpu_slots),
     StepTask(merge_segments, "merge"),
     StepTask(report_videos, "report", cpu_slots, show=link_video_report),
     StepTask(summarize_videos, "summarize", show=show_video_summary),

@@ -58,7 +58,7 @@ def align_pairs(shard: int, queries: Path, references: Path, folder: VideoRunFol
         RULES_VERSION,
         shard,
         fingerprint_of(candidates),
-        rules.model_dump(exclude={"threshold", "verified_segments", "exact_ends"}),
+        rules.model_dump(exclude={"threshold", "verified_segments", "exact_ends", "signatures"}),
         models,
     ]
     step = Step.of("align pairs", path, made_from=made_from)
@@ -214,9 +214,10 @@ def merge_segments(queries: Path, references: Path, folder: VideoRunFolder) -> P
         folder.shard_segments,
         folder.verified_segments,
         folder.exact_segments,
+        folder.signature_segments,
     ):
         remove_stale_shards(shard_file(0).parent, shards)
-    parts = [folder.exact_segments(shard) for shard in shards]
+    parts = [folder.signature_segments(shard) for shard in shards]
     parquet, csv = folder.segments, folder.segments.with_suffix(".csv")
     paths = [index.items.path_digest for index in (query_index, reference_index)]
     made_from = [[fingerprint_of(part) for part in parts], paths]

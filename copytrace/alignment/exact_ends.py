@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, SMALLEST_RANGE, VideoRows, read_pairs
-from copytrace.alignment.segment_tables import best_of_each_query, replace_segments, segments_of
+from copytrace.alignment.pane_boxes import PaneBoxes
+from copytrace.alignment.segment_tables import LEAST_SCORE, best_of_each_query, replace_segments, segments_of
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
@@ -30,7 +31,6 @@ from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import frames_at
 from copytrace.media.prefetch import prefetch
 from copytrace.panes.find_panes import crop
-from copytrace.panes.names import WHOLE
 from copytrace.run_folder import VideoRunFolder
 from copytrace.runtime import usable_cores
 from copytrace.step import Step, fingerprint_of
@@ -41,7 +41,6 @@ REACH = 1.5  # seconds before and after an end in which it is looked for
 NEAR = 1.6  # seconds around the expected moment of the reference whose frames are compared
 USUAL = 25  # percentile of the cosines with all frames of the reference: that of other frames
 SIDE = 480  # longest side of the frames, in pixels
-LEAST_SCORE = 0.05  # of the segments whose ends are looked for
 LEAST_CHANGE = 0.15  # of likeness, between the frames before and after an end
 OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the frames on either side
 # A copy goes on while the frames beyond its end have this share of the likeness within, which must be this at least.
@@ -70,9 +69,7 @@ def find_exact_ends(
     if step.is_done():
         return path
     table = read_checked(found, schema=SEGMENT_SCHEMA)
-    rows = best_of_each_query(table, rules.verified_segments) if rules.exact_ends else []
-    scores = table.column("score").to_pylist()
-    rows = [row for row in rows if scores[row] >= LEAST_SCORE]
+    rows = best_of_each_query(table, rules.verified_segments, LEAST_SCORE) if rules.exact_ends else []
     descriptor = load_video_models(settings.descriptor, settings.panes.detector)[0] if rows else None
     if descriptor and model_label(descriptor) != index.provenance["descriptor"]:
         rows = []  # such as of imported descriptors
@@ -167,15 +164,15 @@ class _DescribedEnds:
         """Describe the ends of the segments in some rows of a table, each frame of a query once."""
         segments = dict(zip(rows, segments_of(table, rows), strict=True))
         ids, panes = table.column("query_id").to_pylist(), table.column("pane").to_pylist()
-        boxes, facts = _PaneBoxes.of(index.pane_boxes(shard)), index.shard_facts(shard)
-        windows = {row: boxes.windows(ids[row], panes[row], segments[row]) for row in rows}
+        boxes, facts = PaneBoxes.of(index.pane_boxes(shard)), index.shard_facts(shard)
+        windows = {row: _windows(boxes, ids[row], panes[row], segments[row]) for row in rows}
         by_query: defaultdict[str, list[int]] = defaultdict(list)
         for row in rows:
             by_query[ids[row]].append(row)
 
         def load(query: str) -> Pictures:
             wanted = {key for row in by_query[query] for window in windows[row] for key in window.keys}
-            return boxes.cut(index.paths[query], wanted, descriptor, limits_of(settings.media))
+            return _cut(index.paths[query], boxes, wanted, descriptor, limits_of(settings.media))
 
         vectors: dict[int, Mapping[tuple[int, int], Floats]] = {}
         threads, size = settings.media.threads or usable_cores(), settings.descriptor.batch_size
@@ -229,51 +226,31 @@ def _likeness(vectors: Floats, reference: VideoRows, seconds: NDArray[np.float64
     return np.asarray((best - usual) / max(1.0 - usual, SMALLEST_RANGE), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class _PaneBoxes:
-    """Where the panes of queries are: N rows, `boxes` float32 [N, 4] in shares of the frame, `middles` float64 [N]."""
+def _windows(boxes: PaneBoxes, query: str, pane: str, segment: Segment) -> tuple[_Window, _Window]:
+    """Return the windows around the start and the end; the box is where the pane is in the segment."""
 
-    rows: Mapping[tuple[str, str], NDArray[np.int64]]
-    middles: NDArray[np.float64]
-    boxes: Floats
+    def window(end: float) -> _Window:
+        first, last = (round((end + side * REACH) * PER_SECOND) for side in (-1, 1))
+        ticks = range(max(0, first), max(0, last))
+        seconds = np.clip((np.array(ticks) + 0.5) / PER_SECOND, segment.query_start, segment.query_end)
+        rows = boxes.rows_at(query, pane, seconds)
+        return _Window(end, ticks, (-1,) * len(ticks) if rows is None else tuple(rows.tolist()))
 
-    @classmethod
-    def of(cls, table: pa.Table) -> _PaneBoxes:
-        columns = {name: table.column(name).to_numpy() for name in ("start", "end", "x0", "y0", "x1", "y1")}
-        rows: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        for row, pane in enumerate(zip(table["id"].to_pylist(), table["pane"].to_pylist(), strict=True)):
-            rows[pane].append(row)
-        return cls(
-            {pane: np.array(of_pane) for pane, of_pane in rows.items()},
-            (columns["start"] + columns["end"]) / 2,
-            np.stack([columns[name] for name in ("x0", "y0", "x1", "y1")], axis=1).astype(np.float32),
-        )
+    return window(segment.query_start), window(segment.query_end)
 
-    def windows(self, query: str, pane: str, segment: Segment) -> tuple[_Window, _Window]:
-        """Return the windows around the start and the end; the box is where the pane is in the segment."""
 
-        def window(end: float) -> _Window:
-            first, last = (round((end + side * REACH) * PER_SECOND) for side in (-1, 1))
-            ticks = range(max(0, first), max(0, last))
-            rows = self.rows.get((query, pane))
-            if pane == WHOLE or rows is None:
-                return _Window(end, ticks, (-1,) * len(ticks))
-            seconds = np.clip((np.array(ticks) + 0.5) / PER_SECOND, segment.query_start, segment.query_end)
-            nearest = np.abs(self.middles[rows][None] - seconds[:, None]).argmin(axis=1)
-            return _Window(end, ticks, tuple(rows[nearest].tolist()))
-
-        return window(segment.query_start), window(segment.query_end)
-
-    def cut(self, path: str, wanted: set[tuple[int, int]], descriptor: Descriptor, limits: DecodingLimits) -> Pictures:
-        """Return the wanted pictures of a video, as far as it shows them. Raises `MediaError` if it cannot be read."""
-        ticks = sorted({tick for _, tick in wanted})
-        frames = dict(
-            zip(ticks, frames_at(path, [(tick + 0.5) / PER_SECOND for tick in ticks], SIDE, limits=limits), strict=True)
-        )
-        pictures: Pictures = {}
-        for box, tick in sorted(wanted):
-            frame = frames[tick]
-            picture = frame if frame is None or box < 0 else crop(frame, self.boxes[box])
-            if picture is not None:
-                pictures[box, tick] = descriptor.resize(picture)
-        return pictures
+def _cut(
+    path: str, boxes: PaneBoxes, wanted: set[tuple[int, int]], descriptor: Descriptor, limits: DecodingLimits
+) -> Pictures:
+    """Return the wanted pictures of a video, as far as it shows them. Raises `MediaError` if it cannot be read."""
+    ticks = sorted({tick for _, tick in wanted})
+    frames = dict(
+        zip(ticks, frames_at(path, [(tick + 0.5) / PER_SECOND for tick in ticks], SIDE, limits=limits), strict=True)
+    )
+    pictures: Pictures = {}
+    for box, tick in sorted(wanted):
+        frame = frames[tick]
+        picture = frame if frame is None or box < 0 else crop(frame, boxes.boxes[box])
+        if picture is not None:
+            pictures[box, tick] = descriptor.resize(picture)
+    return pictures

@@ -11,6 +11,7 @@ from copytrace.alignment.align import SEGMENT_SCHEMA
 from copytrace.alignment.segments import Segment
 from copytrace.panes.names import WHOLE
 
+LEAST_SCORE = 0.02  # of the segments whose moments are found more exactly
 TIMES = ("query_start", "query_end", "ref_start", "ref_end")
 
 
@@ -34,10 +35,11 @@ def replace_segments(table: pa.Table, segments: Mapping[int, Segment], *, in_who
     return table
 
 
-def best_of_each_query(table: pa.Table, count: int) -> list[int]:
-    """Return the rows of the best `count` segments of each query, of a table sorted best first."""
+def best_of_each_query(table: pa.Table, count: int, least_score: float = 0.0) -> list[int]:
+    """Return the rows of the best `count` segments of each query, of `least_score` or more; the table is best first."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
-    for row, query in enumerate(table.column("query_id").to_pylist()):
-        if len(rows[query]) < count:
+    columns = [table.column(name).to_pylist() for name in ("query_id", "score")]
+    for row, (query, score) in enumerate(zip(*columns, strict=True)):
+        if len(rows[query]) < count and score >= least_score:
             rows[query].append(row)
     return sorted(row for of_query in rows.values() for row in of_query)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.alignment import exact_ends
+from copytrace.alignment import exact_ends, signature_comparison
 from copytrace.alignment.exact_ends import find_end
 from copytrace.errors import MediaError
 from copytrace.media.encode import write_video
@@ -88,12 +88,15 @@ def ends(folder: Path, out: Path, **alignment: object) -> list[float]:
     return [float(best[name]) for name in ("query_start", "query_end", "ref_start", "ref_end")]
 
 
-def test_the_ends_of_a_copy_are_found_between_the_frames_of_the_indexes(folder: Path) -> None:
-    rough, exact = ends(folder, folder / "rough", exact_ends=False), ends(folder, folder / "exact")
+def test_the_moments_of_a_copy_are_found_between_the_frames_of_the_indexes(folder: Path) -> None:
+    rough = ends(folder, folder / "rough", exact_ends=False, signatures=False)
+    exact = ends(folder, folder / "exact", signatures=False)
+    aligned = ends(folder, folder / "aligned")
     true = np.array([3.7, 10.6, 2.4, 9.3])
     assert np.abs(exact - true)[:2].max() <= 0.1
     assert np.abs(exact - true).max() <= 0.4
     assert np.abs(rough - true)[:2].max() > 0.2
+    assert np.abs(aligned - true).max() <= 0.13
 
 
 def test_a_loop_of_one_scene_does_not_grow_into_itself(folder: Path) -> None:
@@ -109,20 +112,24 @@ def test_a_loop_of_one_scene_does_not_grow_into_itself(folder: Path) -> None:
 
 
 def test_a_query_that_is_gone_keeps_its_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rough = ends(folder, folder / "rough", exact_ends=False)
+    rough = ends(folder, folder / "rough", exact_ends=False, signatures=False)
     monkeypatch.setattr(exact_ends, "frames_at", _missing)
+    monkeypatch.setattr(signature_comparison, "read_signature", _missing)
     assert ends(folder, folder / "gone") == rough
 
 
 def test_ends_are_found_anew_only_if_they_are_asked_for_or_not(folder: Path) -> None:
     out = folder / "out"
     kept = ends(folder, out)
-    record = VideoRunFolder(out).exact_segments(0).with_suffix(".json")
-    before = record.read_text()
+    run = VideoRunFolder(out)
+    records = [path.with_suffix(".json") for path in (run.exact_segments(0), run.signature_segments(0))]
+    before = [record.read_text() for record in records]
     assert ends(folder, out) == kept
-    assert record.read_text() == before
+    assert [record.read_text() for record in records] == before
+    ends(folder, out, signatures=False)
+    assert [record.read_text() == old for record, old in zip(records, before, strict=True)] == [True, False]
     ends(folder, out, exact_ends=False)
-    assert record.read_text() != before
+    assert records[0].read_text() != before[0]
 
 
 def _missing(*_: object, **__: object) -> list[None]:

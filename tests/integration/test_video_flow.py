@@ -88,7 +88,9 @@ def test_every_stage_and_shard_is_a_task(run: tuple[Path, UUID]) -> None:
         stages += [f"ingest {role}", f"describe {role} 00000", f"describe {role} 00001", f"finish {role}"]
     stages += ["index-segments references"]
     stages += [
-        f"{stage} {shard}" for stage in ("search", "align", "verify", "find-ends") for shard in ("00000", "00001")
+        f"{stage} {shard}"
+        for stage in ("search", "align", "verify", "find-ends", "compare-signatures")
+        for shard in ("00000", "00001")
     ]
     assert tasks_of(run[1], "track") == dict.fromkeys(stages, "Completed")
 
