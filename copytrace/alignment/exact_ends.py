@@ -47,7 +47,7 @@ OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the fr
 GOES_ON, ALIKE = 0.8, 0.3
 FEWEST_FRAMES = 4
 SHORTEST = 0.25  # seconds of a segment
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 Pictures = dict[tuple[int, int], NDArray[np.uint8]]
 """Pictures as the descriptor takes them, by the number of their box, -1 for the whole frame, and of their tick."""
@@ -194,7 +194,7 @@ class _DescribedEnds:
         ends = []
         for window, is_start in zip(self.windows[row], (True, False), strict=True):
             seen = [(tick, self.vectors[row].get((box, tick))) for box, tick in window.keys]
-            there = [(tick, vector) for tick, vector in seen if vector is not None]
+            there = [(tick, vector) for tick, vector in seen if vector is not None and tick < duration * PER_SECOND]
             times = np.array([[tick, tick + 1] for tick, _ in there], np.float64).reshape(-1, 2) / PER_SECOND
             vectors = np.array([vector for _, vector in there], np.float32).reshape(len(there), -1)
             seconds = [segment.reference_at(float(second)) for second in times.mean(axis=1)]
@@ -216,14 +216,14 @@ class _DescribedEnds:
 def _likeness(vectors: Floats, reference: VideoRows, seconds: NDArray[np.float64]) -> Floats:
     """Return how alike frames [N, D] are to those of the reference near the expected seconds [N]: float32 [N].
 
-    It is 1 for equal frames, and 0 for those that are as alike as the reference's other frames, `USUAL`: to a
+    It is 1 for equal frames, and 0 for those that are no more alike than the reference's other frames, `USUAL`: to a
     descriptor, slides of a talk are all alike.
     """
     cosines = vectors @ reference.vectors.T
     usual = float(np.percentile(cosines, USUAL))
     near = np.abs(reference.times.mean(axis=1)[None] - seconds[:, None]) <= NEAR
     best = np.where(near, cosines, -1.0).max(axis=1)
-    return np.asarray((best - usual) / max(1.0 - usual, SMALLEST_RANGE), np.float32)
+    return np.asarray(np.maximum((best - usual) / max(1.0 - usual, SMALLEST_RANGE), 0.0), np.float32)
 
 
 def _windows(boxes: PaneBoxes, query: str, pane: str, segment: Segment) -> tuple[_Window, _Window]:

@@ -11,7 +11,8 @@ from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA
 from copytrace.alignment.pane_boxes import PaneBoxes
 from copytrace.alignment.segment_tables import LEAST_SCORE, best_of_each_query, replace_segments, segments_of
 from copytrace.alignment.segments import Segment
-from copytrace.alignment.temporal_signatures import align_signatures, read_signature, windows_of
+from copytrace.alignment.signature_lines import align_signatures, windows_of
+from copytrace.alignment.temporal_signatures import read_signature
 from copytrace.checked_files import read_checked
 from copytrace.errors import MediaError
 from copytrace.index.given_up import limits_of

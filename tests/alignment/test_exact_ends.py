@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
 from copytrace.alignment import exact_ends, signature_comparison
+from copytrace.alignment.align import VideoRows
 from copytrace.alignment.exact_ends import find_end
 from copytrace.errors import MediaError
 from copytrace.media.encode import write_video
@@ -134,3 +135,13 @@ def test_ends_are_found_anew_only_if_they_are_asked_for_or_not(folder: Path) -> 
 
 def _missing(*_: object, **__: object) -> list[None]:
     raise MediaError("is gone")
+
+
+def test_frames_like_nothing_in_the_reference_are_as_unlike_as_its_other_frames() -> None:
+    directions = np.eye(4, dtype=np.float32)
+    times = np.array([[0, 1], [5, 6], [10, 11]], np.float64)
+    reference = VideoRows(["whole"] * 3, times, directions[:3], np.zeros(3, np.float32))
+    opposite = exact_ends._likeness(-directions[:1], reference, np.array([0.5]))
+    assert opposite == 0.0
+    assert exact_ends._likeness(directions[:1], reference, np.array([0.5])) == pytest.approx(1.0)
+    assert exact_ends._likeness(directions[:1], reference, np.array([5.5])) == 0.0  # it is not there

@@ -8,20 +8,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
-from copytrace.alignment.temporal_signatures import (
+from copytrace.alignment.signature_lines import (
+    BEYOND,
     EXACT,
     LONGEST,
     SHIFTS,
-    TemporalSignature,
     align_signatures,
     clip_segment,
     supported_score,
     windows_of,
 )
+from copytrace.alignment.temporal_signatures import TemporalSignature
 from copytrace.media.frames import Frame
 
 LENGTH = 30.0
 Pictures = NDArray[np.uint8]
+
+
+def enlarge(pixels: Pictures, width: int, height: int) -> Pictures:
+    return np.asarray(cv2.resize(pixels, (width, height)), np.uint8)
 
 
 class Film:
@@ -30,13 +35,14 @@ class Film:
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.cuts = np.cumsum(rng.uniform(1.5, 5, 20))
-        self.scenes = [cv2.resize(rng.integers(0, 256, (6, 24, 3), np.uint8), (768, 96)) for _ in self.cuts]
+        self.scenes = [enlarge(rng.integers(0, 256, (6, 24, 3), np.uint8), 768, 96) for _ in self.cuts]
         self.seconds = np.arange(0, LENGTH, 1 / 24)
         self.places = np.cumsum(np.abs(rng.normal(0, 1, len(self.seconds) // 12 + 1)).repeat(12)[: len(self.seconds)])
 
     def at(self, second: float) -> Pictures:
         place = np.interp(second, self.seconds, self.places) * 2 % 600
-        return self.scenes[int(np.searchsorted(self.cuts, second))][:, int(place) : int(place) + 128]
+        shown: Pictures = self.scenes[int(np.searchsorted(self.cuts, second))][:, int(place) : int(place) + 128]
+        return shown
 
 
 def signature(film: Film, first: float, last: float, length: float, *, edited: bool = False) -> TemporalSignature:
@@ -72,6 +78,33 @@ def test_the_shown_seconds_of_a_reference_are_found_though_the_copy_is_edited(
     assert found.score > 0.5
 
 
+def cut_in(film: Film, *others: Film) -> TemporalSignature:
+    """Return the signature of a video that shows another film, from 6 to 18 s a film, mirrored, and then a third."""
+    frames = []
+    for tick in range(24 * 8):
+        second = (tick + 0.5) / 8
+        pixels = film.at(second + 2) if 6 <= second < 18 else others[second > 6].at(second)
+        frames.append(Frame(tick / 8, (tick + 1) / 8, (pixels[:, ::-1] * 0.8).astype(np.uint8)))
+    return TemporalSignature.of(frames, 24.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("start", "end"), [(6, 15.5), (9.2, 18), (8.5, 16.1), (6, 18)])
+def test_a_segment_grows_as_far_as_the_copy_goes_and_no_further(seed: int, start: float, end: float) -> None:
+    film = Film(seed)
+    query = cut_in(film, Film(seed + 10), Film(seed + 20))
+    found = align_signatures(Segment(start, end, start + 2, end + 2, 0.5), query, signature(film, 0, 30, 30))
+    assert found.query_start == pytest.approx(6, abs=0.3)
+    assert found.query_end == pytest.approx(18, abs=0.3)
+    assert found.reference_at(10) == pytest.approx(12, abs=0.15)
+
+
+def test_a_copy_of_the_whole_reference_grows_to_the_ends_of_the_query() -> None:
+    film = Film(2)
+    found = align_signatures(Segment(3, 21, 5, 23, 0.5), signature(film, 2, 26, 24), signature(film, 0, 30, 30))
+    assert (found.query_start, found.query_end) == (0, 24)
+
+
 def test_signatures_of_another_film_lower_the_score_at_most_a_little() -> None:
     rough = Segment(0, 10, 7, 17, 0.5)
     pairs = [(signature(Film(k), 7, 17, 10), signature(Film(50 + k), 0, 30, 30)) for k in range(8)]
@@ -89,9 +122,7 @@ def test_a_still_tells_nothing_of_its_moments() -> None:
 
 
 def test_cuts_between_stills_tell_the_moments_and_prove_nothing() -> None:
-    pages = [
-        cv2.resize(np.random.default_rng(page).integers(0, 256, (8, 8, 3), np.uint8), (128, 96)) for page in range(9)
-    ]
+    pages = [enlarge(np.random.default_rng(page).integers(0, 256, (8, 8, 3), np.uint8), 128, 96) for page in range(9)]
     frames = [Frame(k / 8, (k + 1) / 8, pages[int(k / 8 / 3.2)]) for k in range(192)]
     talk = TemporalSignature.of(frames, 24.0)
     found = align_signatures(
@@ -101,6 +132,17 @@ def test_cuts_between_stills_tell_the_moments_and_prove_nothing() -> None:
     )
     assert found.reference_at(0) == pytest.approx(6.0, abs=0.13)
     assert found.score == 0.5
+
+
+def test_text_that_rolls_steadily_proves_nothing() -> None:
+    def roll(seed: int, start: float, length: float) -> TemporalSignature:
+        page = enlarge(np.random.default_rng(seed).integers(0, 256, (200, 8, 3), np.uint8), 128, 3200)
+        places = [int((start + (k + 0.5) / 8) * 60) for k in range(int(length * 8))]
+        frames = [Frame(k / 8, (k + 1) / 8, page[place : place + 96]) for k, place in enumerate(places)]
+        return TemporalSignature.of(frames, length)
+
+    assert align_signatures(Segment(0, 10, 7, 17, 0.05), roll(1, 7, 10), roll(1, 0, 30)).score == 0.05
+    assert align_signatures(Segment(0, 10, 7, 17, 0.05), roll(1, 7, 10), roll(2, 0, 30)).score == 0.05
 
 
 def test_a_segment_too_short_to_tell_stays_as_it_is() -> None:
@@ -149,14 +191,14 @@ def test_what_a_reference_does_not_have_is_not_copied(
 
 
 def test_of_long_segments_only_both_ends_are_read() -> None:
-    margin = SHIFTS.max()
-    assert windows_of(Segment(1, 31, 10, 40, 1)) == ([(1, 31)], [(10 - margin, 40 + margin)])
+    margin = BEYOND + float(SHIFTS.max())
+    assert windows_of(Segment(5, 35, 10, 40, 1)) == ([(5 - BEYOND, 35 + BEYOND)], [(10 - margin, 40 + margin)])
     shown, original = windows_of(Segment(0, 200, 1, 201, 1))
-    assert shown == [(0, LONGEST), (200 - LONGEST, 200)]
-    assert original == [(0, 1 + LONGEST + margin), (201 - LONGEST - margin, 201 + margin)]
+    assert shown == [(0, LONGEST), (200 - LONGEST, 200 + BEYOND)]
+    assert original == [(0, 1 + LONGEST + SHIFTS.max()), (201 - LONGEST - SHIFTS.max(), 201 + margin)]
     _, turned = windows_of(Segment(0, 200, 0, 200, 1, reversed=True))
-    assert turned == [(0, LONGEST + margin), (200 - LONGEST - margin, 200 + margin)]
-    assert len(windows_of(Segment(0, 42, 0, 21, 1))[1]) == 1  # those of the reference overlap
+    assert turned == [(0, LONGEST + SHIFTS.max()), (200 - LONGEST - SHIFTS.max(), 200 + margin)]
+    assert len(windows_of(Segment(0, 50, 0, 25, 1))[1]) == 1  # those of the reference overlap
 
 
 @given(st.floats(0, 1), st.floats(0, 200), st.floats(0, 200))
