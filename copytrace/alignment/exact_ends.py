@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, SMALLEST_RANGE, VideoRows, read_pairs
 from copytrace.alignment.pane_boxes import PaneBoxes
-from copytrace.alignment.segment_tables import LEAST_SCORE, best_of_each_query, replace_segments, segments_of
+from copytrace.alignment.segment_tables import (
+    LEAST_SCORE,
+    best_of_each_query,
+    replace_segments,
+    room_between,
+    segments_of,
+)
 from copytrace.alignment.segments import Segment
 from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
@@ -201,11 +207,8 @@ class _DescribedEnds:
             likeness = _likeness(vectors, reference, np.array(seconds)) if there else np.empty(0, np.float32)
             ends.append(find_end(times, likeness, window.end, is_start=is_start))
         start, end = max(0.0, ends[0]), ends[1] if duration - ends[1] > 1.5 / PER_SECOND else duration
-        middle = (segment.query_start + segment.query_end) / 2
-        before = [each.query_end for each in of_both if each.query_end <= middle]
-        after = [each.query_start for each in of_both if each.query_start >= middle]
-        start = max(start, min(segment.query_start, max(before, default=0.0)))
-        end = min(end, max(segment.query_end, min(after, default=duration)))
+        first_free, last_free = room_between(of_both, segment)
+        start, end = max(start, first_free), min(end, last_free)
         shown = sorted(segment.reference_at(second) for second in (start, end))
         first, last = max(0.0, shown[0]), min(shown[1], float(reference.times[:, 1].max()))
         if min(end - start, last - first) < SHORTEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
@@ -33,6 +34,20 @@ def replace_segments(table: pa.Table, segments: Mapping[int, Segment], *, in_who
         field = SEGMENT_SCHEMA.field(name)
         table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
     return table
+
+
+def room_between(others: Sequence[Segment], segment: Segment) -> tuple[float, float]:
+    """Return from which second of the query a segment may begin, and by which it must end, next to `others`.
+
+    It may keep what it has; `others` of the same two videos, such as those of a loop, bound how far it may grow.
+    """
+    middle = (segment.query_start + segment.query_end) / 2
+    before = [each.query_end for each in others if each.query_end <= middle]
+    after = [each.query_start for each in others if each.query_start >= middle]
+    return (
+        min(segment.query_start, max(before, default=-math.inf)),
+        max(segment.query_end, min(after, default=math.inf)),
+    )
 
 
 def best_of_each_query(table: pa.Table, count: int, least_score: float = 0.0) -> list[int]:

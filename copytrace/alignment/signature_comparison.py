@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 from configs.videos import VideoSettings
 from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA
 from copytrace.alignment.pane_boxes import PaneBoxes
-from copytrace.alignment.segment_tables import LEAST_SCORE, best_of_each_query, replace_segments, segments_of
+from copytrace.alignment.segment_tables import (
+    LEAST_SCORE,
+    best_of_each_query,
+    replace_segments,
+    room_between,
+    segments_of,
+)
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.signature_lines import align_signatures, windows_of
 from copytrace.alignment.temporal_signatures import read_signature
@@ -46,16 +53,18 @@ def compare_signatures(
     reader = _Reader(index.paths, VideoIndex.open(references).paths, limits_of(settings.media))
     boxes = PaneBoxes.of(index.pane_boxes(shard))
     columns = [table.column(name).to_pylist() for name in ("query_id", "ref_id", "pane")]
-    jobs = (
-        _Job(row, columns[0][row], columns[1][row], columns[2][row], segment, boxes)
-        for row, segment in zip(rows, segments_of(table, rows), strict=True)
-    )
+    of_pair: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
+    jobs = []
+    for row, segment in zip(rows, segments_of(table, rows), strict=True):
+        query, reference, pane = (column[row] for column in columns)
+        of_pair[query, reference].append(segment)
+        jobs.append(_Job(row, query, reference, pane, segment, boxes, of_pair[query, reference]))
     threads = settings.media.threads or usable_cores()
     aligned: dict[int, Segment] = {}
     with step.run(len(rows), "segments") as work:
-        for job, segment in prefetch(jobs, reader.align, threads=threads, ahead=threads):
-            if not isinstance(segment, MediaError):
-                aligned[job.row] = segment
+        for job, found_so in prefetch(jobs, reader.align, threads=threads, ahead=threads):
+            if not isinstance(found_so, MediaError):
+                aligned[job.row] = found_so
             work.advance()
         write_table(path, replace_segments(table, aligned).sort_by(BEST_FIRST))
     return path
@@ -69,6 +78,7 @@ class _Job:
     pane: str
     segment: Segment
     boxes: PaneBoxes
+    of_both: list[Segment]  # the segments of both videos
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +95,4 @@ class _Reader:
         box = job.boxes.usual_box(job.query, job.pane, job.segment)
         query = read_signature(self.queries[job.query], shown, self.limits, box)
         reference = read_signature(self.references[job.reference], original, self.limits)
-        return align_signatures(job.segment, query, reference)
+        return align_signatures(job.segment, query, reference, room_between(job.of_both, job.segment))

@@ -60,13 +60,18 @@ def windows_of(segment: Segment) -> tuple[Windows, Windows]:
     return [(max(0.0, first), last) for first, last in shown], [(wide[0][0], wide[1][1])] if overlap else wide
 
 
-def align_signatures(segment: Segment, query: TemporalSignature, reference: TemporalSignature) -> Segment:
+def align_signatures(
+    segment: Segment,
+    query: TemporalSignature,
+    reference: TemporalSignature,
+    room: tuple[float, float] = (-np.inf, np.inf),
+) -> Segment:
     """Return a segment with the line along which both signatures agree best, and a score by how well they do.
 
     Of lines that differ by at most `SHIFTS` at either end, the one is taken that is most likely by the correlations
     of the signatures, and by how far it is off; copies mostly have the pace of the original. The ends in the query
-    stay, unless the copy goes on, or the reference is not long enough. A segment with too few values stays as it is,
-    and its score unless both videos are footage.
+    stay, unless the copy goes on, within the `room` in seconds, or the reference is not long enough. A segment with too
+    few values stays as it is, and its score unless both videos are footage.
     """
     inside = (query.times > segment.query_start) & (query.times < segment.query_end)
     if inside.sum() < FEWEST or len(reference.times) < FEWEST:
@@ -77,7 +82,7 @@ def align_signatures(segment: Segment, query: TemporalSignature, reference: Temp
     is_footage = _is_footage(query, inside) and _is_footage(reference, np.full(len(reference.times), True))
     if not is_footage or reference.values[:, 0].std() < VARIED:
         return clip_segment(line, reference.duration)
-    grown = grow_segment(line, query, reference)
+    grown = grow_segment(line, query, reference, room)
     return clip_segment(replace(grown, score=supported_score(segment.score, odds)), reference.duration)
 
 
@@ -89,11 +94,17 @@ def supported_score(score: float, odds: float) -> float:
     return 1 / (1 + (1 / score - 1) * float(np.exp(-added)))
 
 
-def grow_segment(segment: Segment, query: TemporalSignature, reference: TemporalSignature) -> Segment:
-    """Return a segment with the time before and after it in which signatures go on as within it, along its line."""
+def grow_segment(
+    segment: Segment, query: TemporalSignature, reference: TemporalSignature, room: tuple[float, float]
+) -> Segment:
+    """Return a segment with the time before and after it in which signatures go on as within it, along its line.
+
+    It grows within the `room`, from one second of the query to another.
+    """
     odds = _odds_of_showing(segment, query, reference)
-    after = np.flatnonzero((query.times >= segment.query_end) & (query.times < segment.query_end + BEYOND))
-    before = np.flatnonzero((query.times <= segment.query_start) & (query.times > segment.query_start - BEYOND))[::-1]
+    first, last = max(segment.query_start - BEYOND, room[0]), min(segment.query_end + BEYOND, room[1])
+    after = np.flatnonzero((query.times >= segment.query_end) & (query.times <= last))
+    before = np.flatnonzero((query.times <= segment.query_start) & (query.times >= first))[::-1]
     end = segment.query_end + _growth(np.abs(query.times[after] - segment.query_end), odds[after])
     start = segment.query_start - _growth(np.abs(query.times[before] - segment.query_start), odds[before])
     if end > segment.query_end and query.duration - end < 1.5 / PER_SECOND:

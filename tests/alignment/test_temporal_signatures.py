@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from copytrace.alignment.segment_tables import room_between
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.signature_lines import (
     BEYOND,
@@ -97,6 +98,16 @@ def test_a_segment_grows_as_far_as_the_copy_goes_and_no_further(seed: int, start
     assert found.query_start == pytest.approx(6, abs=0.3)
     assert found.query_end == pytest.approx(18, abs=0.3)
     assert found.reference_at(10) == pytest.approx(12, abs=0.15)
+
+
+def test_a_segment_does_not_grow_into_others_of_both_videos() -> None:
+    film = Film(1)
+    query = cut_in(film, Film(11), Film(21))
+    between, others = Segment(9.2, 14, 11.2, 16, 0.5), [Segment(6, 8.5, 8, 10.5, 0.5), Segment(16, 18, 18, 20, 0.5)]
+    assert room_between([*others, between], between) == (8.5, 16)
+    found = align_signatures(between, query, signature(film, 0, 30, 30), room_between(others, between))
+    assert found.query_start == pytest.approx(8.5, abs=0.13)
+    assert found.query_end == pytest.approx(16, abs=0.13)
 
 
 def test_a_copy_of_the_whole_reference_grows_to_the_ends_of_the_query() -> None:
