@@ -23,7 +23,8 @@ from isal.isal_zlib import crc32
 
 from configs.parsing import parse_json
 from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
-from copytrace.storage import as_stored_path, local_copy, remove_file, write_json
+from copytrace.object_store import as_stored_path
+from copytrace.storage import local_copy, remove_file, write_json
 from copytrace.tables import FIRST_REQUEST, read_columns, read_table, source_of
 
 K = TypeVar("K")

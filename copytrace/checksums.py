@@ -39,6 +39,11 @@ def checksums_of_stream(stream: IO[bytes]) -> str:
     return f"{size}:{''.join(sums)}"
 
 
+def noted_size(checksums: str) -> int:
+    """Return the size in bytes of the file that checksums are of."""
+    return int(checksums.partition(":")[0])
+
+
 _written: ContextVar[dict[str, str] | None] = ContextVar("written", default=None)
 
 

@@ -178,6 +178,13 @@ class StoredPath(ProxyUPath):
         """Yield the paths directly below this one."""
         yield from self._list(lambda: self.fs.ls(self.path, detail=False))
 
+    def etags(self) -> dict[str, str]:
+        """Return the names directly below this one, with the ETag of each, "" if the store states none."""
+        with suppress(FileNotFoundError), self._reraise():
+            found = self.fs.ls(self.path, detail=True)
+            return {Path(each["name"]).name: str(each.get("ETag", "")) for each in found}
+        return {}
+
     def glob(self, pattern: str, **_: Any) -> Iterator[StoredPath]:
         """Yield the paths below that match; a pattern without a slash takes one listing."""
         if "/" in pattern:
@@ -315,6 +322,12 @@ class StoredPath(ProxyUPath):
             raise StorageError(
                 f"{redact(str(self))} cannot be written: there is no such bucket; create it, or check the address"
             ) from error
+
+
+def as_stored_path(path: Path) -> StoredPath | None:
+    """Return `path` as the `StoredPath` that it is, or None for a local path."""
+    value: object = path  # a StoredPath is typed as a Path; see `storage.resolve_path`
+    return value if isinstance(value, StoredPath) else None
 
 
 class ObjectReader(SeekableReader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,7 @@ def _hours(index: VideoIndex) -> float:
     return round(sum(video.duration for video in index.facts().values()) / 3600, 3)
 
 
+@cache  # metadata are parsed anew otherwise; packages do not change under a process
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -16,7 +16,7 @@ from copytrace.errors import DamagedFileError, InputError
 from copytrace.index.manifest import read_manifest, write_manifest
 from copytrace.index.media_index import receipt_path, remove_shard
 from copytrace.index.segments import drop_segments
-from copytrace.lease import FOLDER as LEASE
+from copytrace.lease_files import FOLDER as LEASE
 from copytrace.media.folders import WORK
 from copytrace.storage import files_below, remove_file
 from copytrace.tables import open_parquet

@@ -12,7 +12,7 @@ from copytrace.arrays import Numbers
 from copytrace.checked_files import checked_copy, checks_of
 from copytrace.checksums import MappedChecks, damaged
 from copytrace.index.point_quantizer import CODE_BYTES
-from copytrace.storage import as_stored_path
+from copytrace.object_store import as_stored_path
 
 PLACE_BYTES = 8
 POINT_BYTES = CODE_BYTES + PLACE_BYTES

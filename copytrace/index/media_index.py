@@ -29,7 +29,7 @@ from copytrace.index.changes import find_unchanged
 from copytrace.index.manifest import Manifest, read_manifest, write_manifest
 from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
 from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, read_planned_shards
-from copytrace.lease import FOLDER as LEASE
+from copytrace.lease_files import FOLDER as LEASE
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.storage import digest_of, remove_file, remove_tree

@@ -31,7 +31,8 @@ from copytrace.index.point_quantizer import (
     pack_codes,
 )
 from copytrace.index.shard_files import View
-from copytrace.storage import as_stored_path, atomic_path
+from copytrace.object_store import as_stored_path
+from copytrace.storage import atomic_path
 
 POINTS_AT_ONCE = 1 << 18
 POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
