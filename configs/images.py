@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -67,7 +67,7 @@ class LocalSettings(Settings):
     query_points: PointSettings = PointSettings(short_side=400, max_points=1000, contrast=0.01)
     crop_points: PointSettings = PointSettings(max_points=500, contrast=0.01)
     stretched_points: PointSettings = PointSettings(short_side=400, max_points=600, contrast=0.01)
-    stretches: tuple[float, ...] = Field(
+    stretches: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field(
         (2.0, 0.5), description="further views of a query are widened by these factors"
     )
     mirrored: bool = Field(True, description="also find mirrored copies")

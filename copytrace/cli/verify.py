@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from copytrace.cli.quick_start import leave_out_pandas
 from copytrace.errors import CopytraceError
 
 
@@ -16,6 +17,7 @@ def verify(
     ] = False,
 ) -> None:
     """Read all of FOLDER and name the files that are damaged or missing."""
+    leave_out_pandas()
     from contextlib import nullcontext  # noqa: PLC0415
 
     from copytrace.lease import find_holder, hold_lease  # noqa: PLC0415
