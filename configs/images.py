@@ -53,7 +53,7 @@ class PointSettings(Settings):
     )
     min_points: int = Field(0, ge=0, description="views with fewer points get none; imgFp: 10")
 
-    def decisive(self) -> dict[str, Any]:
+    def deciding_values(self) -> dict[str, Any]:
         """Return the values that decide which points are found, without newer ones that are at their defaults."""
         newer = {"interpolation", "min_points"}
         plain = PointSettings()

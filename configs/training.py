@@ -148,7 +148,7 @@ class CodebookTraining(Settings):
     lists: int = Field(64, ge=2, le=1024, description="inverted lists of each cell")
     fine: int = Field(16, ge=2, le=256, description="lists into which each list is divided for large indexes")
     sample: int = Field(
-        1 << 14, ge=256, description="points of photos that tell at what distance unrelated points are found"
+        1 << 14, ge=256, description="points of photos, a sample by which the distances of unrelated points are known"
     )
     photos: int = Field(
         2000,

@@ -78,7 +78,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 
 def is_bad_address(error: BaseException) -> bool:
-    """Return whether a store's client says by an error that an address is none of a file, whenever it is asked."""
+    """Return whether an error of a store's client says that an address cannot be that of a file; no retry helps."""
     return (
         isinstance(error, InputError | IsADirectoryError | NotADirectoryError | NotImplementedError)
         or type(error) is ValueError  # not its kinds, such as what a broken answer raises

@@ -19,9 +19,9 @@ def print_missing(preset: str, settings: Settings) -> None:
 
 def print_cut(run: dict[str, Any]) -> None:
     """Print which queries may be copies of more references than are listed, if any; `run` is a run's summary."""
-    from copytrace.search.cut_lists import tell_cut  # noqa: PLC0415
+    from copytrace.search.cut_lists import describe_cut  # noqa: PLC0415
 
-    if told := tell_cut(run["cut_queries"]):
+    if told := describe_cut(run["cut_queries"]):
         typer.echo(f"  {told}")
 
 

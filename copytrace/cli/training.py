@@ -103,7 +103,7 @@ def train_codebook(
     overrides: CodebookOverrides = None,
     config: Config = None,
 ) -> None:
-    """Fit the lists and codes of local points to PHOTOS, which should be none of the references."""
+    """Fit the lists and codes of local points to PHOTOS, which should be neither references nor copies of them."""
     settings = load_settings(CodebookTraining, config=config, overrides=overrides or ())
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.point_codebook import train_point_codebook  # noqa: PLC0415

@@ -22,7 +22,7 @@ def verify(
 
     from copytrace.lease import find_holder, hold_lease  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
-    from copytrace.verify import find_damage, folders_of, mend  # noqa: PLC0415
+    from copytrace.verify import delete_damaged, find_damage, folders_of  # noqa: PLC0415
 
     root = resolve_path(folder)
     if not repair and (holder := find_holder(root)):
@@ -34,7 +34,7 @@ def verify(
         if not damages:
             typer.echo(f"{root} is whole")
         elif repair:
-            mend(damages)
+            delete_damaged(damages)
             typer.echo("what was damaged is deleted; run the command that made the folder to make it again")
     if damages and not repair:
         raise CopytraceError(

@@ -67,7 +67,7 @@ class SegmentThumbnails:
         """Return the thumbnails of N rows, uint8 [N, 864]. Raises `DamagedFileError`."""
         if self.checks:
             start = self.checks.size - self.pixels.nbytes + rows * BYTES
-            self.checks.need(start, start + BYTES)
+            self.checks.check_parts(start, start + BYTES)
         return self.pixels[rows]
 
 

@@ -179,7 +179,7 @@ class _ShardSearch:
         crowded = np.flatnonzero((_crowds(hits, copies) > 0) & no_room)
         if len(crowded) and wanted < MAX_NEIGHBORS:
             wanted = min(WIDER * wanted, MAX_NEIGHBORS)
-            hits = hits.widened(wanted)
+            hits = hits.widen(wanted)
             hits[crowded] = self.references.nearest(rows, wanted)[crowded]
             copies = copies_of_nearest(self.references.videos, hits)
         return hits, copies
