@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
-from copytrace.arrays import Floats, Numbers
+from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.index.video_index import FrameDescriptors
 
 MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
@@ -70,7 +70,7 @@ def rank_pairs(
     return table.filter(pa.array(kept)), set(names[cut].tolist())
 
 
-def _best_of_moments(seconds: Floats, query: Numbers, pair: Numbers, hits: NDArray[np.void]) -> Numbers:
+def _best_of_moments(seconds: Doubles, query: Numbers, pair: Numbers, hits: NDArray[np.void]) -> Numbers:
     """Return which hits count, by pair and then best first: of the panes of a moment, only the best one's."""
     moment = np.unique(np.stack([query, seconds], 1), axis=0, return_inverse=True)[1].ravel()[hits["frame"]]
     order = np.lexsort((-hits["score"], moment, pair))
