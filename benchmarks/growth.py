@@ -29,7 +29,7 @@ from benchmarks.evaluation_sets import choose_set
 from benchmarks.results import Row, Section
 from benchmarks.timing import cpu_seconds
 from configs.images import ImageSettings
-from copytrace.checked_files import checksums_by, read_record, recorded, write_record
+from copytrace.checked_files import checksums_by, read_record, record_files, write_record
 from copytrace.checksums import collect_checksums
 from copytrace.features.points import DIMENSIONS, Points
 from copytrace.features.thumbnails import BYTES
@@ -257,7 +257,7 @@ def _fill_shards(real: ImageIndex, root: Path, candidates: pd.Series) -> None:
     for shard, ids in table[table["shard"].isin(needed)].groupby("shard").id:
         views = [View(name, "whole", _jitter(points[random.integers(len(points))], random)) for name in ids]
         paths = ShardPaths.of(root, int(shard))
-        with recorded(paths.receipt):
+        with record_files(paths.receipt):
             write_points(paths.points, paths.views, views)
             write_thumbnails(paths.thumbnails, list(ids), random.integers(0, 256, (len(ids), BYTES), np.uint8))
 

@@ -19,7 +19,7 @@ from benchmarks.evaluation_sets import choose_set
 from benchmarks.results import Row, Section, show
 from benchmarks.timing import fewest_seconds
 from configs.images import ImageSettings
-from copytrace.checked_files import recorded, write_record
+from copytrace.checked_files import record_files, write_record
 from copytrace.images import index_images
 from copytrace.index.image_index import ImageIndex, ShardPaths, describe_images, find_overlays, plan_images
 from copytrace.index.manifest import write_manifest
@@ -79,7 +79,7 @@ def _write_index(root: Path, real: ImageIndex, shards: Sequence[Sequence[View]])
     items: dict[str, tuple[MediaItem, int]] = {}
     for number, views in enumerate(shards):
         paths = ShardPaths.of(root, number)
-        with recorded(paths.receipt):
+        with record_files(paths.receipt):
             write_points(paths.points, paths.views, views)
         items |= {view.id: (MediaItem(view.id, f"/{view.id}", "1-1"), number) for view in views}
     write_record(root / "index.json", real.provenance)

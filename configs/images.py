@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -53,7 +53,7 @@ class PointSettings(Settings):
     )
     min_points: int = Field(0, ge=0, description="views with fewer points get none; imgFp: 10")
 
-    def decisive(self) -> dict[str, Any]:
+    def deciding_values(self) -> dict[str, Any]:
         """Return the values that decide which points are found, without newer ones that are at their defaults."""
         newer = {"interpolation", "min_points"}
         plain = PointSettings()
@@ -67,7 +67,7 @@ class LocalSettings(Settings):
     query_points: PointSettings = PointSettings(short_side=400, max_points=1000, contrast=0.01)
     crop_points: PointSettings = PointSettings(max_points=500, contrast=0.01)
     stretched_points: PointSettings = PointSettings(short_side=400, max_points=600, contrast=0.01)
-    stretches: tuple[float, ...] = Field(
+    stretches: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field(
         (2.0, 0.5), description="further views of a query are widened by these factors"
     )
     mirrored: bool = Field(True, description="also find mirrored copies")

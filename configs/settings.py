@@ -41,7 +41,7 @@ class MediaSettings(Settings):
         ge=0,
         le=1,
         description="share of the images or videos that may be unreadable; if it is more, and more than one, the run "
-        "stops. Files that are none do not count",
+        "stops. Files that are no media do not count",
     )
     max_pixels: int = Field(
         200_000_000,

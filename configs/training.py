@@ -20,14 +20,14 @@ Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 class LoopSettings(Settings):
     """Settings of the training loop of every network."""
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, description="passes over the photos, or over examples_per_epoch examples")
     batch_size: int = Field(64, ge=2, description="examples per step and device")
     accumulate: int = Field(1, ge=1, description="steps whose gradients are summed before the weights are updated")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of new layers (AdamW)")
     backbone_rate: float = Field(
         0.3, ge=0, description="learning rate of pretrained layers, as a share of learning_rate"
     )
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up, before a cosine to zero")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(
@@ -135,7 +135,7 @@ class OverlayTraining(Settings):
     detected_size: int = Field(224, ge=64, le=1024, description="side in pixels of the square pictures in matching")
     frozen_blocks: int = Field(2, ge=0, description="first blocks of the backbone that are not trained")
     overlay_share: float = Field(0.7, gt=0, le=1, description="share of the composites with a pasted picture")
-    examples_per_epoch: int = Field(2000, ge=1)
+    examples_per_epoch: int = Field(2000, ge=1, description="composites that are made for an epoch")
     validation_composites: int = Field(400, ge=2, description="composites of the validation photos")
     photos: PhotoSettings = PhotoSettings()
     loop: LoopSettings = LoopSettings(batch_size=32)
@@ -148,7 +148,7 @@ class CodebookTraining(Settings):
     lists: int = Field(64, ge=2, le=1024, description="inverted lists of each cell")
     fine: int = Field(16, ge=2, le=256, description="lists into which each list is divided for large indexes")
     sample: int = Field(
-        1 << 14, ge=256, description="points of photos that tell at what distance unrelated points are found"
+        1 << 14, ge=256, description="points of photos, a sample by which the distances of unrelated points are known"
     )
     photos: int = Field(
         2000,
@@ -163,7 +163,7 @@ class MatrixTraining(Settings):
     start: str = Field("random", description="initial weights: random, or a file (safetensors) of the same network")
     folds: int = Field(5, ge=2, description="parts into which the queries are divided by their ids")
     fold: int = Field(0, ge=0, description="the part for validation, counted from 0")
-    examples_per_epoch: int = Field(2000, ge=1)
+    examples_per_epoch: int = Field(2000, ge=1, description="matrices, drawn or synthetic, of an epoch")
     synthetic_share: float = Field(0.5, ge=0, le=1, description="share of the examples that are synthetic")
     true_share: float = Field(0.6, ge=0, le=1, description="share of true pairs among the other examples")
 

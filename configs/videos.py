@@ -101,7 +101,6 @@ class FrameSearchSettings(Settings):
     list_copies: bool = Field(
         True, description="beyond that number, also references that show the same as one of these, up to 64"
     )
-
     duplicate_likeness: float | None = Field(
         None,
         gt=0,

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from isal.isal_zlib import crc32
 
 from configs.parsing import parse_json
-from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damaged
-from copytrace.storage import as_stored_path, local_copy, remove_file, write_json
+from copytrace.checksums import BlockChecks, CheckedStream, collect_checksums, damage_error
+from copytrace.object_store import as_stored_path
+from copytrace.storage import local_copy, remove_file, write_json
 from copytrace.tables import FIRST_REQUEST, read_columns, read_table, source_of
 
 K = TypeVar("K")
@@ -51,11 +52,11 @@ def read_record(path: Path) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise ValueError("not a table")
     except ValueError as error:
-        raise damaged(path) from error
+        raise damage_error(path) from error
     own = record.pop(_OWN, None)
     # What an older version wrote has no checksum; of a record whose key was damaged, it has another key.
     if _has_lost_key(record) if own is None else own != _checksum(record):
-        raise damaged(path)
+        raise damage_error(path)
     return record
 
 
@@ -74,8 +75,11 @@ def checksums_by(record: Path, checksums: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def recorded(record: Path, *kept: Path) -> Iterator[None]:
-    """Write a record of the files that are written in the block, and of those of its former ones that are `kept`."""
+def record_files(record: Path, *kept: Path) -> Iterator[None]:
+    """Write a record with the checksums of the files that this thread writes in the block.
+
+    Checksums that the record had before are dropped, except those of the files `kept`.
+    """
     before = read_record(record).get("checksums", {})
     of_kept = {_name(record, str(path)) for path in kept}
     remove_file(record)
@@ -166,7 +170,7 @@ def read_sealed(path: Path) -> pa.Table:
         plain = {key: table.replace_schema_metadata(_without(metadata, key)) for key in found}
         is_sealed = [value == f"{_checksum_of_table(plain[key]):08x}".encode() for key, value in found.items()]
         if (_SEAL in metadata) != any(is_sealed):
-            raise damaged(path)
+            raise damage_error(path)
     return plain.get(_SEAL, table)
 
 
@@ -181,11 +185,11 @@ def damage_errors(path: Path, checks: BlockChecks | None, *, may_be_missing: boo
     except (FileNotFoundError, NotADirectoryError) as error:
         if may_be_missing:
             raise
-        raise damaged(path, "missing") from error
+        raise damage_error(path, "missing") from error
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, SyntaxError, TokenError) as error:
         if checks or (isinstance(error, OSError) and error.errno):  # the latter: the disk, and not what is on it
             raise
-        raise damaged(path) from error
+        raise damage_error(path) from error
 
 
 def _checked_source(path: Path, checks: BlockChecks | None) -> AbstractContextManager[Any]:

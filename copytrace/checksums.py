@@ -39,6 +39,11 @@ def checksums_of_stream(stream: IO[bytes]) -> str:
     return f"{size}:{''.join(sums)}"
 
 
+def noted_size(checksums: str) -> int:
+    """Return the size in bytes of the file that checksums are of."""
+    return int(checksums.partition(":")[0])
+
+
 _written: ContextVar[dict[str, str] | None] = ContextVar("written", default=None)
 
 
@@ -59,7 +64,7 @@ def note_written(path: Path, file: Path) -> None:
         collected[str(path)] = checksums_of(file)
 
 
-def damaged(path: Path, what: str = "damaged") -> DamagedFileError:
+def damage_error(path: Path, what: str = "damaged") -> DamagedFileError:
     """Return the error for a file of an index or of a run that is damaged, or is what `what` says."""
     error = DamagedFileError(
         f"{path} is {what}; run `copytrace verify {root_of(path)} --repair`, and then the command that made it: only "
@@ -89,14 +94,14 @@ class BlockChecks:
     def check_size(self, size: int) -> None:
         """Raise `DamagedFileError` if the file has another size in bytes."""
         if size != self.size:
-            raise damaged(self._path, f"damaged: it has {size:,} bytes instead of {self.size:,}")
+            raise damage_error(self._path, f"damaged: it has {size:,} bytes instead of {self.size:,}")
 
     def check(self, first: int, data: memoryview) -> None:
         """Raise `DamagedFileError` if the blocks in `data`, whose first one has the number `first`, are damaged."""
         for number, start in enumerate(range(0, len(data), BLOCK), first):
             # A file that was cut while it was read has fewer bytes in its last block.
             if crc32(data[start : start + BLOCK]) != self._sums[number]:
-                raise damaged(self._path, f"damaged at byte {number * BLOCK:,} or behind")
+                raise damage_error(self._path, f"damaged at byte {number * BLOCK:,} or behind")
 
     def check_stream(self, stream: IO[bytes]) -> None:
         """Raise `DamagedFileError` unless a stream has the right content."""
@@ -115,10 +120,10 @@ class MappedChecks:
         self._bytes = np.memmap(file, np.uint8, "r") if checks.size else np.zeros(0, np.uint8)
         self._is_checked = np.zeros(-(-checks.size // BLOCK), bool)
 
-    def need(self, first: Numbers, end: Numbers) -> None:
-        """Check the N parts of the file from the bytes `first` int64 [N] to `end` int64 [N].
+    def check_parts(self, first: Numbers, end: Numbers) -> None:
+        """Check the blocks of N parts of the file, from the bytes `first` int64 [N] to `end` int64 [N].
 
-        Raises `DamagedFileError`.
+        Blocks that were checked before are passed over. Raises `DamagedFileError`.
         """
         is_empty = first >= end
         first, end = first[~is_empty] // BLOCK, (end[~is_empty] - 1) // BLOCK + 1

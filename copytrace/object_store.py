@@ -78,7 +78,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 
 def is_bad_address(error: BaseException) -> bool:
-    """Return whether a store's client says by an error that an address is none of a file, whenever it is asked."""
+    """Return whether an error of a store's client says that an address cannot be that of a file; no retry helps."""
     return (
         isinstance(error, InputError | IsADirectoryError | NotADirectoryError | NotImplementedError)
         or type(error) is ValueError  # not its kinds, such as what a broken answer raises
@@ -177,6 +177,13 @@ class StoredPath(ProxyUPath):
     def iterdir(self) -> Iterator[StoredPath]:
         """Yield the paths directly below this one."""
         yield from self._list(lambda: self.fs.ls(self.path, detail=False))
+
+    def etags(self) -> dict[str, str]:
+        """Return the names directly below this one, with the ETag of each, "" if the store states none."""
+        with suppress(FileNotFoundError), self._reraise():
+            found = self.fs.ls(self.path, detail=True)
+            return {Path(each["name"]).name: str(each.get("ETag", "")) for each in found}
+        return {}
 
     def glob(self, pattern: str, **_: Any) -> Iterator[StoredPath]:
         """Yield the paths below that match; a pattern without a slash takes one listing."""
@@ -315,6 +322,12 @@ class StoredPath(ProxyUPath):
             raise StorageError(
                 f"{redact(str(self))} cannot be written: there is no such bucket; create it, or check the address"
             ) from error
+
+
+def as_stored_path(path: Path) -> StoredPath | None:
+    """Return `path` as the `StoredPath` that it is, or None for a local path."""
+    value: object = path  # a StoredPath is typed as a Path; see `storage.resolve_path`
+    return value if isinstance(value, StoredPath) else None
 
 
 class ObjectReader(SeekableReader):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from copytrace.checked_files import checksums_by, read_record, write_record
-from copytrace.checksums import checksums_of, collect_checksums
+from copytrace.checksums import checksums_of, collect_checksums, noted_size
 from copytrace.errors import DamagedFileError
 from copytrace.memory import peak_memory_mib, return_free_memory
 from copytrace.storage import digest_of, file_size, remove_file
@@ -79,7 +79,8 @@ class Step:
             "seconds": round(time.perf_counter() - begin, 3),
             "peak_memory_mib": peak_memory_mib(),
         }
-        sizes = self._sizes()
+        # What was just written is not asked for again: in a store, each answer is a request.
+        sizes = [noted_size(noted) if (noted := written.get(str(path))) else file_size(path) for path in self.outputs]
         found = {
             str(path): written.get(str(path)) or checksums_of(path)
             for path, size in zip(self.outputs, sizes, strict=True)

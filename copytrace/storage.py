@@ -23,7 +23,7 @@ from configs.parsing import parse_json
 from copytrace.checksums import note_written
 from copytrace.errors import InputError
 from copytrace.lease import check_lease, hold_lease
-from copytrace.object_store import StoredPath, filesystem_of
+from copytrace.object_store import StoredPath, as_stored_path, filesystem_of
 from models.atomic_file import UMASK
 
 _FULL = re.compile(r"No space left on device|^\d+ requested and \d+ written$")
@@ -93,12 +93,6 @@ def open_output(place: str | Path) -> Iterator[Path]:
     path = require_writable(place)
     with hold_lease(path):
         yield path
-
-
-def as_stored_path(path: Path) -> StoredPath | None:
-    """Return `path` as the `StoredPath` that it is, or None for a local path."""
-    value: object = path  # a StoredPath is typed as a Path; see `resolve_path`
-    return value if isinstance(value, StoredPath) else None
 
 
 def open_file(path: str) -> IO[bytes]:

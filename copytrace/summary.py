@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ import pyarrow.compute as pc
 from configs.images import ImageSettings
 from configs.settings import Settings
 from configs.videos import VideoSettings
-from copytrace.checked_files import check_file, files_of, open_checked, read_checked, read_record, recorded
-from copytrace.checksums import damaged
+from copytrace.checked_files import check_file, files_of, open_checked, read_checked, read_record, record_files
+from copytrace.checksums import damage_error
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.media_index import MediaIndex
 from copytrace.index.odd_files import count_passed_over
@@ -125,7 +126,7 @@ def sum_costs(records: Iterable[Path]) -> dict[str, dict[str, float]]:
             total["seconds"] = round(total["seconds"] + seconds, 3)
             total["peak_memory_mib"] = max(total["peak_memory_mib"], memory)
         except (KeyError, TypeError) as error:
-            raise damaged(path) from error
+            raise damage_error(path) from error
     return steps
 
 
@@ -160,7 +161,7 @@ def _write_summary(
         "counts": {**sizes, **counts},
         "stages": sum_costs([*receipts, *folder.work.glob("*.json"), *records]),
     }
-    with recorded(folder.work / "summary.json"):
+    with record_files(folder.work / "summary.json"):
         write_json(folder.summary, summary)
     return summary
 
@@ -169,6 +170,7 @@ def _hours(index: VideoIndex) -> float:
     return round(sum(video.duration for video in index.facts().values()) / 3600, 3)
 
 
+@cache  # metadata are parsed anew otherwise; packages do not change under a process
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -13,7 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from copytrace.cells import FROM_STRANGERS, neutralize_column
-from copytrace.storage import as_stored_path, atomic_path
+from copytrace.object_store import as_stored_path
+from copytrace.storage import atomic_path
 
 FIRST_REQUEST = 1 << 20  # bytes of a table that the first request to a store fetches; most tables are smaller
 ROWS_FOR_THREADS = 1 << 14  # of a table; threads take longer to start than to read fewer

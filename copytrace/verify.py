@@ -16,7 +16,7 @@ from copytrace.errors import DamagedFileError, InputError
 from copytrace.index.manifest import read_manifest, write_manifest
 from copytrace.index.media_index import receipt_path, remove_shard
 from copytrace.index.segments import drop_segments
-from copytrace.lease import FOLDER as LEASE
+from copytrace.lease_files import FOLDER as LEASE
 from copytrace.media.folders import WORK
 from copytrace.storage import files_below, remove_file
 from copytrace.tables import open_parquet
@@ -75,8 +75,11 @@ def _is_index(root: Path) -> bool:
     return any((root / name).is_file() for name in ("index.json", *SEALED))
 
 
-def mend(damages: Sequence[Damage]) -> None:
-    """Delete what is damaged; see the module. Hold the leases of `folders_of` the root from before it was verified."""
+def delete_damaged(damages: Sequence[Damage]) -> None:
+    """Delete damaged files, and what an index holds of their shards and segments.
+
+    Hold the leases of `folders_of(root)` from before `find_damage` until the end, so that no run writes meanwhile.
+    """
     for root in {damage.root for damage in damages if damage.root is not None}:
         of_index = [damage for damage in damages if damage.root == root]
         _drop_shards(root, {damage.shard for damage in of_index if damage.shard is not None})

@@ -43,7 +43,7 @@ def index_videos(
 def main(
     references: Annotated[str, options.Videos],
     out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
-    overrides: options.Overrides = None,
+    overrides: options.VideoOverrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
     runner: options.Runner = "threads",

@@ -52,7 +52,7 @@ def main(
     queries: Annotated[str, options.Videos],
     references: Annotated[str, typer.Argument(help="The same, or an index made by index-videos.")],
     out: Annotated[Path, typer.Option(help="Folder for segments.csv, report.html and the rest.")],
-    overrides: options.Overrides = None,
+    overrides: options.VideoOverrides = None,
     preset: options.VideoPreset = "cpu",
     config: options.Config = None,
     runner: options.Runner = "threads",

@@ -25,7 +25,7 @@ def parse_runner(text: str) -> Runner:
         return Runner.parse(text)
     except ValidationError as error:
         raise SettingsError(
-            f"--runner {text!r} is none; write threads, threads:2, dask:2, or an address such as tcp://dask:8786"
+            f"--runner {text!r} is not a runner; write threads, threads:2, dask:2, or an address such as tcp://dask:8786"
         ) from error
 
 

@@ -44,7 +44,7 @@ def train_descriptor(
 def main(
     photos: Annotated[str, options.Photos],
     out: Annotated[Path, options.TrainingFolder],
-    overrides: options.Overrides = None,
+    overrides: options.DescriptorOverrides = None,
     preset: options.DescriptorPreset = "cpu",
     config: options.Config = None,
     min_improvement: options.MinImprovement = 0.005,

@@ -44,7 +44,7 @@ def train_overlay_detector(
 def main(
     photos: Annotated[str, options.Photos],
     out: Annotated[Path, options.TrainingFolder],
-    overrides: options.Overrides = None,
+    overrides: options.OverlayOverrides = None,
     preset: options.TrainingPreset = "cpu",
     config: options.Config = None,
     min_improvement: options.MinImprovement = 0.005,

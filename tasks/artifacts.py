@@ -10,8 +10,7 @@ import pyarrow.csv
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from copytrace.object_store import redact
-from copytrace.storage import as_stored_path
+from copytrace.object_store import as_stored_path, redact
 from tasks.patience import wait_for_server
 
 TOP_ROWS = 50

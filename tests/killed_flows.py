@@ -21,7 +21,7 @@ from copytrace.exchange.npz_exchange import import_npz
 from copytrace.exchange.npz_files import write_npz
 from copytrace.index.compaction import compact_index
 from copytrace.lease import hold_lease
-from copytrace.verify import find_damage, folders_of, mend
+from copytrace.verify import delete_damaged, find_damage, folders_of
 
 POINTS = {"short_side": 60, "max_points": 20}
 IMAGES: dict[str, Any] = {
@@ -153,7 +153,7 @@ def damage_images(media: Path, out: Path) -> None:
 def repair_images(media: Path, out: Path) -> None:
     """Delete what is damaged in an index of images, and make it again."""
     with hold_lease(*folders_of(out)):
-        mend(find_damage(out))
+        delete_damaged(find_damage(out))
     index_media("images")(media, out)
 
 

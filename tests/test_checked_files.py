@@ -71,9 +71,9 @@ def test_of_a_mapped_file_only_what_is_needed_is_checked(tmp_path: Path) -> None
     file = tmp_path / "lists"
     file.write_bytes(flipped(BLOCK + 7))
     mapped = MappedChecks(checks(), file)
-    mapped.need(np.array([0, 2 * BLOCK, BLOCK + 1]), np.array([BLOCK, 2 * BLOCK + 1, BLOCK + 1]))
+    mapped.check_parts(np.array([0, 2 * BLOCK, BLOCK + 1]), np.array([BLOCK, 2 * BLOCK + 1, BLOCK + 1]))
     with pytest.raises(DamagedFileError):
-        mapped.need(np.array([BLOCK - 1]), np.array([BLOCK + 1]))
+        mapped.check_parts(np.array([BLOCK - 1]), np.array([BLOCK + 1]))
 
 
 def test_checksums_of_what_is_written_are_collected(tmp_path: Path) -> None:

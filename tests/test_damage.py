@@ -28,7 +28,7 @@ from copytrace.images import index_images, match_images
 from copytrace.index import image_index, video_index
 from copytrace.index.image_index import ImageIndex
 from copytrace.tables import read_table
-from copytrace.verify import SEALED, find_damage, mend
+from copytrace.verify import SEALED, delete_damaged, find_damage
 from copytrace.videos import index_videos, match_videos
 
 Pixels = NDArray[np.uint8]
@@ -267,7 +267,7 @@ def test_a_damaged_file_of_a_run_is_repaired_by_doing_only_its_step_again(collec
             DamagedFileError, match=rf"{path} is damaged at byte 0 .*; run `copytrace verify .*out --repair`"
         ):
             collection.match(collection.out)
-    mend(find_damage(collection.out))
+    delete_damaged(find_damage(collection.out))
     steps = [*(collection.out / "work").glob("candidates/*/*"), *(collection.out / "work").glob("evidence/*")]
     others = {each: each.read_bytes() for each in steps if each.with_suffix("") != path.with_suffix("")}
     assert collection.match(collection.out) == expected

@@ -11,6 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+
+def _settings_argument(example: str) -> Any:
+    return typer.Argument(metavar="[NAME=VALUE]...", help=f"Settings, such as {example}.")
+
+
 _MEDIA = "folder, glob, file, URI (s3://…), or CSV/Parquet manifest with columns id,path."
 
 Images = typer.Argument(help=f"Images: a {_MEDIA}")
@@ -26,9 +31,11 @@ VideoPreset = Annotated[str, typer.Option(help="cpu, a100, or vsc22 (the rules o
 DescriptorPreset = Annotated[str, typer.Option(help="cpu, a100, or imgfp (the fine-tuning of that team).")]
 TrainingPreset = Annotated[str, typer.Option(help="cpu or a100.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings that override the preset.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings, such as global.references_per_query=5.")
-]
+Overrides = Annotated[list[str] | None, _settings_argument("global.references_per_query=5")]
+VideoOverrides = Annotated[list[str] | None, _settings_argument("search.references_per_query=50")]
+DescriptorOverrides = Annotated[list[str] | None, _settings_argument("loop.epochs=50 dimensions=512")]
+OverlayOverrides = Annotated[list[str] | None, _settings_argument("loop.epochs=50")]
+CodebookOverrides = Annotated[list[str] | None, _settings_argument("photos=500")]
 MinImprovement = Annotated[float, typer.Option(min=0, help="Improvement over the champion that is required.")]
 Runner = Annotated[
     str,

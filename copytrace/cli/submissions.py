@@ -173,7 +173,7 @@ def evaluate_descriptors(
 
 
 def evaluate_candidates(
-    ground_truth: Truth,
+    ground_truth: Annotated[str, typer.Argument(help="CSV with query_id,ref_id: a row per pair, or per segment.")],
     candidates: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with query_id,ref_id,score.")],
     as_json: AsJson = False,
 ) -> None:

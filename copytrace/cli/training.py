@@ -10,14 +10,23 @@ import typer
 
 from configs.load import load_settings
 from configs.training import AlignerTraining, CodebookTraining, DescriptorTraining, OverlayTraining, PairTraining
-from copytrace.cli.options import Config, DescriptorPreset, Overrides, Photos, TrainingFolder, TrainingPreset
+from copytrace.cli.options import (
+    CodebookOverrides,
+    Config,
+    DescriptorOverrides,
+    DescriptorPreset,
+    OverlayOverrides,
+    Photos,
+    TrainingFolder,
+    TrainingPreset,
+)
 from copytrace.errors import CopytraceError
 
 Runs = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN GROUND_TRUTH [RUN GROUND_TRUTH]... [NAME=VALUE]...",
-        help="Folders of match-videos, each followed by its ground truth CSV; then settings.",
+        help="Folders of match-videos, each followed by its ground truth CSV; then settings, such as loop.epochs=50.",
     ),
 ]
 _SETTING = re.compile(r"[a-z_.]+=")  # a path of this form can be given as ./path
@@ -26,7 +35,7 @@ _SETTING = re.compile(r"[a-z_.]+=")  # a path of this form can be given as ./pat
 def train_descriptor(
     photos: Annotated[str, Photos],
     out: Annotated[str, TrainingFolder],
-    overrides: Overrides = None,
+    overrides: DescriptorOverrides = None,
     preset: DescriptorPreset = "cpu",
     config: Config = None,
 ) -> None:
@@ -42,7 +51,7 @@ def train_descriptor(
 def train_overlay_detector(
     photos: Annotated[str, Photos],
     out: Annotated[str, TrainingFolder],
-    overrides: Overrides = None,
+    overrides: OverlayOverrides = None,
     preset: TrainingPreset = "cpu",
     config: Config = None,
 ) -> None:
@@ -91,10 +100,10 @@ def train_pair_classifier(
 def train_codebook(
     photos: Annotated[str, Photos],
     out: Annotated[str, typer.Option(help="The codebook file to write; use it by local.codebook=FILE.")],
-    overrides: Overrides = None,
+    overrides: CodebookOverrides = None,
     config: Config = None,
 ) -> None:
-    """Fit the lists and codes of local points to PHOTOS, which should be none of the references."""
+    """Fit the lists and codes of local points to PHOTOS, which should be neither references nor copies of them."""
     settings = load_settings(CodebookTraining, config=config, overrides=overrides or ())
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.training.point_codebook import train_point_codebook  # noqa: PLC0415

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from copytrace.cli.quick_start import leave_out_pandas
 from copytrace.errors import CopytraceError
 
 
@@ -16,11 +17,12 @@ def verify(
     ] = False,
 ) -> None:
     """Read all of FOLDER and name the files that are damaged or missing."""
+    leave_out_pandas()
     from contextlib import nullcontext  # noqa: PLC0415
 
     from copytrace.lease import find_holder, hold_lease  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
-    from copytrace.verify import find_damage, folders_of, mend  # noqa: PLC0415
+    from copytrace.verify import delete_damaged, find_damage, folders_of  # noqa: PLC0415
 
     root = resolve_path(folder)
     if not repair and (holder := find_holder(root)):
@@ -32,7 +34,7 @@ def verify(
         if not damages:
             typer.echo(f"{root} is whole")
         elif repair:
-            mend(damages)
+            delete_damaged(damages)
             typer.echo("what was damaged is deleted; run the command that made the folder to make it again")
     if damages and not repair:
         raise CopytraceError(

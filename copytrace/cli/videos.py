@@ -11,8 +11,9 @@ from rich.console import Console
 
 from configs.load import load_settings
 from configs.videos import VideoSettings
-from copytrace.cli.images import print_cut, print_failures, print_missing
-from copytrace.cli.options import Config, Overrides, VideoPreset, Videos
+from copytrace.cli.options import Config, VideoOverrides, VideoPreset, Videos
+from copytrace.cli.quick_start import start_quickly
+from copytrace.cli.run_output import print_cut, print_failures, print_missing
 from copytrace.errors import InputError
 
 
@@ -20,13 +21,14 @@ def match_videos(
     queries: Annotated[str, Videos],
     references: Annotated[str, typer.Argument(help="The same, or an index made by index-videos.")],
     out: Annotated[str, typer.Option(help="Folder or s3://… for segments.csv, report.html and the rest.")],
-    overrides: Overrides = None,
+    overrides: VideoOverrides = None,
     preset: VideoPreset = "cpu",
     config: Config = None,
 ) -> None:
     """Find which seconds of which REFERENCES the QUERIES show."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
     print_missing(preset, settings)
+    start_quickly()
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.storage import resolve_path  # noqa: PLC0415
     from copytrace.videos import match_videos as match  # noqa: PLC0415
@@ -49,13 +51,14 @@ def match_videos(
 def index_videos(
     references: Annotated[str, Videos],
     out: Annotated[str, typer.Option(help="Folder or s3://… of the index; an existing index is updated.")],
-    overrides: Overrides = None,
+    overrides: VideoOverrides = None,
     preset: VideoPreset = "cpu",
     config: Config = None,
 ) -> None:
     """Describe REFERENCES once, so that many runs of match-videos can search them."""
     settings = load_settings(VideoSettings, preset, config, overrides or ())
     print_missing(preset, settings)
+    start_quickly()
     from copytrace.cli.progress import TerminalProgress  # noqa: PLC0415
     from copytrace.index.video_index import VideoIndex  # noqa: PLC0415
     from copytrace.videos import index_videos as index  # noqa: PLC0415

@@ -20,8 +20,8 @@ from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import ROWS_PER_GROUP, open_descriptor_writer
 from copytrace.index.video_index import FORMAT, PANE_SCHEMA, VIDEO_SCHEMA, VideoIndex, VideoPaths
 from copytrace.index.video_segments import index_segments
-from copytrace.lease import FOLDER as LEASE
 from copytrace.lease import hold_lease
+from copytrace.lease_files import FOLDER as LEASE
 from copytrace.media.files import MediaItem
 from copytrace.panes.names import WHOLE
 from copytrace.step import Step

@@ -31,10 +31,10 @@ class _Verdict(Enum):
 def find_unchanged(
     held: Iterable[MediaItem], wanted: Mapping[str, MediaItem], known_by: KnownBy = "status"
 ) -> dict[str, MediaItem]:
-    """Return, by id, those of the media `held` whose content is unchanged, with path and stamp as they are `wanted`.
+    """Return, by id, the media that an index `held` whose content is unchanged, with path and stamp as in `wanted`.
 
-    `known_by` says when files are read: see `MediaSettings`. A file that an index of an older version holds without its
-    content is read once, to note that. A file that cannot be read now keeps its old stamp.
+    `known_by` says when a file is read to compare its content: see `MediaSettings`. An index of an older version has no
+    digests of contents, so its files are read once. A file that cannot be read now keeps its old stamp.
     """
     found: dict[str, MediaItem] = {}
     doubtful: list[tuple[MediaItem, MediaItem]] = []
@@ -56,10 +56,10 @@ def find_unchanged(
 
 
 def note_content(load: Callable[[MediaItem], R], contents: MutableMapping[str, str]) -> Callable[[MediaItem], R]:
-    """Return `load`, which reads a file, as a function that notes in `contents`, by id, what the file held then."""
+    """Return a function that reads a file by `load`, and notes a digest of its content in `contents`, by its id."""
 
     def load_and_note(item: MediaItem) -> R:
-        # Before it is loaded: should it change in between, the next run sees other content than this and loads again.
+        # The digest is taken first: should the file change before it is loaded, the next run finds another digest.
         contents[item.id] = item.content or digest_of_content(item.path)
         return load(item)
 

@@ -38,12 +38,12 @@ class GivenUpFiles:
             self._names.add(name)
 
     def check(self, item: MediaItem) -> None:
-        """Raise `DecodingLimitError` with the reason of then, if the file was given up."""
+        """Raise `DecodingLimitError`, with the reason that was remembered, if the file was given up."""
         if self._names and (name := self._name(item)) in self._names and (reason := self._reason(name)):
             raise DecodingLimitError(reason)
 
     def guard(self, load: Callable[[MediaItem], R]) -> Callable[[MediaItem], R]:
-        """Return `load`, which decodes a file, as a function that is not tried with files that were given up."""
+        """Return a function that decodes a file by `load`, unless the file was given up, and remembers if it is now."""
 
         def load_unless_given_up(item: MediaItem) -> R:
             self.check(item)

@@ -133,7 +133,8 @@ def image_provenance(
         "role": role,
         "descriptor": model_label(descriptor),
         "typical_noise": descriptor.typical_noise,
-        "points": {name: getattr(settings.local, name).decisive() for name in names} | {"opencv": cv2.__version__},
+        "points": {name: getattr(settings.local, name).deciding_values() for name in names}
+        | {"opencv": cv2.__version__},
     }
     if role == "references" and settings.local.codebook != SHIPPED:
         provenance["codebook"] = codebook_label(settings.local.codebook)

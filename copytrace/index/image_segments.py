@@ -29,8 +29,9 @@ from copytrace.index.list_checks import list_checks
 from copytrace.index.point_lists import CodedPoints, PointLists, read_lists
 from copytrace.index.point_places import MOST_IMAGES
 from copytrace.index.segments import SegmentContent, current_media, id_column, open_current, record_of, write_segments
+from copytrace.object_store import as_stored_path
 from copytrace.step import StepRun
-from copytrace.storage import as_stored_path, atomic_path
+from copytrace.storage import atomic_path
 from copytrace.tables import table_of_rows, write_table
 
 LARGEST_SEGMENT = 1 << 29  # points; the lists of one have 13 GB
@@ -66,7 +67,7 @@ class SegmentThumbnails:
         """Return the thumbnails of N rows, uint8 [N, 864]. Raises `DamagedFileError`."""
         if self.checks:
             start = self.checks.size - self.pixels.nbytes + rows * BYTES
-            self.checks.need(start, start + BYTES)
+            self.checks.check_parts(start, start + BYTES)
         return self.pixels[rows]
 
 

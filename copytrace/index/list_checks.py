@@ -10,9 +10,9 @@ from isal.isal_zlib import crc32
 
 from copytrace.arrays import Numbers
 from copytrace.checked_files import checked_copy, checks_of
-from copytrace.checksums import MappedChecks, damaged
+from copytrace.checksums import MappedChecks, damage_error
 from copytrace.index.point_quantizer import CODE_BYTES
-from copytrace.storage import as_stored_path
+from copytrace.object_store import as_stored_path
 
 PLACE_BYTES = 8
 POINT_BYTES = CODE_BYTES + PLACE_BYTES
@@ -44,8 +44,11 @@ class ListChecks:
         if self._mapped is not None and hasattr(mmap, "MADV_RANDOM"):  # not on Windows
             self._mapped.madvise(mmap.MADV_RANDOM)
 
-    def need(self, lists: Numbers) -> None:
-        """Check some of the lists, int64 of any shape; −1 stands for none. Raises `DamagedFileError`."""
+    def check_lists(self, lists: Numbers) -> None:
+        """Check lists by their numbers, int64 of any shape, unless they were checked before; −1 stands for none.
+
+        Raises `DamagedFileError`.
+        """
         needed = np.zeros(len(self._is_checked) + 1, bool)
         needed[lists] = True
         new = np.flatnonzero(needed[:-1] & ~self._is_checked)
@@ -58,7 +61,7 @@ class ListChecks:
                 self._advise(part)
                 for number, first, end in zip(part, self._first[part].tolist(), self._end[part].tolist(), strict=True):
                     if crc32(content[first:end]) != self._sum[number]:
-                        raise damaged(self._path, f"damaged at byte {first:,} or behind")
+                        raise damage_error(self._path, f"damaged at byte {first:,} or behind")
         self._is_checked[new] = True
 
     def _advise(self, lists: Numbers) -> None:
@@ -76,10 +79,10 @@ class BlockwiseListChecks:
         self._checks, self._first = checks, table[:, 2]
         self._end = table[:, 2] + table[:, 1] * POINT_BYTES
 
-    def need(self, lists: Numbers) -> None:
+    def check_lists(self, lists: Numbers) -> None:
         """See `ListChecks`."""
         needed = np.unique(lists[lists >= 0])
-        self._checks.need(self._first[needed], self._end[needed])
+        self._checks.check_parts(self._first[needed], self._end[needed])
 
 
 def list_checks(path: Path, record: Path) -> ListChecks | BlockwiseListChecks | None:

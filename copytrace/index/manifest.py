@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Numbers
 from copytrace.checked_files import damage_errors, read_sealed, seal
+from copytrace.errors import StorageError
 from copytrace.media.files import MediaItem
 from copytrace.media.stamps import inode_in
-from copytrace.storage import as_stored_path
+from copytrace.object_store import as_stored_path
 from copytrace.tables import table_of_rows, write_table
 
 ITEM_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "path", "stamp", "content")])
@@ -195,8 +197,11 @@ def read_manifest(root: Path) -> Manifest | None:
     """
     path = root / "manifest.parquet"
     try:
-        if as_stored_path(path):
-            return _read(path)
+        if stored := as_stored_path(root):
+            etag = ""
+            with suppress(StorageError):  # a store on the web may refuse to list, and yet give the file
+                etag = stored.etags().get(path.name, "")
+            return _read_once(path, (etag,)) if etag else _read(path)
         status = path.stat()
         return _read_once(path, (status.st_ino, status.st_size, status.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError):
@@ -217,7 +222,7 @@ def _read(path: Path) -> Manifest:
 
 
 @lru_cache(maxsize=4)  # queries, references and noise
-def _read_once(path: Path, state: tuple[int, ...]) -> Manifest:
+def _read_once(path: Path, state: tuple[object, ...]) -> Manifest:
     return _read(path)
 
 

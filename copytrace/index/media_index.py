@@ -27,9 +27,9 @@ from copytrace.checked_files import read_record, write_record
 from copytrace.errors import DamagedFileError, InputError, ModelMismatchError, StorageError
 from copytrace.index.changes import find_unchanged
 from copytrace.index.manifest import Manifest, read_manifest, write_manifest
-from copytrace.index.odd_files import check_media, gather_odd_files, noted, write_odd_files
+from copytrace.index.odd_files import check_media, gather_odd_files, noted_failures, write_odd_files
 from copytrace.index.plan_file import IndexPlan, Shard, new_shard, read_plan, read_planned_shards
-from copytrace.lease import FOLDER as LEASE
+from copytrace.lease_files import FOLDER as LEASE
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.storage import digest_of, remove_file, remove_tree
@@ -210,7 +210,7 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     held = {shard for _, shard in items.values()} | {shard.number for shard in plan.shards}
     records = {shard: read_record(receipt_path(plan.root, shard)) for shard in sorted(held)}
     for shard in plan.shards:
-        unread = noted(records[shard.number], "failures")
+        unread = noted_failures(records[shard.number], "failures")
         left_out += [replace(unread[item.id], path=item.path) for item in shard.items if item.id in unread]
         contents = records[shard.number].get("contents", {})
         described = [replace(item, content=item.content or contents.get(item.id, "")) for item in shard.items]
@@ -219,7 +219,7 @@ def write_index(plan: IndexPlan) -> list[Failure]:
     damaged = [
         replace(failure, path=items[identity][0].path)
         for shard in sorted(current)
-        for identity, failure in noted(records[shard], "damaged").items()
+        for identity, failure in noted_failures(records[shard], "damaged").items()
         if identity in items and items[identity][1] == shard
     ]
     write_odd_files(plan.root, [*left_out, *damaged])

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copytrace.checked_files import check_file, checks_of, recorded
+from copytrace.checked_files import check_file, checks_of, record_files
 from copytrace.errors import InputError, MediaError, NotMediumError
 from copytrace.media.failures import Failure, check_failure_rate, read_failures, write_failures
 from copytrace.media.files import Listing, MediaItem
@@ -26,7 +26,7 @@ FAILURES, PASSED_OVER, LISTS = "failures.csv", "passed_over.csv", "lists.json"
 
 def write_unlisted(root: Path, listing: Listing) -> Path:
     """Write down in the index at `root` what is odd in the listing of its source, and return the file."""
-    with recorded(root / LISTS):
+    with record_files(root / LISTS):
         return write_failures(_unlisted_path(root), [*listing.unreadable, *listing.passed_over])
 
 
@@ -36,8 +36,8 @@ def odd_file(item: MediaItem, error: MediaError | str, *, is_used: bool = False)
     return Failure(item.id, item.path, stage, f"{error}; used up to there" if is_used else str(error))
 
 
-def noted(record: Mapping[str, Any], note: str) -> dict[str, Failure]:
-    """Return, by id, the files that the record of a shard lists as its `failures` or as `damaged`."""
+def noted_failures(record: Mapping[str, Any], note: str) -> dict[str, Failure]:
+    """Return, by id, the files that the record of a shard lists under `note`: its `failures`, or those `damaged`."""
     return {row["id"]: Failure(**row) for row in record.get(note, [])}
 
 
@@ -45,7 +45,7 @@ def write_odd_files(root: Path, described: Iterable[Failure]) -> None:
     """Write both lists of the index at `root`: of what describing noted, `described`, and of what listing noted."""
     rows = [*described, *_read_list(_unlisted_path(root), root / LISTS)]
     skipped = {PASS_OVER, LINK}
-    with recorded(root / LISTS, _unlisted_path(root)):
+    with record_files(root / LISTS, _unlisted_path(root)):
         write_failures(root / PASSED_OVER, [row for row in rows if row.stage in skipped])
         write_failures(root / FAILURES, [row for row in rows if row.stage not in skipped])
 
@@ -57,7 +57,7 @@ def gather_odd_files(indexes: Sequence[Path], failures: Path) -> None:
         for path in (failures, failures.with_name(PASSED_OVER))
     }
     folder, kept = failures.parent, _unlisted_path(failures.parent)
-    with recorded((folder if folder in indexes else folder / WORK) / LISTS, *([kept] if folder in indexes else [])):
+    with record_files((folder if folder in indexes else folder / WORK) / LISTS, *([kept] if folder in indexes else [])):
         for path, rows in lists.items():
             write_failures(path, rows)
 

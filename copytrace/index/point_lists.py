@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Numbers
 from copytrace.checked_files import checked_copy, damage_errors
-from copytrace.checksums import damaged
+from copytrace.checksums import damage_error
 from copytrace.features.variants import CanonicalForm
 from copytrace.index.list_checks import PLACE_BYTES, POINT_BYTES, BlockwiseListChecks, ListChecks, read_list_table
 from copytrace.index.point_places import pack_places, unpack_places
@@ -31,7 +31,8 @@ from copytrace.index.point_quantizer import (
     pack_codes,
 )
 from copytrace.index.shard_files import View
-from copytrace.storage import as_stored_path, atomic_path
+from copytrace.object_store import as_stored_path
+from copytrace.storage import atomic_path
 
 POINTS_AT_ONCE = 1 << 18
 POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
@@ -75,7 +76,7 @@ class PointLists:
         `first` is the number of the first image. Raises `DamagedFileError` if one of the lists is damaged.
         """
         if self.checks:
-            self.checks.need(nearest[1])
+            self.checks.check_lists(nearest[1])
         shape = (len(points), neighbours + TIED)
         distance, packed = np.empty(shape, np.float32), np.empty(shape, np.int64)
         columns = [faiss.swig_ptr(np.ascontiguousarray(each)) for each in (points, nearest[1], nearest[0])]
@@ -244,7 +245,7 @@ def read_lists(path: Path, quantizer: PointQuantizer, record: Path | None = None
         inverted.totsize = file.stat().st_size
         ends = table[:, 2] + table[:, 1] * POINT_BYTES
         if len(table) != lists.nlist or ends.max(initial=0) != inverted.totsize or (table[:, 0] > table[:, 1]).any():
-            raise damaged(path)
+            raise damage_error(path)
         inverted.filename = str(file)
         if inverted.totsize:
             inverted.do_mmap()

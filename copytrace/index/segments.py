@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from copytrace.checked_files import checksums_by, read_record, write_record
-from copytrace.checksums import collect_checksums, damaged
+from copytrace.checksums import collect_checksums, damage_error
 from copytrace.errors import DamagedFileError, InputError
 from copytrace.index.media_index import MediaIndex
 from copytrace.lease import find_holder
@@ -264,7 +264,7 @@ def _read_entries(content: SegmentContent[Any]) -> dict[str, _Entry]:
             for name, entry in listed["segments"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path) from error
+        raise damage_error(path) from error
 
 
 def _write_entries(content: SegmentContent[Any], entries: Mapping[str, _Entry], checksums: Mapping[str, str]) -> None:

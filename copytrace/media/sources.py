@@ -77,7 +77,7 @@ class _StoredStream:
 
     def size(self) -> int:
         """Return the number of bytes of the object."""
-        return self._do(lambda stream: stream.seek(0, 2))
+        return self._retry(lambda stream: stream.seek(0, 2))
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on, at most a part, or those up to the end of the object."""
@@ -90,21 +90,22 @@ class _StoredStream:
                 raise OSError(f"only {len(data)} of {wanted} bytes came")
             return data
 
-        return self._do(read)
+        return self._retry(read)
 
     def close(self) -> None:
         """Close the stream, once its last read is done."""
         self._thread.close()
 
-    def _do(self, task: Callable[[IO[bytes]], T]) -> T:
+    def _retry(self, task: Callable[[IO[bytes]], T]) -> T:
+        """Return what `task` does with the stream, after up to `len(PAUSES)` further attempts if the store fails."""
         pauses = iter(PAUSES)
         while True:
             try:
-                return self._thread.do(task)
+                return self._thread.run(task)
             except Exception as error:
                 cause = self._cause(error)
                 if is_bad_address(cause):
-                    raise MediaError(f"its address is none of a file ({type(cause).__name__})") from error
+                    raise MediaError(f"its address is not that of a file ({type(cause).__name__})") from error
                 if getattr(cause, "status", None) in _FINAL_STATUS or isinstance(cause, _FINAL_ERRORS):
                     with media_errors(self._path):
                         raise
@@ -135,7 +136,7 @@ class _ReadingThread:
         # A daemon, so that a read that never ends does not keep the program from ending.
         threading.Thread(target=self._work, name="store", daemon=True).start()
 
-    def do(self, task: Callable[[IO[bytes]], T]) -> T:
+    def run(self, task: Callable[[IO[bytes]], T]) -> T:
         """Return what `task` does with the stream. Raises `TimeoutError` if it takes too long."""
         outcome: Future[T] = Future()
         self._tasks.put((outcome, task))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,6 @@ from copytrace.errors import InputError
 from copytrace.metrics.images import P90, Float64s, OperatingPoint
 
 _ROUNDING = 1e-9  # a precision of exactly 0.9 may come out slightly lower, since seconds are sums of floats
-
-
-class Performance(NamedTuple):
-    """Performance at a threshold: `recall` 0..1, and `precision` 0..1, or None if no prediction is accepted."""
-
-    precision: float | None
-    recall: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +35,6 @@ class PrecisionRecallCurve:
     def recall(self) -> float:
         """Recall (0..1) of all predictions together."""
         return float(self.recalls[-1]) if len(self.recalls) else 0.0
-
-    def performance(self, threshold: float) -> Performance:
-        """Return the precision and the recall of the predictions with a score of at least `threshold`."""
-        accepted = int(np.searchsorted(-self.scores, -threshold, side="right"))
-        if not accepted:
-            return Performance(precision=None, recall=0.0)
-        return Performance(float(self.precisions[accepted - 1]), float(self.recalls[accepted - 1]))
 
     def recall_at_precision(self, precision: float = P90) -> OperatingPoint | None:
         """Return the greatest recall above 0 with a precision of at least `precision`, or None if there is none.

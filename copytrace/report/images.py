@@ -22,7 +22,7 @@ from copytrace.media.failures import read_failures
 from copytrace.report.page import Page, ScoreKind, Selection, Side, page_template, score_kind, score_text
 from copytrace.report.pictures import Unreadable, make_thumbnails
 from copytrace.run_folder import ImageRunFolder
-from copytrace.search.cut_lists import read_cut, tell_cut
+from copytrace.search.cut_lists import describe_cut, read_cut
 from copytrace.step import VERSION, Step, fingerprint_of
 from copytrace.tables import count_rows, open_parquet
 
@@ -89,7 +89,7 @@ def report_images(queries: Path, references: Path, folder: ImageRunFolder, setti
                 "references": len(reference_index.items),
                 "pairs": pairs,
                 "failures": failures,
-                "notice": tell_cut(cut),
+                "notice": describe_cut(cut),
                 "score_kind": "points" if settings.merge.rule == "sum" else "probability",
                 "version": VERSION,
             },

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from fsspec.core import url_to_fs
 
-from copytrace.object_store import redact
-from copytrace.storage import as_stored_path, is_uri
+from copytrace.object_store import as_stored_path, redact
+from copytrace.storage import is_uri
 
 TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 

@@ -19,7 +19,7 @@ from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
 from copytrace.report.video_matches import CondensedMatch, PaneSegment, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.cut_lists import read_cut, tell_cut
+from copytrace.search.cut_lists import describe_cut, read_cut
 from copytrace.step import VERSION, Step, fingerprint_of
 from copytrace.summary import count_pairs
 
@@ -111,7 +111,7 @@ def report_videos(queries: Path, references: Path, folder: VideoRunFolder, setti
                 "references": len(reference_index.items),
                 **count_pairs(folder, threshold),
                 "failures": failures,
-                "notice": tell_cut(cut),
+                "notice": describe_cut(cut),
                 "version": VERSION,
             },
             threshold=threshold,

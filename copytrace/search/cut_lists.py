@@ -27,8 +27,8 @@ def read_cut(folder: ImageRunFolder | VideoRunFolder, shards: Sequence[int]) -> 
     return sorted({query for path in paths for query in read_record(path.with_suffix(".json")).get(_NOTE, [])})
 
 
-def tell_cut(queries: Sequence[str]) -> str:
-    """Return a sentence about queries whose lists were cut; an empty one if there are none."""
+def describe_cut(queries: Sequence[str]) -> str:
+    """Return a sentence that names the queries whose lists were cut; "" if there are none."""
     if not queries:
         return ""
     which = "1 query may be a copy" if len(queries) == 1 else f"{len(queries):,} queries may be copies"

@@ -41,7 +41,7 @@ class FrameHits:
     def __setitem__(self, queries: slice | Numbers, hits: FrameHits) -> None:
         self.cosines[queries], self.rows[queries], self.videos[queries] = hits.cosines, hits.rows, hits.videos
 
-    def widened(self, neighbours: int) -> FrameHits:
+    def widen(self, neighbours: int) -> FrameHits:
         """Return the same hits with room for K = `neighbours`."""
         more = ((0, 0), (0, neighbours - self.rows.shape[1]))
         return FrameHits(

@@ -50,8 +50,8 @@ def enabled_variants(settings: LocalSettings) -> tuple[Variant, ...]:
     )
 
 
-def never(_: str) -> bool:
-    """Return False: no reference is the query."""
+def exclude_none(_: str) -> bool:
+    """Return False for any reference: none is the query itself."""
     return False
 
 
@@ -86,7 +86,7 @@ class HoughVotes:
 
 
 def recall_by_hough(
-    views: Sequence[View], index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = never
+    views: Sequence[View], index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = exclude_none
 ) -> list[LocalCandidate]:
     """Return the best references of one query by agreeing votes over all its views and variants, best first.
 
@@ -225,7 +225,7 @@ class NearestReferences:
 
 
 def nearest_references(
-    view: View, index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = never
+    view: View, index: PointSearch, settings: LocalSettings, is_itself: Callable[[str], bool] = exclude_none
 ) -> NearestReferences:
     """Find the reference point nearest to each point of a view.
 

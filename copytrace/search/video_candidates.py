@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings, VideoSettings
-from copytrace.arrays import Floats, Numbers
+from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.index.media_index import check_model
@@ -27,30 +26,15 @@ from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest
 from copytrace.search.video_hits import best_per_video, distinct_frames, hits_in_range
+from copytrace.search.video_ranking import BEST_FIRST, CANDIDATE_SCHEMA, rank_pairs
 from copytrace.step import Step, StepRun
 from copytrace.storage import resolve_path
 from copytrace.tables import write_table
 
 QUERY_ROWS = 8192  # query frames searched at a time, up to the end of a video; each search reads all references
-MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
 WIDER = 8  # times as many hits are looked for where copies leave no room for noise
+SOME, ALL = 1, 2  # hits of a query frame that copies of its nearest video take
 
-CANDIDATE_SCHEMA = pa.schema(
-    [
-        ("query_id", pa.string()),
-        ("reference_id", pa.string()),
-        ("score", pa.float32()),
-        ("cosine", pa.float32()),
-        ("pane", pa.string()),
-        ("query_second", pa.float64()),
-    ]
-)
-BEST_FIRST = [
-    ("query_id", "ascending"),
-    ("score", "descending"),
-    ("cosine", "descending"),
-    ("reference_id", "ascending"),
-]
 NOISE_SCHEMA = pa.schema([("id", pa.string()), ("level", pa.float32())])
 
 
@@ -95,10 +79,10 @@ def search_frames(shard: int, queries: Path, references: Path, folder: VideoRunF
     with step.run(len(frames.ids), "frames") as work:
         for video_rows in _cut_at_videos(frames, QUERY_ROWS):
             part = frames.part(video_rows)
-            level, hits, crowds = search.hits(video_rows, work)
+            level, hits, crowds = search.find_hits(video_rows, work)
             levels.append(level)
             hits = hits[~np.isin(np.array(part.ids, object), list(unedited))[hits["frame"]]] if unedited else hits
-            ranked, left_out = _rank(part, level, hits, search.references.videos.ids, rules)
+            ranked, left_out = rank_pairs(part, level, hits, search.references.videos.ids, rules)
             candidates.append(ranked)
             cut |= left_out | _without_room(part.ids, crowds)
         note_cut(work, cut)
@@ -135,8 +119,8 @@ class _ShardSearch:
             rules,
         )
 
-    def hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void], NDArray[np.int8]]:
-        """Return the noise level of each frame of `video_rows`, which are whole videos, the hits, and the `_crowds`."""
+    def find_hits(self, video_rows: slice, work: StepRun) -> tuple[Floats, NDArray[np.void], NDArray[np.int8]]:
+        """Return the noise level of each frame of `video_rows`, which are whole videos, their hits, and `_crowds`."""
         levels, hits, crowds = [], [], []
         kept = self._kept_frames(video_rows)
         for start in range(video_rows.start, video_rows.stop, QUERY_ROWS):
@@ -179,7 +163,7 @@ class _ShardSearch:
         crowded = np.flatnonzero((_crowds(hits, copies) > 0) & no_room)
         if len(crowded) and wanted < MAX_NEIGHBORS:
             wanted = min(WIDER * wanted, MAX_NEIGHBORS)
-            hits = hits.widened(wanted)
+            hits = hits.widen(wanted)
             hits[crowded] = self.references.nearest(rows, wanted)[crowded]
             copies = copies_of_nearest(self.references.videos, hits)
         return hits, copies
@@ -208,14 +192,14 @@ def read_noise_levels(path: Path) -> Floats:
 
 
 def _crowds(hits: FrameHits, copies: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Return of each query frame whether copies of its nearest video are among its hits: 1, and 2 if all hits are."""
+    """Return how much of each query frame's hits copies of its nearest video take, int8 [N]: 0, `SOME` or `ALL`."""
     several = (copies & (hits.videos != hits.videos[:, :1])).any(axis=1)
-    return np.asarray(several.astype(np.int8) * (1 + copies.all(axis=1)), np.int8)
+    return np.where(several, np.where(copies.all(axis=1), ALL, SOME), 0).astype(np.int8)
 
 
 def _without_room(ids: Sequence[str], crowds: NDArray[np.int8]) -> set[str]:
-    """Return the videos whose copies may be more than were found: of no frame, the hits had room for others."""
-    full, with_room = ({ids[int(row)] for row in np.flatnonzero(crowds == crowd)} for crowd in (2, 1))
+    """Return the query videos that may have more copies than were found: no crowded frame had a hit to spare."""
+    full, with_room = ({ids[int(row)] for row in np.flatnonzero(crowds == crowd)} for crowd in (ALL, SOME))
     return full - with_room
 
 
@@ -243,99 +227,3 @@ def _cut_at_videos(frames: FrameDescriptors, rows: int) -> Iterator[slice]:
             start = stop
     if stop > start:
         yield slice(start, stop)
-
-
-def _rank(
-    frames: FrameDescriptors,
-    level: Floats,
-    hits: NDArray[np.void],
-    references: pa.LargeStringArray,
-    settings: FrameSearchSettings,
-) -> tuple[pa.Table, set[str]]:
-    """Return the best pairs of each query, scored by their hits, and the queries of which copies were left out.
-
-    The table has the columns of `CANDIDATE_SCHEMA`.
-    """
-    if not len(hits):
-        return CANDIDATE_SCHEMA.empty_table(), set()
-    query_names, query = np.unique(np.array(frames.ids, object), return_inverse=True)
-    # Of the panes of one moment, only the best counts.
-    moment = np.unique(np.stack([query, frames.times[:, 0]], 1), axis=0, return_inverse=True)[1].ravel()
-    at, pair = moment[hits["frame"]], query[hits["frame"]] * len(references) + hits["video"]
-    order = np.lexsort((-hits["score"], at, pair))
-    kept = order[_run_starts(at[order], pair[order])]
-    kept = kept[np.lexsort((-hits["score"][kept], pair[kept]))]
-    counted, starts = hits[kept], _run_starts(pair[kept])
-    score, top = _aggregate(counted["score"], starts, settings), counted[starts]
-    table = pa.table(
-        [
-            query_names[query[top["frame"]]],
-            references.take(pa.array(top["video"])).cast(pa.string()),
-            score,
-            top["score"] + settings.normalization_weight * level[top["frame"]],
-            np.array(frames.panes, object)[top["frame"]],
-            frames.times[top["frame"], 0],
-            np.arange(len(top)),
-        ],
-        schema=CANDIDATE_SCHEMA.append(pa.field("number", pa.int64())),
-    ).sort_by(BEST_FIRST)
-    names = table.column("query_id").to_numpy(zero_copy_only=False)
-    number, starts = table.column("number").to_numpy(), _run_starts(names)
-    rank = _rank_in_run(starts)
-    limit = settings.references_per_query or len(table)
-    if not settings.list_copies:
-        return table.filter(pa.array(rank < limit)).drop_columns("number"), set()
-    copies = hits[hits["copy"]]
-    place = np.empty_like(number)
-    place[number] = np.arange(len(number))
-    rows = place[np.searchsorted(pair[kept][_run_starts(pair[kept])], pair[hits["copy"]])]
-    chosen, cut = _choose(starts, copies["frame"], rows, limit)
-    return table.filter(pa.array(chosen)).drop_columns("number"), set(names[cut].tolist())
-
-
-def _choose(
-    starts: NDArray[np.bool_], frames: Numbers, rows: Numbers, limit: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which of N pairs, sorted by query and then best first, are kept: `limit` per query, and copies of these.
-
-    Also return which copies are left out because they are too many.
-
-    `frames` and `rows` int64 [C] say which pairs share a frame by a copy: those of one frame are copies of one another.
-    Of them, only the best takes a place among the `limit`.
-    """
-    first_of_frame = np.full(frames.max(initial=-1) + 1, len(starts))
-    np.minimum.at(first_of_frame, frames, rows)
-    copied = np.arange(len(starts))
-    np.minimum.at(copied, rows, first_of_frame[frames])
-    is_copy = copied < np.arange(len(starts))
-    place = _count_before(~is_copy, starts)
-    kept = place[copied] < limit
-    listed = kept & is_copy
-    cut = listed & (_count_before(listed, starts) >= MOST_COPIES)
-    return np.asarray(kept & ~cut), np.asarray(cut)
-
-
-def _aggregate(scores: Floats, starts: NDArray[np.bool_], settings: FrameSearchSettings) -> Floats:
-    """Return the score of each run: its best hit, or the mean of its best few; negative and missing hits count 0."""
-    if settings.aggregate == "best":
-        return scores[starts]
-    counted = np.where(_rank_in_run(starts) < settings.robust_frames, np.maximum(scores, 0), 0)
-    return np.asarray(np.add.reduceat(counted, np.flatnonzero(starts)) / settings.robust_frames, np.float32)
-
-
-def _run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether each row differs from the one before in any column."""
-    starts = np.ones(len(columns[0]), bool)
-    starts[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return starts
-
-
-def _rank_in_run(starts: NDArray[np.bool_]) -> Numbers:
-    """Number the rows of each run from 0."""
-    return np.asarray(np.arange(len(starts)) - np.flatnonzero(starts)[np.cumsum(starts) - 1])
-
-
-def _count_before(counted: NDArray[np.bool_], starts: NDArray[np.bool_]) -> Numbers:
-    """Return for each row how many rows before it in its run are counted."""
-    before: Numbers = np.cumsum(counted) - counted
-    return np.asarray(before - before[np.flatnonzero(starts)][np.cumsum(starts) - 1])

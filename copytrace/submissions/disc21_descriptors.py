@@ -2,7 +2,7 @@
 
 A file is valid if `eval_metrics.py` of DrivenData can read and search it, and if it is as `convert_track2_format.py`
 and `compute_metrics.py` of isc2021 say: float32, sorted ids, at most 256 numbers. Beyond them, repeated ids, ids that
-are none of the challenge, numbers that are not finite, and datasets outside of the file are refused.
+are not of the challenge, numbers that are not finite, and datasets outside of the file are refused.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _check_side(
 def _check_ids(ids: NDArray[Any], name: str, side: Side, given: MediaList | None, faults: Faults) -> None:
     form, range_of_ids = _IDS[side]
     other = np.fromiter((not form.fullmatch(text) for text in ids), np.bool_, len(ids))
-    faults.add_rows(other, f"an id in {name} is none of the challenge", f"give {range_of_ids}", values=ids)
+    faults.add_rows(other, f"an id in {name} is not one of the challenge", f"give {range_of_ids}", values=ids)
     unsorted = np.zeros(len(ids), np.bool_)
     unsorted[1:] = ids[1:] < ids[:-1]
     faults.add_rows(unsorted, f"an id in {name} comes before the one above it", "sort both arrays by id", values=ids)

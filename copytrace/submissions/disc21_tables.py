@@ -2,7 +2,7 @@
 
 Two readers of the challenge are public: `isc/io.py` of isc2021, which splits lines, and `eval_metrics.py` of
 DrivenData, which reads by pandas. A table is valid if both can read it, and if it keeps the rules: no more than 500,000
-matches, each pair once. Beyond them, ids that are none of the challenge and scores that are not finite are refused.
+matches, each pair once. Beyond them, ids that are not of the challenge and scores that are not finite are refused.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class ConfirmedPairs:
 
 
 def read_confirmed_pairs(source: str, split: PhotoSplit) -> ConfirmedPairs:
-    """Read a CSV or Parquet file with `query`, `reference`, and perhaps `same`: 1, or 0 for look-alikes.
+    """Read a CSV or Parquet file with `query`, `reference`, and optionally `same`: 1, or 0 for look-alikes.
 
     Pictures are paths or URIs; relative ones begin at the file's folder. All pictures that rows with 1 join show the
     same photo. Pairs of photos that validate are left out. Raises `InputError` if the file cannot be read, says of two

@@ -64,13 +64,13 @@ class WatchTimes:
     look: float = 10.0
 
     @property
-    def dead(self) -> State:
+    def state_of_silent_run(self) -> State:
         """The state of a run that was silent for too long."""
         told = f"{_DEAD}: for {self.silence:.0f} s the server was there, and heard nothing of it"
         return State(type=StateType.CRASHED, message=f"{told}. Run it again into the same folder to continue")
 
     @property
-    def not_begun(self) -> State:
+    def state_of_late_run(self) -> State:
         """The state of a run that did not begin."""
         told = f"a worker took it, and it did not begin within {self.begin / 60:.0f} min"
         return State(type=StateType.CRASHED, message=told)
@@ -112,9 +112,9 @@ class RunWatch:
         for identity, heard in self._silence.look(time.monotonic(), signs).items():
             run, state = runs[identity]
             if state.type == StateType.RUNNING and heard.seconds >= self._times.silence:
-                _set_state(client, run, self._times.dead)
+                _set_state(client, run, self._times.state_of_silent_run)
             elif state.type == StateType.PENDING and heard.seconds >= self._times.begin:
-                _set_state(client, run, self._times.not_begun)
+                _set_state(client, run, self._times.state_of_late_run)
             elif state.type == StateType.CRASHED and heard.is_new:
                 back = "its heartbeats arrive again: it was paused or cut off, and is not dead"
                 _set_state(client, run, State(type=StateType.RUNNING, message=back), force=True)

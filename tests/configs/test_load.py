@@ -21,6 +21,20 @@ def test_every_preset_that_ships_is_valid(schema: type[Settings]) -> None:
         assert isinstance(load_settings(schema, name), schema)
 
 
+@pytest.mark.parametrize(
+    "schema", [ImageSettings, VideoSettings, DescriptorTraining, OverlayTraining, AlignerTraining, PairTraining]
+)
+def test_every_setting_says_what_it_is(schema: type[Settings]) -> None:
+    silent, sections = list[str](), [schema]
+    for section in sections:
+        fields = section.model_fields.items()
+        nested = {name: each.annotation for name, each in fields if isinstance(each.default, Settings)}
+        silent += [f"{section.__name__}.{name}" for name, each in fields if name not in nested and not each.description]
+        sections += [each for each in nested.values() if isinstance(each, type)]
+    assert len(sections) > 1
+    assert silent == []
+
+
 def test_a_file_changes_a_preset_and_an_override_changes_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("dimensions: 64\nloop:\n  epochs: 3\n  batch_size: 8\n")
@@ -42,6 +56,12 @@ def test_presets_of_video_matching_differ_in_what_they_are_for() -> None:
     assert settings["cpu"] == VideoSettings()
     assert settings["a100"].descriptor.batch_size > settings["cpu"].descriptor.batch_size
     assert (settings["vsc22"].search.normalization_weight, settings["vsc22"].search.aggregate) == (1.5, "best")
+
+
+@pytest.mark.parametrize("stretches", ["[0]", "[2.0, -1]", "[11]"])
+def test_views_are_stretched_by_factors_that_leave_a_picture(stretches: str) -> None:
+    with pytest.raises(SettingsError, match=r"local\.stretches\.\d=.*: input should be (greater|less) than"):
+        load_settings(ImageSettings, overrides=[f"local.stretches={stretches}"])
 
 
 def test_several_models_can_be_named_on_the_command_line() -> None:

@@ -45,7 +45,7 @@ def test_the_settings_of_the_project_hold_in_any_folder(tmp_path: Path, elsewher
         (["local.neighbours=0"], "local.neighbours=0: input should be greater than or equal to 1"),
         (
             ["--runner", "dusk:2"],
-            "--runner 'dusk:2' is none; write threads, threads:2, dask:2, or an address such as tcp://dask:8786",
+            "--runner 'dusk:2' is not a runner; write threads, threads:2, dask:2, or an address such as tcp://dask:8786",
         ),
     ],
 )

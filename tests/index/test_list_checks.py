@@ -49,9 +49,9 @@ def test_a_damaged_list_is_noticed_when_it_is_needed_and_not_before(lists: Path,
     flip(lists, BYTES[damaged].stop - 1)
     checks = list_checks(lists, lists.with_name("record.json"))
     assert checks is not None
-    checks.need(np.array([[-1, 7], [each for each in BYTES if each != damaged]]))
+    checks.check_lists(np.array([[-1, 7], [each for each in BYTES if each != damaged]]))
     with pytest.raises(DamagedFileError, match=rf"some\.points is damaged at byte {BYTES[damaged].start:,} or behind"):
-        checks.need(np.array([damaged]))
+        checks.check_lists(np.array([damaged]))
 
 
 def test_lists_of_an_older_version_are_checked_by_the_blocks_of_their_file(lists: Path) -> None:
@@ -59,12 +59,12 @@ def test_lists_of_an_older_version_are_checked_by_the_blocks_of_their_file(lists
     as_older_version(lists, record)
     checks = list_checks(lists, record)
     assert checks is not None
-    checks.need(np.array([3, -1]))
+    checks.check_lists(np.array([3, -1]))
     flip(lists, 5)
     again = list_checks(lists, record)
     assert again is not None
     with pytest.raises(DamagedFileError, match=r"some\.points is damaged at byte 0 or behind"):
-        again.need(np.array([4095]))  # in the same block
+        again.check_lists(np.array([4095]))  # in the same block
 
 
 def test_a_cut_file_of_lists_is_damaged(lists: Path) -> None:

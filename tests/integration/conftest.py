@@ -93,6 +93,17 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS
         yield server
 
 
+@pytest.fixture(scope="module")
+def store(object_store: SeaweedFS) -> Iterator[str]:
+    """The URI of an empty bucket, its keys and endpoint in the environment, as a worker has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.client_environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield f"s3://{object_store.bucket}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture
 def proxy(object_store: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A proxy before that store, which clients take for the store."""

@@ -6,11 +6,9 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Barrier
 from typing import Any, NamedTuple
 
 import fsspec
@@ -25,11 +23,12 @@ from typer.testing import CliRunner
 from configs.images import ImageSettings
 from configs.videos import VideoSettings
 from copytrace.cli import app
-from copytrace.errors import CopytraceError, InputError, InUseError, LeaseLostError, StorageError
+from copytrace.errors import CopytraceError, InputError, StorageError
 from copytrace.images import index_images, match_images
-from copytrace.lease import current_claims, hold_lease, join_run
+from copytrace.index.manifest import read_manifest, write_manifest
+from copytrace.media.files import MediaItem
 from copytrace.step import SilentProgress, StepProgress
-from copytrace.storage import remove_tree, resolve_path, write_json
+from copytrace.storage import remove_tree, resolve_path
 from copytrace.tables import write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
@@ -46,17 +45,6 @@ QUICK = {
 }
 # By every run, with the same content.
 WRITTEN_ANEW = {"plan", "manifest", "index", "failures", "passed_over", "unlisted", "run", "lists", "summary"}
-
-
-@pytest.fixture(scope="module")
-def store(object_store: SeaweedFS) -> Iterator[str]:
-    """The URI of an empty bucket, its keys and endpoint in the environment, as a worker has them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in object_store.client_environment.items():
-            patch.setenv(name, value)
-        forget_stores()
-        yield f"s3://{object_store.bucket}"
-    forget_stores()
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +287,19 @@ for method in ("fork", "spawn"):
     assert told.stdout.split() == ["1", "1", "1"], told.stderr
 
 
+def test_a_manifest_in_a_store_is_read_once_until_it_changes(store: str) -> None:
+    root, item = resolve_path(f"{store}/listed"), MediaItem("a", "a.png", "1", "")
+    write_manifest(root, {"a": (item, 1)}, {})
+    first = read_manifest(root)
+    assert read_manifest(root) is first
+    write_manifest(root, {"a": (item, 2)}, {})
+    second = read_manifest(root)
+    assert first and second
+    assert [first["a"][1], second["a"][1]] == [1, 2]
+    remove_tree(root)
+    assert read_manifest(root) is None
+
+
 def test_a_tree_is_removed_and_what_another_process_writes_is_seen(store: str) -> None:
     root = resolve_path(f"{store}/tree")
     for name in ("a", "b/c"):
@@ -309,39 +310,3 @@ def test_a_tree_is_removed_and_what_another_process_writes_is_seen(store: str) -
     assert sorted(path.name for path in root.iterdir()) == ["a", "b", "d"]
     remove_tree(root)
     assert objects_in(root) == {}
-
-
-def test_of_runs_that_start_at_the_same_moment_one_holds_a_folder_of_the_store(store: str) -> None:
-    root = resolve_path(f"{store}/leased")
-    write_json(root / "earlier.json", 1)
-
-    def try_to_hold(begin: Barrier, end: Barrier) -> int:
-        begin.wait()
-        try:
-            with hold_lease(root):
-                (claim,) = current_claims()
-                end.wait()
-                return claim.token
-        except InUseError as error:
-            assert f"{root} is in use by `" in str(error)
-            end.wait()
-            return 0
-
-    for token in range(1, 6):
-        begin, end = Barrier(6), Barrier(6)
-        with ThreadPoolExecutor(6) as pool:
-            tokens = [run.result() for run in [pool.submit(try_to_hold, begin, end) for _ in range(6)]]
-        assert sorted(tokens) == [0, 0, 0, 0, 0, token]
-
-
-def test_a_run_that_was_succeeded_writes_nothing_more_into_the_store(store: str) -> None:
-    root = resolve_path(f"{store}/succeeded")
-    with hold_lease(root):
-        path = write_json(root / "a.json", 1)
-        (token,) = (root / ".lease").iterdir()
-        token.write_bytes(token.read_bytes().replace(b'"pid": ', b'"pid": 99'))  # as if that process had died
-        with join_run(()), hold_lease(root):
-            write_json(path, 2)
-        with pytest.raises(LeaseLostError, match="succeeded was taken over by"):
-            write_json(path, 3)
-    assert path.read_text() == "2\n"

@@ -131,7 +131,7 @@ def test_a_missing_object_is_a_fault_of_the_file(server: FaultyServer) -> None:
 def test_an_address_of_no_file_is_a_fault_of_its_row_and_ends_no_run(tmp_path: Path, place: str) -> None:
     (tmp_path / "a.csv").write_text(f"id,path\na,{place}\nb,good.png\n")
     assert [item.id for item in list_media(tmp_path / "a.csv")] == ["a", "b"]
-    with pytest.raises(MediaError, match=r"^its address is none of a file"):
+    with pytest.raises(MediaError, match=r"^its address is not that of a file"):
         decode_image(place)
 
 

@@ -105,7 +105,8 @@ def test_an_evaluation_becomes_plain_json(write):
         "pairs": 2,
         "predictions": 3,
     }
-    assert evaluation.curve.performance(0.2) == (pytest.approx(15 / 20), 0.75)
+    curve = evaluation.curve
+    assert (curve.scores[-1], curve.precisions[-1], curve.recalls[-1]) == (0.2, pytest.approx(15 / 20), 0.75)
 
 
 def test_a_header_alone_means_no_predictions(write):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from copytrace.errors import InputError
-from copytrace.metrics.curves import Performance, PrecisionRecallCurve
+from copytrace.metrics.curves import PrecisionRecallCurve
 from copytrace.metrics.videos import (
     Segments,
     VideoKindMetrics,
@@ -231,11 +231,8 @@ def test_no_predictions_give_0_and_no_threshold():
     assert metrics == VideoMetrics(0.0, None, None, 0.0, 0.0, None, segments=1, pairs=1, predictions=0)
 
 
-def test_precision_and_recall_can_be_read_at_any_threshold():
+def test_each_score_is_a_step_of_precision_and_recall():
     curve = segment_curve(judged_of(one_pair(ONE), one_pair((0, 5, 0, 5, 0.8), (5, 20, 5, 20, 0.4))))
-    assert curve.performance(0.9) == Performance(precision=None, recall=0.0)
-    assert curve.performance(0.8) == curve.performance(0.5) == Performance(1.0, 0.5)
-    assert curve.performance(0.4) == curve.performance(-1.0) == Performance(0.5, 1.0)
     assert curve.points() == {"score": [0.8, 0.4], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 
 

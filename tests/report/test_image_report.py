@@ -8,7 +8,7 @@ from PIL import Image
 
 from copytrace.errors import ConfigError, InputError
 from copytrace.report.images import write_image_report
-from copytrace.search.cut_lists import tell_cut
+from copytrace.search.cut_lists import describe_cut
 
 FLOATS = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -99,11 +99,11 @@ def test_a_page_that_holds_every_pair_has_no_notice(report):
 
 
 def test_a_list_of_copies_that_was_cut_is_told_below_the_headline(report, parse):
-    notice = tell_cut(["Q1", "Q3"])
+    notice = describe_cut(["Q1", "Q3"])
     page = parse(report(FOUR_PAIRS, summary=SUMMARY | {"notice": notice}))
     assert "2 queries may be copies of more references than are listed: Q1, Q3." in page.text
     assert page.text.count(notice) == 1  # and not among the facts of the run
-    assert 'id="notice"' not in report(FOUR_PAIRS, summary=SUMMARY | {"notice": tell_cut([])})
+    assert 'id="notice"' not in report(FOUR_PAIRS, summary=SUMMARY | {"notice": describe_cut([])})
 
 
 def test_a_picture_that_is_gone_or_damaged_or_unknown_leaves_a_placeholder_with_the_reason(report, parse, tmp_path):

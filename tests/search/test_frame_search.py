@@ -83,7 +83,7 @@ def test_each_frame_and_video_among_hits_is_a_pair(rows: list[list[int]]):
 
 
 def test_hits_make_room_for_more():
-    hits = FrameHits(np.float32([[0.5]]), np.array([[3]]), np.int32([[1]])).widened(2)
+    hits = FrameHits(np.float32([[0.5]]), np.array([[3]]), np.int32([[1]])).widen(2)
     assert (hits.cosines.tolist(), hits.rows.tolist(), hits.videos.tolist()) == ([[0.5, -np.inf]], [[3, -1]], [[1, -1]])
     assert (hits.cosines.dtype, hits.videos.dtype) == (np.float32, np.int32)
 

@@ -15,9 +15,9 @@ from copytrace.search.local_recall import (
     LocalCandidate,
     accept_votes,
     enabled_variants,
+    exclude_none,
     hough_votes,
     nearest_references,
-    never,
     recall_by_hough,
 )
 from copytrace.search.point_search import ExactSearch, PointSearch
@@ -176,7 +176,9 @@ def test_without_points_nothing_is_recalled(view_of: MakeView, references: list[
     assert len(hough_votes([references[0]], index_of(), HOUGH).votes) == 0
 
 
-def recall_by_vote(view: View, index: PointSearch, is_itself: Callable[[str], bool] = never) -> list[LocalCandidate]:
+def recall_by_vote(
+    view: View, index: PointSearch, is_itself: Callable[[str], bool] = exclude_none
+) -> list[LocalCandidate]:
     return accept_votes(view, [nearest_references(view, index, VOTE, is_itself)], VOTE)
 
 

@@ -14,7 +14,7 @@ from copytrace.exchange.npz_files import write_npz
 from copytrace.index.media_index import Role
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search import video_candidates
+from copytrace.search import video_ranking
 from copytrace.search.cut_lists import read_cut
 from copytrace.search.frame_search import load_frame_search
 from copytrace.search.video_candidates import read_noise_levels, search_frames
@@ -127,7 +127,7 @@ def test_copies_take_no_place_among_the_references_of_a_query(tmp_path: Path, ca
 
 
 def test_a_list_of_copies_that_was_cut_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(video_candidates, "MOST_COPIES", 4)
+    monkeypatch.setattr(video_ranking, "MOST_COPIES", 4)
     rows = search(tmp_path, edited(footage(0)[3:11], 0.5), repeated(12), references_per_query=2)
     assert len(rows) == 2 + 4
     assert read_cut(VideoRunFolder(tmp_path / "run"), [0]) == ["Q"]

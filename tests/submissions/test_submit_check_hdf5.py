@@ -53,7 +53,7 @@ def test_a_valid_file_is_known_by_its_content_and_must_have_all_images_that_are_
         ({"query": VECTORS * np.float32([[1], [1], [np.nan]])}, "row 3: a descriptor in query is not finite"),
         ({"query_ids": Q_IDS[[1, 0, 2]]}, "row 2: an id in query_ids comes before the one above it (Q00000)"),
         ({"query_ids": Q_IDS[[0, 0, 1]]}, "row 2: an id in query_ids occurs again (Q00000); keep one row"),
-        ({"query_ids": R_IDS}, "row 1 and 2 more: an id in query_ids is none of the challenge (R000000)"),
+        ({"query_ids": R_IDS}, "row 1 and 2 more: an id in query_ids is not one of the challenge (R000000)"),
         ({"query_ids": np.arange(3)}, "query_ids has int64 of shape (3,), not text"),
         ({"query": lambda file, name: file.create_group(name)}, "query is a group, not a dataset"),
         (

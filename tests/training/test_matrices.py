@@ -12,7 +12,7 @@ import pytest
 
 from copytrace.alignment.segments import Segment, SimilarityMatrix
 from copytrace.errors import InputError
-from copytrace.search.video_candidates import CANDIDATE_SCHEMA
+from copytrace.search.video_ranking import CANDIDATE_SCHEMA
 from copytrace.storage import remove_tree, resolve_path, write_json
 from copytrace.synthesis.synthetic_matrices import LENGTHS, SyntheticMatrices, draw_segments
 from copytrace.training.matrices import LabeledPair, LabeledPairs, detect_direction, fold_number, read_labeled_pairs
