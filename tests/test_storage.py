@@ -183,6 +183,23 @@ def test_proving_that_a_place_can_be_written_leaves_nothing(remote: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file", "file is no folder, and what is written needs one"),
+        ("file/below", "file is no folder, and what is written needs one"),
+        ("n" * 300, "cannot be a folder: File name too long"),
+        ("/proc/1/out", "^/proc/1 may not be written, or its disk is read-only"),
+        ("", "given as an empty text"),
+    ],
+)
+def test_a_place_that_can_hold_no_folder_is_refused_with_the_reason(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=told):
+        require_writable(str(tmp_path / place) if place else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_all_spellings_of_a_file_have_one_real_path(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
