@@ -21,9 +21,9 @@ from typing import IO, Any, cast
 
 from configs.parsing import parse_json
 from copytrace.checksums import note_written
-from copytrace.errors import InputError
+from copytrace.errors import InputError, StorageError
 from copytrace.lease import check_lease, hold_lease
-from copytrace.object_store import StoredPath, filesystem_of
+from copytrace.object_store import StoredPath, filesystem_of, reraise_as
 from models.atomic_file import UMASK
 
 _FULL = re.compile(r"No space left on device|^\d+ requested and \d+ written$")
@@ -39,14 +39,16 @@ def resolve_path(place: str | Path) -> Path:
     """Return a `Path` for a local place, or a `StoredPath` for a URI that fsspec opens (`s3://…`).
 
     A `StoredPath` is typed as a `Path`: it has the methods that this package calls, and the functions of this module
-    handle the differences. Nothing is looked up yet. Raises `InputError` for an unknown scheme, and for no text.
+    handle the differences. Nothing is looked up yet. Raises `InputError` for an unknown scheme, and for no text;
+    `StorageError` if a store is connected to at once, and does not answer.
     """
     text = str(place)
     if not text.strip():
         raise InputError("a place is given as an empty text, as if a variable had no value; name a file or folder")
     if not is_uri(text):
         return Path(text)
-    _, path = filesystem_of(text)
+    with reraise_as(text, StorageError):  # some stores are connected to at once
+        _, path = filesystem_of(text)
     return Path(path) if text.startswith("file://") else cast(Path, StoredPath(text))
 
 
