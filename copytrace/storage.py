@@ -21,9 +21,9 @@ from typing import IO, Any, cast
 
 from configs.parsing import parse_json
 from copytrace.checksums import note_written
-from copytrace.errors import InputError
+from copytrace.errors import InputError, StorageError
 from copytrace.lease import check_lease, hold_lease
-from copytrace.object_store import StoredPath, as_stored_path, filesystem_of
+from copytrace.object_store import StoredPath, as_stored_path, filesystem_of, reraise_as
 from models.atomic_file import UMASK
 
 _FULL = re.compile(r"No space left on device|^\d+ requested and \d+ written$")
@@ -39,12 +39,16 @@ def resolve_path(place: str | Path) -> Path:
     """Return a `Path` for a local place, or a `StoredPath` for a URI that fsspec opens (`s3://…`).
 
     A `StoredPath` is typed as a `Path`: it has the methods that this package calls, and the functions of this module
-    handle the differences. Nothing is looked up yet. Raises `InputError` for an unknown scheme.
+    handle the differences. Nothing is looked up yet. Raises `InputError` for an unknown scheme, and for no text;
+    `StorageError` if a store is connected to at once, and does not answer.
     """
     text = str(place)
+    if not text.strip():
+        raise InputError("a place is given as an empty text, as if a variable had no value; name a file or folder")
     if not is_uri(text):
         return Path(text)
-    _, path = filesystem_of(text)
+    with reraise_as(text, StorageError):  # some stores are connected to at once
+        _, path = filesystem_of(text)
     return Path(path) if text.startswith("file://") else cast(Path, StoredPath(text))
 
 
@@ -74,21 +78,35 @@ _real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # a folder is looked u
 
 
 def require_writable(place: str | Path) -> Path:
-    """Return `resolve_path(place)` after proving that a place in a store can be written.
+    """Return `resolve_path(place)` after proving that a folder, or a place in a store, can be written; create nothing.
 
-    Call it before hours of work. Raises `StorageError` if keys, bucket or endpoint are wrong; it says what to do.
+    Call it before hours of work. Raises `StorageError` if keys, bucket or endpoint are wrong, and `InputError` if a
+    local place is no folder or may not be written; each says what to do.
     """
     path = resolve_path(place)
     if remote := as_stored_path(path):
         remote.prove_writable()
+    else:
+        _check_folder(path)
     return path
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise InputError(f"{path} cannot be a folder: {error.strerror}; name another place") from error
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is no folder, and what is written needs one; name another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest} may not be written, or its disk is read-only; name another place")
 
 
 @contextmanager
 def open_output(place: str | Path) -> Iterator[Path]:
     """Yield `require_writable(place)`, into which no other run writes while the block runs; see `lease`.
 
-    Raises `InUseError` if another run does, and `StorageError` as `require_writable` does.
+    Raises `InUseError` if another run does, and errors as `require_writable` does.
     """
     path = require_writable(place)
     with hold_lease(path):

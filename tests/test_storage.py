@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from copytrace import storage
-from copytrace.errors import InputError
+from copytrace.errors import InputError, StorageError
 from copytrace.storage import (
     atomic_path,
     digest_of,
@@ -181,6 +181,28 @@ def test_proving_that_a_place_can_be_written_leaves_nothing(remote: Path, tmp_pa
     assert list((remote / "run").iterdir()) == []
     assert require_writable(tmp_path / "run") == tmp_path / "run"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file", "file is no folder, and what is written needs one"),
+        ("file/below", "file is no folder, and what is written needs one"),
+        ("n" * 300, "cannot be a folder: File name too long"),
+        ("/proc/1/out", "^/proc/1 may not be written, or its disk is read-only"),
+        ("", "given as an empty text"),
+    ],
+)
+def test_a_place_that_can_hold_no_folder_is_refused_with_the_reason(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=told):
+        require_writable(str(tmp_path / place) if place else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(StorageError, match=r"^ftp://127.0.0.1:1/x cannot be reached \(ConnectionRefusedError\)"):
+        resolve_path("ftp://127.0.0.1:1/x")
 
 
 def test_all_spellings_of_a_file_have_one_real_path(tmp_path: Path) -> None:

@@ -201,10 +201,13 @@ class _DescribedEnds:
         for window, is_start in zip(self.windows[row], (True, False), strict=True):
             seen = [(tick, self.vectors[row].get((box, tick))) for box, tick in window.keys]
             there = [(tick, vector) for tick, vector in seen if vector is not None and tick < duration * PER_SECOND]
-            times = np.array([[tick, tick + 1] for tick, _ in there], np.float64).reshape(-1, 2) / PER_SECOND
-            vectors = np.array([vector for _, vector in there], np.float32).reshape(len(there), -1)
+            if not there:  # the video cannot be read here, or is shorter than it says
+                ends.append(window.end)
+                continue
+            times = np.array([[tick, tick + 1] for tick, _ in there], np.float64) / PER_SECOND
+            vectors = np.array([vector for _, vector in there], np.float32)
             seconds = [segment.reference_at(float(second)) for second in times.mean(axis=1)]
-            likeness = _likeness(vectors, reference, np.array(seconds)) if there else np.empty(0, np.float32)
+            likeness = _likeness(vectors, reference, np.array(seconds))
             ends.append(find_end(times, likeness, window.end, is_start=is_start))
         start, end = max(0.0, ends[0]), ends[1] if duration - ends[1] > 1.5 / PER_SECOND else duration
         first_free, last_free = room_between(of_both, segment)

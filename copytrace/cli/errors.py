@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ USER_ERRORS = (CopytraceError, SettingsError, OSError)
 
 _RESUMABLE_ERRORS = (OSError, StorageError)
 
+_IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)  # a file where a folder is needed, or the other way round
+
 LONGEST_LINE = 2000  # characters of an error that a terminal shows
 
 
@@ -32,10 +35,16 @@ def exit_on_user_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        resumable = isinstance(error, _RESUMABLE_ERRORS)
-        hint = "; what was finished is kept, and the same command goes on from there" if resumable else ""
-        typer.echo(f"copytrace: {_shorten(printable(str(error)))}{hint}", err=True)
+        typer.echo(f"copytrace: {_shorten(printable(str(error)))}{_hint(error)}", err=True)
         raise typer.Exit(1) from error
+
+
+def _hint(error: Exception) -> str:
+    if not isinstance(error, _RESUMABLE_ERRORS):
+        return ""
+    if isinstance(error, OSError) and error.errno in _IN_THE_WAY:
+        return "; move what is in the way there, and give the same command again"
+    return "; what was finished is kept, and the same command goes on from there"
 
 
 def printable(text: str, kept: str = "") -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from copytrace.index.plan_source import plan_source
 from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
-from copytrace.media.frames import Frame, open_video
+from copytrace.media.frames import Frame, frame_windows, open_video
 from copytrace.media.prefetch import prefetch_parts
 from copytrace.model_sources import model_state
 from copytrace.overlays.detectors import OverlayDetector, load_overlay_detector
@@ -312,18 +312,8 @@ class _VideoShard:
         video = open_video(item.path, max_pixels=media.max_pixels, limits=limits_of(media))
         yield VideoFacts(video.info.duration, video.info.width, video.info.height)
         frames = video.frames(per_second=rules.per_second, short_side=side, threads=codec_threads)
-        error: MediaError | None = None
-        while error is None:
-            window: list[Frame] = []
-            try:
-                window.extend(islice(frames, rules.window))  # frames before the damage are in the list
-            except MediaError as damage:
-                error = damage
-            if window:
-                yield from self._cut_panes(window)
-            elif error is None:
-                return
-        raise error
+        for window in frame_windows(frames, rules.window):
+            yield from self._cut_panes(window)
 
     def _cut_panes(self, frames: Sequence[Frame]) -> Iterator[_Part]:
         for pane in self._find_panes(frames):

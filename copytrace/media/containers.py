@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import IO
 
 from copytrace.errors import MediaError
@@ -38,6 +39,7 @@ _MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"
 _STILL_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"crx "})
 _PACKET = 188  # bytes of a packet of an MPEG transport stream; in M2TS, four more stand before each
 _SYNC = 0x47
+_MOST_BOXES = 1000  # of an MP4 that are looked at
 
 
 def no_video(stream: IO[bytes], name: str, reason: str) -> MediaError:
@@ -46,7 +48,32 @@ def no_video(stream: IO[bytes], name: str, reason: str) -> MediaError:
     Raises `OSError` if the file can no longer be read.
     """
     stream.seek(0)
-    return MediaError(reason) if is_container(stream.read(_PREFIX_BYTES)) else no_medium(name, "video")
+    prefix = stream.read(_PREFIX_BYTES)
+    if not is_container(prefix):
+        return no_medium(name, "video")
+    if prefix[4:8] in _MP4_BOXES and _lacks_box(stream, b"moov"):
+        reason = "cannot be decoded: its table of contents (moov) is missing, as if it was cut short or never finished"
+    return MediaError(reason)
+
+
+def _lacks_box(stream: IO[bytes], kind: bytes) -> bool:
+    """Return whether an MP4 has no box of this kind at its outermost level (ISO/IEC 14496-12, 4.2)."""
+    length, at = stream.seek(0, io.SEEK_END), 0
+    for _ in range(_MOST_BOXES):
+        if at + 8 > length:
+            return True
+        stream.seek(at)
+        head = stream.read(16)
+        size = int.from_bytes(head[:4], "big")
+        if head[4:8] == kind:
+            return False
+        if size == 0:  # up to the end of the file
+            return True
+        size = int.from_bytes(head[8:16], "big") if size == 1 else size
+        if size < 8:
+            return False
+        at += size
+    return False
 
 
 def is_container(prefix: bytes) -> bool:

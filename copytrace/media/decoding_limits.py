@@ -23,7 +23,10 @@ class DecodingLimits:
     threads: int = 0
 
     def processor_seconds(self, size: int, duration: float = 0.0) -> float:
-        """Return the processor time for a file of `size` bytes, of which `duration` seconds of video are read."""
+        """Return the processor time for a file that stores `size` bytes, of which `duration` seconds of video are read.
+
+        Holes of a file store nothing: without a byte on the disk, they may make it as long as the file system allows.
+        """
         return self.seconds + SECONDS_PER_MIB * size / MIB + SECONDS_PER_SECOND * duration
 
     @property

@@ -69,7 +69,7 @@ def decode(
     threads = settings.get("threads") or limits.threads or decoder_threads()
     settings = settings | {"threads": threads}
     with open_source(path) as source:
-        seconds = limits.processor_seconds(source.size, duration)
+        seconds = limits.processor_seconds(source.stored, duration)
         request = {"call": call, "name": path, "settings": settings, "size": source.size}
         request |= {"seconds": seconds, "memory": limits.memory}
         known = 0

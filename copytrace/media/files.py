@@ -89,6 +89,8 @@ def list_source(source: str | Path, choice: FileChoice | None = None, kind: Medi
     choice = choice or FileChoice()
     choice.check()
     text = os.fspath(source)
+    if not text.strip():
+        raise InputError("a source is given as an empty text, as if a variable had no value; name a folder or a file")
     if text.startswith("file://"):
         text = url_to_fs(text)[1]
     listing = (_list_uri if is_uri(text) else _list_local)(text, choice, kind)

@@ -31,6 +31,12 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _JPEG_XL_MARKS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
+# Formats of images that are not read, by how their files begin.
+_UNREAD_FORMATS = {
+    **{b"8BPS": "Photoshop", b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR", b"qoif": "QOI"},
+    **{b"DDS ": "DDS", b"icns": "ICNS", b"P7\n": "PAM", b"\x8aMNG": "MNG", b"gimp xcf": "GIMP"},
+}
+
 _IMAGE_SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .jpx .ppm .pgm .pbm .pnm
     .heic .heif .hif .jxl
@@ -93,6 +99,12 @@ def image_format(prefix: bytes) -> str | None:
         if accept is not None and accept(prefix) is True:
             return name
     return None
+
+
+def unread_format(prefix: bytes) -> str:
+    """Return the reason why an image that begins like this is not read, if it is of a known format; else ""."""
+    name = next((name for mark, name in _UNREAD_FORMATS.items() if prefix.startswith(mark)), "")
+    return name and f"an image of the format {name}, which is not read; save it as PNG or JPEG"
 
 
 def is_raw(path: str) -> bool:

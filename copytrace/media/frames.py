@@ -5,7 +5,7 @@ Frames are RGB arrays: upright, with square pixels, without interlacing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +128,30 @@ def read_frames(
     """Open a local video or a URI that fsspec opens, and yield its frames; see `open_video` and `Video.frames`."""
     video = open_video(path, max_pixels=max_pixels, limits=limits)
     yield from video.frames(per_second=per_second, short_side=short_side, threads=threads)
+
+
+def frame_windows(frames: Iterable[Frame], length: int) -> Iterator[list[Frame]]:
+    """Yield all frames in their order, at most `length` at a time; those of a window have the same size.
+
+    A `MediaError` of `frames` is raised after the frames before it.
+    """
+    window: list[Frame] = []
+    error: MediaError | None = None
+    try:
+        for frame in frames:
+            if window and frame.pixels.shape != window[0].pixels.shape:
+                yield window
+                window = []
+            window.append(frame)
+            if len(window) == length:
+                yield window
+                window = []
+    except MediaError as damage:
+        error = damage
+    if window:
+        yield window
+    if error is not None:
+        raise error
 
 
 def frames_at(

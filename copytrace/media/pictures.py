@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
 from copytrace.errors import MediaError, NotMediumError
-from copytrace.media.formats import MIN_SIDE, PREFIX_BYTES, image_format, is_raw, no_medium, open_picture
+from copytrace.media.formats import MIN_SIDE, PREFIX_BYTES, image_format, is_raw, no_medium, open_picture, unread_format
 from copytrace.media.rgb import Pixels, to_rgb
 from copytrace.media.salvage import salvage
 
@@ -27,6 +27,7 @@ _BYTES_OF_A_SAMPLE = 4  # of OpenJPEG; of most decoders it is 1
 
 _NO_MEMORY = re.compile(r"out of memory|cannot allocate|insufficient memory", re.IGNORECASE)
 _TRUNCATED = re.compile(r"truncated|EOF|Expected to read", re.IGNORECASE)
+_UNSUPPORTED = re.compile(r"unsupported|cannot handle|unknown (pixel mode|data)|image mode$", re.IGNORECASE)
 # Where a format's header gives the least length of the file: byte order and type, offset, bytes to add.
 _LENGTH_FIELDS = {b"RIFF": ("<I", 4, 8), b"BM": ("<I", 2, 0), b"II*\0": ("<I", 4, 0), b"MM\0*": (">I", 4, 0)}
 _HEADER_BYTES = 16
@@ -160,7 +161,7 @@ def _format_of(stream: IO[bytes], name: str) -> str:
         raise no_medium(name, "image", "empty file")
     kind = image_format(prefix)
     if kind is None:
-        raise no_medium(name, "image")
+        raise no_medium(name, "image", unread_format(prefix))
     return kind
 
 
@@ -191,7 +192,9 @@ def _damage_errors(kind: str, stream: IO[bytes]) -> Iterator[None]:
         if _NO_MEMORY.search(str(error)):
             raise MemoryError from error
         damage = "truncated" if _TRUNCATED.search(str(error)) or _is_cut_short(stream) else "corrupt"
-        raise _DamageError(f"{damage} {kind}") from error
+        is_foreign = _UNSUPPORTED.search(str(error)) is not None
+        cure = ", or of a kind that is not read; save it as PNG or JPEG" if is_foreign else ""
+        raise _DamageError(f"{damage} {kind}{cure}") from error
 
 
 def _is_cut_short(stream: IO[bytes]) -> bool:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from copytrace.errors import MediaError, StorageError
 from copytrace.media.failures import media_errors
+from copytrace.media.stamps import stored_bytes
 from copytrace.object_store import filesystem_of, is_bad_address, redact
 from copytrace.storage import is_uri
 
@@ -36,10 +37,12 @@ logger = logging.getLogger(__name__)
 class Source:
     """An opened file of `size` bytes: a local one has a `descriptor`, and an object in a store is read by `read`.
 
-    `read` takes an offset and a number of bytes, and raises errors as `open_source` does.
+    Of the bytes, `stored` take room on the disk or in the store. `read` takes an offset and a number of bytes, and
+    raises errors as `open_source` does.
     """
 
     size: int
+    stored: int
     descriptor: int | None
     read: Callable[[int, int], bytes]
 
@@ -55,7 +58,8 @@ def open_source(path: str) -> Iterator[Source]:
     if is_uri(path):
         stream = _StoredStream(path)
         try:
-            yield Source(stream.size(), None, stream.read)
+            size = stream.size()
+            yield Source(size, size, None, stream.read)
         finally:
             stream.close()
         return
@@ -63,9 +67,13 @@ def open_source(path: str) -> Iterator[Source]:
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
             raise MediaError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed below; errors of others are not of this file
-    with file:
-        yield Source(file.seek(0, 2), file.fileno(), lambda offset, count: b"")
+        with ExitStack() as opened:
+            file = opened.enter_context(Path(path).open("rb", buffering=0))
+            # Some files of the kernel are regular ones, and yet have no end.
+            sizes = file.seek(0, 2), stored_bytes(file.fileno())
+            close = opened.pop_all()  # errors of others, in the block below, are not of this file
+    with close:
+        yield Source(*sizes, file.fileno(), lambda offset, count: b"")
 
 
 class _StoredStream:

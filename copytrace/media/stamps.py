@@ -7,9 +7,11 @@ A stamp may also change though the content does not, as in a copied folder; then
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from copytrace.object_store import object_version
 from copytrace.storage import is_uri
 
 DIGEST_BYTES = 16  # of a content's digest: enough that no two files among billions share one by chance
+
+MOST_HOLES = 1 << 30  # bytes without room on the disk; a file with more is not read whole, which may take hours
 
 _LOCAL = re.compile(r"(?P<size_and_time>\d+--?\d+)--?\d+-(?P<inode>\d+)")
 _OF_S3 = ("s3", "s3a")
@@ -56,11 +60,37 @@ def content_of_object(uri: str, detail: Mapping[str, Any]) -> str:
 
 
 def digest_of_content(path: str) -> str:
-    """Return a digest of all bytes of a local file; "" for a URI, and for a file that cannot be read."""
+    """Return a digest of all bytes of a local file, or "" if its content is not to be known.
+
+    That holds for a URI, for what cannot be read or is no regular file, such as a pipe, which may be waited for without
+    end, and for a file with more than `MOST_HOLES` bytes of holes.
+    """
     if is_uri(path):
         return ""
     try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # some files of the kernel have no size, and no end
+            return ""
         with Path(path).open("rb") as file:
+            if status.st_size - stored_bytes(file.fileno()) > MOST_HOLES:
+                return ""
             return hashlib.file_digest(file, "sha256").hexdigest()[: 2 * DIGEST_BYTES]
     except (OSError, ValueError):  # ValueError: a null byte in the path
         return ""
+
+
+def stored_bytes(descriptor: int) -> int:
+    """Return how many bytes of an open local file take room on its disk; its holes take none, and read as zeros."""
+    status = os.fstat(descriptor)
+    if blocks := getattr(status, "st_blocks", 0):
+        return min(status.st_size, 512 * blocks)
+    # Some file systems tell no blocks, and some keep small files elsewhere.
+    is_hole = False
+    if hasattr(os, "SEEK_DATA"):
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_DATA)
+        except OSError as error:
+            is_hole = error.errno == errno.ENXIO
+        os.lseek(descriptor, before, os.SEEK_SET)
+    return 0 if is_hole else status.st_size

@@ -183,7 +183,7 @@ def read_timeline(stream: VideoStream, packets: Iterator[VideoPacket]) -> Timeli
     ticks, tick = np.array(pts, np.int64), float(stream.time_base or Fraction(1, 1000))
     timed = ticks != _UNKNOWN
     rate = float(stream.average_rate or stream.guessed_rate or FALLBACK_RATE)
-    keeps_time = 2 * without <= len(ticks) and _is_sound(ticks[timed], tick)
+    keeps_time = 2 * without <= len(ticks) and _is_sound(ticks[timed], tick) and not _are_of_decoding(stream, ticks)
     if not len(ticks) or (keeps_time and not timed.any()):
         raise MediaError("has no picture that can be decoded")
     if keeps_time:
@@ -217,6 +217,15 @@ def _is_sound(ticks: npt.NDArray[np.int64], tick: float) -> bool:
     gaps = np.diff(ticks[order]) * tick
     fast = (gaps < SHORTEST_PICTURE).sum()  # also pictures at the same time
     return bool(moved <= DEEPEST_REORDERING and gaps.max(initial=0) <= LONGEST_PICTURE and 2 * fast <= len(gaps))
+
+
+def _are_of_decoding(stream: VideoStream, ticks: npt.NDArray[np.int64]) -> bool:
+    """Return whether timestamps are those of decoding, though pictures are shown in another order.
+
+    AVI has no others. FFmpeg derives those of display for some codecs, but not for H.264.
+    """
+    is_reordered = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
+    return bool(is_reordered and (np.diff(ticks) > 0).all())
 
 
 def _stated_duration(stream: VideoStream, start: float) -> float:
@@ -308,4 +317,6 @@ def _decoding_errors() -> Iterator[None]:
 
 
 def _reason(error: FFmpegError) -> str:
+    if isinstance(error, OSError):  # FFmpeg takes numbers of the system for other faults; the file itself was read
+        return "cannot be decoded: it is damaged, or not of the format as which it begins"
     return f"cannot be decoded: {error.strerror or type(error).__name__}"

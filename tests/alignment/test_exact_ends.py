@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from copytrace.alignment.align import VideoRows
 from copytrace.alignment.exact_ends import find_end
 from copytrace.errors import MediaError
 from copytrace.media.encode import write_video
+from copytrace.media.frames import frames_at
 from copytrace.run_folder import VideoRunFolder
 from copytrace.videos import match_videos
 from tests.grid_models import replace_models
@@ -119,6 +121,14 @@ def test_a_query_that_is_gone_keeps_its_ends(folder: Path, monkeypatch: pytest.M
     assert ends(folder, folder / "gone") == rough
 
 
+def test_an_end_at_which_a_query_shows_nothing_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rough = ends(folder, folder / "rough", exact_ends=False)
+    monkeypatch.setattr(exact_ends, "frames_at", _break_off)
+    found = ends(folder, folder / "less")
+    assert abs(found[0] - 3.7) <= 0.1
+    assert found[1] == rough[1]
+
+
 def test_ends_are_found_anew_only_if_they_are_asked_for_or_not(folder: Path) -> None:
     out = folder / "out"
     kept = ends(folder, out)
@@ -131,6 +141,11 @@ def test_ends_are_found_anew_only_if_they_are_asked_for_or_not(folder: Path) -> 
     assert [record.read_text() == old for record, old in zip(records, before, strict=True)] == [True, False]
     ends(folder, out, exact_ends=False)
     assert records[0].read_text() != before[0]
+
+
+def _break_off(path: str, seconds: Sequence[float], side: int, **options: Any) -> list[NDArray[np.uint8] | None]:
+    frames = frames_at(path, seconds, side, **options)
+    return [frame if second < 8.0 else None for second, frame in zip(seconds, frames, strict=True)]
 
 
 def _missing(*_: object, **__: object) -> list[None]:

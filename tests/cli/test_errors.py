@@ -47,6 +47,12 @@ def test_a_full_disk_is_one_line_that_says_what_is_kept() -> None:
     )
 
 
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EEXIST])
+def test_what_is_in_the_way_is_to_be_moved(number: int) -> None:
+    _, _, errors = run(OSError(number, os.strerror(number), "out/matches.csv"))
+    assert errors.endswith("'out/matches.csv'; move what is in the way there, and give the same command again\n")
+
+
 def test_an_error_stays_one_short_line_of_what_a_terminal_only_shows_whatever_the_names_of_files_are() -> None:
     _, _, errors = run(ConfigError("no \x1b]0;title\x07 in \u202egpj.exe\nand \udcff" + "x" * 5000 + "; give é"))
     assert errors.startswith(r"copytrace: no \x1b]0;title\x07 in \u202egpj.exe\nand \udcffxxx")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -154,6 +155,24 @@ def test_what_comes_before_damage_is_described_and_the_damage_listed(
         "whole",
     }
     assert {identity for identity, *_ in rows_of(tmp_path / "index")} == {"cut", "whole"}
+
+
+@pytest.mark.parametrize("role", ["queries", "references"])
+def test_a_video_whose_pictures_change_their_size_is_described_to_its_end(
+    role: Role, tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path
+) -> None:
+    pictures = tour("coffee")
+    half, smaller = len(pictures) // 2, [cv2.resize(picture, (80, 120)) for picture in pictures]
+    first = write_video(tmp_path / "parts" / "a.h264", pictures[:half], codec="libx264")
+    second = write_video(tmp_path / "parts" / "b.h264", smaller[half:], codec="libx264")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "both.h264").write_bytes(first.read_bytes() + second.read_bytes())
+    write_video(tmp_path / "in" / "other.mp4", tour("chelsea")[:8])
+    assert describe(tmp_path / "in", role, quick()) == ([], [])
+    ends = {identity: end for identity, pane, _, end in rows_of(tmp_path / "index") if pane == "whole"}
+    seconds = pq.read_table(VideoPaths.of(tmp_path / "index", 0).videos).to_pydict()
+    assert ends == dict(zip(seconds["id"], seconds["duration"], strict=True))
+    assert set(ends) == {"both", "other"}
 
 
 def test_a_shard_that_nobody_can_read_is_written_empty(describe: Describe, tmp_path: Path) -> None:

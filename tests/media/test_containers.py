@@ -150,6 +150,31 @@ def test_a_video_that_is_cut_in_its_header_is_a_failure_under_any_name(
     assert told.startswith("cannot be decoded: ")
 
 
+def test_an_mp4_that_was_never_finished_is_told_as_such(film: Callable[..., Path], tmp_path: Path) -> None:
+    whole = film("whole.mp4", 10).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
+    assert reason(tmp_path / "cut.mp4") == (
+        MediaError,
+        "cannot be decoded: its table of contents (moov) is missing, as if it was cut short or never finished",
+    )
+
+
+def test_a_fault_of_a_file_is_not_told_as_one_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "large.y4m").write_bytes(b"YUV4MPEG2 W100000 H100000 F8:1\nFRAME\n" + bytes(1000))
+    assert reason(tmp_path / "large.y4m") == (
+        MediaError,
+        "cannot be decoded: it is damaged, or not of the format as which it begins",
+    )
+
+
+@pytest.mark.parametrize("coder", ["libx264", "mpeg4"])
+def test_reordered_pictures_in_an_avi_are_all_read(coder: str, film: Callable[..., Path]) -> None:
+    path = film("a.avi", 40, codec=coder, options={"bf": "2" if coder == "mpeg4" else "3"})
+    video = open_video(str(path))
+    assert len(list(video.frames())) == 4  # without an error at the end
+    assert video.info.duration == pytest.approx(4.0)
+
+
 def test_ffmpeg_knows_all_formats_on_the_list() -> None:
     known = {part for name in av.formats_available for part in name.split(",")}
     assert set(CONTAINERS) - known <= {"mxf_opatom", "obu", "av1", "vvc"}

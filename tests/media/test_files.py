@@ -156,7 +156,9 @@ def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder)
         ("id,path\n1,a.jpg\n,b.jpg\n ,c.jpg\n", "no id in row 2, 3; every row needs one"),
         ("id,path\n1,\n", "no path in row 1; every row needs one"),
         ("id,path\n5,a\n5,b\n6,c\n6,d\n7,e\n7,f\n8,g\n8,h\n", "repeats id 5, 6, 7 and 1 more; ids must be unique"),
-        ("id,path\n1,a.jpg,extra\n", "cannot be read as csv"),
+        ("id,path\n1,a.jpg,extra\n", "with columns id and path: a row has 3 values for 2 columns"),
+        ("id;path\n1;a.jpg\n", "lacks a column; it needs id and path; its first line is id;path"),
+        ('\ufeffid,"path",id\n1,a.jpg,2\n', "has several columns id; leave one"),
         ("", "cannot be read as csv"),
         ("id,path\n", "no files in"),
     ],
@@ -164,6 +166,15 @@ def test_a_remote_manifest_names_objects_beside_it_and_elsewhere(bucket, folder)
 def test_a_bad_manifest_is_refused_with_the_reason(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(InputError, match=message):
+        list_media(tmp_path / "list.csv")
+
+
+def test_a_manifest_in_another_encoding_says_so(tmp_path):
+    (tmp_path / "list.csv").write_bytes("id,path\n1,café.jpg\n".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot be read as csv with columns id and path: it is no UTF-8 text"):
+        list_media(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_bytes("id,path\n1,a.jpg\n".encode("utf-16"))
+    with pytest.raises(InputError, match="lacks a column; it needs id and path; it is no UTF-8 text"):
         list_media(tmp_path / "list.csv")
 
 
@@ -187,6 +198,11 @@ def test_a_source_that_does_not_exist_is_refused(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"nowhere.* does not exist; check the path"):
         list_media(source)
+
+
+def test_an_empty_text_is_no_source():
+    with pytest.raises(InputError, match="as if a variable had no value"):
+        list_media("")
 
 
 def test_an_empty_folder_and_a_glob_without_matches_are_refused(tmp_path, bucket):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,20 @@ def test_a_jpeg_of_many_scans_ends_at_the_limit_of_time(tmp_path: Path) -> None:
     assert path.stat().st_size < 10_000_000
     with pytest.raises(DecodingLimitError, match=r"^took longer than \d+ s of processor time to decode"):
         decode_image(str(path), limits=DecodingLimits(seconds=1e-9))
+
+
+def test_holes_of_a_file_give_it_no_more_time(tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(with_many_scans(jpeg(LARGE, progressive=True), 300))
+    os.truncate(path, 64 << 30)
+    with pytest.raises(DecodingLimitError, match=r"^took longer than \d{1,2} s of processor time to decode"):
+        decode_image(str(path), limits=DecodingLimits(seconds=1e-9))
+
+
+@pytest.mark.parametrize("read", [decode_image, open_video])
+def test_a_file_whose_end_cannot_be_found_is_a_fault_of_the_file(read: Callable[[str], object]) -> None:
+    with pytest.raises(MediaError, match=r"^cannot be opened: Invalid argument$"):
+        read("/proc/self/status")
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("F", "TIFF"), ("RGBA", "PNG"), ("L", "JPEG2000")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from skimage import data
@@ -74,3 +75,18 @@ def test_a_jpeg_xl_that_is_cut_or_too_large_is_refused(tmp_path: Path) -> None:
             decode_image(write(tmp_path, encoded[:left]))
     with pytest.raises(MediaError, match="above the limit"):
         decode_image(write(tmp_path, encoded), max_pixels=50_000)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [(b"8BPS\0\1", "Photoshop"), (b"P7\nWIDTH 8\n", "PAM"), (b"#?RADIANCE\n", "Radiance HDR")]
+)
+def test_an_image_of_a_format_that_is_not_read_is_told_as_such(head: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.img").write_bytes(head + bytes(500))
+    with pytest.raises(NotMediumError, match=f"^an image of the format {name}, which is not read; save it as PNG"):
+        decode_image(str(tmp_path / "a.img"))
+
+
+def test_a_tiff_of_floating_colors_is_not_only_called_corrupt(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.tif"), PHOTO.astype(np.float32) / 255)
+    with pytest.raises(MediaError, match=r"^corrupt TIFF, or of a kind that is not read; save it as PNG or JPEG$"):
+        decode_image(str(tmp_path / "a.tif"))

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from copytrace.media.stamps import content_of_object, digest_of_content, inode_in, size_and_time, stamp_of_status
+from copytrace.media.stamps import (
+    MOST_HOLES,
+    content_of_object,
+    digest_of_content,
+    inode_in,
+    size_and_time,
+    stamp_of_status,
+    stored_bytes,
+)
 
 OLD, NEW = b"a" * 100, b"b" * 100
 
@@ -69,6 +77,31 @@ def test_the_same_bytes_have_the_same_digest_wherever_they_lie(tmp_path: Path) -
 @pytest.mark.parametrize("unreadable", ["missing.jpg", "", "nul\0.jpg", "s3://bucket/a.jpg"])
 def test_what_cannot_be_read_has_no_digest(tmp_path: Path, unreadable: str) -> None:
     assert digest_of_content(unreadable if "://" in unreadable else str(tmp_path / unreadable)) == ""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("endless", ["pipe", "/dev/zero", "/proc/self/mem"])
+def test_what_has_no_end_has_no_digest_and_is_not_waited_for(tmp_path: Path, endless: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert digest_of_content(str(tmp_path / endless)) == ""
+
+
+def test_a_file_of_holes_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write_with_time(tmp_path / "a.jpg", OLD)
+    os.truncate(path, 1 << 20)
+    assert digest_of_content(str(path))
+    os.truncate(path, MOST_HOLES + (1 << 20))
+    assert digest_of_content(str(path)) == ""
+
+
+@pytest.mark.parametrize(("written", "least", "most"), [(0, 0, 0), (1 << 20, 1 << 20, 2 << 20)])
+def test_holes_are_no_stored_bytes(tmp_path: Path, written: int, least: int, most: int) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"a" * written)
+    os.truncate(path, 64 << 20)
+    with path.open("rb") as file:
+        assert least <= stored_bytes(file.fileno()) <= most
+        assert file.tell() == 0
 
 
 def test_only_etags_of_s3_tell_a_content() -> None:
