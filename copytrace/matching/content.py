@@ -96,7 +96,7 @@ def compare_content(
     first, second = matched
     correlation, here, _ = correlate_blocks(first, second, BLOCK, REACH)
     there = block_deviation(second, BLOCK)
-    return _count(correlation, here, there, inside, same_ground(original, shown, inside))
+    return _count(correlation, here, there, inside, same_ground(original, shown, inside, _at_full_size(reference)))
 
 
 def _lay_over(
@@ -109,14 +109,12 @@ def _lay_over(
     """
     placed = _in_pixels(np.vstack([transform, [0, 0, 1]]), reference, query)
     scale = float(np.sqrt(abs(np.linalg.det(placed[:2, :2]))))
-    side = min(reference.shape[:2])
+    drawn, side = _at_full_size(reference), min(reference.shape[:2])
     if not 1e-3 < scale < 1e3 or side * min(scale, 1.0) < LEAST_SHOWN:
         return None
-    ratio = min(1.0, SIDE / side, (MOST_PIXELS / reference[..., 0].size) ** 0.5)
-    original = _reduce(reference, ratio)
-    if flat_ground(original) < least_ground and two_toned_share(original) < least_ground:
+    if flat_ground(drawn) < least_ground and two_toned_share(drawn) < least_ground:
         return None
-    ratio = min(ratio, max(scale, LEAST_SIDE / side))
+    ratio = min(drawn.shape[0] / reference.shape[0], max(scale, LEAST_SIDE / side))
     original = _reduce(reference, ratio)
     sharp = np.asarray(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY), np.float32)
     if (block_deviation(sharp, BLOCK) > INK).sum() < FEWEST_BLOCKS:
@@ -130,6 +128,12 @@ def _lay_over(
     placed = _refine(placed, to_gray(small), to_gray(original), everywhere)
     inside = block_means(_warp(everywhere, placed, original, edge=False).astype(np.float32), BLOCK) > 254
     return None if inside.sum() < FEWEST_BLOCKS else (_warp(small, placed, original), original, inside)
+
+
+def _at_full_size(reference: Bytes) -> Bytes:
+    """Return a reference at the largest size at which it is compared."""
+    height, width = reference.shape[:2]
+    return _reduce(reference, min(1.0, SIDE / min(height, width), (MOST_PIXELS / (height * width)) ** 0.5))
 
 
 def _in_pixels(shares: Doubles, reference: Bytes, query: Bytes) -> Doubles:

@@ -64,17 +64,18 @@ def _inked_blocks(picture: Bytes) -> Floats:
     return np.asarray(split_blocks(gray, BLOCK)[block_deviation(gray, BLOCK) > INK])
 
 
-def same_ground(original: Bytes, shown: Bytes, inside: Bools) -> Bools:
+def same_ground(original: Bytes, shown: Bytes, inside: Bools, reference: Bytes) -> Bools:
     """Return in which blocks [rows, columns] the ground is the same in both pictures but for an edit of all colors.
 
     Both are uint8 RGB [H, W, 3]; blocks that are not `inside` say nothing about the edit. The ground is a block's
     median. In a code, that is black or white as its cells happen to be. So the ground of a code is the same where both
-    tones of a block are, or where the other picture has no tones but those of the code.
+    tones of a block are, or where the other picture has no tones but those of the code. Whether it is one is also seen
+    in the `reference`, which is `original` at its full size.
     """
     before, after = (_medians(each) for each in (original, shown))
     same = np.abs(_edit(before, _fit_edit(before, after, inside)) - after).max(axis=-1) < SAME_GROUND
     tones = _tones(original)
-    if (code := _code_tones(tones, before, inside)) is None:
+    if (code := _code_tones(tones, before, inside)) is None or two_toned_share(reference) < SURELY_DRAWN:
         return np.asarray(same)
     seen = _tones(shown)
     # Where a block has two tones in both pictures, its dark tone became the dark one, and its light tone the light one.
