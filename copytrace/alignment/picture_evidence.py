@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from copytrace.matching.content import SURELY_DRAWN
+from copytrace.matching.ground import SURELY_DRAWN
 from copytrace.matching.same_picture import Agreement
 
 FEWEST_POINTS = 30  # with fewer in either picture, points say nothing

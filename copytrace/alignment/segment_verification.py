@@ -38,7 +38,7 @@ from copytrace.errors import MediaError
 from copytrace.features.thumbnails import thumbnail
 from copytrace.index.given_up import limits_of
 from copytrace.index.video_index import VideoIndex
-from copytrace.matching.content import SURELY_DRAWN, flat_ground
+from copytrace.matching.ground import SURELY_DRAWN, flat_ground
 from copytrace.matching.same_picture import compare_pictures
 from copytrace.matching.score import Calibration, load_calibration
 from copytrace.media.decoding_limits import DecodingLimits

@@ -32,6 +32,13 @@ def block_deviation(gray: Floats, block: int) -> Floats:
     return np.asarray(np.sqrt(np.maximum(block_means(gray**2, block) - block_means(gray, block) ** 2, 0)), np.float32)
 
 
+def split_blocks(pixels: NDArray[Any], block: int) -> NDArray[Any]:
+    """Return pixels [H, W, …] as blocks [H // block, W // block, pixels, …]; the rest is cut off."""
+    rows, columns, channels = pixels.shape[0] // block, pixels.shape[1] // block, pixels.shape[2:]
+    whole = pixels[: rows * block, : columns * block].reshape(rows, block, columns, block, *channels)
+    return whole.swapaxes(1, 2).reshape(rows, columns, block**2, *channels)
+
+
 def correlate_blocks(first: Floats, second: Floats, block: int, reach: int) -> tuple[Floats, Floats, Floats]:
     """Return, of each block of `first`, the greatest correlation with `second`, its deviation, and the displacement.
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from copytrace.arrays import Doubles, Floats
 from copytrace.features.points import Bytes
 from copytrace.matching.blocks import NOISE, block_deviation, block_means, blur, correlate_blocks, to_gray
-
-Bools = NDArray[np.bool_]
+from copytrace.matching.ground import BLOCK, DRAWN, INK, Bools, flat_ground, same_ground, two_toned_share
 
 SIDE = 480  # shorter side of the reference as it is compared, in pixels; less if the query shows it smaller
 QUERY_SIDE = 960  # shorter side of a query, of which the reference may be a part
+LEAST_SHOWN, LEAST_SIDE = 24, 64  # side of a reference as a query shows it, and as it is compared if that is less
 MOST_PIXELS = 1 << 20  # of a reference as it is compared, if it is a long strip
 LONGEST = 32_000  # side of a query, in pixels; OpenCV's warp takes up to 32,767
-BLOCK = 16  # pixels; a word of a page, or some letters of a poster
+OFF_GRID = 0.9  # factor of a size at which the cells of a code are just blocks, none of which has any ink
 
 # Refinement of the transform by matches of blocks: at half the size and then at full size.
 MATCHED_BLOCK, REACHES = 24, (5, 3)  # pixels of full size, and how far a block is searched, in pixels of each size
@@ -38,16 +38,9 @@ BLUR_COST = 0.02  # of correlation, for each pixel
 REACH = 2  # pixels by which a block may still be displaced
 FEWEST_BLOCKS = 6
 
-# Share of pixels like the ground in blocks with ink. Of 60 photographs, 59 have 0.20 to 0.39 and one 0.46; of
-# drawn pictures of 36 kinds, all but a page of small print and a bar code have more than 0.5.
-# One photograph in a hundred has more than `SURELY_DRAWN`, and so have two-dimensional codes, chats and tables.
-DRAWN, SURELY_DRAWN = 0.4, 0.5
-LIKE_GROUND = 0.25  # of a block's standard deviation: how far from the ground, its median, such pixels may be
-INK, FAINT, STRONG = 5.0, 3.0, 10.0  # standard deviation of blocks with some, nearly no, and clear ink, in gray levels
+FAINT, STRONG = 3.0, 10.0  # standard deviation of blocks with nearly no, and with clear ink, in gray levels
 ALIKE, BELOW = 0.9, 0.15  # a block agrees if its correlation is at most `BELOW` less than in most blocks, or `ALIKE`
 CLEAR, LEAST_CONTRAST = 0.8, 0.05  # correlation of blocks that tell how much contrast an edit has left, and its least
-SAME_GROUND = 25.0  # gray levels by which the medians of a block may differ in any channel
-GROUND_NOISE, REWEIGHTINGS = 8.0, 8  # gray levels, and steps, of the fit of an edit of all colors
 AREA = 3  # blocks of a side
 COVER = 4  # blocks of the smallest thing that is taken for a cover
 FEWEST_AROUND = 4  # blocks that agree, for a rectangle around them
@@ -87,7 +80,8 @@ def compare_content(
     """Compare two pictures, uint8 RGB [H, W, 3], under a transform.
 
     Returns None if they share too little, or if the reference does not look drawn: where there is no plain ground, as
-    in photographs, there is no ink. `least_ground` (0 to 1) is the share of such ground around ink that it takes.
+    in photographs, there is no ink. `least_ground` (0 to 1) is the share of such ground around ink that it takes, or of
+    the pixels that are like one of two tones.
 
     `transform` float64 [2, 3] leads from the reference to the query, both in shares of width and height, as that of a
     `Verification`. `negative` says that the query has inverted colors.
@@ -102,7 +96,7 @@ def compare_content(
     first, second = matched
     correlation, here, _ = correlate_blocks(first, second, BLOCK, REACH)
     there = block_deviation(second, BLOCK)
-    return _count(correlation, here, there, inside, _same_ground(original, shown, inside))
+    return _count(correlation, here, there, inside, same_ground(original, shown, inside, _at_full_size(reference)))
 
 
 def _lay_over(
@@ -110,26 +104,36 @@ def _lay_over(
 ) -> tuple[Bytes, Bytes, Bools] | None:
     """Return the query laid over the reference, the reference, and which blocks lie in both, bool [rows, columns].
 
-    Both pictures are reduced to the size of the one in which the reference is smaller.
+    Both pictures are reduced to the size of the one in which the reference is smaller, but not below `LEAST_SIDE`.
+    Whether the reference looks drawn is seen at its own size, since hardly any ground is left between reduced marks.
     """
     placed = _in_pixels(np.vstack([transform, [0, 0, 1]]), reference, query)
     scale = float(np.sqrt(abs(np.linalg.det(placed[:2, :2]))))
-    if not 1e-3 < scale < 1e3:
+    drawn, side = _at_full_size(reference), min(reference.shape[:2])
+    if not 1e-3 < scale < 1e3 or side * min(scale, 1.0) < LEAST_SHOWN:
         return None
-    height, width = reference.shape[:2]
-    ratio = min(1.0, SIDE / min(height, width), (MOST_PIXELS / (height * width)) ** 0.5, scale)
-    original, small = _reduce(reference, ratio), _reduce(query, min(1.0, ratio / scale))
-    if (
-        min(original.shape[:2]) < 2 * MATCHED_BLOCK
-        or max(small.shape) > LONGEST
-        or flat_ground(original) < least_ground
-    ):
+    if flat_ground(drawn) < least_ground and two_toned_share(drawn) < least_ground:
+        return None
+    ratio = min(drawn.shape[0] / reference.shape[0], max(scale, LEAST_SIDE / side))
+    original = _reduce(reference, ratio)
+    sharp = np.asarray(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY), np.float32)
+    if (block_deviation(sharp, BLOCK) > INK).sum() < FEWEST_BLOCKS:
+        ratio *= OFF_GRID
+        original = _reduce(reference, ratio)
+    small = _reduce(query, min(1.0, ratio / scale))
+    if min(original.shape[:2]) < 2 * MATCHED_BLOCK or max(small.shape) > LONGEST:
         return None
     placed = _in_pixels(np.vstack([transform, [0, 0, 1]]), original, small)
     everywhere = np.full(small.shape[:2], 255, np.uint8)
     placed = _refine(placed, to_gray(small), to_gray(original), everywhere)
     inside = block_means(_warp(everywhere, placed, original, edge=False).astype(np.float32), BLOCK) > 254
     return None if inside.sum() < FEWEST_BLOCKS else (_warp(small, placed, original), original, inside)
+
+
+def _at_full_size(reference: Bytes) -> Bytes:
+    """Return a reference at the largest size at which it is compared."""
+    height, width = reference.shape[:2]
+    return _reduce(reference, min(1.0, SIDE / min(height, width), (MOST_PIXELS / (height * width)) ** 0.5))
 
 
 def _in_pixels(shares: Doubles, reference: Bytes, query: Bytes) -> Doubles:
@@ -215,45 +219,6 @@ def _match_blur(first: Floats, second: Floats, inside: Bools) -> tuple[Floats, F
             score = float(np.percentile(values, 75)) - BLUR_COST * (one + other)
             best = (score, a, b) if best is None or score > best[0] else best
     return None if best is None else best[1:]
-
-
-def flat_ground(picture: Bytes) -> float:
-    """Return how drawn a picture uint8 RGB [H, W, 3] looks: the share of plain ground around its ink, 0 to 1.
-
-    It is the share of pixels like the ground in blocks with ink, and 1 if there are no such blocks.
-    """
-    gray = to_gray(picture)
-    blocks = _blocks(gray)[block_deviation(gray, BLOCK) > INK]
-    apart = np.abs(blocks - np.median(blocks, axis=1, keepdims=True))
-    like = apart < LIKE_GROUND * blocks.std(axis=1, keepdims=True)
-    return float(like.mean()) if len(blocks) else 1.0
-
-
-def _blocks(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return pixels [H, W, …] as blocks [rows, columns, pixels, …]."""
-    rows, columns, channels = pixels.shape[0] // BLOCK, pixels.shape[1] // BLOCK, pixels.shape[2:]
-    whole = pixels[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK, *channels)
-    return whole.swapaxes(1, 2).reshape(rows, columns, BLOCK**2, *channels)
-
-
-def _same_ground(original: Bytes, shown: Bytes, inside: Bools) -> Bools:
-    """Return in which blocks [rows, columns] the ground is the same in both pictures but for an edit of all colors.
-
-    The ground is a block's median. The edit is an affine map of colors, fitted by iteratively reweighted least squares.
-    """
-    medians = [_medians(each).reshape(-1, 3).astype(np.float64) for each in (original, shown)]
-    design, weights = np.column_stack([medians[0], np.ones(inside.size)]), inside.astype(np.float64).ravel()
-    off = np.zeros(inside.size)
-    for _ in range(REWEIGHTINGS):
-        fitted, *_ = np.linalg.lstsq(design * weights[:, None], medians[1] * weights[:, None], rcond=None)
-        off = np.abs(design @ fitted - medians[1]).max(axis=1)
-        weights = inside.ravel() / (1 + (off / GROUND_NOISE) ** 2)
-    return np.asarray(off.reshape(inside.shape) < SAME_GROUND)
-
-
-def _medians(pixels: Bytes) -> Floats:
-    """Return the median of a third of the pixels of each block, float [rows, columns, 3]."""
-    return np.asarray(np.median(_blocks(pixels)[:, :, ::3], axis=2))
 
 
 def _count(correlation: Floats, here: Floats, there: Floats, inside: Bools, same_ground: Bools) -> Content:

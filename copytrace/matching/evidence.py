@@ -23,7 +23,8 @@ from copytrace.index.given_up import limits_of
 from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
 from copytrace.matching.confirmation import confirm
-from copytrace.matching.content import DRAWN, QUERY_SIDE, SIDE, SURELY_DRAWN, compare_content, content_columns
+from copytrace.matching.content import QUERY_SIDE, SIDE, compare_content, content_columns
+from copytrace.matching.ground import DRAWN, SURELY_DRAWN
 from copytrace.matching.score import LEAST_INLIERS, looks_drawn
 from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.media.decode import decode_image
@@ -36,7 +37,7 @@ from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.tables import write_table
 
-RULES_VERSION = 5  # of what is measured; an unfinished run of an earlier one measures its pairs again
+RULES_VERSION = 6  # of what is measured; an unfinished run of an earlier one measures its pairs again
 NEAREST = 8  # pairs of a query that descriptors find, the first ones, which are compared in stretched views too
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree

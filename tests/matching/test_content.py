@@ -37,6 +37,48 @@ def test_pictures_of_one_template_have_other_ink_and_copies_have_the_same(kind: 
     assert copied.share > 0.9
 
 
+def paste(picture: Image.Image, side: int) -> tuple[Image.Image, Doubles]:
+    """Return a noisy picture with another one in it, whose shorter side is `side` pixels, and where that is."""
+    scale = side / min(picture.size)
+    width, height = (round(each * scale) for each in picture.size)
+    noise = np.random.default_rng(1).integers(60, 200, (300, 400, 3), np.uint8)
+    pasted = Image.fromarray(noise)
+    pasted.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (100, 90))
+    return pasted, np.array([[width / 400, 0, 0.25], [0, height / 300, 0.3]])
+
+
+@pytest.mark.parametrize("kind", ["barcode", "matrix-code"])
+def test_two_codes_have_other_ink_although_neither_tone_is_their_ground(kind: str) -> None:
+    reference, other = draw(kind, 2)
+    seen = compare(other, reference)
+    assert seen.replaced > 0.4
+    assert seen.spread_inside > 0.5
+    covered = reference.resize((round(reference.width * 0.7), round(reference.height * 0.7)))
+    ImageDraw.Draw(covered).ellipse((100, 60, 200, 160), fill=(250, 200, 40))
+    copied = compare(covered, reference)
+    assert copied.replaced < 0.02
+    assert copied.share > 0.7
+
+
+@pytest.mark.parametrize("kind", ["barcode", "matrix-code", "table"])
+@pytest.mark.parametrize("side", [32, 64, 96])
+def test_small_pictures_are_compared_at_the_resolution_that_is_left(kind: str, side: int) -> None:
+    reference, other = draw(kind, 2)
+    copied, seen = (
+        compare(query, reference, place) for query, place in (paste(each, side) for each in (reference, other))
+    )
+    assert copied.replaced < 0.02
+    assert copied.share > 0.95
+    assert seen.share < 0.95
+
+
+def test_cells_as_large_as_blocks_are_compared_at_another_size() -> None:
+    cells = np.random.default_rng(3).random((2, 25, 25)) < 0.5
+    first, second = (Image.fromarray(np.uint8(255 * np.kron(each, np.ones((16, 16))))).convert("RGB") for each in cells)
+    assert compare(second, first).replaced > 0.4
+    assert compare(first, first).replaced < 0.01
+
+
 def test_what_covers_a_copy_is_not_held_against_it() -> None:
     (reference,) = draw("form", 1)
     covered = reference.copy()
