@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.temporal_signatures import CHANNELS, PER_SECOND, Float64s, TemporalSignature
-from copytrace.matching.content import DRAWN
+from copytrace.matching.ground import DRAWN
 
 LONGEST = 20.0  # seconds at either end of a segment that are compared; of one up to twice as long, all are
 SHIFTS = np.arange(-20, 21) / PER_SECOND  # seconds by which either end of a line may be off

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats
 from copytrace.errors import MediaError
-from copytrace.matching.content import BLOCK, flat_ground
+from copytrace.matching.ground import BLOCK, flat_ground
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import Frame, open_video
 from copytrace.panes.find_panes import crop
