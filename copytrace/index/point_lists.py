@@ -38,9 +38,9 @@ POINTS_AT_ONCE = 1 << 18
 POINTS_IN_MEMORY = 1 << 25  # while lists are made; 28 bytes each
 WRITTEN_AT_ONCE = 1 << 22  # points
 # Points that are found beyond those wanted. Of points as far away as the last one, which are many where images show the
-# same, faiss keeps any; those of the first images are to be kept, so that several segments find what one finds. Of more
-# than so many, it still keeps any.
-TIED = 4
+# same, faiss keeps any; those of the first images are to be kept, so that several segments find what one finds. The
+# few points that have more of them are looked up again, with more; of more than the last number, faiss keeps any.
+TIED = (4, 32, 256)
 
 
 class ListedPoints(NamedTuple):
@@ -77,7 +77,23 @@ class PointLists:
         """
         if self.checks:
             self.checks.check_lists(nearest[1])
-        shape = (len(points), neighbours + TIED)
+        distance, packed, tied = self._find(points, nearest, neighbours, TIED[0])
+        for beyond in TIED[1:]:
+            if not len(rows := np.flatnonzero(tied)):
+                break
+            part = nearest[0][rows], nearest[1][rows]
+            distance[rows], packed[rows], tied[rows] = self._find(points[rows], part, neighbours, beyond)
+        distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
+        image, variant, geometry = unpack_places(packed, self.sides)
+        found = (packed >= 0) & (self.current[image] if len(self.current) else False)
+        distance = np.where(found, distance, np.float32(np.inf))
+        return ListedPoints(distance, np.where(found, first + image, -1), variant, geometry)
+
+    def _find(
+        self, points: Floats, nearest: NearestLists, neighbours: int, beyond: int
+    ) -> tuple[Floats, Numbers, NDArray[np.bool_]]:
+        """Return distances and packed places [Q, K] of the nearest points, and for which of Q more may be as near."""
+        shape = (len(points), neighbours + beyond)
         distance, packed = np.empty(shape, np.float32), np.empty(shape, np.int64)
         columns = [faiss.swig_ptr(np.ascontiguousarray(each)) for each in (points, nearest[1], nearest[0])]
         # The number of lists is a parameter, and not set in the lists: threads search them for different numbers.
@@ -85,13 +101,9 @@ class PointLists:
         params.nprobe = nearest[1].shape[1]
         found_in = (faiss.swig_ptr(distance), faiss.swig_ptr(packed))
         self.lists.search_preassigned_c(len(points), columns[0], shape[1], *columns[1:], *found_in, False, params)
+        tied = (distance[:, -1] == distance[:, neighbours - 1]) & (packed[:, -1] >= 0)
         order = np.lexsort((packed, distance), axis=1)[:, :neighbours]
-        distance, packed = np.take_along_axis(distance, order, axis=1), np.take_along_axis(packed, order, axis=1)
-        distance += np.einsum("ij,ij->i", points, points)[:, None]  # what faiss leaves out, the same for all
-        image, variant, geometry = unpack_places(packed, self.sides)
-        found = (packed >= 0) & (self.current[image] if len(self.current) else False)
-        distance = np.where(found, distance, np.float32(np.inf))
-        return ListedPoints(distance, np.where(found, first + image, -1), variant, geometry)
+        return np.take_along_axis(distance, order, axis=1), np.take_along_axis(packed, order, axis=1), tied
 
 
 class CodedPoints:

@@ -103,6 +103,26 @@ def test_lists_of_any_length_are_read_as_they_were_written(
             np.testing.assert_array_equal(packer.unpack_1(packed, row), codes[inside[row]])
 
 
+@pytest.mark.parametrize("copies", [3, 8, 20, 100])
+def test_of_many_points_equally_near_those_of_the_first_images_are_found(
+    tmp_path: Path, photo_points: Floats, copies: int
+) -> None:
+    level = shipped_quantizer().coarse
+    order = np.random.default_rng(2).permutation(3 * copies)  # the images in which each of three points is, mixed
+    points = np.tile(photo_points[:3], (copies, 1))[order]
+    coded = CodedPoints(level, len(points))
+    coded.add(*level.encode(points), np.arange(len(points))[::-1] << 39)
+    lists = PointLists(
+        read_lists(coded.write(tmp_path / "same.points"), shipped_quantizer()),
+        np.full((len(points), 2), 100, np.float32),
+        np.ones(len(points), bool),
+    )
+    found = lists.search(photo_points[:3], level.nearest_lists(photo_points[:3], 1), 3, first=0)
+    for point, images in enumerate(found.image):
+        expected = np.flatnonzero((order[::-1] % 3) == point)[:3]
+        np.testing.assert_array_equal(images, expected)
+
+
 def test_a_shortened_file_is_damaged(tmp_path: Path, photo_points: Floats) -> None:
     level = shipped_quantizer().coarse
     coded = CodedPoints(level, len(photo_points))
