@@ -149,7 +149,12 @@ def load_overlay(path: Path, *, partly: bool = False) -> OverlayNetwork:
     """
     from models.overlay_network import build_overlay  # noqa: PLC0415
 
-    network = build_overlay(read_overlay_config(path))
+    try:
+        network = build_overlay(read_overlay_config(path))
+    except ModelFileError:
+        raise
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}, or upgrade timm") from error
     fill_network(network, path, network.config.architecture, partly=partly)
     return network.eval()
 

@@ -31,6 +31,7 @@ class Reader:
     make: Callable[[Path], Sequence[Path]]
     read: Callable[[Path], object]
     place: str = ""  # folder of an index or of a run, which errors name; damage alters bytes there, and forges nothing
+    room: int = 384 << 20  # bytes that reading may take, besides a multiple of those of the file
 
     def names(self, text: str, root: Path, path: Path) -> bool:
         """Return whether an error names the file or, of an index or a run, anything in the folder `place`."""

@@ -253,9 +253,11 @@ def _binary_readers() -> Iterator[Reader]:
                 f"{name}-{backend}",
                 _weights(file),
                 lambda root, file=file, load=load, backend=backend: load(str(root / file), backend=backend),
+                room=(EXPORT if backend == "onnx" else 384) << 20,
             )
 
 
+EXPORT = 640  # MiB; the first export of a network takes up to 535, whatever the file
 _NETWORKS: Sequence[tuple[str, str, Callable[..., object]]] = (
     ("descriptor", "descriptor.safetensors", load_descriptor),
     ("overlay", "overlay.safetensors", load_overlay_detector),

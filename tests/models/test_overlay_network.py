@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models.configs import ModelFileError, OverlayConfig, digest_of_network, read_overlay_config
 from models.export import OVERLAY_OUTPUTS
-from models.network_files import load_overlay, save_overlay
+from models.network_files import load_overlay, save_network, save_overlay
 from models.overlay_network import (
     ACROSS,
     PROPOSED,
@@ -211,6 +212,15 @@ def test_a_file_cut_short_is_refused(network: OverlayNetwork, tmp_path: Path) ->
     path = save_overlay(network, tmp_path / "overlay.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+        load_overlay(path)
+
+
+def test_a_file_of_an_architecture_that_timm_does_not_have_is_refused_by_its_name(
+    network: OverlayNetwork, tmp_path: Path
+) -> None:
+    config = asdict(network.config) | {"architecture": "no_such_network"}
+    path = save_network(network, tmp_path / "overlay.safetensors", "overlay", config)
+    with pytest.raises(ModelFileError, match=r"overlay\.safetensors: no_such_network gives no .* or upgrade timm"):
         load_overlay(path)
 
 
