@@ -50,15 +50,15 @@ def compare_signatures(
         return path
     table = read_checked(found, schema=SEGMENT_SCHEMA)
     rows = best_of_each_query(table, rules.verified_segments, LEAST_SCORE) if rules.signatures else []
-    reader = _Reader(index.paths, VideoIndex.open(references).paths, limits_of(settings.media))
     boxes = PaneBoxes.of(index.pane_boxes(shard))
+    reader = _Reader(index.paths, VideoIndex.open(references).paths, boxes, limits_of(settings.media))
     columns = [table.column(name).to_pylist() for name in ("query_id", "ref_id", "pane")]
     of_pair: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
     jobs = []
     for row, segment in zip(rows, segments_of(table, rows), strict=True):
         query, reference, pane = (column[row] for column in columns)
         of_pair[query, reference].append(segment)
-        jobs.append(_Job(row, query, reference, pane, segment, boxes, of_pair[query, reference]))
+        jobs.append(_Job(row, query, reference, pane, segment, of_pair[query, reference]))
     threads = settings.media.threads or usable_cores()
     aligned: dict[int, Segment] = {}
     with step.run(len(rows), "segments") as work:
@@ -77,22 +77,22 @@ class _Job:
     reference: str
     pane: str
     segment: Segment
-    boxes: PaneBoxes
     of_both: list[Segment]  # the segments of both videos
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What reads videos by their ids: the path of each query and each reference, and the limits of decoding."""
+    """What reads videos by their ids: paths of queries and references, boxes of panes, and the limits of decoding."""
 
     queries: Mapping[str, str]
     references: Mapping[str, str]
+    boxes: PaneBoxes
     limits: DecodingLimits
 
     def align(self, job: _Job) -> Segment:
         """Return the segment of a job with another line and score. Raises `MediaError` if a video cannot be opened."""
         shown, original = windows_of(job.segment)
-        box = job.boxes.usual_box(job.query, job.pane, job.segment)
+        box = self.boxes.usual_box(job.query, job.pane, job.segment)
         query = read_signature(self.queries[job.query], shown, self.limits, box)
         reference = read_signature(self.references[job.reference], original, self.limits)
         return align_signatures(job.segment, query, reference, room_between(job.of_both, job.segment))

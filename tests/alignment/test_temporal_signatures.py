@@ -11,7 +11,6 @@ from copytrace.alignment.segment_tables import room_between
 from copytrace.alignment.segments import Segment
 from copytrace.alignment.signature_lines import (
     BEYOND,
-    EXACT,
     LONGEST,
     SHIFTS,
     align_signatures,
@@ -191,7 +190,7 @@ def test_a_box_is_measured_alone_and_frames_without_it_leave_a_gap() -> None:
         pytest.param(Segment(0, 10, 12, 22, 1), (0, 8, 12, 20), id="after its end"),
         pytest.param(Segment(0, 10, -2, 8, 1, reversed=True), (0, 8, 0, 8), id="backwards, before its start"),
         pytest.param(Segment(0, 10, 15, 25, 1, reversed=True), (5, 10, 15, 20), id="backwards, after its end"),
-        pytest.param(Segment(0, 10, -EXACT / 2, 10, 1), (0, 10, 0, 10), id="by less than lines are exact"),
+        pytest.param(Segment(0, 10, -0.1, 10, 1), (0, 10, 0, 10), id="by less than lines are exact"),
         pytest.param(Segment(0, 10, 5, 15, 1), (0, 10, 5, 15), id="inside"),
     ],
 )
