@@ -39,7 +39,10 @@ class PointSettings(Settings):
         300, ge=32, le=4096, description="short side to which a view is reduced before points are found, in pixels"
     )
     enlarge: bool = Field(True, description="also enlarge smaller views to that side; imgFp does not")
-    max_points: int = Field(600, ge=0, description="most points of a view, the strongest ones; 0: all")
+    max_points: int = Field(600, ge=0, description="most points of a view; 0: all")
+    selection: Literal["mixed", "strongest"] = Field(
+        "mixed", description="which points are kept. mixed: the strongest and the largest, in turn; strongest (imgFp)"
+    )
     levels: int = Field(3, ge=1, le=16, description="OpenCV's nOctaveLayers: scales per octave")
     contrast: float = Field(0.02, ge=0, description="OpenCV's contrastThreshold: weaker points are dropped")
     edge: float = Field(

@@ -72,17 +72,17 @@ def find_points(
     """
     gray = _resize(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), settings, stretch)
     height, width = gray.shape
-    # With a limit, OpenCV would count points of the octave that is dropped below among the strongest.
-    limit = settings.max_points if settings.first_octave < 0 else 0
-    sift = cv2.SIFT.create(limit, settings.levels, settings.contrast, settings.edge, 1.6)
-    keypoints, descriptors = sift.detectAndCompute(gray, None)
-    rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in keypoints], np.float64)
-    rows = rows.reshape(-1, 6)
-    raw = np.zeros((0, DIMENSIONS), np.float32) if descriptors is None else descriptors
-    kept = _strongest(rows, settings)
-    kept = kept if len(kept) >= settings.min_points else kept[:0]
+    sift = cv2.SIFT.create(0, settings.levels, settings.contrast, settings.edge, 1.6)
+    # It takes less time to make the pyramid again for the points that are kept than to describe all points. Without
+    # points of its first octave, it would be another one.
+    few = settings.max_points > 0 and settings.first_octave < 0
+    found, raw = (sift.detect(gray, None), None) if few else sift.detectAndCompute(gray, None)
+    rows = np.array([(*k.pt, k.size / 2, k.angle, k.response, _octave(k)) for k in found], np.float64).reshape(-1, 6)
+    kept = _select(rows, settings)
+    described = sift.compute(gray, [found[row] for row in kept])[1] if raw is None else raw[kept]
+    descriptors = np.zeros((0, DIMENSIONS), np.float32) if described is None else np.asarray(described, np.float32)
     x, y, scale, angle = (rows[kept, column].astype(np.float32) for column in range(4))
-    return Points(x, y, scale, np.deg2rad(angle), root_sift(np.asarray(raw[kept], np.float32)), width, height, box)
+    return Points(x, y, scale, np.deg2rad(angle), root_sift(descriptors), width, height, box)
 
 
 def root_sift(descriptors: Floats) -> Bytes:
@@ -114,8 +114,18 @@ def _octave(keypoint: cv2.KeyPoint) -> int:
     return octave - 256 if octave > 127 else octave
 
 
-def _strongest(rows: NDArray[np.float64], settings: PointSettings) -> NDArray[np.int64]:
-    """Return the rows to keep, strongest first, with ties in a fixed order (OpenCV may return more than the limit)."""
+def _select(rows: NDArray[np.float64], settings: PointSettings) -> NDArray[np.int64]:
+    """Return the rows to keep, the best ones first, with ties in a fixed order; none if they are too few.
+
+    Small marks of the highest contrast, such as letters, are many, and other ones are the strongest after a picture was
+    resized; the largest points remain the largest, and blur and noise hardly move them. So half are chosen by size.
+    """
     allowed = np.flatnonzero(rows[:, 5] >= settings.first_octave)
-    order = np.lexsort((rows[allowed, 3], rows[allowed, 0], rows[allowed, 1], -rows[allowed, 4]))
-    return allowed[order][: settings.max_points or None]
+    x, y, scale, angle, response, _ = rows[allowed].T
+    order = np.lexsort((angle, x, y, -response))
+    if settings.selection == "mixed":
+        in_turn = np.stack([order, np.lexsort((angle, x, y, -response, -scale))], axis=1).ravel()
+        _, first = np.unique(in_turn, return_index=True)
+        order = in_turn[np.sort(first)]
+    kept = allowed[order][: settings.max_points or None]
+    return kept if len(kept) >= settings.min_points else kept[:0]
