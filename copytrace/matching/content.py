@@ -31,6 +31,7 @@ OFF_GRID = 0.9  # factor of a size at which the cells of a code are just blocks,
 MATCHED_BLOCK, REACHES = 24, (5, 3)  # pixels of full size, and how far a block is searched, in pixels of each size
 MATCHED, FEWEST_MATCHED, OFF = 0.6, 8, 1.5  # least correlation, fewest blocks, largest error in pixels
 CORNER = 0.05  # least ratio of a block's two gradients: along a line, a block matches anywhere
+LINE = 0.02  # of blocks in which there is a straight line or an edge only, as in rulings, frames and borders of sheets
 FARTHEST_MOVED = 0.2  # of the longer side: a larger correction is a mistake
 
 BLURS = ((0.0, 0.0), (0.8, 0.0), (1.6, 0.0), (3.0, 0.0), (0.0, 0.8), (0.0, 1.6))  # of reference and query, in pixels
@@ -95,8 +96,10 @@ def compare_content(
         return None
     first, second = matched
     correlation, here, _ = correlate_blocks(first, second, BLOCK, REACH)
-    there = block_deviation(second, BLOCK)
-    return _count(correlation, here, there, inside, same_ground(original, shown, inside, _at_full_size(reference)))
+    inks = here, block_deviation(second, BLOCK)
+    is_line = np.maximum(_cornerness(first, BLOCK), _cornerness(second, BLOCK)) < LINE
+    grounds = same_ground(original, shown, inside, _at_full_size(reference))
+    return _count(correlation, inks, is_line, inside, grounds)
 
 
 def _lay_over(
@@ -221,8 +224,13 @@ def _match_blur(first: Floats, second: Floats, inside: Bools) -> tuple[Floats, F
     return None if best is None else best[1:]
 
 
-def _count(correlation: Floats, here: Floats, there: Floats, inside: Bools, same_ground: Bools) -> Content:
-    """Return the content of blocks [rows, columns]: correlations, and deviations in the reference and in the query."""
+def _count(correlation: Floats, inks: tuple[Floats, Floats], is_line: Bools, inside: Bools, same: Bools) -> Content:
+    """Return the content of blocks [rows, columns], given their correlations.
+
+    `inks` are deviations in the reference and in the query, and `same` says where the ground is the same. Two pictures
+    of one template share its straight lines: that these agree is no evidence, so blocks with nothing else do not count.
+    """
+    here, there = inks
     inked = inside & (here > INK)
     usual = float(np.percentile(correlation[inked], 75)) if inked.any() else 0.0
     clear = inked & (correlation > CLEAR)
@@ -230,14 +238,14 @@ def _count(correlation: Floats, here: Floats, there: Floats, inside: Bools, same
     there = there / max(contrast, LEAST_CONTRAST)
     both = np.minimum(here, there)
     agrees, inked = correlation >= min(ALIKE, usual) - BELOW, inside & (both > INK)
-    seen = inside & same_ground & ~_covered(inked & ~agrees & ~same_ground)
-    kept, differs = inked & agrees, inked & ~agrees & seen
+    seen = inside & same & ~_covered(inked & ~agrees & ~same)
+    inside_copy = _around(inked & agrees)
+    kept, differs = inked & agrees & ~is_line, inked & ~agrees & seen
     lone = [(one > STRONG) & (other < FAINT) & seen for one, other in ((here, there), (there, here))]
-    inside_copy = _around(kept)
     return Content(
         *_replaced((here, there), kept, differs, lone),
         *_replaced((here, there), kept, differs & inside_copy, [blocks & inside_copy for blocks in lone]),
-        share=float(kept.sum() / max(inked.sum(), 1)),
+        share=float(kept.sum() / max((kept | (inked & ~agrees)).sum(), 1)),
     )
 
 

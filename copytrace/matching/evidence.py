@@ -24,8 +24,8 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.index.shard_files import View
 from copytrace.matching.confirmation import confirm
 from copytrace.matching.content import QUERY_SIDE, SIDE, compare_content, content_columns
-from copytrace.matching.ground import DRAWN, SURELY_DRAWN
-from copytrace.matching.score import LEAST_INLIERS, looks_drawn
+from copytrace.matching.ground import DRAWN, DRAWN_FEW_AGREE, DRAWN_REPEATED
+from copytrace.matching.score import LEAST_INLIERS, looks_drawn, marks_repeat
 from copytrace.matching.verification import Verification, imgfp_score, verify
 from copytrace.media.decode import decode_image
 from copytrace.media.prefetch import prefetch
@@ -37,7 +37,7 @@ from copytrace.search.local_recall import enabled_variants
 from copytrace.step import Step, current_progress, fingerprint_of
 from copytrace.tables import write_table
 
-RULES_VERSION = 6  # of what is measured; an unfinished run of an earlier one measures its pairs again
+RULES_VERSION = 7  # of what is measured; an unfinished run of an earlier one measures its pairs again
 NEAREST = 8  # pairs of a query that descriptors find, the first ones, which are compared in stretched views too
 AHEAD = 16  # pairs that wait for each thread, so that it has work while the next shard of references is read
 FEW_AGREE = 0.25  # share of the matches: in each of 91 copies of drawn pictures that only points decided, more agree
@@ -240,7 +240,7 @@ def _compare_pictures(
     """Add to the rows, sorted by queries, what the pictures of drawn pairs show; where one cannot be read, nothing."""
     jobs = []
     for query, of_query in groupby(rows, key=lambda row: row["query_id"]):
-        drawn = [(row, ground) for row in of_query if (ground := _least_ground(row)) is not None]
+        drawn = [(row, ground) for row in of_query if (ground := least_ground(row)) is not None]
         drawn.sort(key=lambda pair: -pair[0]["inliers"])
         if drawn := drawn[: settings.verification.compared_pictures]:
             jobs.append((queries[query], drawn))
@@ -262,17 +262,19 @@ def _compare_pictures(
             work.advance()
 
 
-def _least_ground(row: Mapping[str, Any]) -> float | None:
+def least_ground(row: Mapping[str, Any]) -> float | None:
     """Return how much plain ground makes the pictures of a pair drawn ones; None if they are not to be compared.
 
-    Points of codes, chats and tables may be as unique as those of photographs. That few of them agree, as of other ones
-    of their kind, is reason enough to look.
+    Marks that repeat, or of which few agree, are reason enough to look where there is less of it: a camera leaves less
+    plain ground, and points of codes, chats and tables may be as unique as those of photographs.
     """
     if row["inliers"] < LEAST_INLIERS or row["transform"] is None:
         return None
-    if looks_drawn(row["uniqueness"], row["fewest_points"]):
-        return DRAWN
-    return SURELY_DRAWN if row["agreement"] < FEW_AGREE else None
+    if marks_repeat(row["uniqueness"]):
+        return DRAWN_REPEATED
+    if row["agreement"] < FEW_AGREE:
+        return DRAWN_FEW_AGREE
+    return DRAWN if looks_drawn(row["uniqueness"], row["fewest_points"]) else None
 
 
 def _imgfp_evidence(pair: _Pair, views: dict[str, View], reference: View) -> dict[str, Any]:

@@ -270,6 +270,11 @@ def looks_drawn(uniqueness: float, points: int) -> bool:
     return uniqueness < UNIQUENESS[1] or points < POINTS[1]
 
 
+def marks_repeat(uniqueness: float) -> bool:
+    """Return whether the points of a pair are as little unique as in pictures with marks that repeat."""
+    return uniqueness < UNIQUENESS[0]
+
+
 def uniqueness_share(uniqueness: float) -> float:
     """Return 0 for the uniqueness of points in pictures with marks that repeat, and 1 for that in photographs."""
     return float(_ramp(np.array(uniqueness), UNIQUENESS))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from configs.images import PointSettings
+from configs.images import PointSettings, VerificationSettings
 from copytrace.features.points import MIRRORED_ORDER, NEGATIVE_ORDER, Points, find_points, root_sift
+from copytrace.features.variants import VARIANTS
+from copytrace.matching.verification import verify
 from copytrace.media.decode import decode_image
+from copytrace.synthesis.drawn_set import PICTURE_KINDS
 
 Pixels = NDArray[np.uint8]
 ALL_POINTS = PointSettings(
@@ -211,3 +215,29 @@ def test_most_of_the_points_that_imgfp_published_are_found(disc21: Path, imgfp_p
     points = find_points(decode_image(str(disc21 / "Q24789.jpg")).pixels, imgfp_points)
     apart = np.hypot(published.x[:, None] - points.x[None], published.y[:, None] - points.y[None])
     assert np.mean(apart.min(axis=1) < 1) >= 0.69  # 0.699; by area, 0.710
+
+
+def test_half_of_the_points_are_the_strongest_and_half_the_largest(photos: dict[str, Pixels]) -> None:
+    def kept(selection: str, count: int) -> set[tuple[float, float, float, float]]:
+        settings = ALL_POINTS.model_copy(update={"max_points": count, "selection": selection})
+        points = find_points(photos["coffee"], settings)
+        return {*zip(points.x, points.y, points.scale, points.angle, strict=True)}
+
+    mixed, every = kept("mixed", 60), find_points(photos["coffee"], ALL_POINTS)
+    assert kept("strongest", 30) <= mixed
+    largest = np.sort(every.scale)[::-1]
+    assert sum(scale >= largest[29] for _, _, scale, _ in mixed) >= 30
+    assert len(mixed) == 60
+
+
+def test_points_of_a_full_page_are_found_again_in_a_part_of_it() -> None:
+    page = PICTURE_KINDS["page"](np.random.default_rng(2))(np.random.default_rng(3)).convert("RGB")
+    part = page.crop((0, 0, round(page.width * 0.75), round(page.height * 0.75)))
+
+    def inliers(selection: Literal["mixed", "strongest"]) -> int:
+        reference = PointSettings(selection=selection)
+        query = PointSettings(short_side=400, max_points=1000, contrast=0.01, selection=selection)
+        views = find_points(np.asarray(part), query), find_points(np.asarray(page), reference)
+        return verify(*views, VARIANTS[0], VerificationSettings()).inliers
+
+    assert inliers("mixed") > 2 * inliers("strongest")

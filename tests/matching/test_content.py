@@ -72,6 +72,22 @@ def test_small_pictures_are_compared_at_the_resolution_that_is_left(kind: str, s
     assert seen.share < 0.95
 
 
+def test_straight_lines_that_two_pictures_share_are_no_evidence_of_a_copy() -> None:
+    rulings = Image.new("RGB", (480, 480), "white")
+    pen = ImageDraw.Draw(rulings)
+    for place in range(20, 480, 40):
+        pen.line((0, place, 480, place), fill=(40, 40, 40), width=3)
+    other, reference = (rulings.copy() for _ in range(2))
+    for picture, words in ((other, "Hansou Waic 7.3"), (reference, "Merkal Vord 508")):
+        for place in range(44, 480, 40):
+            ImageDraw.Draw(picture).text((30, place - 10), words, fill=(30, 30, 30), font_size=14)
+    seen, copied = compare(other, reference), compare(reference.copy(), reference)
+    assert seen.share < 0.5
+    assert seen.replaced > 0.5
+    assert copied.share == 1
+    assert copied.replaced == 0
+
+
 def test_cells_as_large_as_blocks_are_compared_at_another_size() -> None:
     cells = np.random.default_rng(3).random((2, 25, 25)) < 0.5
     first, second = (Image.fromarray(np.uint8(255 * np.kron(each, np.ones((16, 16))))).convert("RGB") for each in cells)

@@ -240,6 +240,7 @@ def test_drawn_pictures_are_compared_unless_one_cannot_be_read(
     candidates = [on_local(query, reference) for query in ("copy", "gone") for reference in ("first", "second")]
     # Where points are unique, pictures are compared only if few agree.
     monkeypatch.setattr(evidence_module, "looks_drawn", lambda *_: False)
+    monkeypatch.setattr(evidence_module, "marks_repeat", lambda _: False)
     pairs = rows_of(indexes, candidates, image_settings, tmp_path / "unique")
     assert {row["replaced"] for row in pairs.values()} == {None}
     monkeypatch.setattr(evidence_module, "FEW_AGREE", 1.0)
@@ -251,3 +252,23 @@ def test_drawn_pictures_are_compared_unless_one_cannot_be_read(
     assert pairs["copy", "second"]["replaced"] > 0.05
     assert pairs["gone", "second"]["replaced"] is None
     assert pairs["gone", "second"]["inliers"] == pairs["copy", "second"]["inliers"]
+
+
+@pytest.mark.parametrize(
+    ("uniqueness", "points", "agreement", "expected"),
+    [
+        (5_000, 600, 0.6, 0.3),  # marks repeat
+        (11_000, 600, 0.6, 0.4),  # not clearly those of a photograph
+        (15_000, 100, 0.6, 0.4),
+        (15_000, 600, 0.2, 0.33),  # few agree
+        (15_000, 600, 0.6, None),
+    ],
+)
+def test_how_much_plain_ground_makes_a_drawn_picture_depends_on_its_points(
+    uniqueness: float, points: int, agreement: float, expected: float | None
+) -> None:
+    measured = {"uniqueness": uniqueness, "fewest_points": points, "agreement": agreement}
+    row = {"inliers": 5, "transform": [1, 0, 0, 0, 1, 0], **measured}
+    assert evidence_module.least_ground(row) == expected
+    assert evidence_module.least_ground(row | {"inliers": 4}) is None
+    assert evidence_module.least_ground(row | {"transform": None}) is None
