@@ -32,6 +32,9 @@ EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch)
 FAULTS := tests/faults
 
+# Else each process of pytest would rewrite all tests anew, and each that tests start compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install lock licenses sbom audit demo stack postgresql chromium test test-stack test-faults bench bench-full gpu-check clean
 
 help: ## list these commands

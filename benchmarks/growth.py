@@ -42,8 +42,7 @@ from copytrace.index.media_index import finish_index
 from copytrace.index.point_lists import CodedPoints
 from copytrace.index.point_places import IMAGE_SHIFT
 from copytrace.index.point_quantizer import ListLevel, shipped_quantizer
-from copytrace.index.shard_files import View, write_points
-from copytrace.index.thumbnail_files import write_thumbnails
+from copytrace.index.shard_files import View, write_points, write_thumbnails
 from copytrace.memory import peak_memory_mib
 from copytrace.run_folder import BRANCHES, ImageRunFolder
 from copytrace.search.image_candidates import recall_images

@@ -9,14 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from http.client import IncompleteRead
 from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
-from aiohttp import ClientPayloadError
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-from botocore.exceptions import ConnectionError as S3ConnectionError
-from botocore.parsers import ResponseParserError
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -36,12 +31,6 @@ R = TypeVar("R")
 RETRY_DELAYS = [5.0, 30.0]
 """Seconds before the second and the third attempt."""
 
-_TRANSIENT_ERRORS = (
-    *(ConnectionError, TimeoutError),
-    # Errors that s3fs raises after five attempts.
-    *(S3ConnectionError, HTTPClientError, IncompleteRead, IncompleteReadError, ResponseParserError, ClientPayloadError),
-    ConcurrencySlotAcquisitionError,  # the Prefect server restarts
-)
 _TRANSIENT_ERRNOS = frozenset(
     {
         # Errors of a network file system while its server restarts.
@@ -142,9 +131,29 @@ def is_transient(error: object) -> bool:
         return is_transient(
             error.__cause__
         )  # a one-line error whose cause decides, such as a store that does not answer
+    if isinstance(error, httpx.HTTPError):
+        return is_away(error)
+    from botocore.exceptions import ClientError  # here, as below  # noqa: PLC0415
+
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == _TOO_MANY_REQUESTS or status >= _FIRST_SERVER_ERROR
-    if isinstance(error, httpx.HTTPError):
-        return is_away(error)
-    return isinstance(error, _TRANSIENT_ERRORS) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS)
+    return isinstance(error, transient_errors()) or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS)
+
+
+def transient_errors() -> tuple[type[Exception], ...]:
+    """Return the types of errors that another attempt may not meet again.
+
+    The clients of stores are imported here, as they take half a second that a run without a failure does not need.
+    """
+    from http.client import IncompleteRead  # noqa: PLC0415
+
+    from aiohttp import ClientPayloadError  # noqa: PLC0415
+    from botocore.exceptions import ConnectionError as S3ConnectionError  # noqa: PLC0415
+    from botocore.exceptions import HTTPClientError, IncompleteReadError  # noqa: PLC0415
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+
+    # s3fs raises these after five attempts.
+    of_stores = (S3ConnectionError, HTTPClientError, IncompleteRead, IncompleteReadError, ResponseParserError)
+    of_servers = (ConnectionError, TimeoutError, ConcurrencySlotAcquisitionError)  # the last if Prefect's restarts
+    return (*of_servers, *of_stores, ClientPayloadError)

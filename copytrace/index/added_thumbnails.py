@@ -14,7 +14,7 @@ from copytrace.index.given_up import GivenUpFiles
 from copytrace.index.image_index import ShardPaths
 from copytrace.index.image_reading import decode_item, load_in_threads
 from copytrace.index.plan_file import read_plan
-from copytrace.index.thumbnail_files import has_thumbnails, write_thumbnails
+from copytrace.index.shard_files import has_thumbnails, write_thumbnails
 from copytrace.step import current_progress
 from copytrace.storage import digest_of, file_size
 

@@ -36,11 +36,19 @@ from copytrace.index.media_index import (
     receipt_path,
 )
 from copytrace.index.odd_files import odd_file
-from copytrace.index.overlay_files import read_overlays, write_overlays
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
-from copytrace.index.shard_files import View, open_descriptor_writer, read_points, table_vectors, write_points
-from copytrace.index.thumbnail_files import read_thumbnails, write_thumbnails
+from copytrace.index.shard_files import (
+    View,
+    open_descriptor_writer,
+    read_overlays,
+    read_points,
+    read_thumbnails,
+    table_vectors,
+    write_overlays,
+    write_points,
+    write_thumbnails,
+)
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.model_sources import model_state

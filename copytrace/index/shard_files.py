@@ -1,7 +1,8 @@
-"""The files of a shard: its descriptors and, of images, its points and views.
+"""The files of a shard: its descriptors and, of images, its points, views, thumbnails and overlays.
 
 `descriptors/*.parquet` has a row `id, pane, start, end, vector` per picture; times are seconds, and null for images.
-`points/*.parquet` has a row per point, `views/*.parquet` a row per view.
+`points/*.parquet` has a row per point, `views/*.parquet` a row per view, `overlays/*.parquet` a row per picture pasted
+into a query, and `thumbnails/*.parquet` a row `id, thumbnail`, of 864 bytes, per image; see `features.thumbnails`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Times
-from copytrace.checked_files import open_checked
-from copytrace.features.points import DIMENSIONS, Points
+from copytrace.checked_files import checks_of, open_checked, read_checked
+from copytrace.features.points import DIMENSIONS, Bytes, Points
+from copytrace.features.thumbnails import BYTES
+from copytrace.overlays.boxes import Box
 from copytrace.storage import atomic_path
-from copytrace.tables import write_table
+from copytrace.tables import table_of_rows, write_table
 
 ROWS_PER_GROUP = 4096  # rows of a row group; with fewer, reading takes up to twice as long
 POINTS_PER_GROUP = 2048  # of about four images: few of a shard are read to score pairs
@@ -43,6 +46,11 @@ VIEW_SCHEMA = pa.schema(
         ("points", pa.int32()),
     ]
 )
+BOX = ("x0", "y0", "x1", "y1", "confidence")
+OVERLAY_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in BOX)])
+# Of boxes from a file: exactly as they are there, since 0.55 in single precision exceeds a threshold of 0.55.
+GIVEN_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in BOX), ("branch", pa.string())])
+THUMBNAIL_SCHEMA = pa.schema([("id", pa.string()), ("thumbnail", pa.binary(BYTES))])
 
 
 class DescriptorWriter:
@@ -172,3 +180,44 @@ def read_points(
 def _concatenate(arrays: Iterable[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
     parts = list(arrays)
     return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def write_overlays(path: Path, found: Iterable[tuple[str, Sequence[Box]]], *, with_branches: bool) -> Path:
+    """Write the boxes of each image, best first, and return the file."""
+    rows: list[tuple[object, ...]] = []
+    for image, boxes in found:
+        for box in boxes:
+            branch = (box.branch,) if with_branches else ()
+            rows.append((image, box.x0, box.y0, box.x1, box.y1, box.confidence, *branch))
+    return write_table(path, table_of_rows(rows, GIVEN_SCHEMA if with_branches else OVERLAY_SCHEMA))
+
+
+def read_overlays(path: Path) -> dict[str, list[Box]]:
+    """Return the boxes of each image that has any, best first. Raises `DamagedFileError`."""
+    boxes: dict[str, list[Box]] = {}
+    for row in read_checked(path).to_pylist():
+        boxes.setdefault(row.pop("id"), []).append(Box(**row))
+    return boxes
+
+
+def write_thumbnails(path: Path, ids: Sequence[str], thumbnails: Sequence[Bytes]) -> Path:
+    """Write the thumbnails, uint8 [864] each, of images of a shard, and return the file."""
+    rows = [(image, small.tobytes()) for image, small in zip(ids, thumbnails, strict=True)]
+    return write_table(path, table_of_rows(rows, THUMBNAIL_SCHEMA))
+
+
+def has_thumbnails(path: Path, record: Path) -> bool:
+    """Return whether the record of a shard names a file of thumbnails; those of an older version do not."""
+    return checks_of(path, record) is not None
+
+
+def read_thumbnails(path: Path, record: Path, wanted: Collection[str] | None = None) -> dict[str, Bytes]:
+    """Return the thumbnails, uint8 [864], of the images of a shard that have one, by their ids: all, or the `wanted`.
+
+    Raises `DamagedFileError` if the record of the shard names the file, and it is missing or damaged.
+    """
+    if not has_thumbnails(path, record):
+        return {}
+    table = read_checked(path, record, schema=THUMBNAIL_SCHEMA)
+    rows = zip(table.column("id").to_pylist(), table.column("thumbnail").to_pylist(), strict=True)
+    return {image: np.frombuffer(row, np.uint8) for image, row in rows if wanted is None or image in wanted}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,8 @@ from fsspec.core import url_to_fs
 from copytrace.errors import InputError
 from copytrace.media.failures import Failure
 from copytrace.media.folders import LIST, Found, FoundFile, find_files, find_results_folders, printable_name
-from copytrace.media.formats import MediumKind
+from copytrace.media.formats import MediumKind, promises_medium
 from copytrace.media.globs import FileChoice, is_glob, split_glob
-from copytrace.media.ids import assign_ids
 from copytrace.media.manifest import is_manifest, join_names, read_media_manifest
 from copytrace.media.stamps import content_of_object, stamp_of_object, stamp_of_status
 from copytrace.object_store import explain_error, filesystem_of, is_bad_address, redact, reraise_as
@@ -228,3 +228,36 @@ def _stamp_of_path(path: str) -> str:
         return stamp_of_status(Path(path).stat())
     except (OSError, ValueError):  # ValueError: a null byte in the path
         return ""
+
+
+def assign_ids(relatives: Sequence[str], kind: MediumKind | None = None) -> list[str]:
+    """Return the ids of files with these relative paths, which are all different.
+
+    A file has the shortest unique id: its path without the suffix, or else all of it. What is no medium of this kind by
+    its name does not count: beside `a.txt`, `a.jpg` is still `a`, and the text is `a.txt`. Media that would share an
+    id, `a.jpg` and `a.png`, both keep their suffix, whatever lies beside them.
+    """
+    ranks = [promises_medium(relative, kind) for relative in relatives]
+    ids = dict.fromkeys(relatives, "")
+    taken: set[str] = set()
+    for rank in sorted(set(ranks), reverse=True):
+        group = [relative for relative, own in zip(relatives, ranks, strict=True) if own == rank]
+        named = _shortest(group, taken)
+        ids |= dict(zip(group, named, strict=True))
+        taken.update(named, map(_without_suffix, group))
+    return list(ids.values())
+
+
+def _shortest(relatives: Sequence[str], taken: Iterable[str]) -> list[str]:
+    ids = [_without_suffix(relative) for relative in relatives]
+    # Repeated, because `a.jpg`, with its suffix because of `a.png`, may now equal the id of `a.jpg.png`.
+    while shared := {name for name, count in Counter([*ids, *taken]).items() if count > 1}:
+        # `a.txt` itself is the id of `a.txt.png`: no path within a folder begins like this one.
+        longer = [relative if relative not in taken else f"./{relative}" for relative in relatives]
+        ids = [whole if name in shared else name for name, whole in zip(ids, longer, strict=True)]
+    return ids
+
+
+def _without_suffix(relative: str) -> str:
+    folder, slash, name = relative.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)

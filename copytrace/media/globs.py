@@ -1,17 +1,20 @@
-"""Globs: of a source such as `photos/**/*.jpg`, and those that choose among the files of a source."""
+"""Which files of a source are meant: globs, and roots, in which media must lie wherever a link says that they are."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from urllib.parse import unquote
 
+from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from copytrace.errors import ConfigError, InputError
-from copytrace.media.roots import lies_within
 from copytrace.object_store import redact
+from copytrace.storage import is_uri, real_path
 
 _MAGIC = re.compile(r"[*?[]")
 
@@ -107,3 +110,30 @@ def _names(patterns: tuple[list[re.Pattern[str]], list[re.Pattern[str]]], relati
     names, paths = patterns
     last = relative.rpartition("/")[2]
     return any(pattern.match(last) for pattern in names) or any(pattern.match(relative) for pattern in paths)
+
+
+def lies_within(path: str, roots: Sequence[str]) -> bool:
+    """Return whether a local file or a URI lies in one of `roots`, which are folders or beginnings of URIs.
+
+    Of a local file, where it really is counts, after all links. A URI that might lead elsewhere lies nowhere: one with
+    `..`, which servers take as a step up, or with `::`, which chains stores.
+    """
+    place = _place(path)
+    return place is not None and any(place.startswith(root) for root in map(_place, roots) if root is not None)
+
+
+def _place(path: str) -> str | None:
+    """Return the real path or the URI, with a slash at its end, so that one folder's name is no start of another's.
+
+    None stands for nowhere.
+    """
+    if path.startswith("file://"):
+        path = url_to_fs(path)[1]
+    if not is_uri(path):
+        try:
+            return real_path(os.path.expanduser(path)).rstrip("/") + "/"  # noqa: PTH111 - also of what is no file
+        except (OSError, ValueError):
+            return None  # a name that no file can have
+    if "::" in path or ".." in unquote(path).replace("\\", "/").split("/"):
+        return None
+    return path.rstrip("/") + "/"

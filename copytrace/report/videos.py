@@ -12,11 +12,10 @@ from copytrace.errors import ConfigError
 from copytrace.index.video_index import VideoIndex
 from copytrace.media.failures import read_failures
 from copytrace.panes.names import WHOLE
-from copytrace.report.matched_pairs import MatchedPairs
 from copytrace.report.page import SIDES, Page, Selection, Side, score_text
 from copytrace.report.similarity_picture import SHADES
 from copytrace.report.time_axis import TimeAxis, assign_lanes, format_clock
-from copytrace.report.video_matches import CondensedMatch, PaneSegment, VideoMatch, select_best
+from copytrace.report.video_matches import CondensedMatch, MatchedPairs, PaneSegment, VideoMatch, select_best
 from copytrace.report.video_pictures import Film, PairPictures
 from copytrace.run_folder import VideoRunFolder
 from copytrace.search.cut_lists import describe_cut, read_cut

@@ -25,8 +25,14 @@ from copytrace.search.own_videos import OthersSearch
 from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.vector_search import MAX_NEIGHBORS, noise_level
 from copytrace.search.video_copies import copies_of_nearest
-from copytrace.search.video_hits import best_per_video, distinct_frames, hits_in_range
-from copytrace.search.video_ranking import BEST_FIRST, CANDIDATE_SCHEMA, rank_pairs
+from copytrace.search.video_ranking import (
+    BEST_FIRST,
+    CANDIDATE_SCHEMA,
+    best_per_video,
+    distinct_frames,
+    hits_in_range,
+    rank_pairs,
+)
 from copytrace.step import Step, StepRun
 from copytrace.storage import resolve_path
 from copytrace.tables import write_table

@@ -1,4 +1,4 @@
-"""Ranking of the hits of query frames: the candidate pairs of each query, best first, and which of them are kept.
+"""Hits of query frames in reference videos, and their ranking: the pairs of each query, best first, and which are kept.
 
 A pair is scored by its best hits, among which each moment of the query counts once. A query keeps the references of its
 best pairs, and besides them up to `MOST_COPIES` references that are copies of these.
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from configs.videos import FrameSearchSettings
 from copytrace.arrays import Doubles, Floats, Numbers
 from copytrace.index.video_index import FrameDescriptors
+from copytrace.search.own_videos import OthersSearch
+from copytrace.search.video_copies import frame_videos
 
+FRAMES_AT_ONCE = 256  # query frames compared at a time with all videos
 MOST_COPIES = 64  # references of a query, beyond `references_per_query`, that are copies of others
 
+HIT = np.dtype([("frame", np.int64), ("video", np.int32), ("score", np.float32), ("copy", np.bool_)])
 CANDIDATE_SCHEMA = pa.schema(
     [
         ("query_id", pa.string()),
@@ -34,6 +38,55 @@ BEST_FIRST = [
     ("cosine", "descending"),
     ("reference_id", "ascending"),
 ]
+
+
+def best_per_video(scores: Floats, videos: NDArray[np.int32], copies: NDArray[np.bool_]) -> NDArray[np.void]:
+    """Return the best hit of each query frame in each video: `frame`, `video`, `score`, `copy`, by frame and video.
+
+    `scores` float32 [Q, K], greatest first, `videos` int32 [Q, K] and `copies` bool [Q, K] are those of the nearest
+    frames; video −1 means none. See `copies_of_nearest`.
+    """
+    frame, video, column, _ = frame_videos(videos)
+    hits = np.empty(len(frame), HIT)
+    hits["frame"], hits["video"] = frame, video
+    hits["score"], hits["copy"] = scores[frame, column], copies[frame, column]
+    return hits
+
+
+def hits_in_range(
+    search: OthersSearch, rows: slice, found: NDArray[np.void], scores: Floats, level: Floats, least: float
+) -> NDArray[np.void]:
+    """Return the hits of query frames `rows` that score above `least`.
+
+    `found` are the hits of `best_per_video` among the K nearest frames, whose scores are `scores` float32 [Q, K].
+    `level` float32 [Q] is what was taken from the cosines of each query frame. Where the nearest frames do not reach
+    down to `least`, the frame is compared with all videos (VSC2022's winners).
+    """
+    beyond = np.flatnonzero(scores[:, -1] > least)
+    parts = [found[(found["score"] > least) & ~np.isin(found["frame"], beyond)]]
+    for start in range(0, len(beyond), FRAMES_AT_ONCE):
+        frames = beyond[start : start + FRAMES_AT_ONCE]
+        best = search.best_of_videos(rows.start + frames) - level[frames, None]
+        frame, video = np.nonzero(best > least)
+        hits = np.zeros(len(frame), HIT)
+        hits["frame"], hits["video"], hits["score"] = frames[frame], video, best[frame, video]
+        parts.append(hits)
+    return np.concatenate(parts)
+
+
+def distinct_frames(vectors: Floats, likeness: float) -> NDArray[np.bool_]:
+    """Return which frames of a video, float32 [N, D] unit vectors, remain if near duplicates are dropped, bool [N].
+
+    Frames are taken in the order of their mean cosine to the others, the highest first; each that is still there drops
+    those whose cosine to it exceeds `likeness` (the descriptor track of VSC2022's winners).
+    """
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, 0)
+    kept = np.ones(len(vectors), bool)
+    for frame in np.argsort(-cosines.mean(axis=0), kind="stable"):
+        if kept[frame]:
+            kept &= cosines[frame] <= likeness
+    return kept
 
 
 def rank_pairs(

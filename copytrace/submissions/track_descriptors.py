@@ -24,7 +24,7 @@ from copytrace.search.frame_search import place_of_least_variance
 from copytrace.search.mapped_vectors import drop_number
 from copytrace.search.unedited_queries import read_unedited
 from copytrace.search.video_candidates import read_noise_levels
-from copytrace.search.video_hits import distinct_frames
+from copytrace.search.video_ranking import distinct_frames
 from copytrace.storage import read_json, resolve_path
 
 UNEDITED_BIAS = -100.0

@@ -111,9 +111,9 @@ def gather_rows(values: Tensor) -> Tensor:
     return values if world_size() == 1 else _gather(values)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _gather(values: Tensor) -> Tensor:
-    rows: Tensor = _GatheredRows.apply(values)
+    # Not as a decorator: that imports torch's compiler, for which each process that only makes batches would wait.
+    rows: Tensor = torch.compiler.disable(_GatheredRows.apply)(values)  # type: ignore[no-untyped-call]
     return rows
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs.videos import VideoSettings
 from copytrace.alignment.picture_evidence import Moment
 from copytrace.alignment.same_pictures import (
     Thumbnails,
@@ -135,7 +136,9 @@ def test_a_segment_that_its_pictures_refute_is_moved_to_where_both_videos_show_t
     write_slides(tmp_path / "references" / "talk.mp4", [0, 1, 2, 3])
     write_slides(tmp_path / "queries" / "cut.mp4", [5, 1, 2, 4], start=3, quantizer=8)
     write_slides(tmp_path / "queries" / "other.mp4", [4, 5, 4])
-    match_videos(tmp_path / "queries", tmp_path / "references", tmp_path / "out")
+    quick = {"panes": {"detector": "none"}, "report": {"max_matches": 0}}
+    settings = VideoSettings.model_validate(quick)
+    match_videos(tmp_path / "queries", tmp_path / "references", tmp_path / "out", settings)
     found = pd.read_csv(tmp_path / "out" / "segments.csv")
     (copied,) = found[found.score >= 0.5].to_dict("records")
     assert (copied["query_id"], copied["ref_id"], copied["pane"]) == ("cut", "talk", "whole")

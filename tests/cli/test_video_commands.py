@@ -21,7 +21,9 @@ from copytrace.cli import app
 from copytrace.index.video_index import VideoIndex
 
 COMMAND = [sys.executable, "-c", "from copytrace.cli import app; app()"]
-QUICK = ["descriptor.input_size=128", "panes.detector=none", "report.max_matches=5", "media.shard_size=1"]
+# Segments are not verified, which takes as long as all else.
+QUICK = ["descriptor.input_size=64", "panes.detector=none", "alignment.verified_segments=0"]
+QUICK += ["report.max_matches=5", "media.shard_size=1"]
 COPIES = {("mirrored", "chelsea"), ("whole", "coffee")}
 
 
@@ -122,7 +124,7 @@ def test_an_ensemble_shortened_by_principal_components_finds_the_copies(video_si
     assert result.exit_code == 0, result.stderr
     index = VideoIndex.open(tmp_path / "out" / "work" / "references")
     assert index.frames(index.shards[0]).vectors.shape == (12, 24)
-    assert index.provenance["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 128 px (")
+    assert index.provenance["descriptor"].startswith("descriptor + efficientnet_lite0 + pca at 64 px (")
     assert copies_in(tmp_path / "out") >= COPIES
 
     # The long vectors and the short ones are not of one model.
@@ -193,7 +195,7 @@ def test_what_cannot_work_is_told_in_one_line(
     ],
 )
 def test_help_tells_what_a_command_takes(arguments: list[str], told: list[str]) -> None:
-    result = copytrace(*arguments, "--help", env={"TERMINAL_WIDTH": "120", "COLUMNS": "120"})
+    result = copytrace(*arguments, "--help", env={"COLUMNS": "120"})
     assert result.exit_code == 0
     for text in told:
         assert text in words(result.stdout)

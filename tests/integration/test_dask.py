@@ -48,7 +48,7 @@ IMAGES: dict[str, Any] = {
 }
 VIDEOS: dict[str, Any] = {
     "media": {"shard_size": 2},
-    "descriptor": {"input_size": 128},
+    "descriptor": {"input_size": 64},
     "panes": {"detector": "none"},
     "report": {"max_matches": 5},
 }

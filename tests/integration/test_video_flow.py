@@ -23,7 +23,7 @@ from flows.parameters import flow_settings
 
 OVERRIDES: dict[str, Any] = {
     "media": {"shard_size": 2},
-    "descriptor": {"input_size": 128},
+    "descriptor": {"input_size": 64},
     "panes": {"detector": "none"},
     "report": {"max_matches": 5},
 }

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copytrace.media.files import list_source
-from copytrace.media.ids import assign_ids
+from copytrace.media.files import assign_ids, list_source
 
 
 @pytest.mark.parametrize("sidecar", ["a.txt", "a.JSON", "a.xmp", "a.jpg.xmp", "a.unknown", "a.cr2"])

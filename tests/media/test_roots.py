@@ -7,8 +7,7 @@ import pytest
 
 from copytrace.errors import InputError
 from copytrace.media.files import Listing, list_source
-from copytrace.media.globs import FileChoice
-from copytrace.media.roots import lies_within
+from copytrace.media.globs import FileChoice, lies_within
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from PIL import Image
 
 from copytrace.errors import MediaError
 from copytrace.media.frames import frames_at
-from copytrace.report.film_strips import FilmStrip, make_film_strips
 from copytrace.report.pictures import Unreadable
+from copytrace.report.video_pictures import FilmStrip, make_film_strips
 
 RATE = 4  # pictures per second
 

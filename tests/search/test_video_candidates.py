@@ -25,7 +25,7 @@ from copytrace.search.video_candidates import (
     read_video_candidates,
     search_frames,
 )
-from copytrace.search.video_hits import best_per_video, distinct_frames
+from copytrace.search.video_ranking import best_per_video, distinct_frames
 from copytrace.storage import write_json
 
 Vector = Sequence[float]

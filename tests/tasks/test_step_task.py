@@ -14,7 +14,7 @@ from s3fs.errors import translate_boto_error
 
 from copytrace.errors import CopytraceError, InputError, StorageError, TooManyFailuresError
 from tasks.image_steps import IMAGE_STEPS
-from tasks.step_task import _TRANSIENT_ERRORS, is_transient, step_task
+from tasks.step_task import is_transient, step_task, transient_errors
 from tasks.video_steps import VIDEO_STEPS
 
 
@@ -76,7 +76,7 @@ def test_a_store_that_refuses_is_not_asked_again(code: str, status: int) -> None
 
 
 def test_whatever_s3fs_itself_tries_again_is_tried_again() -> None:
-    assert all(issubclass(kind, _TRANSIENT_ERRORS) for kind in S3_RETRYABLE_ERRORS)
+    assert all(issubclass(kind, transient_errors()) for kind in S3_RETRYABLE_ERRORS)
 
 
 def test_a_gpu_that_is_full_is_told_in_one_line_with_its_cure() -> None:

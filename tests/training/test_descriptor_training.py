@@ -14,6 +14,7 @@ from torch import nn
 from configs.training import DescriptorTraining
 from copytrace.errors import ConfigError
 from copytrace.features.descriptors import load_descriptor
+from copytrace.runtime import WEIGHTS
 from copytrace.storage import remove_tree, resolve_path
 from copytrace.training.descriptor import choose_whitening, train_descriptor, typical_noise
 from copytrace.training.descriptor_validation import ValidationSet, describe
@@ -91,10 +92,17 @@ def test_training_into_a_store_leaves_the_same_network_which_another_training_an
     assert load_descriptor(str(out), backend="torch", device="cpu").dimensions == 16
     continued = initial_network(settings_of(start=str(weights)), split).state_dict()
     assert continued["projection.weight"].shape == (16, 256)
-    graph = export_weights("descriptor", weights)
-    assert graph == out / "descriptor.onnx"
-    assert graph.is_file()
     remove_tree(out)
+
+
+def test_weights_in_a_store_get_their_graph_beside_them() -> None:
+    # Those of a network whose graph ships: to trace another takes seconds, and is the subject of the training flow.
+    weights = resolve_path("memory://exported/pair-classifier.safetensors")
+    weights.write_bytes((WEIGHTS / "pair_classifier.safetensors").read_bytes())
+    graph = export_weights("pair-classifier", weights)
+    assert graph == weights.with_suffix(".onnx")
+    assert graph.is_file()
+    remove_tree(weights.parent)
 
 
 def load_file(path: Path) -> dict[str, torch.Tensor]:
