@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from configs.load import SettingsError
-from copytrace.errors import CopytraceError, StorageError
+from copytrace.errors import ConfigError, CopytraceError, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +64,13 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 200]} … {text[-200:]}"
 
 
+def _check_encoding() -> None:
+    """Raise `ConfigError` unless names of files are read as UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise ConfigError(f"names of files are read as {encoding} here; set PYTHONUTF8=1, or a locale such as C.UTF-8")
+
+
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), kept="\n")
@@ -78,6 +86,7 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         handler.setFormatter(_PrintableFormatter("%(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         with exit_on_user_errors():
+            _check_encoding()
             return command(*args, **kwargs)
 
     return run
