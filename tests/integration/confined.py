@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 PROJECT = Path(__file__).parents[2]
@@ -58,6 +59,9 @@ class Confinement:
     def __exit__(self, *_: object) -> None:
         """End all that was started."""
         for process in reversed(self.started):
+            # The first process of each namespace, too: as it has become another user, it does not end with its parent.
+            for inner in psutil.Process(process.pid).children(recursive=True):
+                inner.kill()
             process.kill()
             process.wait()
 
