@@ -17,7 +17,9 @@ import mlflow
 import pytest
 
 from tasks.service.ports import Ports
+from tasks.service.server_process import ServerError
 from tasks.service.stack import Stack
+from tasks.service.upgrade import upgrade
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "operate.md").read_text(encoding="utf-8")
@@ -73,6 +75,9 @@ def test_a_backup_is_restored_into_a_new_stack(folder: Path, monkeypatch: pytest
     run(command_of("cp -R backup/secrets"), folder)
     with Stack(folder / "stack", ports=Ports.pick_free()):
         assert "start it again" in run(command_of("sh deploy/restore.sh"), folder)
+        with pytest.raises(ServerError, match="runs: stop it, and give the same command again"):
+            upgrade(folder / "stack")
+    upgrade(folder / "stack")
     with Stack(folder / "stack", ports=Ports.pick_free()) as stack:
         use(stack, monkeypatch)
         store = boto3.client("s3")
