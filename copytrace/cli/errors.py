@@ -25,6 +25,7 @@ USER_ERRORS = (CopytraceError, SettingsError, OSError)
 
 _RESUMABLE_ERRORS = (OSError, StorageError)
 
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EROFS)  # the same command cannot help
 _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)  # a file where a folder is needed, or the other way round
 
 LONGEST_LINE = 2000  # characters of an error that a terminal shows
@@ -45,6 +46,8 @@ def _hint(error: Exception) -> str:
         return ""
     if isinstance(error, OSError) and error.errno in _IN_THE_WAY:
         return "; move what is in the way there, and give the same command again"
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return "; name another place"
     return "; what was finished is kept, and the same command goes on from there"
 
 
