@@ -140,11 +140,13 @@ class VideoIndex(MediaIndex):
         table = self._current_rows(descriptors_path(self.root, shard), shard)
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
-        return FrameDescriptors(tuple(ids), tuple(panes), times, table_vectors(table))
+        vectors = table_vectors(table, descriptors_path(self.root, shard))
+        return FrameDescriptors(tuple(ids), tuple(panes), times, vectors)
 
     def vectors(self, shard: int) -> Floats:
         """Return only the vectors of `frames(shard)`, in less time."""
-        return table_vectors(self._current_rows(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
+        path = descriptors_path(self.root, shard)
+        return table_vectors(self._current_rows(path, shard, columns=["id", "vector"]), path)
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
         """Return the number of rows of each current video of a shard, in their order."""
