@@ -29,6 +29,7 @@ _PRESETS: dict[type[Settings], Path] = {
 }
 
 
+_LARGEST = 1 << 20  # bytes of a file of settings
 _MOST_PROBLEMS = 8  # in an error message
 _values = Repr()  # shortens what an error message shows
 _values.maxstring = _values.maxother = 80
@@ -67,7 +68,11 @@ def load_settings(schema: type[S], preset: str = "cpu", config: Path | None = No
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8")) or {}
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        values = parse_yaml(content.decode("utf-8")) or {}
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -40,7 +40,7 @@ class LoopSettings(Settings):
     workers: int = Field(1, ge=0, description="processes that make the examples; 0: the training process does")
     devices: int = Field(1, ge=1, description="GPUs of this machine that train together")
     device: str | None = Field(None, description="a torch device; by default CUDA if there is some, else the CPU")
-    compile: Switch = Field("auto", description="torch.compile; auto: on CUDA")
+    compile: Switch = Field("auto", description="torch.compile; auto: on CUDA, if there is a C compiler")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 if CUDA supports it, else float16; float32 on the CPU"
     )

@@ -117,6 +117,17 @@ def check_file(path: Path, record: Path) -> None:
             checks.check_stream(stream)
 
 
+def read_checked_bytes(path: Path, record: Path) -> bytes:
+    """Return the content of a file that a record names. Raises `DamagedFileError` if it is missing or damaged."""
+    checks = checks_of(path, record)
+    with damage_errors(path, checks):
+        content = path.read_bytes()
+        if checks:
+            checks.check_size(len(content))
+            checks.check(0, memoryview(content))
+    return content
+
+
 def files_of(record: Path) -> list[Path]:
     """Return the files of which a record has checksums, sorted. Raises `DamagedFileError` if the record is damaged."""
     return sorted(_join(record.parent, name) for name in read_record(record).get("checksums", {}))

@@ -44,7 +44,7 @@ from copytrace.lease_files import (
     token_file,
 )
 from copytrace.object_store import as_stored_path, redact
-from copytrace.processes import machine_identity, start_of_process
+from copytrace.processes import is_process_hidden, machine_identity, start_of_process
 
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
@@ -239,6 +239,8 @@ def _is_alive(place: Path, token: int, content: bytes, record: dict[str, Any]) -
 def _is_running_here(record: dict[str, Any]) -> bool | None:
     """Return whether the process of a record runs, or None if this machine cannot tell."""
     if record.get("machine") != machine_identity() or not isinstance(record.get("pid"), int):
+        return None
+    if is_process_hidden(record["pid"]):
         return None
     return start_of_process(record["pid"]) == record.get("process")
 

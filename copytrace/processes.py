@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -36,3 +37,16 @@ def start_of_process(pid: int) -> str:
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
     except (OSError, psutil.Error):
         return ""
+
+
+def is_process_hidden(pid: int) -> bool:
+    """Return whether another user's process has this number and /proc does not show it (`hidepid`, `ProtectProc`)."""
+    if os.access(_PROC / str(pid) / "stat", os.R_OK):
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False

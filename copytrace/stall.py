@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from copytrace.errors import ConfigError
+
 LIMIT = "COPYTRACE_STALL_MINUTES"
 """Environment variable: the minutes for which a step may stand still; 0 is for ever."""
 DEFAULT_MINUTES = 120.0
+LONGEST_MINUTES = 1e6  # about two years
 _CHECKS = 20  # until the limit
 
 
@@ -44,7 +48,8 @@ def end_if_stalled(name: str, total: int, unit: str, end: Callable[[str], None])
     """Yield the guard of a step of `total` units; if it does not advance for too long, call `end` with a reason.
 
     `end` is called in another thread, and then the process exits with code 1, as nothing else ends a read that hangs.
-    Files are whole or absent all the same. Time in which the process itself was paused does not count.
+    Files are whole or absent all the same. Time in which the process itself was paused does not count. Raises
+    `ConfigError` if the limit that the environment sets is no number of minutes.
     """
     guard, ended, minutes = StallGuard(name, total, unit), threading.Event(), _limit_minutes()
 
@@ -69,7 +74,11 @@ def end_if_stalled(name: str, total: int, unit: str, end: Callable[[str], None])
 
 
 def _limit_minutes() -> float:
+    text = os.environ.get(LIMIT) or str(DEFAULT_MINUTES)
     try:
-        return max(0.0, float(os.environ.get(LIMIT, DEFAULT_MINUTES)))
+        minutes = float(text)
     except ValueError:
-        return DEFAULT_MINUTES
+        minutes = math.nan
+    if not 0 <= minutes <= LONGEST_MINUTES:
+        raise ConfigError(f"{LIMIT}={text!r} is not a number of minutes; set it to 0 or more, or not at all")
+    return minutes

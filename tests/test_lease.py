@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +91,40 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_taken_for_it(out: 
     leave_behind(out, process="1")  # this process began later
     with hold_lease(out):
         assert record_of(out)[1]["token"] == 2
+
+
+STRANGER = """
+import encodings.ascii, os, sys  # before the home of Python may not be readable
+from pathlib import Path
+from copytrace import lease
+from copytrace.errors import InUseError
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    with lease.hold_lease(Path(sys.argv[1])):
+        print("took it over")
+except InUseError as error:
+    print(error)
+"""
+
+
+def test_a_run_of_another_user_that_proc_does_not_show_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
+    if subprocess.run([*hidden, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can hide processes")
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "_now", lambda: f"{time.monotonic_ns():020}")
+    with tempfile.TemporaryDirectory() as folder, hold_lease(Path(folder) / "out"):
+        (Path(folder) / "out" / "earlier").touch()
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o777)
+        stranger = [sys.executable, "-c", STRANGER, str(Path(folder) / "out")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([*hidden, *stranger], env=environment, capture_output=True, text=True, check=False)
+        assert re.match(rf"{folder}/out is in use by `.*` \(process {os.getpid()} on ", done.stdout), done
 
 
 def test_a_silent_run_on_another_machine_is_succeeded_after_the_time_of_a_lease(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
+
+from copytrace.errors import ConfigError
+from copytrace.stall import LIMIT, end_if_stalled
 
 STANDING = """
 import time
@@ -57,3 +63,18 @@ def test_a_step_that_moves_goes_on_also_after_its_process_was_paused_for_longer(
         process.send_signal(signal.SIGCONT)
         told, _ = process.communicate(timeout=300)
         assert (process.returncode, told) == (0, "done\n")
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "two", "1e300", "inf"])
+def test_a_limit_that_is_no_number_of_minutes_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, text)
+    told = re.escape(f"{LIMIT}='{text}' is not a number of minutes; set it to 0 or more")
+    with pytest.raises(ConfigError, match=told), end_if_stalled("describe queries", 400, "images", print):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.5", "120"])
+def test_a_number_of_minutes_or_none_is_taken(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, text)
+    with end_if_stalled("describe queries", 400, "images", print) as step:
+        step.advance()

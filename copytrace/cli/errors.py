@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from configs.load import SettingsError
-from copytrace.errors import CopytraceError, StorageError
+from copytrace.errors import ConfigError, CopytraceError, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +25,7 @@ USER_ERRORS = (CopytraceError, SettingsError, OSError)
 
 _RESUMABLE_ERRORS = (OSError, StorageError)
 
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EROFS)  # the same command cannot help
 _IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)  # a file where a folder is needed, or the other way round
 
 LONGEST_LINE = 2000  # characters of an error that a terminal shows
@@ -44,6 +46,8 @@ def _hint(error: Exception) -> str:
         return ""
     if isinstance(error, OSError) and error.errno in _IN_THE_WAY:
         return "; move what is in the way there, and give the same command again"
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return "; name another place"
     return "; what was finished is kept, and the same command goes on from there"
 
 
@@ -63,6 +67,13 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 200]} … {text[-200:]}"
 
 
+def _check_encoding() -> None:
+    """Raise `ConfigError` unless names of files are read as UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise ConfigError(f"names of files are read as {encoding} here; set PYTHONUTF8=1, or a locale such as C.UTF-8")
+
+
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), kept="\n")
@@ -78,6 +89,7 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
         handler.setFormatter(_PrintableFormatter("%(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         with exit_on_user_errors():
+            _check_encoding()
             return command(*args, **kwargs)
 
     return run

@@ -111,7 +111,7 @@ class ImageIndex(MediaIndex):
         paths = ShardPaths.of(self.root, shard)
         table = read_checked(paths.descriptors, paths.receipt, columns=["id", "pane", "vector"])
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
-        vectors = table_vectors(table)
+        vectors = table_vectors(table, paths.descriptors)
         rows = [row for row, image in enumerate(ids) if self.is_current(image, shard)]
         return Descriptors(tuple(ids[r] for r in rows), tuple(panes[r] for r in rows), vectors[np.array(rows, int)])
 

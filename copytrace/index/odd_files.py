@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copytrace.checked_files import check_file, checks_of, record_files
+from copytrace.checked_files import checks_of, read_checked_bytes, record_files
 from copytrace.errors import InputError, MediaError, NotMediumError
-from copytrace.media.failures import Failure, check_failure_rate, read_failures, write_failures
+from copytrace.media.failures import Failure, check_failure_rate, parse_failures, read_failures, write_failures
 from copytrace.media.files import Listing, MediaItem
 from copytrace.media.folders import LINK, PASS_OVER, WORK
 
@@ -88,11 +88,9 @@ def _read_list(path: Path, record: Path) -> list[Failure]:
 
     Raises `DamagedFileError`.
     """
-    if checks_of(path, record):
-        check_file(path, record)
-    elif not path.exists():
+    if not checks_of(path, record) and not path.exists():
         return []
-    return read_failures(path)
+    return parse_failures(read_checked_bytes(path, record), path)
 
 
 def _unlisted_path(root: Path) -> Path:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from copytrace.arrays import Floats, Times
 from copytrace.checked_files import checks_of, open_checked, read_checked
+from copytrace.checksums import damage_error
 from copytrace.features.points import DIMENSIONS, Bytes, Points
 from copytrace.features.thumbnails import BYTES
 from copytrace.overlays.boxes import Box
@@ -102,9 +103,14 @@ def open_descriptor_writer(path: Path, dimensions: int) -> Iterator[DescriptorWr
         descriptors.flush()
 
 
-def table_vectors(table: pa.Table) -> Floats:
-    """Return the vectors of a table of descriptors, float32 [N, D], read-only."""
+def table_vectors(table: pa.Table, path: Path = Path("descriptors")) -> Floats:
+    """Return the vectors of a table of descriptors, float32 [N, D], read-only.
+
+    Raises `DamagedFileError` for the file at `path`, of which the table is, if its vectors are not of one length.
+    """
     lists = table.column("vector").combine_chunks()
+    if not (pa.types.is_fixed_size_list(lists.type) and pa.types.is_float32(lists.type.value_type)) or lists.null_count:
+        raise damage_error(path)
     vectors: Floats = lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
     return vectors
 

@@ -25,13 +25,14 @@ from copytrace.errors import DecodingLimitError, MediaError
 from copytrace.features.descriptor_sources import descriptor_state
 from copytrace.features.descriptors import Descriptor, load_descriptor, model_label
 from copytrace.features.ensemble import load_ensemble, read_projection
+from copytrace.features.repeated_pictures import RepeatedPictures
 from copytrace.index.changes import note_content
 from copytrace.index.given_up import GivenUpFiles, limits_of
 from copytrace.index.media_index import MediaIndex, MediaKind, Role, check_unchanged, descriptors_path, receipt_path
 from copytrace.index.odd_files import odd_file
 from copytrace.index.plan_file import Shard, read_planned_shard
 from copytrace.index.plan_source import plan_source
-from copytrace.index.shard_files import DescriptorWriter, open_descriptor_writer, table_vectors
+from copytrace.index.shard_files import open_descriptor_writer, table_vectors
 from copytrace.media.failures import Failure
 from copytrace.media.files import MediaItem
 from copytrace.media.frames import Frame, frame_windows, open_video
@@ -139,11 +140,13 @@ class VideoIndex(MediaIndex):
         table = self._current_rows(descriptors_path(self.root, shard), shard)
         ids, panes = table.column("id").to_pylist(), table.column("pane").to_pylist()
         times = np.stack([table.column(name).to_numpy() for name in ("start", "end")], axis=1)
-        return FrameDescriptors(tuple(ids), tuple(panes), times, table_vectors(table))
+        vectors = table_vectors(table, descriptors_path(self.root, shard))
+        return FrameDescriptors(tuple(ids), tuple(panes), times, vectors)
 
     def vectors(self, shard: int) -> Floats:
         """Return only the vectors of `frames(shard)`, in less time."""
-        return table_vectors(self._current_rows(descriptors_path(self.root, shard), shard, columns=["id", "vector"]))
+        path = descriptors_path(self.root, shard)
+        return table_vectors(self._current_rows(path, shard, columns=["id", "vector"]), path)
 
     def frame_counts(self, shard: int) -> list[tuple[str, int]]:
         """Return the number of rows of each current video of a shard, in their order."""
@@ -286,14 +289,16 @@ class _VideoShard:
         with open_descriptor_writer(descriptors_path(self.root, self.number), self.descriptor.dimensions) as writer:
             read = note_content(load, work.notes.setdefault("contents", {}))
             for item, parts in prefetch_parts(items, read, threads=threads, ahead=PARTS_AHEAD):
-                rows = 0
+                rows, describer = 0, RepeatedPictures(self.descriptor.describe, self.settings.descriptor.batch_size)
                 try:
                     for part in parts:
                         if isinstance(part, VideoFacts):
                             facts.append((item.id, part.duration, part.width, part.height))
                             continue
-                        self._write_descriptors(item, part, writer)
-                        rows += len(part.times)
+                        vectors = describer.describe(part.pictures, part.pane)
+                        count = len(part.times)
+                        writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
+                        rows += count
                         if self.role == "queries":
                             boxes.append(_box_table(item, part))
                 except MediaError as error:
@@ -317,11 +322,13 @@ class _VideoShard:
 
     def _cut_panes(self, frames: Sequence[Frame]) -> Iterator[_Part]:
         for pane in self._find_panes(frames):
-            pictures, times, boxes = [], [], []
+            pictures, times, boxes, last = list[NDArray[np.uint8]](), [], [], None
             for frame, box in zip(frames, pane.boxes, strict=True):
                 picture = frame.pixels if pane.name == WHOLE else crop(frame.pixels, box)
                 if picture is not None:
-                    pictures.append(self.descriptor.resize(picture))
+                    # One that stands for long is the same array in all its frames.
+                    pictures.append(pictures[-1] if picture is last else self.descriptor.resize(picture))
+                    last = picture
                     times.append((frame.start, frame.end))
                     boxes.append(box)
             if pictures:
@@ -331,12 +338,6 @@ class _VideoShard:
         if self.role == "references":
             return [whole_pane(len(frames))]
         return find_panes([frame.pixels for frame in frames], self.settings.panes, detector=self.detector)
-
-    def _write_descriptors(self, item: MediaItem, part: _Part, writer: DescriptorWriter) -> None:
-        count, batch_size = len(part.times), self.settings.descriptor.batch_size
-        batches = (part.pictures[start : start + batch_size] for start in range(0, count, batch_size))
-        vectors = np.concatenate([self.descriptor.describe(batch) for batch in batches])
-        writer.add([item.id] * count, [part.pane] * count, vectors, part.times)
 
 
 def _box_table(item: MediaItem, part: _Part) -> pa.Table:

@@ -46,12 +46,16 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> Path:
 
 def read_failures(path: Path) -> list[Failure]:
     """Return the failures that `write_failures` wrote. Raises `InputError` if the file is none, or is damaged."""
+    return parse_failures(path.read_bytes(), path)
+
+
+def parse_failures(content: bytes, path: Path) -> list[Failure]:
+    """Return the failures in the content of a file that `write_failures` wrote to `path`; see `read_failures`."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            if next(rows, []) != _COLUMNS:
-                raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
-            return [Failure(*map(restore, row)) for row in rows]
+        rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+        if next(rows, []) != _COLUMNS:
+            raise InputError(f"{path} is not a list of failures; its header must be {','.join(_COLUMNS)}")
+        return [Failure(*map(restore, row)) for row in rows]
     except (ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged; delete it, and run the same command again") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,22 +149,35 @@ def find_insets(
     """
     count = len(frames)
     searched = np.unique(np.linspace(0, count - 1, min(settings.looks, count)).round().astype(int))
-    boxes = {int(frame): _detect_unknown(frames, detector, known, int(frame), settings) for frame in searched}
+    detect = _remember_last(detector.detect)
+    boxes = {int(frame): _find_unknown(frames, detect, known, int(frame), settings) for frame in searched}
     tracks = _build_tracks(boxes, settings.min_share)
     if len(searched) < count and any(track.moves for track in tracks):
         for frame in set(range(count)) - boxes.keys():
-            boxes[frame] = _detect_unknown(frames, detector, known, frame, settings)
+            boxes[frame] = _find_unknown(frames, detect, known, frame, settings)
         tracks = _build_tracks(boxes, settings.min_share)
     return [_interpolate_track(track, np.array(sorted(boxes)), count) for track in tracks]
 
 
-def _detect_unknown(
-    frames: Bytes, detector: OverlayDetector, known: list[Floats], frame: int, settings: PaneSettings
+def _remember_last(detect: Callable[[Bytes], list[Box]]) -> Callable[[Bytes], list[Box]]:
+    """Return a detector that looks only once at frames in a row which are the same, as of slides and stills."""
+    last: list[tuple[Bytes, list[Box]]] = []
+
+    def look(frame: Bytes) -> list[Box]:
+        if not last or not np.array_equal(frame, last[0][0]):
+            last[:] = [(frame, detect(frame))]
+        return last[0][1]
+
+    return look
+
+
+def _find_unknown(
+    frames: Bytes, detect: Callable[[Bytes], list[Box]], known: list[Floats], frame: int, settings: PaneSettings
 ) -> list[Box]:
     panes = [_box(boxes[frame]) for boxes in known if not np.isnan(boxes[frame, 0])]
     return [
         box
-        for box in detector.detect(frames[frame])
+        for box in detect(frames[frame])
         if box.confidence >= settings.min_confidence
         and box.area <= LARGEST
         and min(box.x1 - box.x0, box.y1 - box.y0) >= settings.min_side

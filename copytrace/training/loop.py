@@ -23,7 +23,7 @@ from copytrace.training.batches import Examples, iterate_batches, steps_per_epoc
 from copytrace.training.checkpoint import read_checkpoint, write_checkpoint
 from copytrace.training.distributed import broadcast, in_group, is_first_process, rank, world_size
 from copytrace.training.log import SilentLog, TrainingLog, append_history
-from copytrace.training.precision import Precision
+from copytrace.training.precision import Precision, is_compiled
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -160,7 +160,7 @@ class _Loop(Generic[N]):
         self._runnable: nn.Module = module
         if world_size() > 1:
             self._runnable = in_group(module)
-        if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
+        if is_compiled(settings.compile, device):
             self._runnable = torch.compile(self._runnable)  # type: ignore[assignment]
 
     @property

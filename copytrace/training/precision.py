@@ -1,12 +1,31 @@
-"""Mixed precision: the type that the network computes in, and the scaling of gradients that float16 needs."""
+"""How a network is run in a training: compiled or not, and in which precision, with scaled gradients for float16."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from configs.training import Switch
+
+logger = logging.getLogger(__name__)
+
+
+def is_compiled(choice: Switch, device: torch.device) -> bool:
+    """Return whether `torch.compile` is to be used: with "auto" on CUDA, if there is the C compiler that it needs."""
+    if choice != "auto":
+        return choice == "on"
+    if device.type != "cuda":
+        return False
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        logger.warning("there is no C compiler, so torch.compile is not used; install gcc to train faster")
+        return False
+    return True
 
 
 class Precision:

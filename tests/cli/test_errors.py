@@ -47,6 +47,12 @@ def test_a_full_disk_is_one_line_that_says_what_is_kept() -> None:
     )
 
 
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EROFS])
+def test_where_the_same_command_cannot_help_another_place_is_to_be_named(number: int) -> None:
+    _, _, errors = run(OSError(number, os.strerror(number), "out/matches.csv"))
+    assert errors.endswith("'out/matches.csv'; name another place\n")
+
+
 @pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EEXIST])
 def test_what_is_in_the_way_is_to_be_moved(number: int) -> None:
     _, _, errors = run(OSError(number, os.strerror(number), "out/matches.csv"))

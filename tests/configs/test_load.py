@@ -132,7 +132,12 @@ def test_an_unknown_preset_is_told_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "cannot read the settings file"), ("- 1", "must have names and values")]
+    ("text", "message"),
+    [
+        ("a: [", "cannot read the settings file"),
+        ("- 1", "must have names and values"),
+        ("#" * 2**20 + "\n", r"cannot read the settings file .*mine.yaml: it has more than 1,048,576 bytes"),
+    ],
 )
 def test_a_file_that_holds_no_settings_is_told(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)

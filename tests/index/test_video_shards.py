@@ -18,6 +18,7 @@ from copytrace.index.media_index import Role, descriptors_path
 from copytrace.index.shard_files import table_vectors
 from copytrace.index.video_index import PANE_SCHEMA, VIDEO_SCHEMA, VideoPaths, describe_videos, plan_videos
 from copytrace.media.failures import Failure
+from tests.grid_models import GridDescriptor
 
 Pixels = NDArray[np.uint8]
 Tour = Callable[..., list[Pixels]]
@@ -230,3 +231,23 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tour: Tour, write_video
     # All pictures of the long video would be 101 MiB at once, and 90 more than those of the short one.
     short, long = map(int, done.stdout.split())
     assert long < short + 40, f"{short} and {long} MiB"
+
+
+def test_a_picture_that_stands_is_described_once_and_its_rows_are_those_of_each_second(
+    tour: Tour, write_video: WriteVideo, describe: Describe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+    described = GridDescriptor.describe
+
+    def count(self: GridDescriptor, batch: Pixels) -> NDArray[np.float32]:
+        sizes.append(len(batch))
+        return described(self, batch)
+
+    monkeypatch.setattr(GridDescriptor, "describe", count)
+    plain = np.full((96, 128, 3), 128, np.uint8)
+    write_video(tmp_path / "in" / "a.mp4", [plain] * 40, rate=1)
+    write_video(tmp_path / "in" / "b.mp4", tour("chelsea")[:12], rate=4)
+    describe(tmp_path / "in", "references", quick(frames={"window": 8}))
+    assert rows_of(tmp_path / "index")[:40] == [("a", "whole", float(at), at + 1.0) for at in range(40)]
+    assert len(vectors(tmp_path / "index")) == 43
+    assert (sum(sizes[:-1]), sizes[-1]) == (1, 3)

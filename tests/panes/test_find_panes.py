@@ -206,3 +206,20 @@ def test_a_crop_of_a_pane_that_is_not_there_or_tiny_is_none() -> None:
     frame = video(40, 1, 320, 180)[0]
     assert crop(frame, np.full(4, np.nan, np.float32)) is None
     assert crop(frame, np.array([0.5, 0.5, 0.51, 1.0], np.float32)) is None
+
+
+def test_frames_in_a_row_that_are_the_same_are_searched_once() -> None:
+    looked: list[int] = []
+
+    class Looker(PasteFinder):
+        def detect(self, pixels: Frames) -> list[Box]:
+            looked.append(int(pixels[0, 0, 0]))
+            return super().detect(pixels)
+
+    scene = video(5, 1, 320, 180)[0]
+    scene[40:100, 60:160] = (0, 255, 0)
+    other = scene.copy()
+    other[0, 0, 0] ^= 1
+    panes = find_panes([scene] * 12 + [other] * 12, detector=Looker())
+    assert looked == [int(scene[0, 0, 0]), int(other[0, 0, 0])]
+    assert [pane.name for pane in panes] == ["whole", "inset0"]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from docker.models.containers import _create_container_args
 from docker.types import DeviceRequest
 from prefect.client.orchestration import PrefectClient
 from prefect.workers.base import BaseJobConfiguration
@@ -90,6 +91,41 @@ def test_a_container_asks_for_gpus_in_words_that_docker_takes() -> None:
     assert arguments["shm_size"] == "8g"  # type: ignore[index]
     [request] = [DeviceRequest(**request) for request in arguments["device_requests"]]  # type: ignore[index]
     assert (request.driver, request.count, request.capabilities) == ("nvidia", -1, [["gpu"]])
+
+
+def test_a_pod_is_nobody_special_and_writes_only_into_its_volumes() -> None:
+    job = asyncio.run(configured(TEMPLATES["kubernetes-gpu"], {}))["job_manifest"]["spec"]  # type: ignore[index]
+    pod = job["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"parallelism", "completions"} <= job.keys()  # in a pod, they are unknown
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "fsGroup": 1000,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("copytrace-run", False)
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {
+        *("/dev/shm", "/data", "/tmp", "/home/copytrace"),
+    }
+
+
+def test_a_container_is_nobody_special_and_writes_only_into_its_volumes() -> None:
+    job = asyncio.run(configured(TEMPLATES["docker-gpu"], {}))
+    arguments = {**job["container_create_kwargs"], "volumes": job["volumes"], "version": "1.50"}  # type: ignore[dict-item]
+    made = _create_container_args(dict(arguments))
+    host = made["host_config"]
+    assert (made["user"], host["ReadonlyRootfs"], host["CapDrop"]) == ("1000:1000", True, ["ALL"])
+    assert (host["SecurityOpt"], host["Init"]) == (["no-new-privileges:true"], True)
+    assert "Privileged" not in host
+    assert {*made["volumes"], *host["Tmpfs"]} == {"/data", "/tmp", "/home/copytrace"}
 
 
 def test_an_update_brings_what_is_new_and_leaves_the_defaults_that_were_set_by_hand() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
-from copytrace.training.precision import Precision
+from configs.training import Switch
+from copytrace.training.precision import Precision, is_compiled
 
 CPU = torch.device("cpu")
 
@@ -43,3 +46,21 @@ def test_without_a_scale_there_is_nothing_to_take_up() -> None:
     precision = Precision("bfloat16", CPU)
     precision.load_state(precision.state())
     assert precision.state() == {}
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "compiler", "expected"),
+    [
+        ("auto", "cuda", "gcc", True),
+        ("auto", "cuda", None, False),  # as in the image
+        ("auto", "cpu", "gcc", False),
+        ("on", "cpu", None, True),
+        ("off", "cuda", "gcc", False),
+    ],
+)
+def test_a_network_is_compiled_on_cuda_where_there_is_a_compiler(
+    choice: Switch, device: str, compiler: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: compiler if name == compiler else None)
+    assert is_compiled(choice, torch.device(device)) is expected
