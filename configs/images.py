@@ -57,9 +57,9 @@ class PointSettings(Settings):
     min_points: int = Field(0, ge=0, description="views with fewer points get none; imgFp: 10")
 
     def deciding_values(self) -> dict[str, Any]:
-        """Return the values that decide which points are found, without newer ones that are at their defaults."""
-        newer = {"interpolation", "min_points"}
-        plain = PointSettings()
+        """Return the values that decide which points are found, without newer ones that are as they were before."""
+        newer = {"interpolation", "min_points", "selection"}
+        plain = PointSettings(selection="strongest")
         return {n: v for n, v in self.model_dump().items() if n not in newer or v != getattr(plain, n)}
 
 

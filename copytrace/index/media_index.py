@@ -280,7 +280,9 @@ def _refresh(root: Path, shard: Shard, wanted: Mapping[str, MediaItem], known_by
 def _difference(root: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
     there, here = flatten(before), flatten(now)
     names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    listed = "; ".join(f"{name} is {there.get(name)} there and {here.get(name)} now" for name in names)
+    listed = "; ".join(
+        f"{name} is {there.get(name, 'not set')} there and {here.get(name, 'not set')} now" for name in names
+    )
     return (
         f"the index {root} was made with other settings: {listed}. Use the same settings, or index into another folder"
     )
