@@ -29,8 +29,9 @@ COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11
 PIP := -m pip --disable-pip-version-check -qq
 # faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
-OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch confined_services backup restarted_servers)
-FAULTS := tests/faults
+OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch)
+# These take ten minutes of several servers each, root, and namespaces.
+FAULTS := tests/faults $(patsubst %,tests/integration/test_%.py,confined_services backup restarted_servers)
 
 # Else each process of pytest would rewrite all tests anew, and each that tests start compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE

@@ -130,7 +130,6 @@ class Confinement:
                 lines.append(_mount(real, name))
         lines += [_mount(self.folder / name, f"etc/{name}", make=False) for name in ("hosts", "passwd")]
         lines += [_mount(PROJECT, PLACE[1:])]
-        lines += [_mount(Path(prefix), prefix[1:]) for prefix in dict.fromkeys((sys.base_prefix, sys.prefix))]
         lines += ["mkdir -p proc run var", "ln -s /run var/run", "mount -t proc proc proc"]
         lines += ["mkdir dev", "mount -t tmpfs none dev", "mkdir -m 1777 dev/shm", "mount -t tmpfs none dev/shm"]
         for name in ("null", "zero", "random", "urandom"):
@@ -139,6 +138,8 @@ class Confinement:
             lines.append(f"mkdir -p .{place}; mount -t tmpfs -o {options or 'mode=1777'} none .{place}")
         for name, _, place in (entry.partition(":") for entry in service.get("volumes", [])):
             lines.append(_mount(self.volume(name), place[1:], "rw"))
+        # Last, as the environment may lie below one of these, such as /tmp.
+        lines += [_mount(Path(prefix), prefix[1:]) for prefix in dict.fromkeys((sys.base_prefix, sys.prefix))]
         return [*lines, "mount -o remount,ro none .", "cd /"]
 
 
