@@ -30,7 +30,7 @@ PIP := -m pip --disable-pip-version-check -qq
 # faiss-cpu and faiss-gpu share one import name, as do onnxruntime and onnxruntime-gpu.
 EXCLUSIVE := faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 OF_ALL_SERVERS := $(patsubst %,tests/integration/test_%.py,servers stack dask_hosts run_watch)
-# These take ten minutes of several servers each, root, and namespaces.
+# The latter need root and namespaces, or take servers down.
 FAULTS := tests/faults $(patsubst %,tests/integration/test_%.py,confined_services backup restarted_servers)
 
 # Else each process of pytest would rewrite all tests anew, and each that tests start compile what it imports.

@@ -240,12 +240,13 @@ def _count(correlation: Floats, inks: tuple[Floats, Floats], is_line: Bools, ins
     agrees, inked = correlation >= min(ALIKE, usual) - BELOW, inside & (both > INK)
     seen = inside & same & ~_covered(inked & ~agrees & ~same)
     inside_copy = _around(inked & agrees)
-    kept, differs = inked & agrees & ~is_line, inked & ~agrees & seen
+    inked &= ~(agrees & is_line)
+    kept, differs = inked & agrees, inked & ~agrees & seen
     lone = [(one > STRONG) & (other < FAINT) & seen for one, other in ((here, there), (there, here))]
     return Content(
         *_replaced((here, there), kept, differs, lone),
         *_replaced((here, there), kept, differs & inside_copy, [blocks & inside_copy for blocks in lone]),
-        share=float(kept.sum() / max((kept | (inked & ~agrees)).sum(), 1)),
+        share=float(kept.sum() / max(inked.sum(), 1)),
     )
 
 
