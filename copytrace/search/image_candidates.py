@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
 from copytrace.arrays import Floats, Numbers
@@ -259,8 +260,11 @@ def _local_candidates(part: _QueryShard, branch: Branch, settings: LocalSettings
         threads = min(cores, len(queries))
         # Of few queries, each is searched by several cores; the sums that a search compares are exact, so that nothing
         # depends on it.
-        shared = (cores // threads,)
-        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=shared) as pool:
+        share = cores // threads
+        with (
+            threadpool_limits(share, user_api="blas"),
+            ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(share,)) as pool,
+        ):
             for number, found in enumerate(pool.map(recall, queries)):
                 if isinstance(found, NearestReferences):
                     nearest[number].append(found)

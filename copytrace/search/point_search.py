@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
@@ -22,15 +22,15 @@ from copytrace.index.point_lists import ListedPoints, PointLists
 from copytrace.index.point_quantizer import NearestLists, PointQuantizer
 from copytrace.index.segments import ids_of
 from copytrace.index.shard_files import View
+from copytrace.search.vector_search import BLOCK_ROWS, ExactFrameSearch
 
 try:
     import faiss
 except ImportError as error:  # faiss is an extra: the CPU and GPU builds exclude one another
     raise CopytraceError("faiss is not installed; pip install 'copytrace[cpu]', or [gpu] beside CUDA") from error
 
-# Faiss gets bytes times this: they stay exact, also in float16, where squares of bytes themselves could overflow.
+# Bytes are compared times this: they stay exact, also in float16, where squares of bytes themselves could overflow.
 SCALE = 1 / 16
-QUERIES_FOR_BLAS = 20  # from this number of queries on, faiss multiplies matrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,38 @@ class ListSearch:
         return ListedPoints(*(np.concatenate(column) for column in zip(*both, strict=True)))
 
 
+class _Index(Protocol):
+    """What ExactSearch needs of an index of faiss."""
+
+    def search(self, points: Floats, neighbours: int, /) -> tuple[Floats, Numbers]:
+        """Return the squared distances float32 [Q, K] and the rows int64 [Q, K] of the points nearest to [Q, 128]."""
+
+
+class PointsInMemory:
+    """The points of references, uint8 [N, 128] each, all of which a search on the CPU compares with."""
+
+    def __init__(self, descriptors: Sequence[Bytes]) -> None:
+        self._points = np.concatenate([np.zeros((0, DIMENSIONS), np.uint8), *descriptors])
+        self._search = ExactFrameSearch(self._blocks)
+
+    def search(self, points: Floats, neighbours: int) -> tuple[Floats, Numbers]:
+        """See `_Index`: `points` are bytes times `SCALE`. Of equal distances, the first points are returned.
+
+        Distances are exact, as float32 holds sums of products of bytes.
+        """
+        # |x - y|^2 = |x|^2 - 2 (xy - |y|^2 / 2): the nearest y has the greatest product of (x, 1) and (y, -|y|^2 / 2).
+        products, rows = self._search.nearest(np.pad(points, ((0, 0), (0, 1)), constant_values=1), neighbours)
+        return np.square(points).sum(axis=1)[:, None] - 2 * products, rows
+
+    def _blocks(self) -> Iterator[Floats]:
+        for start in range(0, len(self._points), BLOCK_ROWS):
+            part = self._points[start : start + BLOCK_ROWS]
+            block = np.empty((len(part), DIMENSIONS + 1), np.float32)
+            np.multiply(part, np.float32(SCALE), out=block[:, :-1])
+            block[:, -1] = np.square(block[:, :-1]).sum(axis=1) / -2
+            yield block
+
+
 @dataclass(frozen=True, slots=True)
 class ExactSearch:
     """A search that compares with all points of the references, which are in memory.
@@ -147,7 +179,7 @@ class ExactSearch:
     sample is needed.
     """
 
-    index: faiss.Index
+    index: _Index
     quantizer: PointQuantizer
     image: NDArray[np.int32]
     geometry: Floats
@@ -165,17 +197,16 @@ class ExactSearch:
         counts = [len(view.points) for view in references]
         geometry = [view.points.relative_geometry() for view in references]
         sides = np.array([(view.points.width, view.points.height) for view in references], np.float32).reshape(-1, 2)
-        # By default, faiss compares fewer than 1,000 queries one by one, which takes fifteen times as long. Distances
-        # stay exact: sums of squared bytes fit into a float32.
-        faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_BLAS
+        descriptors = [view.points.descriptor for view in references]
+        indexes = _gpu_indexes(half_precision)
         return cls(
-            fill_indexes(_flat_indexes(half_precision), [view.points.descriptor for view in references], SCALE),
+            fill_indexes(indexes, descriptors, SCALE) if indexes else PointsInMemory(descriptors),
             quantizer,
             np.repeat(np.arange(len(references), dtype=np.int32), counts),
             np.concatenate([np.zeros((0, 4), np.float32), *geometry]),
             _centers(sides),
             pa.array([view.id for view in references], pa.large_string()),
-            Lock() if _count_gpus() else nullcontext(),
+            Lock() if indexes else nullcontext(),
         )
 
     def search(self, descriptors: Bytes, neighbours: int, variants: Sequence[Variant] = VARIANTS) -> FoundPoints:
@@ -224,13 +255,12 @@ def fill_indexes(indexes: Sequence[Any], descriptors: Sequence[Bytes], scale: fl
     return joined
 
 
-def _flat_indexes(half_precision: bool) -> list[Any]:
-    """Return an exact index on each GPU, or one on the CPU, which holds float32 in any case."""
-    empty = faiss.IndexFlatL2(DIMENSIONS)
+def _gpu_indexes(half_precision: bool) -> list[Any]:
+    """Return an exact index on each GPU; none without a GPU."""
     gpus = range(_count_gpus())
     if not gpus:
-        return [empty]
-    options = faiss.GpuClonerOptions()
+        return []
+    options, empty = faiss.GpuClonerOptions(), faiss.IndexFlatL2(DIMENSIONS)
     options.useFloat16 = half_precision
     return [faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, empty, options) for gpu in gpus]
 

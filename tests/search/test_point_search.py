@@ -215,8 +215,7 @@ def test_points_nearer_than_chance_are_told_from_unrelated_ones(view_of: MakeVie
 def test_threads_search_an_index_on_gpus_in_turn(
     view_of: MakeView, random_descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(point_search, "_count_gpus", lambda: 1)
-    monkeypatch.setattr(point_search, "_flat_indexes", lambda _: [faiss.IndexFlatL2(128)])
+    monkeypatch.setattr(point_search, "_gpu_indexes", lambda _: [faiss.IndexFlatL2(128)])
     search = exact_search([view_of("r", keypoints(9), random_descriptors(9, 1))])
     searching = 0
     most = 0

@@ -1,9 +1,11 @@
 from collections.abc import Callable, Iterable
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from copytrace.search.vector_search import BLOCK_ROWS, ExactFrameSearch
+from copytrace.search.nearest_hits import NearestHits
+from copytrace.search.vector_search import BLOCK_ROWS, TILE_ROWS, ExactFrameSearch
 
 Floats = NDArray[np.float32]
 AXES = np.eye(3, dtype=np.float32)
@@ -61,3 +63,56 @@ def test_frames_that_take_several_steps_are_ranked_as_by_numpy():
     expected = np.sort(queries @ frames.T, axis=1)[:, :-21:-1]
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
     np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, frames[numbers]), expected, atol=1e-6)
+
+
+def test_of_equal_cosines_the_first_frames_are_kept_whatever_block_they_are_in():
+    frames = np.concatenate([AXES[:1]] * 5 + [AXES[1:2]] * 5)
+    for parts in (1, 3, 10):
+        _, numbers = ExactFrameSearch(blocks_of(*np.array_split(frames, parts))).nearest(AXES[:2], 4)
+        assert numbers.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
+
+
+def test_equal_cosines_at_the_end_of_those_kept_are_the_first_ones_of_many():
+    frames = np.repeat(AXES, (BLOCK_ROWS, BLOCK_ROWS, 3), axis=0)
+    _, numbers = ExactFrameSearch(blocks_of(frames)).nearest(AXES, 6)
+    assert numbers[:2].tolist() == [list(range(6)), list(range(BLOCK_ROWS, BLOCK_ROWS + 6))]
+    assert numbers[2].tolist() == [2 * BLOCK_ROWS, 2 * BLOCK_ROWS + 1, 2 * BLOCK_ROWS + 2, 0, 1, 2]
+
+
+def test_negative_cosines_are_ranked_too():
+    cosines, numbers = ExactFrameSearch(blocks_of(-AXES, AXES * np.float32(0.5))).nearest(AXES[:1], 6)
+    assert cosines.tolist() == [[0.5, 0, 0, 0, 0, -1]]
+    assert (numbers[0, 0], numbers[0, -1], set(numbers[0])) == (3, 0, set(range(6)))
+
+
+def test_frames_without_a_cosine_are_never_found():
+    frames = np.concatenate([AXES, np.full((1, 3), np.nan, np.float32)])
+    cosines, numbers = ExactFrameSearch(blocks_of(frames)).nearest(AXES, 4)
+    assert numbers[:, 3].tolist() == [-1] * 3
+    assert np.isneginf(cosines[:, 3]).all()
+
+
+def test_threads_that_search_several_tiles_find_what_one_does():
+    random = np.random.default_rng(6)
+    frames, queries = unit(random.normal(size=(BLOCK_ROWS + 9, 8))), unit(random.normal(size=(3 * TILE_ROWS + 5, 8)))
+    threads, found = faiss.omp_get_max_threads(), []
+    try:
+        for count in (1, 3):
+            faiss.omp_set_num_threads(count)
+            found.append(ExactFrameSearch(blocks_of(frames[:900], frames[900:])).nearest(queries, 30))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
+    for cosines, numbers in found:
+        expected = np.sort(queries @ frames.T, axis=1)[:, :-31:-1]
+        np.testing.assert_allclose(cosines, expected, atol=1e-6)
+        np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, frames[numbers]), expected, atol=1e-6)
+
+
+def test_hits_that_a_device_found_are_joined_by_cosine_and_row():
+    hits = NearestHits(2, 3)
+    hits.add(np.float32([[0.5, 0.25], [-0.5, -np.inf]]), np.int64([[7, 9], [4, -1]]))
+    hits.add(np.float32([[0.5, 0.75], [0.0, 0.0]]), np.int64([[6, 20], [31, 30]]))
+    cosines, numbers = hits.sorted()
+    assert cosines.tolist() == [[0.75, 0.5, 0.5], [0, 0, -0.5]]
+    assert numbers.tolist() == [[20, 6, 7], [30, 31, 4]]
