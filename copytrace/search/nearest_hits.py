@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from copytrace.arrays import Floats, Numbers
 
 MOST_ROWS = 2**32 - 1  # vectors that can be searched
+FEW = 64  # queries
 _NOTHING = np.iinfo(np.int64).min  # the key of no hit, below all others
 
 
@@ -30,7 +31,10 @@ class NearestHits:
         Threads may compare several tiles at the same time.
         """
         cosines, above = self._buffers(len(queries[tile]), len(vectors))
-        np.matmul(queries[tile], vectors.T, out=cosines)
+        if len(cosines) < FEW:  # then BLAS takes half as long for the transposed product
+            cosines = np.matmul(vectors, queries[tile].T, out=cosines.reshape(len(vectors), -1)).T
+        else:
+            np.matmul(queries[tile], vectors.T, out=cosines)
         best = self._keys[tile]
         least, kept = _cosines(best[:, :1]), best.shape[1]
         if kept < len(vectors) and np.isneginf(least).all():  # without a bound, all would be looked at again
