@@ -2,8 +2,10 @@ from collections.abc import Callable, Iterable
 
 import faiss
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from copytrace.search import vector_search
 from copytrace.search.nearest_hits import NearestHits
 from copytrace.search.vector_search import BLOCK_ROWS, TILE_ROWS, ExactFrameSearch
 
@@ -116,3 +118,30 @@ def test_hits_that_a_device_found_are_joined_by_cosine_and_row():
     cosines, numbers = hits.sorted()
     assert cosines.tolist() == [[0.75, 0.5, 0.5], [0, 0, -0.5]]
     assert numbers.tolist() == [[20, 6, 7], [30, 31, 4]]
+
+
+class Device:
+    """Stands for a GPU: it finds what numpy does, and counts its blocks."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+
+    def nearest(self, queries: Floats, vectors: Floats, neighbours: int) -> tuple[Floats, NDArray[np.int64]]:
+        self.blocks += 1
+        cosines = queries @ vectors.T
+        rows = np.argsort(-cosines, axis=1, kind="stable")[:, :neighbours]
+        return np.take_along_axis(cosines, rows, axis=1), rows
+
+
+def test_several_gpus_take_a_block_each_and_find_together_what_a_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(7)
+    frames, queries = unit(random.normal(size=(1000, 8))), unit(random.normal(size=(9, 8)))
+    search = ExactFrameSearch(blocks_of(*np.array_split(frames, 50)))
+    expected = search.nearest(queries, 150)
+    devices = [Device(), Device(), Device()]
+    monkeypatch.setattr(vector_search, "list_gpus", lambda: tuple(devices))
+    monkeypatch.setattr(vector_search, "GPU_BLOCK_ROWS", 100)
+    found = search.nearest(queries, 150)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert [device.blocks for device in devices] == [4, 3, 3]
