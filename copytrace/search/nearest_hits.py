@@ -32,7 +32,7 @@ class NearestHits:
         """
         cosines, above = self._buffers(len(queries[tile]), len(vectors))
         if len(cosines) < FEW:  # then BLAS takes half as long for the transposed product
-            cosines = np.matmul(vectors, queries[tile].T, out=cosines.reshape(len(vectors), -1)).T
+            cosines = np.matmul(vectors, queries[tile].T, out=cosines.reshape(len(vectors), len(cosines))).T
         else:
             np.matmul(queries[tile], vectors.T, out=cosines)
         best = self._keys[tile]

@@ -52,7 +52,7 @@ class ExactFrameSearch:
 
     On the CPU, a tile of queries is multiplied with a block by BLAS, and only cosines above the least of the K greatest
     so far are looked at again, which are fewer and fewer. faiss's search, whose BLAS is another and which sorts K
-    neighbors per block, takes three times as long. GPUs, which faiss searches, take a block each.
+    neighbors per block, takes two or three times as long. GPUs, which faiss searches, take a block each.
     """
 
     def __init__(self, blocks: Callable[[], Iterable[Floats]]) -> None:
