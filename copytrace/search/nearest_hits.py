@@ -38,7 +38,9 @@ class NearestHits:
         best = self._keys[tile]
         least, kept = _cosines(best[:, :1]), best.shape[1]
         if kept < len(vectors) and np.isneginf(least).all():  # without a bound, all would be looked at again
-            bound = np.partition(cosines, len(vectors) - kept, axis=1)[:, -kept, None]
+            descending = np.negative(cosines)  # NaN, which vectors without a direction have, sorts last
+            descending.partition(kept - 1, axis=1)
+            bound = np.nan_to_num(-descending[:, kept - 1, None], nan=-np.inf)
             least = np.nextafter(bound, np.float32(-np.inf))
         np.greater(cosines, least, out=above)
         query, row = np.divmod(np.flatnonzero(above), len(vectors))

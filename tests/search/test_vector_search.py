@@ -87,11 +87,17 @@ def test_negative_cosines_are_ranked_too():
     assert (numbers[0, 0], numbers[0, -1], set(numbers[0])) == (3, 0, set(range(6)))
 
 
-def test_frames_without_a_cosine_are_never_found():
-    frames = np.concatenate([AXES, np.full((1, 3), np.nan, np.float32)])
-    cosines, numbers = ExactFrameSearch(blocks_of(frames)).nearest(AXES, 4)
-    assert numbers[:, 3].tolist() == [-1] * 3
-    assert np.isneginf(cosines[:, 3]).all()
+@pytest.mark.parametrize("queries", [3, 80])
+@pytest.mark.parametrize("neighbours", [1, 2, 3, 4, 5])
+def test_frames_without_a_cosine_are_never_found_and_hide_no_others(queries: int, neighbours: int) -> None:
+    nowhere = np.full((1, 3), np.nan, np.float32)
+    frames = np.concatenate([nowhere, AXES, nowhere])
+    asked = np.resize(AXES + np.float32([0.1, 0.2, 0.3]), (queries, 3))
+    cosines, numbers = ExactFrameSearch(blocks_of(frames)).nearest(asked, neighbours)
+    expected = np.argsort(-(asked @ AXES.T), axis=1, kind="stable")[:, :neighbours] + 1
+    missing = max(neighbours - 3, 0)
+    np.testing.assert_array_equal(numbers, np.pad(expected, ((0, 0), (0, missing)), constant_values=-1))
+    assert np.isneginf(cosines[:, 3:]).all()
 
 
 def test_threads_that_search_several_tiles_find_what_one_does():
