@@ -273,7 +273,7 @@ def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) 
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
         planned, made_with = read_planned_shards(root)
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, DamagedFileError):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, DamagedFileError):
         return []  # there is none, or it is damaged or of an older version; then all is planned anew
     held = set(manifest.shards)
     return [shard for shard in planned if made_with == provenance and shard.number not in held]
