@@ -58,9 +58,11 @@ class PointSettings(Settings):
 
     def deciding_values(self) -> dict[str, Any]:
         """Return the values that decide which points are found, without newer ones that are as they were before."""
-        newer = {"interpolation", "min_points", "selection"}
-        plain = PointSettings(selection="strongest")
-        return {n: v for n, v in self.model_dump().items() if n not in newer or v != getattr(plain, n)}
+        return {n: v for n, v in self.model_dump().items() if n not in UNSET_POINTS or v != UNSET_POINTS[n]}
+
+
+UNSET_POINTS = {"interpolation": "area", "min_points": 0, "selection": "strongest"}
+"""Newer settings of points, as they are in an index that does not name them."""
 
 
 class LocalSettings(Settings):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from configs.bounded_files import read_small_file
 from configs.images import ImageSettings
 from configs.parsing import parse_yaml
 from configs.settings import Settings
@@ -28,8 +29,6 @@ _PRESETS: dict[type[Settings], Path] = {
     CodebookTraining: FOLDER / "train_codebook",
 }
 
-
-_LARGEST = 1 << 20  # bytes of a file of settings
 _MOST_PROBLEMS = 8  # in an error message
 _values = Repr()  # shortens what an error message shows
 _values.maxstring = _values.maxother = 80
@@ -68,11 +67,7 @@ def load_settings(schema: type[S], preset: str = "cpu", config: Path | None = No
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        values = parse_yaml(content.decode("utf-8")) or {}
+        values = parse_yaml(read_small_file(path).decode("utf-8")) or {}
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

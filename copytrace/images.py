@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.images import ImageSettings
+from copytrace.code_changes import note_code
 from copytrace.features.descriptors import model_label
 from copytrace.index.added_thumbnails import add_thumbnails, shards_without_thumbnails
 from copytrace.index.codebook import check_codebook
@@ -57,6 +58,7 @@ def match_images(
     noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
     with hold_lease(folder.out):
         runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
+        note_code(folder.work)
         _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
         return search_unchanged(
             [query_index, reference_index, *noise],

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -75,11 +76,17 @@ def usable_cores() -> int:
     Raises `ConfigError` when that variable is not a positive number.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    cores = min(allowed, _physical_cores() or allowed)
     share = os.environ.get(CORES, "")
     if share and not (share.isdecimal() and int(share)):
         raise ConfigError(f"{CORES}={share!r} is not a number of cores; set it to 1 or more, or not at all")
     return min(cores, int(share)) if share else cores
+
+
+@cache  # the system tells them in a file for each, and they are asked for with each picture
+def _physical_cores() -> int | None:
+    count: int | None = psutil.cpu_count(logical=False)
+    return count
 
 
 def decoder_threads() -> int:

@@ -19,6 +19,7 @@ from copytrace.alignment.aligners import load_aligner
 from copytrace.alignment.exact_ends import find_exact_ends
 from copytrace.alignment.segment_verification import verify_segments
 from copytrace.alignment.signature_comparison import compare_signatures
+from copytrace.code_changes import note_code
 from copytrace.features.descriptors import model_label
 from copytrace.index.media_index import Role, check_model, finish_index, shards_of
 from copytrace.index.odd_files import gather_odd_files
@@ -59,6 +60,7 @@ def match_videos(
     noise = [resolve_path(settings.search.noise)] if settings.search.noise else []
     with hold_lease(folder.out):
         runner.run(check_videos, settings, {each.role: each.index for each in inputs if each.is_given})
+        note_code(folder.work)
         if all(each.is_given for each in inputs):
             gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
         _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)

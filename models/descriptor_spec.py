@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
+from configs.bounded_files import read_small_file
 from configs.parsing import parse_yaml
 from models.configs import (
     GEM_POWER,
@@ -78,7 +79,7 @@ def is_spec(path: Path) -> bool:
 def read_spec(path: Path) -> DescriptorSpec:
     """Return the content of a spec file. Raises `ModelFileError`, which names the first wrong value."""
     try:
-        return DescriptorSpec.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+        return DescriptorSpec.model_validate(parse_yaml(read_small_file(path).decode("utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"

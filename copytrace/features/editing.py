@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.bounded_files import bounded_lines, read_small_file
 from configs.parsing import parse_yaml
 from copytrace.arrays import Floats
 from copytrace.cells import restore
@@ -87,13 +88,13 @@ class EditingFile:
         try:
             self.digest = digest_of_file(path)
             with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file)
+                rows = csv.DictReader(bounded_lines(file))
                 names = rows.fieldnames or ()
                 key = "id" if "id" in names else "video_id"
                 if not {key, "probability"} <= set(names):
                     raise ConfigError(f"{path} needs the columns id,probability; it has {', '.join(names) or 'none'}")
                 self._known = {restore(row[key] or ""): _share(row["probability"], path, rows.line_num) for row in rows}
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise ConfigError(f"{path} cannot be read: {error}; give CSV with the columns id,probability") from error
 
     def probability(self, video: str, frames: Iterable[NDArray[np.uint8]]) -> float:
@@ -122,7 +123,7 @@ class EditingNetworks:
         self._device = torch_device(device)
         try:
             with local_copy(path) as file:
-                self._spec = EditingSpec.model_validate(parse_yaml(file.read_text(encoding="utf-8")))
+                self._spec = EditingSpec.model_validate(parse_yaml(read_small_file(file).decode("utf-8")))
             files = [path.parent / name for name in (self._spec.frames, self._spec.video)]
             with local_copy(files[0]) as frames, local_copy(files[1]) as video:
                 self._frames, self._video = (load_program(file, self._device) for file in (frames, video))

@@ -16,11 +16,13 @@ into which the others are cut. `image_index` and `video_index` describe the shar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from configs.images import UNSET_POINTS
 from configs.load import flatten
 from configs.settings import KnownBy
 from copytrace.checked_files import read_record, write_record
@@ -37,7 +39,10 @@ from copytrace.storage import digest_of, remove_file, remove_tree
 MediaKind = Literal["images", "videos"]
 Role = Literal["queries", "references"]
 
+_POINTS = "local."  # before the names of settings of points
 _NOT_BY_SHARD = {"segments", "given_up", LEASE}  # folders whose files are not named by the numbers of shards
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,14 @@ def plan_index(
     before = read_provenance(root)
     if before is not None and before != provenance:
         if not replace:
-            raise ModelMismatchError(_difference(root, before, provenance))
+            raise ModelMismatchError(
+                f"the index {root} was made with other settings: {_difference(before, provenance)}. "
+                f"{_cure(before, provenance)}, or index into another folder"
+            )
+        logger.warning(
+            "%s was made with other settings (%s), so all %s are described again",
+            *(root, _difference(before, provenance), provenance.get("role", "media")),
+        )
         _clear(root)
     manifest = (read_manifest(root) if before == provenance else None) or Manifest.of({}, {})
     wanted = {item.id: item for item in items}
@@ -261,7 +273,7 @@ def _stopped_shards(root: Path, provenance: dict[str, Any], manifest: Manifest) 
     """Return the shards of the last plan at `root` that the index does not hold, because the run was stopped."""
     try:
         planned, made_with = read_planned_shards(root)
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, DamagedFileError):
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, DamagedFileError):
         return []  # there is none, or it is damaged or of an older version; then all is planned anew
     held = set(manifest.shards)
     return [shard for shard in planned if made_with == provenance and shard.number not in held]
@@ -277,12 +289,27 @@ def _refresh(root: Path, shard: Shard, wanted: Mapping[str, MediaItem], known_by
     return replace(shard, items=tuple(unchanged[item.id] for item in held))
 
 
-def _difference(root: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
-    there, here = flatten(before), flatten(now)
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    there, here = _settings_of(before), _settings_of(now)
     names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    listed = "; ".join(
+    return "; ".join(
         f"{name} is {there.get(name, 'not set')} there and {here.get(name, 'not set')} now" for name in names
     )
-    return (
-        f"the index {root} was made with other settings: {listed}. Use the same settings, or index into another folder"
-    )
+
+
+def _cure(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what to do to go on with an index: the settings of points that it was made with, if these are all."""
+    there, here = _settings_of(before), _settings_of(now)
+    names = sorted(name for name in there if there[name] != here.get(name))
+    if there.keys() == here.keys() and all(name.startswith(_POINTS) for name in names):
+        return f"Give {' '.join(f'{name}={there[name]}' for name in names)} to add to it"
+    return "Use the same settings"
+
+
+def _settings_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance by the names of settings, with those of points that it lacks as they were before."""
+    known = dict(provenance)
+    points = dict(known.pop("points", {}))
+    known |= {"opencv": points.pop("opencv")} if "opencv" in points else {}
+    points = {name: UNSET_POINTS | values for name, values in points.items()}
+    return flatten(known) | flatten(points, _POINTS)

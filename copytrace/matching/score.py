@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import models
+from configs.bounded_files import read_small_file
 from configs.parsing import parse_json
 from copytrace.arrays import Doubles
 from copytrace.errors import ConfigError
@@ -150,7 +151,7 @@ def load_calibration(name: str = "shipped") -> Calibration:
     """
     path = calibration_file(name)
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_small_file(path))
         copy, template = _model(content["copy"], FEATURES), _model(content["template"], TEMPLATE_FEATURES)
         if path != SHIPPED:
             shipped = parse_json(SHIPPED.read_bytes())

@@ -39,6 +39,9 @@ imported[0].start(control)
 DECODERS = ["copytrace.media.decoding_worker"]  # modules that workers have imported
 # Threads of the libraries that the starter imports would make it unsafe to fork; glibc would reserve memory for each.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
+# Memory of one picture serves the next: glibc would give it back to the kernel, which would clear it again. A worker
+# that has had much is ended.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 _SECONDS_TO_END = 5.0
 _BUFFER = 4 << 20  # bytes of a picture that wait for its reader, as far as the kernel allows
 _ATTEMPTS = 3  # at a file whose worker was ended by something else
@@ -206,7 +209,7 @@ class _Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=os.environ | _ONE_THREAD,
+                env=os.environ | _ONE_THREAD | _KEPT_MEMORY,
             )
 
     def is_usable(self) -> bool:

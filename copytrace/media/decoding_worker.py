@@ -108,6 +108,7 @@ def _work(connection: socket.socket, starter: int) -> None:
                 answer = _answer(channel, request, arrays, file)
             # Else circles of references keep files open, with their pictures and threads, while hundreds more are read.
             gc.collect()
+            gc.freeze()  # so that the next file does not look through what decoders import or keep at their first one
             # Many of FFmpeg's decoders report a lack of memory as damage.
             if "failed" in answer and request["call"] != "picture" and _peak_since(before) > most // 2:
                 answer = {"memory": True}

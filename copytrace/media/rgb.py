@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from copytrace.errors import MediaError
+from copytrace.media.pillow_memory import pixels_of_rgb
 from copytrace.media.transparency import choose_ground
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,7 +44,7 @@ def to_rgb(image: Image.Image) -> Pixels:
         backdrop = Image.new("RGB", image.size, (choose_ground(np.asarray(image)),) * 3)
         backdrop.paste(image, mask=image.getchannel("A"))
         image = backdrop
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return pixels_of_rgb(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _gray_to_rgb(gray: Pixels) -> Pixels:

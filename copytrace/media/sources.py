@@ -64,11 +64,12 @@ def open_source(path: str) -> Iterator[Source]:
             stream.close()
         return
     with media_errors(path):
-        mode = Path(path).stat().st_mode
+        place = Path(path)
+        mode = place.stat().st_mode
         if not stat.S_ISREG(mode):
             raise MediaError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
         with ExitStack() as opened:
-            file = opened.enter_context(Path(path).open("rb", buffering=0))
+            file = opened.enter_context(place.open("rb", buffering=0))
             # Some files of the kernel are regular ones, and yet have no end.
             sizes = file.seek(0, 2), stored_bytes(file.fileno())
             close = opened.pop_all()  # errors of others, in the block below, are not of this file

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv as pa_csv
 
+from configs.bounded_files import bounded_lines
 from copytrace.cells import FROM_STRANGERS, restore_column
 from copytrace.errors import InputError
 from copytrace.tables import open_parquet, read_schema
@@ -41,7 +42,7 @@ def read_table(
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, required, optional, aliases or {})
         return _read_text(path, required, optional, aliases or {})
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
+    except (pa.ArrowException, ValueError, csv.Error, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # the disk, and not what is on it
             raise
         reason = str(error).partition("\n")[0]
@@ -133,7 +134,7 @@ def _read_text(path: Path, required: Sequence[str], optional: Sequence[str], ali
 def _first_line(path: Path) -> tuple[int, str]:
     """Return the number of blank lines at the start of a text file, and the line after them."""
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file):
+        for number, line in enumerate(bounded_lines(file)):
             if line.strip():
                 return number, line.rstrip("\r\n")
     raise InputError(f"{path} is empty; give at least a header line")
@@ -141,7 +142,7 @@ def _first_line(path: Path) -> tuple[int, str]:
 
 def _has_data(path: Path, skipped: int) -> bool:
     with path.open(encoding="utf-8-sig") as file:
-        return any(line.strip() for number, line in enumerate(file) if number >= skipped)
+        return any(line.strip() for number, line in enumerate(bounded_lines(file)) if number >= skipped)
 
 
 def _rename(names: Sequence[str], aliases: Mapping[str, str]) -> list[str]:

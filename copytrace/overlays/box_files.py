@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.bounded_files import bounded_lines
 from copytrace.cells import restore
 from copytrace.errors import ConfigError
 from copytrace.overlays.boxes import Box, Branch
@@ -30,8 +31,8 @@ class BoxFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.digest = digest_of_file(path)[:16]
         self._boxes = _read(path)
+        self.digest = digest_of_file(path)
 
     def boxes_of(self, image: str) -> Sequence[Box]:
         """Return the boxes of an image, best first; none if the file has none."""
@@ -46,7 +47,7 @@ def _read(path: Path) -> dict[str, list[Box]]:
     found: dict[str, list[Box]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(bounded_lines(file))
             names = set(rows.fieldnames or ())
             form: Form = "corners" if names >= set(CORNERS) else "center"
             if not names >= {"id", "confidence", *(CORNERS if form == "corners" else CENTER)}:
@@ -56,7 +57,7 @@ def _read(path: Path) -> dict[str, list[Box]]:
             for row in rows:
                 image, box = _parse(row, form, f"{path}, row {rows.line_num}")
                 found.setdefault(image, []).append(box)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as boxes: {error}; give CSV with the columns {_FORM}") from error
     return {image: sorted(boxes, key=lambda box: -box.confidence) for image, boxes in found.items()}
 

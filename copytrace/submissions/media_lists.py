@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from configs.bounded_files import bounded_lines
 from copytrace.errors import InputError
 from copytrace.metrics.tables import read_ids, read_numbers, read_table
 
@@ -89,7 +90,8 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, float]]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [line for part in bounded_lines(file) for line in part.splitlines()]
+    except ValueError as error:
         raise InputError(f"{path} is no list of ids: {error}; give a text file with an id in each line") from error
     return [line.strip() for line in lines if line.strip()]

@@ -20,7 +20,8 @@ REGION = "us-east-1"
 BUCKET = "copytrace"
 # Volumes are files that grow up to this size; with the default of 30 GB, a small disk would never get space back.
 VOLUME_MEGABYTES = 1024
-
+# The only master elects itself. With the default of 10 s, a start on what an earlier one left takes up to 20 s more.
+SECONDS_OF_ELECTION = 1
 
 _SIGNED = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 
@@ -54,7 +55,8 @@ class SeaweedFS(ServerProcess):
             command=_command(folder, port, config),
             log=log or folder / "seaweedfs.log",
             is_healthy=lambda: responds(f"{self.endpoint}/healthz"),
-            environment=os.environ,
+            # It would take keys of its environment too, such as those of its user at another store, or replaced ones.
+            environment={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             folder=folder,
         )
 
@@ -82,6 +84,7 @@ def _command(folder: Path, port: int, config: Path) -> list[str]:
         *(weed, "server", f"-dir={folder}", f"-ip={HOST}", f"-ip.bind={HOST}"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *("-master.telemetry=false", f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}", "-volume.max=0"),
+        f"-master.electionTimeout={SECONDS_OF_ELECTION}s",
         "-disableHttp",  # of master and filer, which would delete the bucket for whoever asks
         "-volume.preStopSeconds=0",  # there are no other servers to notify
         *("-s3", f"-s3.port={port}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),

@@ -234,12 +234,34 @@ def test_other_settings_are_refused_by_name(folder: Path, build_index: Build, im
     assert len(contents(ImageIndex.open(root))) == 4
 
 
-def test_other_settings_replace_an_index_when_asked_to(
+def test_an_index_of_a_version_without_a_setting_names_what_it_was_made_with(
     folder: Path, build_index: Build, image_settings: ImageSettings
+) -> None:
+    root = folder.parent / "index"
+    older = image_settings.local.reference_points.model_copy(update={"selection": "strongest"})
+    newer = older.model_copy(update={"selection": "mixed"})
+    made, wanted = (
+        image_settings.model_copy(update={"local": image_settings.local.model_copy(update={"reference_points": each})})
+        for each in (older, newer)
+    )
+    build_index(folder, root, "references", made)
+    assert "selection" not in (root / "index.json").read_text()
+    with pytest.raises(
+        ModelMismatchError,
+        match=r"local\.reference_points\.selection is strongest there and mixed now\. "
+        r"Give local\.reference_points\.selection=strongest to add to it, or index into another folder$",
+    ):
+        build_index(folder, root, "references", wanted)
+
+
+def test_other_settings_replace_an_index_when_asked_to_and_say_so(
+    folder: Path, build_index: Build, image_settings: ImageSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = folder.parent / "index"
     build_index(folder, root, "references", image_settings)
     index, described = build_index(folder, root, "references", with_points(image_settings, 20), replace=True)
+    told = "(local.reference_points.max_points is 150 there and 20 now), so all references are described again"
+    assert [message for message in caplog.messages if told in message]
     assert described == [0, 1]
     assert all(len(view.points) <= 20 for shard in index.shards for view in index.views(shard))
 

@@ -25,8 +25,15 @@ from tasks.service.stack import Stack
 from tests.integration.faulty_proxy import FaultyProxy
 
 SECONDS_TO_START = 400  # on a machine that is busy besides
+KEYS_OF_ANOTHER_STORE = {"AWS_ACCESS_KEY_ID": "key-of-another", "AWS_SECRET_ACCESS_KEY": "secret-of-another"}
 # They serve deployments, workers, schedules and automations, which only the stack has.
 NEEDLESS_SERVICES = ("CANCELLATION_CLEANUP", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test that ends the shared stack behind all others, whichever files are asked for and in which order."""
+    items.sort(key=lambda item: item.get_closest_marker("ends_the_stack") is not None)
 
 
 @pytest.fixture(scope="package")
@@ -86,10 +93,15 @@ def copy_database(source: Path, target: Path) -> None:
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """An S3 server with an empty bucket `copytrace`: `.endpoint`, `.access_key`, `.secret_key`, `.bucket`.
 
-    `.client_environment` is what botocore, s3fs and MLflow read of it.
+    `.client_environment` is what botocore, s3fs and MLflow read of it. Whoever starts it has keys of another store.
     """
     [port] = free_ports(1)
-    with SeaweedFS(tmp_path_factory.mktemp("object-store"), port) as server:
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in KEYS_OF_ANOTHER_STORE.items():
+                patch.setenv(name, value)
+            server = SeaweedFS(tmp_path_factory.mktemp("object-store"), port)
+            running.enter_context(server)
         yield server
 
 

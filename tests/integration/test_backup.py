@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
@@ -50,6 +51,11 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def connect_to_store() -> Any:
+    """A client with the keys of the environment as it is now: boto3's own session keeps those that it saw first."""
+    return boto3.Session().client("s3")
+
+
 def use(stack: Stack, patch: pytest.MonkeyPatch) -> None:
     for name, value in stack.environment.items():
         patch.setenv(name, value)
@@ -59,7 +65,7 @@ def use(stack: Stack, patch: pytest.MonkeyPatch) -> None:
 def test_a_backup_is_restored_into_a_new_stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Stack(folder / "stack", ports=Ports.pick_free()) as stack:
         use(stack, monkeypatch)
-        boto3.client("s3").put_object(Bucket=stack.bucket, Key="out/a folder/ä.csv", Body=b"kept")
+        connect_to_store().put_object(Bucket=stack.bucket, Key="out/a folder/ä.csv", Body=b"kept")
         with mlflow.start_run() as made:
             mlflow.log_metric("recall", 0.5)
             mlflow.log_text("of a model", "weights.txt")
@@ -80,7 +86,7 @@ def test_a_backup_is_restored_into_a_new_stack(folder: Path, monkeypatch: pytest
     upgrade(folder / "stack")
     with Stack(folder / "stack", ports=Ports.pick_free()) as stack:
         use(stack, monkeypatch)
-        store = boto3.client("s3")
+        store = connect_to_store()
         assert store.get_object(Bucket=stack.bucket, Key="out/a folder/ä.csv")["Body"].read() == b"kept"
         assert mlflow.get_run(made.info.run_id).data.metrics == {"recall": 0.5}
         assert mlflow.artifacts.load_text(f"{made.info.artifact_uri}/weights.txt") == "of a model"

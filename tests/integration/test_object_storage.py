@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import boto3
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
@@ -33,6 +35,7 @@ from copytrace.tables import write_table
 from copytrace.videos import index_videos, match_videos
 from tasks.service.seaweedfs import SeaweedFS
 from tests.few_points import FEW_POINTS
+from tests.integration.conftest import KEYS_OF_ANOTHER_STORE
 
 Pixels = NDArray[np.uint8]
 
@@ -311,3 +314,13 @@ def test_a_tree_is_removed_and_what_another_process_writes_is_seen(store: str) -
     assert sorted(path.name for path in root.iterdir()) == ["a", "b", "d"]
     remove_tree(root)
     assert objects_in(root) == {}
+
+
+def test_keys_of_another_store_that_the_starter_has_open_nothing(
+    store: str, object_store: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS_OF_ANOTHER_STORE.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.Session().client("s3")
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        client.list_objects_v2(Bucket=object_store.bucket)

@@ -304,8 +304,8 @@ def test_no_key_is_in_any_log_parameter_or_output(service: Service, images_run: 
     assert not [name for name, content in {**read, "ps": processes}.items() if any(key in content for key in secrets)]
 
 
+@pytest.mark.ends_the_stack
 def test_when_a_server_dies_it_is_named_and_the_rest_stops_without_leaving_a_process(stack: Stack) -> None:
-    """The last of all tests of the stack, which it ends."""
     family = psutil.Process().children(recursive=True)
     [server] = [one for one in family if "mlflow" in one.cmdline() and "server" in one.cmdline()]
     server.send_signal(signal.SIGKILL)
