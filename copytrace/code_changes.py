@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def note_code(work: Path) -> None:
     """Note in the folder `work` of a run that this code writes into it; warn if other code has done so before."""
-    note = work / "code.json"
+    note = work / ".code.json"  # hidden: a run whose results lie in its own queries does not list it
     try:
         known = [str(each) for each in read_record(note).get("code", [])]
     except DamagedFileError:

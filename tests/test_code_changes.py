@@ -14,21 +14,21 @@ TOLD = "has results of other code of Copytrace"
 
 def test_runs_of_the_same_code_say_nothing_and_write_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     note_code(tmp_path / "work")
-    first = (tmp_path / "work" / "code.json").stat()
+    first = (tmp_path / "work" / ".code.json").stat()
     note_code(tmp_path / "work")
-    assert (tmp_path / "work" / "code.json").stat().st_mtime_ns == first.st_mtime_ns
+    assert (tmp_path / "work" / ".code.json").stat().st_mtime_ns == first.st_mtime_ns
     assert not caplog.messages
 
 
 def test_each_run_says_that_other_code_has_worked_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_record(tmp_path / "work" / "code.json", {"code": ["0123456789abcdef"]})
+    write_record(tmp_path / "work" / ".code.json", {"code": ["0123456789abcdef"]})
     note_code(tmp_path / "work")
     note_code(tmp_path / "work")
     assert [TOLD in message and f"delete {tmp_path / 'work'}" in message for message in caplog.messages] == [True, True]
-    assert read_record(tmp_path / "work" / "code.json")["code"] == ["0123456789abcdef", digest_of_code()]
+    assert read_record(tmp_path / "work" / ".code.json")["code"] == ["0123456789abcdef", digest_of_code()]
 
 
-@pytest.mark.parametrize(("left", "content"), [("queries/index.json", b"{}"), ("code.json", b"damaged")])
+@pytest.mark.parametrize(("left", "content"), [("queries/index.json", b"{}"), (".code.json", b"damaged")])
 def test_code_that_left_no_note_is_other_code(
     left: str, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
