@@ -46,10 +46,10 @@ from copytrace.tables import write_table
 PER_SECOND = 8  # frames of the query that are described
 REACH = 1.5  # seconds before and after an end in which it is looked for
 NEAR = 1.6  # seconds around the expected moment of the reference whose frames are compared
-USUAL = 25  # percentile of the cosines with all frames of the reference: that of other frames
+USUAL = 25  # percentile of the cosines with all frames of the reference: that of other frames, mostly
 # Where other frames are more alike, as pages and rolling text are, likeness does not tell moments, but only whether a
 # frame is of another video. At 101 ends of copied footage, this was below 0.2, and at 124 of drawn videos above 0.5.
-MOST_USUAL = 0.35
+MOST_USUAL, TO_ANOTHER_VIDEO = 0.35, 0.5  # cosine, and change of likeness
 SIDE = 480  # longest side of the frames, in pixels
 LEAST_CHANGE = 0.15  # of likeness, between the frames before and after an end
 OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the frames on either side
@@ -100,23 +100,24 @@ def find_exact_ends(
 
 
 def find_end(
-    times: NDArray[np.float64], similarities: Floats, end: float, *, is_start: bool, may_grow: bool = True
+    times: NDArray[np.float64], similarities: Floats, end: float, *, is_start: bool, is_telling: bool = True
 ) -> float:
     """Return the exact end near a rough one, or that itself if nothing tells.
 
     `times` float64 [N, 2] are the start and end of successive frames in seconds, `similarities` float32 [N] theirs to
-    the reference. A segment `is_start` begins at the end that is looked for, or ends there. If it `may_grow`, it does
-    so where the frames beyond its end are as alike as those within.
+    the reference. A segment `is_start` begins at the end that is looked for, or ends there. If likeness tells its
+    moments (`is_telling`), it grows where the frames beyond its end are as alike as those within; otherwise, only a
+    change to frames of another video is an end.
     """
     if len(times) < FEWEST_FRAMES:
         return end
     if not is_start:
-        return -find_end(-times[::-1, ::-1], similarities[::-1], -end, is_start=True, may_grow=may_grow)
+        return -find_end(-times[::-1, ::-1], similarities[::-1], -end, is_start=True, is_telling=is_telling)
     first, change, noise = _largest_step(np.asarray(similarities, np.float64))
-    if change >= max(LEAST_CHANGE, OF_NOISE * noise):
+    if change >= max(LEAST_CHANGE if is_telling else TO_ANOTHER_VIDEO, OF_NOISE * noise):
         return float(times[first, 0])
     inside = times.mean(axis=1) > end
-    if not may_grow or not 1 < inside.sum() < len(times) - 1:
+    if not is_telling or not 1 < inside.sum() < len(times) - 1:
         return end
     level = float(similarities[inside].mean())
     goes_on = level >= ALIKE and similarities[~inside].min() >= GOES_ON * level
@@ -214,7 +215,7 @@ class _DescribedEnds:
             vectors = np.array([vector for _, vector in there], np.float32)
             seconds = [segment.reference_at(float(second)) for second in times.mean(axis=1)]
             likeness, is_telling = _likeness(vectors, reference, np.array(seconds))
-            ends.append(find_end(times, likeness, window.end, is_start=is_start, may_grow=is_telling))
+            ends.append(find_end(times, likeness, window.end, is_start=is_start, is_telling=is_telling))
         start, end = max(0.0, ends[0]), ends[1] if duration - ends[1] > 1.5 / PER_SECOND else duration
         first_free, last_free = room_between(of_both, segment)
         start, end = max(start, first_free), min(end, last_free)

@@ -176,7 +176,7 @@ def test_pages_of_one_layout_do_not_tell_an_end_and_other_footage_does() -> None
     def find(first: Floats) -> float:
         vectors = np.concatenate([np.tile(first, (6, 1)), np.tile(pages[0], (10, 1))])
         likeness, is_telling = exact_ends._likeness(vectors, reference, np.full(16, 0.5))
-        return find_end(times, likeness, 1.0, is_start=True, may_grow=is_telling)
+        return find_end(times, likeness, 1.0, is_start=True, is_telling=is_telling)
 
     another_page, other_footage = pages[1], np.float32([0.0, 0.6, -0.8, 0.0])
     assert find(another_page) == 1.0
