@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.videos import VideoSettings
-from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, SMALLEST_RANGE, VideoRows, read_pairs
+from copytrace.alignment.align import BEST_FIRST, SEGMENT_SCHEMA, VideoRows, read_pairs
 from copytrace.alignment.pane_boxes import PaneBoxes
 from copytrace.alignment.segment_tables import (
     LEAST_SCORE,
@@ -31,6 +31,7 @@ from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
 from copytrace.errors import MediaError
 from copytrace.features.descriptors import Descriptor, model_label
+from copytrace.features.repeated_pictures import RepeatedPictures
 from copytrace.index.given_up import limits_of
 from copytrace.index.video_index import VideoIndex, load_video_models
 from copytrace.media.decoding_limits import DecodingLimits
@@ -45,7 +46,10 @@ from copytrace.tables import write_table
 PER_SECOND = 8  # frames of the query that are described
 REACH = 1.5  # seconds before and after an end in which it is looked for
 NEAR = 1.6  # seconds around the expected moment of the reference whose frames are compared
-USUAL = 25  # percentile of the cosines with all frames of the reference: that of other frames
+USUAL = 25  # percentile of the cosines with all frames of the reference: that of other frames, mostly
+# Where other frames are more alike, as pages and rolling text are, likeness does not tell moments, but only whether a
+# frame is of another video. At 101 ends of copied footage, this was below 0.2, and at 124 of drawn videos above 0.5.
+MOST_USUAL, TO_ANOTHER_VIDEO = 0.35, 0.5  # cosine, and change of likeness
 SIDE = 480  # longest side of the frames, in pixels
 LEAST_CHANGE = 0.15  # of likeness, between the frames before and after an end
 OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the frames on either side
@@ -53,7 +57,7 @@ OF_NOISE = 2.0  # least ratio of that change to the standard deviation of the fr
 GOES_ON, ALIKE = 0.8, 0.3
 FEWEST_FRAMES = 4
 SHORTEST = 0.25  # seconds of a segment
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 Pictures = dict[tuple[int, int], NDArray[np.uint8]]
 """Pictures as the descriptor takes them, by the number of their box, -1 for the whole frame, and of their tick."""
@@ -95,21 +99,25 @@ def find_exact_ends(
     return path
 
 
-def find_end(times: NDArray[np.float64], similarities: Floats, end: float, *, is_start: bool) -> float:
+def find_end(
+    times: NDArray[np.float64], similarities: Floats, end: float, *, is_start: bool, is_telling: bool = True
+) -> float:
     """Return the exact end near a rough one, or that itself if nothing tells.
 
     `times` float64 [N, 2] are the start and end of successive frames in seconds, `similarities` float32 [N] theirs to
-    the reference. A segment `is_start` begins at the end that is looked for, or ends there.
+    the reference. A segment `is_start` begins at the end that is looked for, or ends there. If likeness tells its
+    moments (`is_telling`), it grows where the frames beyond its end are as alike as those within; otherwise, only a
+    change to frames of another video is an end.
     """
     if len(times) < FEWEST_FRAMES:
         return end
     if not is_start:
-        return -find_end(-times[::-1, ::-1], similarities[::-1], -end, is_start=True)
+        return -find_end(-times[::-1, ::-1], similarities[::-1], -end, is_start=True, is_telling=is_telling)
     first, change, noise = _largest_step(np.asarray(similarities, np.float64))
-    if change >= max(LEAST_CHANGE, OF_NOISE * noise):
+    if change >= max(LEAST_CHANGE if is_telling else TO_ANOTHER_VIDEO, OF_NOISE * noise):
         return float(times[first, 0])
     inside = times.mean(axis=1) > end
-    if not 1 < inside.sum() < len(times) - 1:
+    if not is_telling or not 1 < inside.sum() < len(times) - 1:
         return end
     level = float(similarities[inside].mean())
     goes_on = level >= ALIKE and similarities[~inside].min() >= GOES_ON * level
@@ -185,9 +193,8 @@ class _DescribedEnds:
         for query, pictures in prefetch(by_query, load, threads=threads, ahead=threads):
             if isinstance(pictures, MediaError) or not pictures:
                 continue
-            stacked = np.stack(list(pictures.values()))
-            parts = [descriptor.describe(stacked[start : start + size]) for start in range(0, len(stacked), size)]
-            of_query = dict(zip(pictures, np.concatenate(parts), strict=True))
+            described = RepeatedPictures(descriptor.describe, size).describe(np.stack(list(pictures.values())))
+            of_query = dict(zip(pictures, described, strict=True))
             vectors |= dict.fromkeys(by_query[query], of_query)
         return cls(segments, windows, vectors, {row: facts[ids[row]].duration for row in rows})
 
@@ -207,8 +214,8 @@ class _DescribedEnds:
             times = np.array([[tick, tick + 1] for tick, _ in there], np.float64) / PER_SECOND
             vectors = np.array([vector for _, vector in there], np.float32)
             seconds = [segment.reference_at(float(second)) for second in times.mean(axis=1)]
-            likeness = _likeness(vectors, reference, np.array(seconds))
-            ends.append(find_end(times, likeness, window.end, is_start=is_start))
+            likeness, is_telling = _likeness(vectors, reference, np.array(seconds))
+            ends.append(find_end(times, likeness, window.end, is_start=is_start, is_telling=is_telling))
         start, end = max(0.0, ends[0]), ends[1] if duration - ends[1] > 1.5 / PER_SECOND else duration
         first_free, last_free = room_between(of_both, segment)
         start, end = max(start, first_free), min(end, last_free)
@@ -219,17 +226,19 @@ class _DescribedEnds:
         return replace(segment, query_start=start, query_end=end, reference_start=first, reference_end=last)
 
 
-def _likeness(vectors: Floats, reference: VideoRows, seconds: NDArray[np.float64]) -> Floats:
+def _likeness(vectors: Floats, reference: VideoRows, seconds: NDArray[np.float64]) -> tuple[Floats, bool]:
     """Return how alike frames [N, D] are to those of the reference near the expected seconds [N]: float32 [N].
 
-    It is 1 for equal frames, and 0 for those that are no more alike than the reference's other frames, `USUAL`: to a
-    descriptor, slides of a talk are all alike.
+    It is 1 for equal frames, and 0 for those that are no more alike than the reference's other frames, `USUAL`. Also
+    returned is whether that tells its moments: not if its other frames are too alike, `MOST_USUAL`.
     """
     cosines = vectors @ reference.vectors.T
     usual = float(np.percentile(cosines, USUAL))
     near = np.abs(reference.times.mean(axis=1)[None] - seconds[:, None]) <= NEAR
     best = np.where(near, cosines, -1.0).max(axis=1)
-    return np.asarray(np.maximum((best - usual) / max(1.0 - usual, SMALLEST_RANGE), 0.0), np.float32)
+    level = min(usual, MOST_USUAL)
+    likeness = np.maximum((best - level) / (1.0 - level), 0.0)
+    return np.asarray(likeness, np.float32), usual <= MOST_USUAL
 
 
 def _windows(boxes: PaneBoxes, query: str, pane: str, segment: Segment) -> tuple[_Window, _Window]:

@@ -27,13 +27,14 @@ class Moment:
     """The pictures of a segment at one moment: their `similarity` (cosine), and how well their points agree.
 
     `ground` (0 to 1) says how drawn the reference looks, by the share of plain ground around its ink. `is_plain` says
-    that one of the pictures is plain, and the other one is not the same.
+    that one of the pictures is plain, and the other one is not the same; `is_blank`, that both are plain.
     """
 
     similarity: float
     agreement: Agreement
     ground: float = 0.0
     is_plain: bool = False
+    is_blank: bool = False
 
 
 def verified_score(score: float, moments: Sequence[Moment]) -> float:
@@ -77,3 +78,8 @@ def is_photograph(moment: Moment) -> bool:
     """Return whether the points of a moment agree and are those of photographs."""
     agreement = moment.agreement
     return agreement.points >= FEWEST_POINTS and agreement.probability >= REFUTED and agreement.drawn == 0.0
+
+
+def speaks_against(moment: Moment) -> bool:
+    """Return whether the pictures of a moment have points, and these do not agree as those of a copy do."""
+    return moment.agreement.points >= FEWEST_POINTS and moment.agreement.probability < REFUTED

@@ -7,7 +7,7 @@ darker, they are still more like those of the same moments than like others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +30,7 @@ from copytrace.features.thumbnails import (
 from copytrace.matching.score import Calibration, thumbnail_features_of
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import read_frames
+from copytrace.media.rgb import Pixels
 
 PER_SECOND = 2.0  # frames whose thumbnails are compared
 SIDE = 72  # shorter side of these frames, in pixels
@@ -54,17 +55,22 @@ class Thumbnails:
     pixels: Bytes
 
 
-def read_thumbnails(path: str, limits: DecodingLimits) -> Thumbnails:
-    """Return the thumbnails of a video, as far as it can be read. Raises `MediaError` if nothing can."""
+def read_thumbnails(
+    path: str, limits: DecodingLimits, side: int = SIDE, edit: Callable[[Pixels], Pixels] | None = None
+) -> Thumbnails:
+    """Return the thumbnails of a video, as far as it can be read. Raises `MediaError` if nothing can.
+
+    They are made of pictures uint8 RGB [H, W, 3] whose shorter side has at most `side` pixels, after an `edit`.
+    """
     times: list[tuple[float, float]] = []
     pixels: list[Bytes] = []
-    frames = read_frames(path, per_second=PER_SECOND, short_side=SIDE, limits=limits)
+    frames = read_frames(path, per_second=PER_SECOND, short_side=side, limits=limits)
     with suppress(MediaError):
         for frame in frames:
             if frame.start >= LONGEST:
                 break
             times.append((frame.start, frame.end))
-            pixels.append(thumbnail(frame.pixels))
+            pixels.append(thumbnail(edit(frame.pixels) if edit else frame.pixels))
     if not pixels:
         raise MediaError("has no picture that can be decoded")
     return Thumbnails(np.array(times), np.stack(pixels))
@@ -127,6 +133,16 @@ def is_plain_beside(first: Bytes, second: Bytes) -> bool:
     """Return whether one of two pictures, by their thumbnails uint8 [864], is plain, and the other is not the same."""
     is_plain = min(thumbnail_contrast(first), thumbnail_contrast(second)) < PLAIN
     return is_plain and thumbnail_difference(first, second) >= SAME
+
+
+def is_blank(first: Bytes, second: Bytes) -> bool:
+    """Return whether two pictures, by their thumbnails uint8 [864], are both plain, such as black."""
+    return max(thumbnail_contrast(first), thumbnail_contrast(second)) < PLAIN
+
+
+def shows_pictures(video: Thumbnails) -> bool:
+    """Return whether a video is not just plain, for nearly all of it."""
+    return float(np.mean([thumbnail_contrast(each) < PLAIN for each in video.pixels])) < MOST_OF_ONE
 
 
 def _correlations(first: Bytes, second: Bytes) -> Floats:

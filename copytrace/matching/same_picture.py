@@ -11,6 +11,7 @@ from copytrace.features.points import Bytes, find_points
 from copytrace.features.variants import VARIANTS
 from copytrace.matching.confirmation import confirm
 from copytrace.matching.content import compare_content, content_columns
+from copytrace.matching.ground import SURELY_DRAWN, flat_ground
 from copytrace.matching.score import LEAST_INLIERS, Calibration, uniqueness_share
 from copytrace.matching.verification import verify
 
@@ -23,7 +24,8 @@ class Agreement:
 
     `probability` (0 to 1) is that of a copy, as opposed to two pictures of one template; 0 if hardly any points agree.
     `drawn` (0 to 1) says how much the agreeing points look like marks of drawn pictures, which repeat in a picture, and
-    not like those of photographs. `points` is the number of points in the picture that has fewer. `compared` says that
+    not like those of photographs; it is 1 where there is as much plain ground around ink as only in drawn pictures, in
+    whose lines no mark may repeat. `points` is the number of points in the picture that has fewer. `compared` says that
     the probability also depends on where the ink of the pictures differs, and not only on their points.
     """
 
@@ -45,7 +47,8 @@ def compare_pictures(query: Bytes, reference: Bytes, settings: ImageSettings, ca
     confirmation = confirm(shown, original, VARIANTS[number], found)
     if found.inliers < LEAST_INLIERS or confirmation is None or found.transform is None:
         return Agreement(0.0, 0.0, points)
-    drawn = 1.0 - uniqueness_share(confirmation.uniqueness)
+    has_ground = flat_ground(reference) >= SURELY_DRAWN
+    drawn = 1.0 if has_ground else 1.0 - uniqueness_share(confirmation.uniqueness)
     content = compare_content(query, reference, found.transform) if drawn else None
     measured = content_columns(content) | {
         "agreement": found.agreement,

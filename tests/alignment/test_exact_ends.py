@@ -14,6 +14,7 @@ from configs.videos import VideoSettings
 from copytrace.alignment import exact_ends, signature_comparison
 from copytrace.alignment.align import VideoRows
 from copytrace.alignment.exact_ends import find_end
+from copytrace.arrays import Floats
 from copytrace.errors import MediaError
 from copytrace.media.encode import write_video
 from copytrace.media.frames import frames_at
@@ -156,7 +157,27 @@ def test_frames_like_nothing_in_the_reference_are_as_unlike_as_its_other_frames(
     directions = np.eye(4, dtype=np.float32)
     times = np.array([[0, 1], [5, 6], [10, 11]], np.float64)
     reference = VideoRows(["whole"] * 3, times, directions[:3], np.zeros(3, np.float32))
-    opposite = exact_ends._likeness(-directions[:1], reference, np.array([0.5]))
+    opposite, _ = exact_ends._likeness(-directions[:1], reference, np.array([0.5]))
     assert opposite == 0.0
-    assert exact_ends._likeness(directions[:1], reference, np.array([0.5])) == pytest.approx(1.0)
-    assert exact_ends._likeness(directions[:1], reference, np.array([5.5])) == 0.0  # it is not there
+    equal, is_telling = exact_ends._likeness(directions[:1], reference, np.array([0.5]))
+    assert equal == pytest.approx(1.0)
+    assert is_telling
+    absent, _ = exact_ends._likeness(directions[:1], reference, np.array([5.5]))
+    assert absent == 0.0
+
+
+def test_pages_of_one_layout_do_not_tell_an_end_and_other_footage_does() -> None:
+    pages = np.float32([[0.95, 0.312, 0.0, 0.0], [0.95, 0.0, 0.312, 0.0], [0.95, 0.0, 0.0, 0.312]])
+    pages /= np.linalg.norm(pages, axis=1, keepdims=True)
+    seconds = np.array([[0, 1], [5, 6], [10, 11]], np.float64)
+    reference = VideoRows(["whole"] * 3, seconds, pages, np.zeros(3, np.float32))
+    times = np.stack([np.arange(16), np.arange(1, 17)], axis=1) / 8
+
+    def find(first: Floats) -> float:
+        vectors = np.concatenate([np.tile(first, (6, 1)), np.tile(pages[0], (10, 1))])
+        likeness, is_telling = exact_ends._likeness(vectors, reference, np.full(16, 0.5))
+        return find_end(times, likeness, 1.0, is_start=True, is_telling=is_telling)
+
+    another_page, other_footage = pages[1], np.float32([0.0, 0.6, -0.8, 0.0])
+    assert find(another_page) == 1.0
+    assert find(other_footage) == 0.75

@@ -9,14 +9,16 @@ import pytest
 
 from configs.videos import VideoSettings
 from copytrace.alignment.picture_evidence import Moment
+from copytrace.alignment.picture_look import Look
 from copytrace.alignment.same_pictures import (
     Thumbnails,
     align_alike_pictures,
     align_same_pictures,
+    is_blank,
     is_plain_beside,
     read_thumbnails,
+    shows_pictures,
 )
-from copytrace.alignment.segment_verification import Look
 from copytrace.alignment.segments import Segment
 from copytrace.errors import MediaError
 from copytrace.matching.same_picture import Agreement
@@ -101,6 +103,16 @@ def test_a_plain_picture_is_beside_another_if_it_is_not_the_same() -> None:
     assert is_plain_beside(drawn, plain)
     assert not is_plain_beside(plain, plain + np.uint8(2))
     assert not is_plain_beside(drawn, np.uint8(255) - drawn)
+
+
+def test_pictures_are_blank_if_both_are_plain_and_a_plain_video_shows_none() -> None:
+    plain, other = np.full(864, 16, np.uint8), np.full(864, 20, np.uint8)
+    drawn = np.where(np.arange(864) % 7, np.uint8(90), np.uint8(190))
+    assert is_blank(plain, other)
+    assert not is_blank(plain, drawn)
+    times = np.stack([np.arange(10), np.arange(1, 11)], axis=1) / 2
+    assert not shows_pictures(Thumbnails(times, np.stack([plain] * 9 + [drawn])))
+    assert shows_pictures(Thumbnails(times, np.stack([plain] * 7 + [drawn] * 3)))
 
 
 def test_a_still_is_found_amid_other_pictures(show: Show) -> None:
