@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from copytrace.checked_files import read_record, write_record
-from copytrace.errors import DamagedFileError
+from copytrace.errors import CopytraceError, DamagedFileError
+from copytrace.object_store import as_stored_path
+from copytrace.storage import remove_file
 
 _PACKAGES = ("configs", "copytrace", "models")
+_NOTE = ".code.json"  # hidden: a run whose results lie in its own queries does not list it
 _UNKNOWN = "unknown"  # code that left no note of itself
 
 logger = logging.getLogger(__name__)
 
 
-def note_code(work: Path) -> None:
-    """Note in the folder `work` of a run that this code writes into it; warn if other code has done so before."""
-    note = work / ".code.json"  # hidden: a run whose results lie in its own queries does not list it
+@contextmanager
+def note_code(work: Path) -> Iterator[None]:
+    """Note in the folder `work` of a run that this code writes into it; warn if other code has done so before.
+
+    A run that has written nothing else at the end of the block leaves no note.
+    """
+    note = work / _NOTE
     try:
         known = [str(each) for each in read_record(note).get("code", [])]
     except DamagedFileError:
@@ -38,6 +47,14 @@ def note_code(work: Path) -> None:
             "all of them again, delete %s, or give another folder",
             *(work.parent, work),
         )
+    try:
+        yield
+    finally:
+        with suppress(OSError, CopytraceError):  # else the error that ended the run would not be told
+            if [path.name for path in work.iterdir()] == [_NOTE]:
+                remove_file(note)
+                if not as_stored_path(work):
+                    work.rmdir()
 
 
 @cache

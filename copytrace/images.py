@@ -56,9 +56,8 @@ def match_images(
     inputs = [folder.queries(queries, may_be_index=False), folder.references(references)]
     query_index, reference_index = (each.index for each in inputs)
     noise = [resolve_path(settings.global_.noise)] if settings.global_.noise else []
-    with hold_lease(folder.out):
+    with hold_lease(folder.out), note_code(folder.work):
         runner.run(check_images, settings, [each.index for each in inputs if each.is_given])
-        note_code(folder.work)
         _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)
         return search_unchanged(
             [query_index, reference_index, *noise],

@@ -58,9 +58,8 @@ def match_videos(
     inputs = [folder.queries(queries), folder.references(references)]
     query_index, reference_index = (each.index for each in inputs)
     noise = [resolve_path(settings.search.noise)] if settings.search.noise else []
-    with hold_lease(folder.out):
+    with hold_lease(folder.out), note_code(folder.work):
         runner.run(check_videos, settings, {each.role: each.index for each in inputs if each.is_given})
-        note_code(folder.work)
         if all(each.is_given for each in inputs):
             gather_odd_files([], folder.failures)  # two indexes are given, so no file is read
         _describe(runner, [each for each in inputs if not each.is_given], settings, folder.failures, replace=True)

@@ -12,18 +12,29 @@ from copytrace.code_changes import digest_of_code, note_code
 TOLD = "has results of other code of Copytrace"
 
 
+def run(work: Path) -> None:
+    with note_code(work):
+        (work / "result").touch()
+
+
 def test_runs_of_the_same_code_say_nothing_and_write_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    note_code(tmp_path / "work")
+    run(tmp_path / "work")
     first = (tmp_path / "work" / ".code.json").stat()
-    note_code(tmp_path / "work")
+    run(tmp_path / "work")
     assert (tmp_path / "work" / ".code.json").stat().st_mtime_ns == first.st_mtime_ns
     assert not caplog.messages
 
 
+def test_a_run_that_ends_before_any_work_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), note_code(tmp_path / "work"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_run_says_that_other_code_has_worked_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_record(tmp_path / "work" / ".code.json", {"code": ["0123456789abcdef"]})
-    note_code(tmp_path / "work")
-    note_code(tmp_path / "work")
+    run(tmp_path / "work")
+    run(tmp_path / "work")
     assert [TOLD in message and f"delete {tmp_path / 'work'}" in message for message in caplog.messages] == [True, True]
     assert read_record(tmp_path / "work" / ".code.json")["code"] == ["0123456789abcdef", digest_of_code()]
 
@@ -35,6 +46,6 @@ def test_code_that_left_no_note_is_other_code(
     place = tmp_path / "work" / left
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
-    note_code(tmp_path / "work")
-    note_code(tmp_path / "work")
+    run(tmp_path / "work")
+    run(tmp_path / "work")
     assert [TOLD in message for message in caplog.messages] == [True, True]

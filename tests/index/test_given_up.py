@@ -21,7 +21,7 @@ from copytrace.media.failures import read_failures
 from copytrace.media.files import MediaItem
 
 ITEM = MediaItem("a", "/a.jpg", "12-34")
-BOMB = (3000, 3000)  # pixels; too many for the memory that these tests allow
+BOMB = (4000, 4000)  # pixels; too many for the memory that these tests allow
 TOO_MUCH = "needs more than 64 MiB of memory to decode (media.max_memory)"
 
 
@@ -99,7 +99,7 @@ def test_an_index_of_videos_lists_what_was_given_up(
     source, root = tmp_path / "videos", tmp_path / "index"
     source.mkdir()
     (source / "good.mp4").hardlink_to(video_sides / "references" / "coffee.mp4")
-    still = np.zeros((2 * BOMB[0], 2 * BOMB[1], 3), np.uint8)  # of which no frame fits, however few threads decode
+    still = np.zeros((6000, 6000, 3), np.uint8)  # of which no frame fits, however few threads decode
     write_video(source / "bomb.mp4", [still] * 3, codec="libx264")
     settings = VideoSettings(media=MediaSettings(max_memory=64))
     for shard in video_index.plan_videos(str(source), root, "references", settings, replace=False):

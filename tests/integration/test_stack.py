@@ -306,7 +306,8 @@ def test_no_key_is_in_any_log_parameter_or_output(service: Service, images_run: 
 
 @pytest.mark.ends_the_stack
 def test_when_a_server_dies_it_is_named_and_the_rest_stops_without_leaving_a_process(stack: Stack) -> None:
-    family = psutil.Process().children(recursive=True)
+    leaders = [psutil.Process(int(record.read_text().split()[0])) for record in stack.logs.glob("*.pid")]
+    family = [one for leader in leaders for one in (leader, *leader.children(recursive=True))]
     [server] = [one for one in family if "mlflow" in one.cmdline() and "server" in one.cmdline()]
     server.send_signal(signal.SIGKILL)
     with pytest.raises(ServerError, match=r"MLflow ended with exit code -9; see .*/logs/mlflow\.log"):
