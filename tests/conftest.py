@@ -30,6 +30,7 @@ from copytrace.index.image_index import ImageIndex
 from copytrace.index.image_segments import index_segments
 from copytrace.index.media_index import Role, finish_index
 from copytrace.index.shard_files import View
+from copytrace.media.decoding_pool import close_workers
 from copytrace.overlays.detectors import load_overlay_detector
 from copytrace.runtime import WEIGHTS
 from copytrace.synthesis.sample_videos import sample_clips, write_demo_videos
@@ -119,6 +120,12 @@ def shipped_graph(shared_cache: Path) -> Callable[[str], tuple[Path, Path]]:
         return weights, shared_cache / f"{kind}-{digest}-v{version[kind]}.onnx"
 
     return find
+
+
+@pytest.fixture
+def new_decoders() -> None:
+    """Decode in new workers: memory that others freed, but keep, does not count against a limit."""
+    close_workers()
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ def test_a_file_whose_end_cannot_be_found_is_a_fault_of_the_file(read: Callable[
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("F", "TIFF"), ("RGBA", "PNG"), ("L", "JPEG2000")])
-def test_an_image_that_needs_too_much_memory_is_given_up(tmp_path: Path, mode: str, kind: str) -> None:
+def test_an_image_that_needs_too_much_memory_is_given_up(
+    tmp_path: Path, mode: str, kind: str, new_decoders: None
+) -> None:
     path = tmp_path / "large"
     Image.new(mode, LARGE, 1).save(path, kind, **({"compression": "tiff_deflate"} if kind == "TIFF" else {}))
     assert path.stat().st_size < 1_000_000
@@ -67,7 +69,7 @@ def test_an_image_that_needs_too_much_memory_is_given_up(tmp_path: Path, mode: s
         decode_image(str(path), limits=DecodingLimits(memory=64))
 
 
-def test_a_video_that_needs_too_much_memory_is_given_up(film: Callable[..., Path]) -> None:
+def test_a_video_that_needs_too_much_memory_is_given_up(film: Callable[..., Path], new_decoders: None) -> None:
     plain = np.zeros((2000, 3000, 3), np.uint8)
     path = film("large.mp4", [plain] * 12, codec="libx264", options={"preset": "ultrafast", "tune": "zerolatency"})
     with pytest.raises(DecodingLimitError, match=r"^needs more than 64 MiB of memory"):

@@ -52,6 +52,8 @@ def browse(tmp_path):
         quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--window-size=1400,1000"]
+        # Pictures are loaded once a frame has shown that they are near, so a frame must not be passed over.
+        command += ["--run-all-compositor-stages-before-draw"]
         command += ["--dump-dom", f"{page.as_uri()}#{fragment}"]
         return Page(subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout)
 
