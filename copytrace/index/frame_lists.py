@@ -62,21 +62,19 @@ def read_frame_lists(path: Path, record: Path | None = None) -> Any:
         return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if file == path else 0)
 
 
-def search_frame_lists(
-    lists: Any, queries: Floats, neighbours: int, lists_searched: int, current: NDArray[np.bool_] | None = None
-) -> tuple[Floats, Numbers]:
-    """Return the greatest cosines float32 [Q, K], greatest first, and row numbers int64 [Q, K]; −inf and −1 for none.
+def nearest_lists(lists: Any, queries: Floats, count: int) -> Numbers:
+    """Return the numbers of the lists whose centers are nearest to each query, int64 [Q, min(count, lists)]."""
+    numbers: Numbers = lists.quantizer.search(queries, min(count, lists.nlist))[1]
+    return numbers
 
-    Only the `lists_searched` lists nearest to a query are looked into and, if `current` bool [N] is given, rows of it.
-    """
-    rules: dict[str, Any] = {"nprobe": min(lists_searched, lists.nlist)}
-    if current is not None:
-        bits = np.packbits(current, bitorder="little")
-        rules["sel"] = faiss.IDSelectorBitmap(len(current), faiss.swig_ptr(bits))
-    found, rows = lists.search(
-        np.ascontiguousarray(queries, np.float32), neighbours, params=faiss.SearchParametersIVF(**rules)
-    )
-    return np.where(rows < 0, np.float32(-np.inf), found), rows
+
+def frames_of_list(lists: Any, number: int) -> tuple[Numbers, NDArray[np.float16]]:
+    """Return the rows int64 [N] and the vectors float16 [N, D] of a list, as they lie in its file."""
+    stored, count = lists.invlists, lists.invlists.list_size(number)
+    if not count:
+        return np.zeros(0, np.int64), np.zeros((0, lists.d), np.float16)
+    codes = faiss.rev_swig_ptr(stored.get_codes(number), count * lists.code_size)
+    return faiss.rev_swig_ptr(stored.get_ids(number), count), codes.view(np.float16).reshape(count, lists.d)
 
 
 def _blocks(vectors: NDArray[np.float16]) -> Iterator[Floats]:

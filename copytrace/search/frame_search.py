@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from configs.videos import FrameSearchSettings
 from copytrace.arrays import Floats, Numbers
-from copytrace.index.frame_lists import search_frame_lists
 from copytrace.index.segments import ids_of
 from copytrace.index.video_index import VideoIndex
 from copytrace.index.video_segments import Segment, open_segments
+from copytrace.search.list_search import ListFrameSearch
 from copytrace.search.mapped_vectors import MappedVectors, current_runs, least_variance
 from copytrace.search.vector_search import MAX_NEIGHBORS, FrameSearch
 
@@ -49,34 +48,6 @@ class FrameHits:
             np.pad(self.rows, more, constant_values=-1),
             np.pad(self.videos, more, constant_values=-1),
         )
-
-
-class ListFrameSearch:
-    """A search of the `lists_searched` lists of each segment that are nearest to a query frame.
-
-    Segments too small for lists are compared with as a whole. Frames in lists that are not searched are missed.
-    """
-
-    def __init__(self, segments: Sequence[Segment], *, lists_searched: int) -> None:
-        self._segments, self._lists_searched = segments, lists_searched
-        none = np.zeros((0, 2), np.int64)
-        runs = [none if segment.lists is not None else _runs(segment) for segment in segments]
-        self._rest = MappedVectors([segment.vectors for segment in segments], runs)
-
-    def nearest(self, queries: Floats, neighbours: int) -> tuple[Floats, Numbers]:
-        """See `FrameSearch`."""
-        found = [self._rest.nearest(queries, neighbours)]
-        first = 0
-        for segment in self._segments:
-            if segment.lists is not None:
-                whole = bool(segment.current.all())
-                current = None if whole else np.repeat(segment.current, np.diff(segment.starts))
-                cosines, rows = search_frame_lists(segment.lists, queries, neighbours, self._lists_searched, current)
-                found.append((cosines, np.where(rows < 0, -1, rows + first)))
-            first += len(segment.vectors)
-        cosines, rows = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :neighbours]
-        return np.take_along_axis(cosines, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 @dataclass(frozen=True, slots=True)

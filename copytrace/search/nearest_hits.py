@@ -25,16 +25,18 @@ class NearestHits:
         self._keys = np.full((queries, neighbours), _NOTHING)  # the least of each query comes first
         self._own = threading.local()
 
-    def compare(self, queries: Floats, tile: slice, vectors: Floats, first: int) -> None:
-        """Keep the hits of the queries in `tile` of float32 [Q, D] among `vectors` [N, D], whose rows begin at `first`.
+    def compare(self, queries: Floats, tile: slice | Numbers, vectors: Floats, rows: int | Numbers) -> None:
+        """Keep the hits of the queries in `tile` of float32 [Q, D] among `vectors` [N, D].
 
-        Threads may compare several tiles at the same time.
+        `rows` int64 [N] are the numbers of the vectors, or the first one if they follow each other. Threads may compare
+        tiles that have no query in common at the same time.
         """
-        cosines, above = self._buffers(len(queries[tile]), len(vectors))
+        chosen = queries[tile]
+        cosines, above = self._buffers(len(chosen), len(vectors))
         if len(cosines) < FEW:  # then BLAS takes half as long for the transposed product
-            cosines = np.matmul(vectors, queries[tile].T, out=cosines.reshape(len(vectors), len(cosines))).T
+            cosines = np.matmul(vectors, chosen.T, out=cosines.reshape(len(vectors), len(cosines))).T
         else:
-            np.matmul(queries[tile], vectors.T, out=cosines)
+            np.matmul(chosen, vectors.T, out=cosines)
         best = self._keys[tile]
         least, kept = _cosines(best[:, :1]), best.shape[1]
         if kept < len(vectors) and np.isneginf(least).all():  # without a bound, all would be looked at again
@@ -44,7 +46,9 @@ class NearestHits:
             least = np.nextafter(bound, np.float32(-np.inf))
         np.greater(cosines, least, out=above)
         query, row = np.divmod(np.flatnonzero(above), len(vectors))
-        self._keep(best, query, _keys(cosines[query, row], row + first))
+        self._keep(best, query, _keys(cosines[query, row], row + rows if isinstance(rows, int) else rows[row]))
+        if not isinstance(tile, slice):  # then `best` is a copy
+            self._keys[tile] = best
 
     def add(self, cosines: Floats, rows: Numbers) -> None:
         """Keep the hits of all queries among `cosines` [Q, N] to `rows` [Q, N]; −1 stands for none."""

@@ -108,6 +108,11 @@ def list_gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(number, faiss.StandardGpuResources(), Lock()) for number in range(count))
 
 
+def core_count() -> int:
+    """Return how many threads a search may have: as many as faiss."""
+    return int(faiss.omp_get_max_threads())
+
+
 def _search_by_gpus(gpus: Sequence[Gpu], hits: NearestHits, queries: Floats, neighbours: int, blocks: Blocks) -> None:
     """Let each GPU search the next block, while what others found is joined."""
     searching: deque[tuple[int, Future[tuple[Floats, Numbers]]]] = deque()
@@ -127,9 +132,9 @@ def _search_by_gpus(gpus: Sequence[Gpu], hits: NearestHits, queries: Floats, nei
 
 
 def _search_by_cores(hits: NearestHits, queries: Floats, blocks: Blocks) -> None:
-    """Let threads compare a tile of queries each with a block, as many as faiss may have."""
+    """Let threads compare a tile of queries each with a block."""
     tiles = [slice(start, start + TILE_ROWS) for start in range(0, len(queries), TILE_ROWS)]
-    threads = min(len(tiles), faiss.omp_get_max_threads())
+    threads = min(len(tiles), core_count())
     if threads <= 1:
         for first, block in blocks:
             for tile in tiles:

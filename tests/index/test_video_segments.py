@@ -16,13 +16,15 @@ from copytrace.exchange.npz_exchange import import_npz
 from copytrace.exchange.npz_files import write_npz
 from copytrace.index import segments as segments_module
 from copytrace.index import video_segments
-from copytrace.index.frame_lists import build_frame_lists, search_frame_lists
+from copytrace.index.frame_lists import build_frame_lists
 from copytrace.index.media_index import descriptors_path, receipt_path, write_index
 from copytrace.index.plan_file import IndexPlan, Shard
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import VideoIndex
 from copytrace.index.video_segments import Segment, index_segments, open_segments
 from copytrace.media.files import MediaItem
+from copytrace.search.list_search import search_lists
+from copytrace.search.nearest_hits import NearestHits
 from copytrace.storage import remove_tree, resolve_path, write_json
 
 PROVENANCE = {"kind": "videos", "role": "references", "descriptor": "by hand", "frames_per_second": 1.0}
@@ -221,8 +223,9 @@ def test_a_large_segment_has_lists_that_are_those_built_anew(library: Library, m
     monkeypatch.setattr(video_segments, "SMALLEST_WITH_LISTS", 400)
     (segment,) = open_segments(library.index({"a": 300, "b": 100}))
     queries = segment.vectors[::40].astype(np.float32)
-    stored = search_frame_lists(segment.lists, queries, 5, 3)
-    anew = search_frame_lists(build_frame_lists(np.array(segment.vectors)), queries, 5, 3)
-    np.testing.assert_array_equal(stored[1], anew[1])
-    np.testing.assert_array_equal(stored[0], anew[0])
-    assert stored[1][:, 0].tolist() == list(range(0, 400, 40))
+    stored, anew = (NearestHits(len(queries), 5) for _ in range(2))
+    search_lists(stored, segment.lists, queries, 3)
+    search_lists(anew, build_frame_lists(np.array(segment.vectors)), queries, 3)
+    for found, expected in zip(stored.sorted(), anew.sorted(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert stored.sorted()[1][:, 0].tolist() == list(range(0, 400, 40))

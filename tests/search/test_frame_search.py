@@ -14,7 +14,8 @@ from copytrace.index.frame_lists import build_frame_lists
 from copytrace.index.video_index import VideoIndex
 from copytrace.index.video_segments import Segment
 from copytrace.search import own_videos
-from copytrace.search.frame_search import FrameHits, ListFrameSearch
+from copytrace.search.frame_search import FrameHits
+from copytrace.search.list_search import ListFrameSearch
 from copytrace.search.mapped_vectors import MappedVectors, current_runs
 from copytrace.search.own_videos import OthersSearch
 from copytrace.search.video_copies import frame_videos

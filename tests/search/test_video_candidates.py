@@ -17,7 +17,8 @@ from copytrace.index.plan_file import IndexPlan
 from copytrace.index.shard_files import open_descriptor_writer
 from copytrace.index.video_index import VideoIndex
 from copytrace.run_folder import VideoRunFolder
-from copytrace.search.frame_search import ListFrameSearch, load_frame_search
+from copytrace.search.frame_search import load_frame_search
+from copytrace.search.list_search import ListFrameSearch
 from copytrace.search.vector_search import noise_level
 from copytrace.search.video_candidates import (
     QUERY_ROWS,
