@@ -24,6 +24,7 @@ def read_cut(folder: ImageRunFolder | VideoRunFolder, shards: Sequence[int]) -> 
         paths = [folder.candidates(shard) for shard in shards]
     else:
         paths = [folder.candidates(branch, shard) for branch in BRANCHES for shard in shards]
+        paths.append(folder.merged)  # which sees lists that are full of copies
     return sorted({query for path in paths for query in read_record(path.with_suffix(".json")).get(_NOTE, [])})
 
 

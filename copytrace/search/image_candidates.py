@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from configs.images import GlobalSettings, ImageSettings, LocalSettings
-from copytrace.arrays import Floats, Numbers
+from copytrace.arrays import Floats
 from copytrace.checked_files import read_checked
 from copytrace.errors import InputError
 from copytrace.index.codebook import codebook_digest, quantizer_of
@@ -29,6 +29,7 @@ from copytrace.panes.names import WHOLE
 from copytrace.run_folder import Branch, ImageRunFolder
 from copytrace.search.cut_lists import note_cut
 from copytrace.search.descriptor_search import DescriptorSearch
+from copytrace.search.image_copies import find_nearest_images
 from copytrace.search.local_recall import (
     LocalCandidate,
     NearestReferences,
@@ -47,10 +48,7 @@ from copytrace.storage import file_identity, resolve_path
 from copytrace.tables import table_of_rows, write_table
 
 POINTS_PER_SEGMENT = 4_000_000  # reference points searched at a time; an exact search needs 2 GB for them
-
-
 MOST_COPIES = 64  # copies of a reference that are looked for among those nearest to a query
-COPY_LIKENESS = 0.9  # least cosine of two references that show the same picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,32 +139,37 @@ class _QueryShard:
 def _global_candidates(
     part: _QueryShard, noise: ImageIndex | None, settings: GlobalSettings, work: StepRun
 ) -> Iterator[Candidate]:
-    # More than needed: the image itself may be found, and copies of the nearest reference are no noise.
+    # More than needed: the image itself may be found, and copies of a reference count once.
     averaged = settings.normalization_neighbours
-    wanted = max(settings.references_per_query, averaged) + 2 + MOST_COPIES
+    needed = max(settings.references_per_query, averaged) + 2
     typical = part.queries.provenance["typical_noise"] if settings.typical_noise is None else settings.typical_noise
     search = DescriptorSearch(open_segments(part.references))
     panes = _searched_panes(part.queries.descriptors(part.number), settings)
-    similarity, rows = search.nearest(panes.vectors, wanted)
-    copies = _copies_of_nearest(search, rows)
+    nearest = find_nearest_images(search, panes.vectors, needed + MOST_COPIES, needed)
     if noise is None:
-        others = np.argsort(copies, axis=1, kind="stable")  # copies last
-        cosines = np.take_along_axis(np.where(copies, np.float32(-np.inf), similarity), others, axis=1)
+        cosines = nearest.other_cosines()
     else:
         cosines, _ = DescriptorSearch(open_segments(noise)).nearest(panes.vectors, averaged)
     level = noise_level(cosines, averaged, typical=typical)
     best: dict[tuple[str, str], Candidate] = {}
     alike: set[tuple[str, str]] = set()
     # If the last one looked for is a copy, there may be more.
-    cut = {query for query, is_copy in zip(panes.ids, copies[:, -1], strict=True) if is_copy and settings.list_copies}
+    many = (nearest.is_nearest.sum(axis=1) > MOST_COPIES) | nearest.is_nearest[:, -1]
+    cut = {query for query, is_cut in zip(panes.ids, many, strict=True) if is_cut and settings.list_copies}
     for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
-        is_itself, found = part.is_itself(query), np.flatnonzero(rows[number] >= 0)
-        for rank, reference in zip(found, search.ids.take(pa.array(rows[number, found])).to_pylist(), strict=True):
+        is_itself = part.is_itself(query)
+        listed = nearest.rows[number] >= 0
+        if settings.list_copies:
+            copies = nearest.is_nearest[number] & ~nearest.is_first[number]
+            listed &= nearest.is_first[number] | (copies & (np.cumsum(copies) <= MOST_COPIES))
+        found = np.flatnonzero(listed)
+        references = search.ids.take(pa.array(nearest.rows[number, found])).to_pylist()
+        for rank, reference in zip(found, references, strict=True):
             if is_itself(reference):
                 continue
-            cosine = float(similarity[number, rank])
+            cosine = float(nearest.cosines[number, rank])
             normalized = cosine - settings.normalization_weight * float(level[number])
-            if rank and copies[number, rank] and settings.list_copies:
+            if rank and nearest.is_nearest[number, rank] and settings.list_copies:
                 alike.add((query, reference))
             if (query, reference) not in best or normalized > (best[query, reference].normalized or 0.0):
                 best[query, reference] = Candidate(query, reference, "global", cosine, normalized, pane, 0)
@@ -213,21 +216,6 @@ def _best_of_each_query(
         for rank, candidate in enumerate(group):
             if rank < limit or (candidate.query_id, candidate.reference_id) in alike:
                 yield candidate
-
-
-def _copies_of_nearest(search: DescriptorSearch, rows: Numbers) -> NDArray[np.bool_]:
-    """Return which of the references nearest to each query are the nearest one or copies of it, bool [Q, K].
-
-    `rows` int64 [Q, K] are those of `search`, nearest first; −1 stands for none.
-    """
-    needed, place = np.unique(rows[rows >= 0], return_inverse=True)
-    if not len(needed):
-        return np.zeros(rows.shape, bool)
-    number = np.zeros(rows.shape, np.int64)
-    number[rows >= 0] = place
-    found = search.vectors(needed)[number]
-    likeness = np.einsum("qkd,qd->qk", found, found[:, 0])
-    return np.asarray((likeness >= COPY_LIKENESS) & (rows >= 0))
 
 
 def _searched_panes(descriptors: Descriptors, settings: GlobalSettings) -> Descriptors:

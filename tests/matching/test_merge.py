@@ -19,6 +19,7 @@ from copytrace.matching.merge import CSV_COLUMNS, MATCH_SCHEMA, merge_matches
 from copytrace.matching.score import FEATURES, TEMPLATE_FEATURES
 from copytrace.media.files import MediaItem
 from copytrace.run_folder import ImageRunFolder
+from copytrace.search.cut_lists import read_cut
 from copytrace.storage import digest_of, write_json
 from copytrace.tables import write_table
 
@@ -129,6 +130,20 @@ def test_pairs_below_the_least_score_are_left_out(tmp_path: Path, by_inliers: Me
     rows = [row("q", "a", inliers=15), row("q", "b", inliers=7), row("q", "c", inliers=0)]
     rules = by_inliers.model_copy(update={"min_score": 0.6})
     assert [r["reference_id"] for r in merged(tmp_path, [rows], rules)] == ["a", "b"]
+
+
+def test_a_list_that_is_full_of_copies_may_have_been_cut(tmp_path: Path, by_inliers: MergeSettings) -> None:
+    def proposed(query: str, branch: str, copies: int, others: int = 0) -> list[dict[str, Any]]:
+        inliers = [15] * copies + [0] * others
+        return [row(query, f"{n:02}", branches=[branch], inliers=count) for n, count in enumerate(inliers)]
+
+    local, overall = ImageSettings().local.references_per_query, ImageSettings().global_.references_per_query
+    shards = [
+        [*proposed("full", "local", local), *proposed("with another", "local", local - 1, 1)],
+        [*proposed("recognized as copies", "local", local + 1), *proposed("full too", "global", overall)],
+    ]
+    merged(tmp_path, shards, by_inliers)
+    assert read_cut(ImageRunFolder(tmp_path), [0, 1]) == ["full", "full too"]
 
 
 def test_within_one_folder_a_pair_appears_once_by_its_better_score(tmp_path: Path) -> None:
