@@ -33,10 +33,11 @@ class NearestHits:
         """
         chosen = queries[tile]
         cosines, above = self._buffers(len(chosen), len(vectors))
-        if len(cosines) < FEW:  # then BLAS takes half as long for the transposed product
-            cosines = np.matmul(vectors, chosen.T, out=cosines.reshape(len(vectors), len(cosines))).T
-        else:
-            np.matmul(chosen, vectors.T, out=cosines)
+        with np.errstate(all="ignore"):  # BLAS raises flags by numbers that it pads with
+            if len(cosines) < FEW:  # then it takes half as long for the transposed product
+                cosines = np.matmul(vectors, chosen.T, out=cosines.reshape(len(vectors), len(cosines))).T
+            else:
+                np.matmul(chosen, vectors.T, out=cosines)
         best = self._keys[tile]
         least, kept = _cosines(best[:, :1]), best.shape[1]
         if kept < len(vectors) and np.isneginf(least).all():  # without a bound, all would be looked at again
