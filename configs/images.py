@@ -122,7 +122,9 @@ class GlobalSettings(Settings):
     crop_replaces_whole: bool = Field(False, description="search by a query's best crop instead of the whole (imgFp)")
     references_per_query: int = Field(8, ge=1, description="most references of a query")
     list_copies: bool = Field(
-        True, description="beyond that number, also references that show the same picture as the nearest one, up to 64"
+        True,
+        description="beyond that number, also references that show the same picture as the nearest one, up to 64; of "
+        "other pictures that the references have several times, one is listed",
     )
     thumbnails: bool = Field(
         True, description="beyond that number, also references whose thumbnails are the same but for their encoding"
