@@ -52,9 +52,14 @@ def verified_score(score: float, moments: Sequence[Moment]) -> float:
     differ = sum(m.agreement.compared and m.agreement.probability < CLEARLY_REFUTED for m in telling)
     if differ < 2 and max(moment.agreement.probability for moment in telling) >= REFUTED:
         support = sorted(_support(moment.agreement) for moment in telling)[-2:][0]
-        return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * _ramp(support, SUPPORTED))
+        return supported_score(score, _ramp(support, SUPPORTED))
     doubt = 1.0 if differ > 1 else _doubt(telling)
     return score * (1.0 - doubt) + min(score, REFUTED_SCORE) * doubt
+
+
+def supported_score(score: float, support: float = 1.0) -> float:
+    """Return the score of a segment whose pictures support it, as far as `support` (0 to 1) says."""
+    return 1.0 - (1.0 - score) * (1.0 - SUPPORTED_SCORE * support)
 
 
 def _doubt(moments: Sequence[Moment]) -> float:

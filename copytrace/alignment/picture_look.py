@@ -22,9 +22,11 @@ from copytrace.alignment.picture_evidence import (
     Moment,
     is_photograph,
     speaks_against,
+    supported_score,
     verified_score,
 )
 from copytrace.alignment.registration import Registrar, choose_moments
+from copytrace.alignment.same_footage import find_same_footage
 from copytrace.alignment.same_pictures import (
     Thumbnails,
     align_alike_pictures,
@@ -48,6 +50,7 @@ MOMENTS = (0.5, 0.25, 0.75)  # of a segment, where pictures are compared
 SIDE = 640  # longest side of the pictures, in pixels
 SURE = 0.98  # score that is kept without a look at pictures that are not alike
 LEAST_ALIKE = 0.5  # similarity below which no pictures are looked at
+LONGEST_CUT = 5.0  # seconds of a query that may be too short for a line to be seen
 VIDEOS_KEPT = 64  # whose thumbnails are in memory, each up to half a megabyte
 
 Job = tuple[int, Pair, Segment, VideoRows, VideoRows]
@@ -92,8 +95,11 @@ class Look:
         segment, moved = replace(job[2], score=verified_score(job[2].score, moments)), None
         if moments and all(moment.is_blank for moment in moments) and self._show_pictures(job):
             segment = replace(segment, score=min(segment.score, REFUTED_SCORE))
-        if moments and segment.score < REFUTED:
-            with suppress(MediaError):  # the score stands, even if more of a video cannot be read
+        with suppress(MediaError):  # the score stands, even if more of a video cannot be read
+            if any(map(is_photograph, moments)) and segment.score < _least_sure(segment):
+                same = find_same_footage(*self._paths(job), segment, self.limits)
+                moved = same and replace(same, score=supported_score(job[2].score))
+            if moments and segment.score < REFUTED and not moved:
                 moved = self.move(job, moments)
         return [segment, moved] if moved and moved.score > segment.score else [segment]
 
@@ -108,15 +114,18 @@ class Look:
             return None
         return self.find_line(job)
 
-    def find_drawn_line(self, job: Job) -> Segment | None:
-        """Return the supported segment of two drawn videos laid over each other, with a verified score; None if none.
+    def find_unseen_line(self, job: Job) -> Segment | None:
+        """Return the supported segment of two videos whose likenesses show no line; None if there is none.
 
-        Raises `MediaError` if a video cannot be read.
+        Drawn videos are laid over each other; a short query may be a cut. Raises `MediaError` if a video cannot be
+        read.
         """
         query, reference = self._paths(job)
-        if not self.is_drawn(query, float(job[3].times.max())):
-            return None
-        return self._prove(job, self.align_registered(query, reference))
+        if self.is_drawn(query, float(job[3].times.max())):
+            return self._prove(job, self.align_registered(query, reference))
+        cut = _likely_cut(job[3], job[4])
+        found = cut and find_same_footage(query, reference, cut, self.limits)
+        return replace(found, score=supported_score(0.0)) if found else None
 
     def find_line(self, job: Job) -> Segment | None:
         """Return the segment in which both videos of a job show the same pictures, with a verified score; None if none.
@@ -189,6 +198,22 @@ class Look:
                 ground = flat_ground(reference_picture)
                 moments.append(Moment(similarity, agreement, ground, is_plain_beside(*small), is_blank(*small)))
         return moments
+
+
+def _least_sure(segment: Segment) -> float:
+    """Return the score below which it is looked whether a segment is the same footage: a short one says little."""
+    return SURE if segment.query_end - segment.query_start <= LONGEST_CUT else REFUTED
+
+
+def _likely_cut(query: VideoRows, reference: VideoRows) -> Segment | None:
+    """Return where in the reference a short query may have been cut out, by the two frames that are most alike."""
+    length = float(query.times.max())
+    cosines = np.asarray(query.vectors @ reference.vectors.T, np.float32)
+    if length > LONGEST_CUT or cosines.max(initial=0.0) < ALIKE[0]:
+        return None
+    here, there = np.unravel_index(int(cosines.argmax()), cosines.shape)
+    ahead = float(reference.times[there].mean() - query.times[here].mean())
+    return Segment(0.0, length, max(ahead, 0.0), max(ahead, 0.0) + length, 0.0)
 
 
 def _moments_of(segment: Segment) -> list[tuple[float, float]]:

@@ -4,8 +4,8 @@ To a descriptor, pages of one layout, windows of one program or stills of one pl
 nor its change along a segment tells a copy from another video of the same origin. The points of the pictures do.
 
 Nor do likenesses tell the moments of such a copy, or find any line at all. A segment whose pictures do not support it
-is moved to where both videos show the same pictures, if its pictures support it there. And if no segment of a query of
-drawn pictures is supported, its best candidates without a line are looked at too.
+is moved to where both videos show the same pictures, if its pictures support it there. And if no segment of a query is
+supported that is short or of drawn pictures, its best candidates without a line are looked at too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from copytrace.search.video_candidates import read_video_candidates
 from copytrace.step import Step, StepRun, fingerprint_of
 from copytrace.tables import table_of_rows, write_table
 
-RULES_VERSION = 6
+RULES_VERSION = 7
 NO_LINE = (0, Segment(0.0, 1.0, 0.0, 1.0, 0.0))  # row and segment of a pair that has none
 
 
@@ -63,7 +63,7 @@ def verify_segments(
         table = _verify_rows(table, _jobs(_by_pair(table, rows), *sources), look, threads, work)
         candidates = [pair[:2] for pair in read_video_candidates(folder.candidates(shard))]
         unlined = {pair: [NO_LINE] for pair in _pairs_without_line(table, candidates, rules.verified_segments)}
-        lines = prefetch(_jobs(unlined, *sources), look.find_drawn_line, threads=threads, ahead=threads)
+        lines = prefetch(_jobs(unlined, *sources), look.find_unseen_line, threads=threads, ahead=threads)
         new = [
             (*job[1], *line.box, line.score, line.reversed, WHOLE) for job, line in lines if isinstance(line, Segment)
         ]

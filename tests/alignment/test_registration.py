@@ -137,7 +137,7 @@ def test_photographs_are_not_registered_and_no_line_is_looked_for(tmp_path: Path
     look = Look.at({"q": path}, {"r": str(tmp_path / "absent.mp4")}, DEFAULT_LIMITS)
     rows = VideoRows(["whole"], np.array([[0.0, 6.0]]), np.ones((1, 1), np.float32), np.zeros(1, np.float32))
     job: Job = (0, ("q", "r"), NO_LINE[1], rows, rows)
-    assert look.find_drawn_line(job) is None
+    assert look.find_unseen_line(job) is None
 
 
 def test_a_cropped_cut_is_found_although_its_likenesses_show_no_line(tmp_path: Path) -> None:
