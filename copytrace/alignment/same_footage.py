@@ -15,13 +15,13 @@ from copytrace.alignment.segments import Segment
 from copytrace.features.thumbnails import thumbnail, thumbnail_contrast, thumbnail_differences
 from copytrace.media.decoding_limits import DecodingLimits
 from copytrace.media.frames import open_video
+from copytrace.search.thumbnail_search import FARTHEST
 
 PICTURES = 8  # of a query that are compared
 LONGEST = 3.0  # seconds of a query that are compared, around the middle of a segment
 SLACK = 1.0  # seconds by which the reference's moments may be mistaken
 MOST_PER_SECOND = 60.0  # pictures of a reference
-FARTHEST = 8.0  # difference of thumbnails in gray levels, up to which pictures may be the same
-LEAST_MOVEMENT = 2.0  # times that difference, by which the first and the last picture differ
+LEAST_MOVEMENT = 2.0  # times as much as from those of the reference, the first and the last picture differ
 LATE = 0.6  # of a picture's time, by which the reference's nearest one may be early or late
 
 

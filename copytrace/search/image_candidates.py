@@ -153,15 +153,15 @@ def _global_candidates(
     level = noise_level(cosines, averaged, typical=typical)
     best: dict[tuple[str, str], Candidate] = {}
     alike: set[tuple[str, str]] = set()
+    copies = nearest.is_nearest & ~nearest.is_first
     # If the last one looked for is a copy, there may be more.
-    many = (nearest.is_nearest.sum(axis=1) > MOST_COPIES) | nearest.is_nearest[:, -1]
+    many = (copies.sum(axis=1) > MOST_COPIES) | nearest.is_nearest[:, -1]
     cut = {query for query, is_cut in zip(panes.ids, many, strict=True) if is_cut and settings.list_copies}
     for number, (query, pane) in enumerate(zip(panes.ids, panes.panes, strict=True)):
         is_itself = part.is_itself(query)
         listed = nearest.rows[number] >= 0
         if settings.list_copies:
-            copies = nearest.is_nearest[number] & ~nearest.is_first[number]
-            listed &= nearest.is_first[number] | (copies & (np.cumsum(copies) <= MOST_COPIES))
+            listed &= nearest.is_first[number] | (copies[number] & (np.cumsum(copies[number]) <= MOST_COPIES))
         found = np.flatnonzero(listed)
         references = search.ids.take(pa.array(nearest.rows[number, found])).to_pylist()
         for rank, reference in zip(found, references, strict=True):

@@ -20,8 +20,7 @@ LEAST_SHARE = 2 / 3  # of the frames at these offsets that must be alike
 QUERIES_AT_ONCE = 256
 PAIRS_AT_ONCE = 1 << 15  # of frames: two vectors each
 
-NO_HIT = np.iinfo(np.int64).max
-
+_NO_HIT = np.iinfo(np.int64).max
 _WIDEST = np.arccos(COPY_LIKENESS)
 
 
@@ -42,9 +41,9 @@ def frame_videos(videos: NDArray[np.int32]) -> FrameVideos:
     """Return the pairs of frame and video in `videos` int32 [Q, K], which are those of hits, nearest first."""
     # One number for a hit, so that each row is sorted by one comparison.
     hits = videos.astype(np.int64) * videos.shape[1] + np.arange(videos.shape[1])
-    hits[videos < 0] = NO_HIT
+    hits[videos < 0] = _NO_HIT
     hits.sort(axis=1)
-    frame, place = np.nonzero(hits < NO_HIT)
+    frame, place = np.nonzero(hits < _NO_HIT)
     video, column = np.divmod(hits[frame, place], videos.shape[1])
     first = np.ones(len(frame), bool)
     first[1:] = (frame[1:] != frame[:-1]) | (video[1:] != video[:-1])
